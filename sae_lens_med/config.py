@@ -1,0 +1,79 @@
+"""Where the package keeps things on a user's machine, and the few helpers every writer of files shares.
+
+`SAE_LENS_MED_CACHE` moves the cache folder (converted models, harvested activations); the default is
+`$XDG_CACHE_HOME/sae_lens_med`, which is `~/.cache/sae_lens_med` on most machines.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+DISCLAIMER = "Research tool. Not for clinical use: nothing shown here is medical advice."
+DISCLAIMER_KO = "연구용 도구입니다. 임상용이 아니며, 여기에 표시된 어떤 내용도 의학적 조언이 아닙니다."
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for this package (not created)."""
+    if (given := os.environ.get("SAE_LENS_MED_CACHE")) is not None:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sae_lens_med"
+
+
+def configs_dir() -> Path:
+    """The folder that holds `releases.yaml` and `recipes/`: `pretrained_configs/` of a checkout or of the wheel."""
+    packaged = Path(str(files("sae_lens_med"))) / "pretrained_configs"
+    return packaged if packaged.is_dir() else Path(str(files("sae_lens_med"))).parent / "pretrained_configs"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it when the block ends without an error, removed otherwise.
+
+    A reader never sees half a file, and an interrupted writer leaves the old one as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(fd)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes the file private; what a user makes follows their umask as any other file does.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as strict JSON (no NaN), indented, UTF-8, atomically."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Hex SHA-256 of a JSON value in canonical form: the identity of settings and of data."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

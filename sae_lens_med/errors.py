@@ -1,0 +1,48 @@
+"""The errors a user can cause, one class per thing they can mend.
+
+Every message is one sentence that says what is wrong, where, and what to do instead. The command line
+prints it without a traceback; code catches `SaeLensMedError` for all of them.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SaeLensMedError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class DataError(SaeLensMedError):
+    """A row, file or data set is not what the loaders accept; names file, row and field."""
+
+
+class ConfigError(SaeLensMedError):
+    """A setting, recipe key or option is unknown or out of range."""
+
+
+class ModelError(SaeLensMedError):
+    """A model, tokenizer or hook name cannot be used as asked."""
+
+
+class ReleaseError(SaeLensMedError):
+    """An SAE release or SAE folder is missing, damaged or does not fit the model."""
+
+
+class StudyError(SaeLensMedError):
+    """A study folder is damaged, or was made with other settings."""
+
+
+class MissingExtraError(SaeLensMedError):
+    """An optional dependency is not installed; the message names the extra."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed; "
+            f"run: pip install 'sae-lens-med[{extra}]'."
+        )
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """`"; did you mean a, b?"` for the known names nearest to `name`, or an empty string when none is near."""
+    found = get_close_matches(name, list(known), n=n, cutoff=0.5)
+    return f"; did you mean {', '.join(found)}?" if found else ""
