@@ -7,11 +7,12 @@ values and `from_dict` refuses unknown and missing keys; the two are inverse. Ar
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from typing_extensions import Self
 
 from sae_lens_med.errors import DataError, nearest
 
