@@ -1,0 +1,258 @@
+"""Intervals, permutation tests and corrections, on numpy arrays.
+
+What every reported number is compared with is made here. Permutation p values are
+`p = (1 + #{null >= observed}) / (B + 1)` (Phipson & Smyth 2010, arXiv 1603.05766): the observed arrangement counts as one
+of the permutations, so that p is never 0 and the test is exact. They are one-sided: large values of the statistic count
+against the null.
+
+Strata say which items may be exchanged under the null: permutations move items within a stratum only, so that what
+separates the strata (the profession, the specialty) cannot make a result.
+
+Out of scope: models for clustered or repeated measurements, and two-sided tests.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from sae_lens_med.errors import ConfigError, DataError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+_CHUNK = 4_000_000
+"""Elements of a resampling index held at once (32 MB)."""
+
+_TIE = 1e-12
+"""Two values of a statistic nearer than this, relative to their size, are the same value summed in another order."""
+
+
+def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion of `k` successes in `n` trials, in [0, 1].
+
+    Wilson 1927; Brown, Cai & DasGupta 2001 recommend it for small n. With `n = 0` nothing is known: (0, 1).
+    Raises `DataError` unless 0 <= k <= n, `ConfigError` unless 0 < confidence < 1.
+    """
+    if not 0 <= k <= n:
+        raise DataError(f"a proportion needs 0 <= k <= n, got k = {k}, n = {n}.")
+    z = _normal_quantile(confidence)
+    if n == 0:
+        return 0.0, 1.0
+    share = k / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    # At k = 0 and k = n one end is exactly the bound; rounding must not move it inside.
+    return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
+
+
+def bootstrap_interval(
+    values: npt.ArrayLike,
+    *,
+    statistic: Callable[[FloatArray], FloatArray] | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval over items (Efron & Tibshirani 1993, ch. 13).
+
+    Args:
+        values: `[n]`, one number per item.
+        statistic: maps resampled values `[resamples, n]` to `[resamples]`; the mean when not given.
+        resamples: how many resamples are drawn.
+        confidence: of the interval, in (0, 1).
+        seed: the same seed and values give the same interval.
+
+    Returns None when n < 2: one item says nothing about its spread.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    _require_vector(array, "the bootstrap")
+    _normal_quantile(confidence)
+    if resamples < 1:
+        raise ConfigError(f"the bootstrap needs at least one resample, got {resamples}.")
+    n = len(array)
+    if n < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // n)
+    drawn = np.empty(resamples)
+    for start in range(0, resamples, step):
+        sample = array[rng.integers(0, n, size=(min(step, resamples - start), n))]
+        drawn[start : start + len(sample)] = sample.mean(axis=1) if statistic is None else statistic(sample)
+    low, high = quantile_interval(drawn, confidence)
+    return low, high
+
+
+def quantile_interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """The central `confidence` share of a sample: its (1-c)/2 and (1+c)/2 quantiles."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.asarray(values, dtype=np.float64), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def permutation_p(observed: float, null: npt.ArrayLike) -> float:
+    """One-sided `(1 + #{null >= observed}) / (B + 1)` for `null` of shape [B]; in (0, 1], and 1 when B = 0."""
+    array = np.asarray(null, dtype=np.float64)
+    tolerance = _TIE * max(1.0, abs(observed))
+    return (1 + int(np.count_nonzero(array >= observed - tolerance))) / (len(array) + 1)
+
+
+def benjamini_hochberg(p: npt.ArrayLike) -> FloatArray:
+    """Adjusted p values `[m]` that control the false discovery rate (Benjamini & Hochberg 1995).
+
+    Rejecting where the adjusted value is <= q keeps the expected share of false discoveries <= q.
+    Raises `DataError` when a value is not a probability.
+    """
+    array = np.asarray(p, dtype=np.float64)
+    _require_vector(array, "the Benjamini-Hochberg correction")
+    if ((array < 0) | (array > 1)).any():
+        raise DataError("the Benjamini-Hochberg correction needs p values between 0 and 1.")
+    order = np.argsort(array)
+    m = len(array)
+    stepped = array[order] * m / np.arange(1, m + 1)
+    adjusted = np.empty(m)
+    adjusted[order] = np.minimum(1.0, np.minimum.accumulate(stepped[::-1])[::-1])
+    return adjusted
+
+
+def cohen_dz(differences: npt.ArrayLike) -> float | None:
+    """Cohen's d_z of paired differences `[n]`: their mean over their standard deviation (n - 1 in the denominator).
+
+    None when n < 2 or the differences do not vary, where it is not defined.
+    """
+    array = np.asarray(differences, dtype=np.float64)
+    _require_vector(array, "d_z")
+    if len(array) < 2:
+        return None
+    spread = float(array.std(ddof=1))
+    if spread <= _TIE * max(1.0, float(np.abs(array).max())):
+        return None
+    return float(array.mean()) / spread
+
+
+def harmonic_numbers(n: int) -> FloatArray:
+    """`H_0 ... H_n`, `H_r = sum_{i<=r} 1/i`, of shape [n + 1]."""
+    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n + 1))])
+
+
+def mrr_chance(n: int) -> float:
+    """Expected reciprocal rank of one right answer placed at random among `n >= 1`: `H_n / n`."""
+    if n < 1:
+        raise DataError(f"retrieval needs at least one candidate, got {n}.")
+    return float(harmonic_numbers(n)[-1]) / n
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Strata:
+    """Which items may be exchanged with which."""
+
+    index: IntArray
+    """`[n]`, the stratum of each item, numbered from 0; -1 for an item that can be exchanged with none."""
+    level: IntArray
+    """`[n]`, the level of the labels that placed the item (0 is the finest); -1 for an item without a stratum."""
+
+    @property
+    def exchangeable(self) -> npt.NDArray[np.bool_]:
+        """`[n]`, True for items that share their stratum with another."""
+        return self.index >= 0
+
+    @property
+    def n_coarsened(self) -> int:
+        """How many items were placed by a coarser label than the finest."""
+        return int(np.count_nonzero(self.level > 0))
+
+    @property
+    def n_alone(self) -> int:
+        """How many items can be exchanged with none."""
+        return int(np.count_nonzero(self.index < 0))
+
+    def members(self) -> list[IntArray]:
+        """The positions of the items of each stratum, in order of the stratum's number."""
+        return [np.flatnonzero(self.index == s) for s in range(int(self.index.max(initial=-1)) + 1)]
+
+
+def coarsen_strata(labels: Sequence[Sequence[Hashable]], min_size: int = 2) -> Strata:
+    """Strata of at least `min_size` items, as fine as the labels allow.
+
+    Args:
+        labels: per item its labels from the finest to the coarsest, for example
+            `[("doctor", "A"), "doctor"]`. A finer label must imply the coarser ones.
+        min_size: the least size of a stratum, >= 2.
+
+    Level by level, the items that are not yet placed and share a label form a stratum when they are `min_size` or
+    more. Fewer than that join the smallest stratum, formed at a finer level, whose items all carry their label; where
+    there is none, they wait for the next level. What no level places stays out (`index` -1). A stratum never mixes
+    two labels of the coarsest level. The result does not depend on the order of the items, apart from the numbering.
+
+    Raises `DataError` when the items have different numbers of labels or a finer label goes with two coarser ones.
+    """
+    if min_size < 2:
+        raise ConfigError(f"a stratum needs at least two items to exchange, got min_size = {min_size}.")
+    n = len(labels)
+    depth = len(labels[0]) if n else 0
+    for i, own in enumerate(labels):
+        if len(own) != depth:
+            raise DataError(f"item {i} has {len(own)} stratum labels, the first item has {depth}; give all as many.")
+    _require_nested(labels, depth)
+    index = np.full(n, -1, dtype=np.int64)
+    level_of = np.full(n, -1, dtype=np.int64)
+    members: list[list[int]] = []
+    for level in range(depth):
+        waiting: dict[Hashable, list[int]] = {}
+        for i in np.flatnonzero(index < 0).tolist():
+            waiting.setdefault(labels[i][level], []).append(i)
+        formed = len(members)
+        for key, group in waiting.items():
+            if len(group) >= min_size:
+                members.append(group)
+                target = len(members) - 1
+            else:
+                near = [s for s in range(formed) if labels[members[s][0]][level] == key]
+                if not near:
+                    continue
+                target = min(near, key=lambda s: (len(members[s]), repr(labels[members[s][0]])))
+                members[target] += group
+            index[group] = target
+            level_of[group] = level
+    return Strata(index=index, level=level_of)
+
+
+def stratified_permutations(strata: Strata, permutations: int, rng: np.random.Generator) -> IntArray:
+    """`[permutations, n]`: each row sends position i to a position of the same stratum, uniformly at random.
+
+    Items without a stratum stay where they are. The identity may occur, as in any random permutation.
+    """
+    n = len(strata.index)
+    rows = np.tile(np.arange(n, dtype=np.int64), (permutations, 1))
+    for group in strata.members():
+        step = max(1, _CHUNK // len(group))
+        for start in range(0, permutations, step):
+            count = min(step, permutations - start)
+            rows[start : start + count, group] = group[rng.random((count, len(group))).argsort(axis=1)]
+    return rows
+
+
+def _require_nested(labels: Sequence[Sequence[Hashable]], depth: int) -> None:
+    for level in range(1, depth):
+        implied: dict[Hashable, Hashable] = {}
+        for own in labels:
+            if implied.setdefault(own[level - 1], own[level]) != own[level]:
+                raise DataError(
+                    f"the stratum label {own[level - 1]!r} goes with {implied[own[level - 1]]!r} and with {own[level]!r}; "
+                    "put the coarser label into the finer one."
+                )
+
+
+def _require_vector(array: FloatArray, what: str) -> None:
+    if array.ndim != 1:
+        raise DataError(f"{what} needs one number per item, got an array of shape {array.shape}.")
+    if not np.isfinite(array).all():
+        raise DataError(f"{what} needs finite numbers; {int(np.count_nonzero(~np.isfinite(array)))} are not.")
+
+
+def _normal_quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ConfigError(f"a confidence level lies between 0 and 1, got {confidence}.")
+    return float(ndtri((1 + confidence) / 2))

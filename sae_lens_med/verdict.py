@@ -1,0 +1,346 @@
+"""What a study's numbers allow to be said, in plain English and Korean.
+
+Pure functions of records. The rules are cautious on purpose; a study is called aligned only when all of these hold:
+the explanations are not illustrative, at least `MIN_ITEMS` items carry the number, the one-sided permutation p is
+below `ALPHA` and the value lies above its null. Model-written explanations are never called an expert's. Where the SAE does
+not exceed TF-IDF on the same items, it shows nothing beyond shared words, and that is said.
+
+The headline is `alignment/matched_minus_mismatched` of the SAE on the items that its training text left out, where
+there are such items, otherwise on all. Differences of cosine in different spaces are on different scales, so SAE and TF-IDF
+are compared by the paired effect size d_z and by the retrieval MRR.
+
+Out of scope: causal claims (similarity is not use) and any statement about a patient.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sae_lens_med.records import ExplanationSource, ItemResult, McqItem, MetricValue
+
+ALPHA = 0.05
+MIN_ITEMS = 50
+
+ACCURACY = "accuracy"
+DIFFERENCE = "alignment/matched_minus_mismatched"
+MRR = "alignment/retrieval_mrr"
+
+VARIANT_NAMES = {"sae": "SAE features", "raw": "raw activations", "pca": "PCA", "tfidf": "TF-IDF", "model": "model"}
+
+SOURCE_TEXT: dict[ExplanationSource, str] = {
+    "expert": "written by a human expert, as the data source states",
+    "model": "written by a language model, not by an expert",
+    "illustrative": "illustrative: written to show the tool, not from any exam, not reviewed by a clinician",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The same statement in English and in Korean."""
+
+    en: str
+    ko: str
+
+
+def number(value: float) -> str:
+    """`value` as shown in a report: 4 decimals, or 2 significant digits below 0.001, fewer decimals above 100."""
+    if value == 0 or 0.001 <= abs(value) < 100:
+        return f"{value:.4f}"
+    return f"{value:.2g}" if abs(value) < 0.001 else f"{value:.1f}"
+
+
+def find(metrics: Sequence[MetricValue], name: str, group: str, variant: str | None = None) -> MetricValue | None:
+    """The metric of that name, group and (where given) variant, or None."""
+    return next(
+        (m for m in metrics if m.name == name and m.group == group and (variant is None or m.variant == variant)), None
+    )
+
+
+def headline(metrics: Sequence[MetricValue]) -> MetricValue | None:
+    """The alignment number that the verdict rests on, or None when alignment was not measured."""
+    return find(metrics, DIFFERENCE, "left_out", "sae") or find(metrics, DIFFERENCE, "all", "sae")
+
+
+def chance_level(metric: MetricValue, items: Sequence[McqItem]) -> float | None:
+    """Accuracy of guessing, in (0, 1]: the metric's own null mean or `chance`, else the mean of 1/options over `items`.
+
+    `items` are the scored items of the metric's group; None when there are none and the metric does not say.
+    """
+    if metric.null_mean is not None:
+        return metric.null_mean
+    if "chance" in metric.extra:
+        return metric.extra["chance"]
+    return sum(1 / len(item.options) for item in items) / len(items) if items else None
+
+
+def accuracy_said(
+    model: str, metrics: Sequence[MetricValue], items: Sequence[McqItem], results: Sequence[ItemResult]
+) -> Said:
+    """Accuracy over all items with its interval, and whether that differs from guessing."""
+    metric = find(metrics, ACCURACY, "all")
+    scored = [r for r in results if r.correct is not None]
+    if metric is None or not scored:
+        return Said(
+            "Accuracy was not measured: no item has a known gold answer.",
+            "정답이 알려진 문항이 없어 정확도를 측정하지 않았습니다.",
+        )
+    with_gold = [item for item in items if item.answer is not None]
+    chance = chance_level(metric, with_gold)
+    right = sum(r.correct is True for r in scored)
+    en = f"{model} answered {right} of {len(scored)} questions correctly: accuracy {number(metric.value)}"
+    ko = f"모델({model})은 {len(scored)}문항 가운데 {right}문항을 맞혔습니다. 정확도는 {number(metric.value)}"
+    if metric.interval is None or chance is None:
+        en, ko = f"{en}; without an interval it is not compared with guessing.", f"{ko}이며, 신뢰구간이 없어 무작위 추측과 비교하지 않습니다."
+    else:
+        low, high = metric.interval
+        en += f" (95 % interval {number(low)} to {number(high)}), "
+        ko += f"(95 % 신뢰구간 {number(low)}–{number(high)})로, 무작위 추측의 기댓값 {number(chance)}"
+        if low > chance:
+            en, ko = f"{en}above the {number(chance)} that guessing would give.", f"{ko}보다 높습니다."
+        elif high < chance:
+            en, ko = f"{en}below the {number(chance)} that guessing would give.", f"{ko}보다 낮습니다."
+        else:
+            en = f"{en}not distinguishable from the {number(chance)} that guessing would give."
+            ko = f"{ko}와(과) 구별되지 않습니다."
+    missing = sum(r.prediction is None for r in scored)
+    if missing:
+        en += f" {missing} without an answer are counted as wrong."
+        ko += f" 답하지 않은 {missing}문항은 오답으로 셉니다."
+    return Said(en, ko)
+
+
+def alignment_said(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool) -> tuple[Said, ...]:
+    """The headline alignment with its null, then the baselines; or one statement why there is none."""
+    metric = headline(metrics)
+    if metric is None:
+        return (_why_no_alignment(items, has_sae=has_sae),)
+    where_en, where_ko = _where(metric)
+    en = (
+        f"On {metric.n} items{where_en}, the similarity between a question's SAE features and those of its own "
+        f"explanation, minus the similarity to other explanations of the same stratum, is {number(metric.value)}"
+    )
+    ko = f"{metric.n}문항{where_ko}에서, 질문의 SAE 특징과 자기 해설의 SAE 특징 사이의 유사도에서 같은 층의 다른 해설과의 유사도를 뺀 값은 {number(metric.value)}"
+    facts_en, facts_ko = [], []
+    if metric.interval is not None:
+        facts_en.append(f"95 % interval {number(metric.interval[0])} to {number(metric.interval[1])}")
+        facts_ko.append(f"95 % 신뢰구간 {number(metric.interval[0])}–{number(metric.interval[1])}")
+    if metric.null_mean is not None:
+        facts_en.append(f"null mean {number(metric.null_mean)}")
+        facts_ko.append(f"귀무분포 평균 {number(metric.null_mean)}")
+    if metric.null_interval is not None:
+        facts_en.append(f"95 % of the null in {number(metric.null_interval[0])} to {number(metric.null_interval[1])}")
+        facts_ko.append(f"귀무분포의 95 %는 {number(metric.null_interval[0])}–{number(metric.null_interval[1])}")
+    facts_en.append("no permutation test" if metric.p is None else f"one-sided p = {number(metric.p)}")
+    facts_ko.append("순열검정 없음" if metric.p is None else f"단측 p = {number(metric.p)}")
+    said = [Said(f"{en} ({'; '.join(facts_en)}).", f"{ko}입니다({'; '.join(facts_ko)}).")]
+    if (baselines := _baselines(metrics, metric.group)) is not None:
+        said.append(baselines)
+    return tuple(said)
+
+
+def _why_no_alignment(items: Sequence[McqItem], *, has_sae: bool) -> Said:
+    if not has_sae:
+        return Said(
+            "Alignment was not measured: no SAE took part.", "SAE를 쓰지 않아 해설과의 일치도를 측정하지 않았습니다."
+        )
+    if all(item.explanation is None for item in items):
+        return Said(
+            "Alignment was not measured: none of the items has an explanation.",
+            "해설이 있는 문항이 없어 해설과의 일치도를 측정하지 않았습니다.",
+        )
+    return Said(
+        "Alignment was not measured: the study folder holds no value for it.",
+        "연구 폴더에 해설과의 일치도 값이 없습니다.",
+    )
+
+
+def _where(metric: MetricValue) -> tuple[str, str]:
+    if metric.group == "left_out":
+        return " left out of the SAE's training text", "(SAE 학습에서 제외된 문항)"
+    return "", ""
+
+
+def _baselines(metrics: Sequence[MetricValue], group: str) -> Said | None:
+    listed = []
+    for variant in ("sae", "raw", "pca", "tfidf"):
+        difference, mrr = find(metrics, DIFFERENCE, group, variant), find(metrics, MRR, group, variant)
+        facts = []
+        if difference is not None:
+            d_z = difference.extra.get("d_z")
+            facts.append(f"difference {number(difference.value)}")
+            facts += [] if d_z is None else [f"d_z {number(d_z)}"]
+            facts += [] if difference.p is None else [f"p {number(difference.p)}"]
+        if mrr is not None:
+            null = "" if mrr.null_mean is None else f" (null {number(mrr.null_mean)})"
+            facts.append(f"MRR {number(mrr.value)}{null}")
+        if facts:
+            listed.append(f"{VARIANT_NAMES[variant]}: {', '.join(facts)}")
+    if len(listed) < 2:
+        return None
+    text = "; ".join(listed)
+    return Said(
+        f"Beside its baselines on the same items: {text}. Differences in different spaces are on different scales; "
+        "compare d_z and MRR.",
+        f"같은 문항에서 기준선과 나란히: {text}. 공간이 다르면 차이값의 척도도 다르므로 d_z와 MRR로 비교합니다.",
+    )
+
+
+def beats_shared_words(metrics: Sequence[MetricValue], group: str) -> bool | None:
+    """Whether the SAE exceeds TF-IDF on every number that compares them; None when no TF-IDF value is at hand."""
+    sae, words = find(metrics, DIFFERENCE, group, "sae"), find(metrics, DIFFERENCE, group, "tfidf")
+    sae_mrr, words_mrr = find(metrics, MRR, group, "sae"), find(metrics, MRR, group, "tfidf")
+    pairs = []
+    if sae_mrr is not None and words_mrr is not None:
+        pairs.append((sae_mrr.value, words_mrr.value))
+    if sae is not None and words is not None:
+        if "d_z" in sae.extra and "d_z" in words.extra:
+            pairs.append((sae.extra["d_z"], words.extra["d_z"]))
+        elif not pairs:
+            pairs.append((sae.value, words.value))
+    return all(ours > theirs for ours, theirs in pairs) if pairs else None
+
+
+def is_aligned(metric: MetricValue, sources: Counter[ExplanationSource]) -> bool:
+    """Whether the headline number may be called alignment at all (module docstring)."""
+    return (
+        sources["illustrative"] == 0
+        and metric.n >= MIN_ITEMS
+        and metric.p is not None
+        and metric.p < ALPHA
+        and metric.value > (metric.null_mean or 0.0)
+    )
+
+
+def explanation_sources(items: Sequence[McqItem]) -> Counter[ExplanationSource]:
+    """How many explanations each kind of author wrote; empty when there are none."""
+    return Counter(item.explanation_source for item in items if item.explanation_source is not None)
+
+
+def conclusion(
+    metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool
+) -> Said:
+    """One sentence: what may be concluded, and what may not."""
+    metric, sources = headline(metrics), explanation_sources(items)
+    illustrative = sources["illustrative"] > 0 or any(_marked_illustrative(item) for item in items)
+    not_said: list[Said] = []
+    if illustrative:
+        not_said.append(
+            Said(
+                "no claim about medical reasoning, because the material is illustrative and no clinician reviewed it",
+                "의학적 추론에 관한 어떤 주장도 불가(예시용 자료이며 임상의의 검토를 받지 않음)",
+            )
+        )
+    if metric is None:
+        may = Said("only the accuracy above", "위의 정확도뿐")
+        why = _why_no_alignment(items, has_sae=has_sae)
+        not_said.append(
+            Said(
+                f"anything about agreement with explanations ({why.en[0].lower()}{why.en[1:].rstrip('.')})",
+                "해설과의 일치 여부(측정하지 않음)",
+            )
+        )
+        return _sentence(may, not_said)
+    may = _may(metric, sources, illustrative=illustrative)
+    not_said += _may_not(metric, metrics, items, sources)
+    return _sentence(may, not_said)
+
+
+def _marked_illustrative(item: McqItem) -> bool:
+    return "illustrative" in item.provenance.get("dataset", "")
+
+
+def _may(metric: MetricValue, sources: Counter[ExplanationSource], *, illustrative: bool) -> Said:
+    n, (where_en, where_ko) = metric.n, _where(metric)
+    if illustrative:
+        return Said(
+            f"only that the whole path runs and gave these numbers on {n} items",
+            f"전체 과정이 실행되어 {n}문항에서 이 수치가 나왔다는 것뿐",
+        )
+    if n < MIN_ITEMS:
+        return Said(f"only what these {n} items gave", f"이 {n}문항에서 나온 수치 자체뿐")
+    if not is_aligned(metric, sources):
+        p_en = "no permutation test" if metric.p is None else f"p = {number(metric.p)}"
+        p_ko = "순열검정 없음" if metric.p is None else f"p = {number(metric.p)}"
+        return Said(
+            f"that no alignment was shown on these {n} items{where_en} ({p_en}), which is no proof that there is none",
+            f"이 {n}문항{where_ko}에서 일치가 확인되지 않았다는 것({p_ko}; 일치가 없다는 증거는 아님)",
+        )
+    return Said(
+        f"that on these {n} items{where_en} a question's SAE features resemble those of its own explanation more than "
+        f"those of re-paired explanations (p = {number(metric.p or 0.0)})",
+        f"이 {n}문항{where_ko}에서 질문의 SAE 특징이 다시 짝지은 해설보다 자기 해설의 특징과 더 비슷하다는 것"
+        f"(p = {number(metric.p or 0.0)})",
+    )
+
+
+def _may_not(
+    metric: MetricValue, metrics: Sequence[MetricValue], items: Sequence[McqItem], sources: Counter[ExplanationSource]
+) -> list[Said]:
+    said: list[Said] = []
+    if sources["model"] > 0:
+        said.append(
+            Said(
+                "agreement with an expert, because the explanations were written by a language model, not an expert",
+                "전문가와의 일치(해설은 전문가가 아니라 언어 모델이 작성함)",
+            )
+        )
+    if metric.n < MIN_ITEMS:
+        said.append(
+            Said(
+                f"anything general, because {metric.n} items are too few",
+                f"일반적인 결론({metric.n}문항은 너무 적음)",
+            )
+        )
+    if metric.p is None or metric.p >= ALPHA or metric.value <= (metric.null_mean or 0.0):
+        p_en = "was not tested against a null" if metric.p is None else f"does not stand out from its null (p = {number(metric.p)})"
+        p_ko = "귀무분포와 비교하지 않음" if metric.p is None else f"귀무분포와 구별되지 않음, p = {number(metric.p)}"
+        said.append(
+            Said(
+                f"that the model is aligned with the explanations, because the number {p_en}",
+                f"모델이 해설과 일치한다는 것({p_ko})",
+            )
+        )
+    if (beats := beats_shared_words(metrics, metric.group)) is False:
+        said.append(
+            Said(
+                "that SAE features add anything beyond shared words, because plain TF-IDF does as well or better",
+                "SAE 특징이 공통 단어 이상의 것을 보여 준다는 것(단순 TF-IDF가 같거나 더 나음)",
+            )
+        )
+    elif beats is None:
+        said.append(
+            Said(
+                "that SAE features add anything beyond shared words, because no TF-IDF baseline was measured",
+                "SAE 특징이 공통 단어 이상의 것을 보여 준다는 것(TF-IDF 기준선을 측정하지 않음)",
+            )
+        )
+    if metric.group == "all" and find(metrics, DIFFERENCE, "trained_on", "sae") is not None:
+        said.append(
+            Said(
+                "that this holds for text that the SAE has not been trained on",
+                "SAE가 학습하지 않은 글에서도 그렇다는 것",
+            )
+        )
+    accuracy = find(metrics, ACCURACY, "all")
+    chance = None if accuracy is None else chance_level(accuracy, [i for i in items if i.answer is not None])
+    if accuracy is not None and accuracy.interval is not None and chance is not None and accuracy.interval[0] <= chance:
+        said.append(
+            Said(
+                "that these features serve the right answer, because the model does not answer above chance",
+                "이 특징이 정답에 쓰인다는 것(모델의 정확도가 무작위 추측보다 높지 않음)",
+            )
+        )
+    said.append(
+        Said(
+            "that the model uses these features to answer, because similarity is not a causal test",
+            "모델이 답할 때 이 특징을 사용한다는 것(유사도는 인과 검정이 아님)",
+        )
+    )
+    return said
+
+
+def _sentence(may: Said, may_not: Sequence[Said]) -> Said:
+    return Said(
+        f"What may be concluded: {may.en}; what may not: {'; '.join(f'({i}) {s.en}' for i, s in enumerate(may_not, 1))}.",
+        f"내릴 수 있는 결론: {may.ko}; 내릴 수 없는 결론: {'; '.join(f'({i}) {s.ko}' for i, s in enumerate(may_not, 1))}.",
+    )
