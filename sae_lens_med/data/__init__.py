@@ -1,0 +1,61 @@
+"""Rows -> `McqItem`: KorMedMCQA, local files, the packaged sample; text to train on; masks against leakage."""
+
+from sae_lens_med.data.files import ACCEPTED_FORMS
+from sae_lens_med.data.kormedmcqa import COUNTS, load_kormedmcqa
+from sae_lens_med.data.leakage import MaskedText, mask_leakage
+from sae_lens_med.data.local import load_local
+from sae_lens_med.data.rows import LoadedItems
+from sae_lens_med.data.sample import load_sample
+from sae_lens_med.data.training_text import TrainingText, is_left_out, training_text
+from sae_lens_med.errors import DataError
+
+__all__ = [
+    "LoadedItems",
+    "MaskedText",
+    "TrainingText",
+    "is_left_out",
+    "load_items",
+    "load_kormedmcqa",
+    "load_local",
+    "load_sample",
+    "mask_leakage",
+    "training_text",
+]
+
+
+def load_items(
+    source: str,
+    split: str | None = None,
+    *,
+    skip_bad_rows: bool = False,
+    limit: int | None = None,
+    explanation_source: str | None = None,
+) -> LoadedItems:
+    """The items that `source` names.
+
+    - `kormedmcqa:doctor|nurse|pharm|dentist|all`: the Hub data set; `split` is train, dev, test (the
+      default) or fewshot;
+    - `sample`: the packaged illustrative questions;
+    - a .jsonl, .jsonl.gz, .csv or .parquet file, or several separated by commas; `explanation_source` (expert, model
+      or illustrative) says who wrote the explanations where the rows do not.
+
+    `limit` keeps the first so many items. A bad row raises `DataError` naming file, row and field; with
+    `skip_bad_rows` it is left out and reported in `LoadedItems.bad_rows`.
+    """
+    prefix, _, config = source.partition(":")
+    if prefix == "kormedmcqa":
+        _refuse(explanation_source, "explanation_source", source)
+        return load_kormedmcqa(config, split or "test", skip_bad_rows=skip_bad_rows, limit=limit)
+    _refuse(split, "split", source)
+    if source == "sample":
+        _refuse(explanation_source, "explanation_source", source)
+        return load_sample(limit=limit)
+    if not source.strip() or "." not in source:
+        sources = ", ".join(f"kormedmcqa:{name}" for name in (*COUNTS, "all"))
+        raise DataError(f"{source!r} names no data; give sample, {sources}, or {ACCEPTED_FORMS}.")
+    return load_local(source, explanation_source=explanation_source, skip_bad_rows=skip_bad_rows, limit=limit)
+
+
+def _refuse(value: str | None, name: str, source: str) -> None:
+    if value is not None:
+        raise DataError(f"{source}: this source takes no {name} (got {value!r}); leave it out.")

@@ -23,6 +23,9 @@ def answer_cue(language: str) -> str:
 
 
 def render_question(question: str, options: Sequence[str], language: str) -> str:
-    """Stem, lettered options and the answer cue, without a letter after it. `options`: 2 to 26 texts."""
-    lines = [question, *(f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False))]
+    """Stem (stripped), lettered options and the answer cue, without a letter after it. `options`: 2 to 26 texts."""
+    lines = [
+        question.strip(),
+        *(f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False)),
+    ]
     return "\n".join([*lines, answer_cue(language)])
