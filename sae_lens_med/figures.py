@@ -44,8 +44,8 @@ def interval_plot(rows: Sequence[IntervalRow], *, figure_id: str, title: str) ->
         parts.append(_line(x(tick), 14, x(tick), bottom, "m-grid"))
     for i, row in enumerate(rows):
         y = top + step * i
-        parts.append(_text(_LEFT, y + 4, _short(row.label), "t-label", full=row.label))
-        parts.append(_text(_RIGHT, y + 4, f"{row.value:.3f} · n {row.n}", "t-value", anchor="end"))
+        parts.append(_text(_LEFT + 4, y + 4, _short(row.label), "t-label", full=row.label))
+        parts.append(_text(_RIGHT - 4, y + 4, f"{row.value:.3f} · n {row.n}", "t-value", anchor="end"))
         if row.chance is not None:
             parts.append(_line(x(row.chance), y + 8, x(row.chance), y + 26, "m-chance"))
         if row.interval is not None:
@@ -59,7 +59,7 @@ def interval_plot(rows: Sequence[IntervalRow], *, figure_id: str, title: str) ->
 def similarity_plot(
     matched: npt.NDArray[np.floating], mismatched: npt.NDArray[np.floating], *, figure_id: str, title: str
 ) -> Markup:
-    """Histograms over the same bins of two float arrays `[n]` (n > 0): similarity to the own explanation, and to others.
+    """Histograms over the same bins of two float arrays `[n]` (n > 0): similarity to the own explanation and to others.
 
     Bars show the share of items; a vertical line marks each mean.
     """
@@ -74,7 +74,9 @@ def similarity_plot(
         parts.append(_steps(edges, share / tallest, x, top, bottom, f"m-hist-{key}"))
         mean = float(values.mean())
         parts.append(_line(x(mean), top, x(mean), bottom, f"m-mean-{key}"))
-        parts.append(Markup('<rect x="{}" y="{}" width="12" height="10" class="m-hist-{}"/>').format(_LEFT, 6 + 18 * i, key))
+        parts.append(
+            Markup('<rect x="{}" y="{}" width="12" height="10" class="m-hist-{}"/>').format(_LEFT, 6 + 18 * i, key)
+        )
         parts.append(_text(_LEFT + 18, 15 + 18 * i, f"{name}: mean {_signed(mean)}", "t-label"))
     parts.append(_axis(x, _ticks(low, high), bottom))
     desc = (
@@ -85,7 +87,7 @@ def similarity_plot(
 
 
 def null_plot(null: npt.NDArray[np.floating], observed: float, *, figure_id: str, title: str) -> Markup:
-    """Histogram of the permutation null (float array `[B]`, B > 0), its central 95 %, and the observed value as a line."""
+    """Histogram of the permutation null (float array `[B]`, B > 0), its central 95 % and the observed value."""
     low, high = _limits(np.append(null, observed))
     edges = np.linspace(low, high, int(np.clip(math.isqrt(len(null)), 12, 40)) + 1)
     counts = np.histogram(null, edges)[0]
@@ -139,7 +141,9 @@ def share_plot(
             )
             parts.append(_text(start + width + 5, y + offset + 10, f"{value:.3f}", "t-value"))
         y += 36
-    desc = "; ".join(f"{label}: gold {g:.3f}, predicted {p:.3f}" for label, g, p in zip(labels, gold, predicted, strict=True))
+    desc = "; ".join(
+        f"{label}: gold {g:.3f}, predicted {p:.3f}" for label, g, p in zip(labels, gold, predicted, strict=True)
+    )
     return _svg(figure_id, y, title, desc + ".", parts)
 
 
@@ -162,8 +166,8 @@ def _limits(values: npt.NDArray[np.floating]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """3 to 6 round numbers inside `[low, high]`."""
-    raw = (high - low) / 4
+    """Up to 7 round numbers inside `[low, high]`."""
+    raw = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -2,12 +2,12 @@
 
 Pure functions of records. The rules are cautious on purpose; a study is called aligned only when all of these hold:
 the explanations are not illustrative, at least `MIN_ITEMS` items carry the number, the one-sided permutation p is
-below `ALPHA` and the value lies above its null. Model-written explanations are never called an expert's. Where the SAE does
-not exceed TF-IDF on the same items, it shows nothing beyond shared words, and that is said.
+below `ALPHA` and the value lies above its null. Model-written explanations are never called an expert's. Where the SAE
+does not exceed TF-IDF on the same items, it shows nothing beyond shared words, and that is said.
 
 The headline is `alignment/matched_minus_mismatched` of the SAE on the items that its training text left out, where
-there are such items, otherwise on all. Differences of cosine in different spaces are on different scales, so SAE and TF-IDF
-are compared by the paired effect size d_z and by the retrieval MRR.
+there are such items, otherwise on all. Differences of cosine in different spaces are on different scales, so SAE and
+TF-IDF are compared by the paired effect size d_z and by the retrieval MRR.
 
 Out of scope: causal claims (similarity is not use) and any statement about a patient.
 """
@@ -26,6 +26,8 @@ DIFFERENCE = "alignment/matched_minus_mismatched"
 MRR = "alignment/retrieval_mrr"
 
 VARIANT_NAMES = {"sae": "SAE features", "raw": "raw activations", "pca": "PCA", "tfidf": "TF-IDF", "model": "model"}
+
+VARIANT_NAMES_KO = {"sae": "SAE 특징", "raw": "원 활성값", "pca": "PCA", "tfidf": "TF-IDF"}
 
 SOURCE_TEXT: dict[ExplanationSource, str] = {
     "expert": "written by a human expert, as the data source states",
@@ -90,21 +92,24 @@ def accuracy_said(
     en = f"{model} answered {right} of {len(scored)} questions correctly: accuracy {number(metric.value)}"
     ko = f"모델({model})은 {len(scored)}문항 가운데 {right}문항을 맞혔습니다. 정확도는 {number(metric.value)}"
     if metric.interval is None or chance is None:
-        en, ko = f"{en}; without an interval it is not compared with guessing.", f"{ko}이며, 신뢰구간이 없어 무작위 추측과 비교하지 않습니다."
+        en, ko = (
+            f"{en}; without an interval it is not compared with guessing.",
+            f"{ko}이며, 신뢰구간이 없어 무작위 추측과 비교하지 않습니다.",
+        )
     else:
         low, high = metric.interval
         en += f" (95 % interval {number(low)} to {number(high)}), "
-        ko += f"(95 % 신뢰구간 {number(low)}–{number(high)})로, 무작위 추측의 기댓값 {number(chance)}"
+        ko += f"(95 % 신뢰구간 {number(low)}~{number(high)})로, 무작위 추측의 기댓값({number(chance)})"
         if low > chance:
             en, ko = f"{en}above the {number(chance)} that guessing would give.", f"{ko}보다 높습니다."
         elif high < chance:
             en, ko = f"{en}below the {number(chance)} that guessing would give.", f"{ko}보다 낮습니다."
         else:
             en = f"{en}not distinguishable from the {number(chance)} that guessing would give."
-            ko = f"{ko}와(과) 구별되지 않습니다."
+            ko = f"{ko}과 구별되지 않습니다."
     missing = sum(r.prediction is None for r in scored)
     if missing:
-        en += f" {missing} without an answer are counted as wrong."
+        en += f" Without an answer, counted as wrong: {missing}."
         ko += f" 답하지 않은 {missing}문항은 오답으로 셉니다."
     return Said(en, ko)
 
@@ -119,17 +124,20 @@ def alignment_said(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, 
         f"On {metric.n} items{where_en}, the similarity between a question's SAE features and those of its own "
         f"explanation, minus the similarity to other explanations of the same stratum, is {number(metric.value)}"
     )
-    ko = f"{metric.n}문항{where_ko}에서, 질문의 SAE 특징과 자기 해설의 SAE 특징 사이의 유사도에서 같은 층의 다른 해설과의 유사도를 뺀 값은 {number(metric.value)}"
+    ko = (
+        f"{metric.n}문항{where_ko}에서, 질문과 자기 해설의 SAE 특징 유사도에서 같은 층에 있는 다른 해설과의 유사도를 "
+        f"뺀 값은 {number(metric.value)}"
+    )
     facts_en, facts_ko = [], []
     if metric.interval is not None:
         facts_en.append(f"95 % interval {number(metric.interval[0])} to {number(metric.interval[1])}")
-        facts_ko.append(f"95 % 신뢰구간 {number(metric.interval[0])}–{number(metric.interval[1])}")
+        facts_ko.append(f"95 % 신뢰구간 {number(metric.interval[0])}~{number(metric.interval[1])}")
     if metric.null_mean is not None:
         facts_en.append(f"null mean {number(metric.null_mean)}")
         facts_ko.append(f"귀무분포 평균 {number(metric.null_mean)}")
     if metric.null_interval is not None:
         facts_en.append(f"95 % of the null in {number(metric.null_interval[0])} to {number(metric.null_interval[1])}")
-        facts_ko.append(f"귀무분포의 95 %는 {number(metric.null_interval[0])}–{number(metric.null_interval[1])}")
+        facts_ko.append(f"귀무분포의 95 %는 {number(metric.null_interval[0])}~{number(metric.null_interval[1])}")
     facts_en.append("no permutation test" if metric.p is None else f"one-sided p = {number(metric.p)}")
     facts_ko.append("순열검정 없음" if metric.p is None else f"단측 p = {number(metric.p)}")
     said = [Said(f"{en} ({'; '.join(facts_en)}).", f"{ko}입니다({'; '.join(facts_ko)}).")]
@@ -161,27 +169,28 @@ def _where(metric: MetricValue) -> tuple[str, str]:
 
 
 def _baselines(metrics: Sequence[MetricValue], group: str) -> Said | None:
-    listed = []
+    listed: list[tuple[str, str]] = []
     for variant in ("sae", "raw", "pca", "tfidf"):
         difference, mrr = find(metrics, DIFFERENCE, group, variant), find(metrics, MRR, group, variant)
         facts = []
         if difference is not None:
             d_z = difference.extra.get("d_z")
-            facts.append(f"difference {number(difference.value)}")
-            facts += [] if d_z is None else [f"d_z {number(d_z)}"]
-            facts += [] if difference.p is None else [f"p {number(difference.p)}"]
+            facts.append(f"difference {number(difference.value)}" if d_z is None else f"d_z {number(d_z)}")
         if mrr is not None:
-            null = "" if mrr.null_mean is None else f" (null {number(mrr.null_mean)})"
-            facts.append(f"MRR {number(mrr.value)}{null}")
+            facts.append(f"MRR {number(mrr.value)}")
         if facts:
-            listed.append(f"{VARIANT_NAMES[variant]}: {', '.join(facts)}")
+            listed.append((variant, ", ".join(facts)))
     if len(listed) < 2:
         return None
-    text = "; ".join(listed)
+    en = "; ".join(f"{VARIANT_NAMES[variant]} {facts}" for variant, facts in listed)
+    ko = "; ".join(f"{VARIANT_NAMES_KO[variant]} {facts}" for variant, facts in listed)
+    mrr = find(metrics, MRR, group, "sae")
+    if mrr is not None and mrr.null_mean is not None:
+        en += f" (MRR by chance {number(mrr.null_mean)})"
+        ko += f" (무작위일 때 MRR {number(mrr.null_mean)})"
     return Said(
-        f"Beside its baselines on the same items: {text}. Differences in different spaces are on different scales; "
-        "compare d_z and MRR.",
-        f"같은 문항에서 기준선과 나란히: {text}. 공간이 다르면 차이값의 척도도 다르므로 d_z와 MRR로 비교합니다.",
+        f"Beside its baselines, on the scales that can be compared: {en}.",
+        f"비교할 수 있는 척도로 기준선과 나란히: {ko}.",
     )
 
 
@@ -216,22 +225,22 @@ def explanation_sources(items: Sequence[McqItem]) -> Counter[ExplanationSource]:
     return Counter(item.explanation_source for item in items if item.explanation_source is not None)
 
 
-def conclusion(
-    metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool
-) -> Said:
+def conclusion(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool) -> Said:
     """One sentence: what may be concluded, and what may not."""
     metric, sources = headline(metrics), explanation_sources(items)
-    illustrative = sources["illustrative"] > 0 or any(_marked_illustrative(item) for item in items)
+    illustrative = sources["illustrative"] > 0
     not_said: list[Said] = []
     if illustrative:
         not_said.append(
             Said(
-                "no claim about medical reasoning, because the material is illustrative and no clinician reviewed it",
-                "의학적 추론에 관한 어떤 주장도 불가(예시용 자료이며 임상의의 검토를 받지 않음)",
+                "any claim about medical reasoning: none is made, because the material is illustrative and no "
+                "clinician reviewed it",
+                "의학적 추론에 관한 모든 주장(예시용 자료이며 임상의의 검토를 받지 않음)",
             )
         )
     if metric is None:
-        may = Said("only the accuracy above", "위의 정확도뿐")
+        measured = find(metrics, ACCURACY, "all") is not None
+        may = Said("only the accuracy above", "위의 정확도뿐") if measured else Said("nothing", "없음")
         why = _why_no_alignment(items, has_sae=has_sae)
         not_said.append(
             Said(
@@ -243,10 +252,6 @@ def conclusion(
     may = _may(metric, sources, illustrative=illustrative)
     not_said += _may_not(metric, metrics, items, sources)
     return _sentence(may, not_said)
-
-
-def _marked_illustrative(item: McqItem) -> bool:
-    return "illustrative" in item.provenance.get("dataset", "")
 
 
 def _may(metric: MetricValue, sources: Counter[ExplanationSource], *, illustrative: bool) -> Said:
@@ -292,7 +297,11 @@ def _may_not(
             )
         )
     if metric.p is None or metric.p >= ALPHA or metric.value <= (metric.null_mean or 0.0):
-        p_en = "was not tested against a null" if metric.p is None else f"does not stand out from its null (p = {number(metric.p)})"
+        p_en = (
+            "was not tested against a null"
+            if metric.p is None
+            else f"does not stand out from its null (p = {number(metric.p)})"
+        )
         p_ko = "귀무분포와 비교하지 않음" if metric.p is None else f"귀무분포와 구별되지 않음, p = {number(metric.p)}"
         said.append(
             Said(
@@ -312,6 +321,13 @@ def _may_not(
             Said(
                 "that SAE features add anything beyond shared words, because no TF-IDF baseline was measured",
                 "SAE 특징이 공통 단어 이상의 것을 보여 준다는 것(TF-IDF 기준선을 측정하지 않음)",
+            )
+        )
+    else:
+        said.append(
+            Said(
+                "that the lead over shared words is more than chance, because the difference to TF-IDF was not tested",
+                "공통 단어(TF-IDF)보다 나은 정도가 우연을 넘는다는 것(그 차이는 검정하지 않음)",
             )
         )
     if metric.group == "all" and find(metrics, DIFFERENCE, "trained_on", "sae") is not None:
@@ -340,7 +356,9 @@ def _may_not(
 
 
 def _sentence(may: Said, may_not: Sequence[Said]) -> Said:
+    en = "; ".join(f"({i}) {said.en}" for i, said in enumerate(may_not, 1))
+    ko = "; ".join(f"({i}) {said.ko}" for i, said in enumerate(may_not, 1))
     return Said(
-        f"What may be concluded: {may.en}; what may not: {'; '.join(f'({i}) {s.en}' for i, s in enumerate(may_not, 1))}.",
-        f"내릴 수 있는 결론: {may.ko}; 내릴 수 없는 결론: {'; '.join(f'({i}) {s.ko}' for i, s in enumerate(may_not, 1))}.",
+        f"What may be concluded: {may.en}; what may not: {en}.",
+        f"내릴 수 있는 결론: {may.ko}; 내릴 수 없는 결론: {ko}.",
     )
