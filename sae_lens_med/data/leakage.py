@@ -11,13 +11,17 @@ characters would match question and explanation for any model. `mask_leakage` re
   after "정답", "답은", "보기", "answer is", "option"; before "번", "is correct", "가 정답"; alone in brackets; as the
   label of a line or of a masked option text; circled digits. "type 2 diabetes", "vitamin C", "하루 3번" stay.
 
+- **Quotes of the stem**: a run of at least 20 characters (white space not counted) that the explanation shares with the
+  question. Model-written rationales often begin by repeating the question (more than half of those in the KorMedMCQA
+  train set), which would match stem and explanation for any model, too.
+
 Out of scope: paraphrases and synonyms of an option. They are what an explanation is made of; how much they carry is
 what the TF-IDF baseline shows.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,12 +40,15 @@ class MaskedText(Record):
     """Of the "…" in `text` that stand for masked text, one character each; a "…" of the original is not among them."""
     n_option_chars: int
     """Characters of the explanation that were option text."""
+    n_stem_chars: int
+    """Characters that were quoted from the question (and are no option text)."""
     n_answer_marks: int
     """Answer letters and numbers that were masked."""
 
 
 def mask_leakage(item: McqItem) -> MaskedText:
-    """The explanation of `item` with each option text and answer mark replaced by one "…".
+    """The explanation of `item` with each option text, answer mark and quote of the stem replaced by one
+    "…".
 
     Raises `DataError` when the item has no explanation.
     """
@@ -49,21 +56,25 @@ def mask_leakage(item: McqItem) -> MaskedText:
         raise DataError(f"item {item.id!r} has no explanation to mask.")
     text = item.explanation
     options = _merged(_option_spans(text, item.options))
+    quotes = _merged(_quote_spans(text, item.question))
+    n_option_chars = sum(end - start for start, end in options)
+    wording = _merged([*options, *quotes])
+    n_stem_chars = sum(end - start for start, end in wording) - n_option_chars
     covered = bytearray(len(text))
-    for start, end in options:
+    for start, end in wording:
         covered[start:end] = b"\1" * (end - start)
     marks = [m for m in _merged(_mark_spans(text, options, len(item.options))) if not any(covered[m[0] : m[1]])]
     pieces, placeholders, position, length = [], [], 0, 0
-    for start, end in sorted(options + marks):
+    for start, end in sorted(wording + marks):
         pieces += [text[position:start], PLACEHOLDER]
         length += start - position
         placeholders.append(Span(length, length + 1))
         position, length = end, length + 1
     pieces.append(text[position:])
-    return MaskedText("".join(pieces), tuple(placeholders), sum(covered), len(marks))
+    return MaskedText("".join(pieces), tuple(placeholders), n_option_chars, n_stem_chars, len(marks))
 
 
-def _merged(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sorted, with overlapping spans made one."""
     out: list[tuple[int, int]] = []
     for start, end in sorted(spans):
@@ -79,6 +90,7 @@ def _merged(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
 _PARENTHESES = re.compile(r"[(\uff08]([^()\uff08\uff09]*)[)\uff09]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
 _LATIN_OR_DIGIT = re.compile("[0-9A-Za-z\u00c0-\u024f]")
+_PUNCTUATION = " .,;:!?。·\"'“”‘’"
 _SHORT_HANGUL, _SHORT_LATIN = 2, 4
 # What may follow a noun within its word: forms of 이다 (which go on), or particles that end the word.
 _PARTICLE = re.compile(
@@ -115,16 +127,36 @@ def joins_previous(character: str) -> bool:
 
 def _option_spans(text: str, options: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     haystack, origin = _normalised(text)
+    # The option "A" is not the article "a": one character is compared as it is written.
+    single = {unicodedata.normalize("NFKC", option).strip(_PUNCTUATION) for option in options}
     for needle in {needle for option in options for needle in _needles(option)}:
         at = haystack.find(needle)
         while at >= 0:
-            start = origin[at]
-            end = origin[at + len(needle) - 1] + 1
-            while end < len(text) and joins_previous(text[end]):
-                end += 1
-            if _stands_alone(text, start, end, needle):
+            start, end = origin[at], _written_end(text, origin[at + len(needle) - 1])
+            same = len(needle) > 1 or unicodedata.normalize("NFKC", text[start:end]) in single
+            if same and _stands_alone(text, start, end, needle):
                 yield start, end
             at = haystack.find(needle, at + 1)
+
+
+_QUOTE = 20
+
+
+def _quote_spans(text: str, question: str) -> Iterator[tuple[int, int]]:
+    stem, _ = _normalised(question)
+    haystack, origin = _normalised(text)
+    runs = {stem[i : i + _QUOTE] for i in range(len(stem) - _QUOTE + 1)}
+    for i in range(len(haystack) - _QUOTE + 1):
+        if haystack[i : i + _QUOTE] in runs:
+            yield origin[i], _written_end(text, origin[i + _QUOTE - 1])
+
+
+def _written_end(text: str, last: int) -> int:
+    """One past the written character that starts at `last`, with what is combined with it."""
+    end = last + 1
+    while end < len(text) and joins_previous(text[end]):
+        end += 1
+    return end
 
 
 def _needles(option: str) -> Iterator[str]:
@@ -139,7 +171,7 @@ def _needles(option: str) -> Iterator[str]:
 
 def _needle(option: str, least: int) -> Iterator[str]:
     normal = _normalised(option)[0]
-    bare = normal.strip(".,;:!?。·\"'“”‘’") or normal
+    bare = normal.strip(_PUNCTUATION) or normal
     if len(bare) >= least:
         yield bare
 
@@ -194,8 +226,8 @@ def _mark_patterns(n_options: int) -> tuple[re.Pattern[str], tuple[re.Pattern[st
     """The pattern of one mark, and the contexts: in each, the group `m` (or all of it) holds one or several marks."""
     letter = f"[A-{OPTION_LETTERS[n_options - 1]}]"
     number = f"(?:{'|'.join(str(n) for n in range(n_options, 0, -1))})"
-    end = r"(?![A-Za-z0-9]|[.,]\d|\s?%)"
-    x = rf"(?:{_NOT_AFTER}(?<![A-Za-z0-9])(?<!\d[.,])(?:{letter}|{number}){end})"
+    end = r"(?![A-Za-z0-9]|\.\d|,\d{2}|\s?%)"
+    x = rf"(?:{_NOT_AFTER}(?<![A-Za-z0-9])(?<!\d\.)(?:{letter}|{number}){end})"
     mark = rf"(?:[(\[{{]\s*{x}(?:\s?번)?\s*[)\]}}]|{x}(?:\s?번)?)"
     marks = rf"(?P<m>{mark}(?:{_JOIN}{mark})*)"
     circled = "".join(chr(0x2460 + n) for n in range(min(n_options, 20)))
