@@ -1,0 +1,1 @@
+"""The tied L1 architecture and the releases, both registered with SAELens."""

@@ -1,0 +1,194 @@
+"""`tied_l1`: the tied-weight L1 sparse autoencoder of Cunningham et al. 2023 (arXiv 2309.08600), for SAELens.
+
+    M  = E / ||E_row||₂                      unit rows; the gradient flows through the norm
+    c  = ReLU(M (x - m) + b)                 one matrix reads and writes
+    x̂  = Mᵀ c + m
+    L  = ||x - x̂||²  +  α ||c||₁             summed over d_in and d_sae, mean over the batch
+
+x is the activation after SAELens' own scaling (`normalize_activations`). m is 0 (`center="none"`, the paper's form), or
+the mean of the first batches (`center="mean"`), fixed from then on: a decoder bias that is estimated, not learned.
+
+This is a *training* architecture. `save_inference_model`, and so SAELens' runners, write SAELens' `standard`
+(W_enc = Mᵀ, W_dec = M, b_enc = b, b_dec = m), which loads where this package is not installed. Checkpoints keep the
+training form and need it.
+
+Scale of α. SAELens sums the squared error over d_in; the paper and its code average it. The same optimum needs
+`l1_coefficient = published α x d_in` (`l1_from_published`). α also scales with the activations: under
+`expected_average_only_in` the mean norm is sqrt(d_in), so that the mean square per dimension is about 1.
+
+Out of scope: dead-feature revival, per-feature penalties, and the sparse step.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from sae_lens import StandardSAEConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, register_sae_training_class
+from sae_lens.saes.sae import (
+    SAEConfig,
+    TrainCoefficientConfig,
+    TrainingSAE,
+    TrainingSAEConfig,
+    TrainStepInput,
+    TrainStepOutput,
+)
+from torch import nn
+from typing_extensions import override
+
+from sae_lens_med.errors import ConfigError
+
+ARCHITECTURE = "tied_l1"
+
+
+def l1_from_published(alpha: float, d_in: int) -> float:
+    """The `l1_coefficient` here of an α published for a squared error averaged over d_in (Cunningham et al.: 8.6e-4)."""
+    return alpha * d_in
+
+
+@dataclass
+class TiedL1TrainingSAEConfig(TrainingSAEConfig):
+    """Configuration of `tied_l1`.
+
+    Args:
+        l1_coefficient (float): α, for a squared error that is summed over d_in, as in SAELens' `standard`.
+        l1_warm_up_steps (int): steps over which α grows linearly from 0.
+        center (str): "none", or "mean": subtract the activations' mean before encoding and add it after decoding.
+        center_batches (int): how many first batches the mean is taken over.
+        decoder_init_norm (float): norm of E's rows at the start. The features are unit vectors whatever it is; with
+            Adam, a step turns a feature by about lr / this.
+    """
+
+    l1_coefficient: float = 1.0
+    l1_warm_up_steps: int = 0
+    center: Literal["none", "mean"] = "none"
+    center_batches: int = 10
+    decoder_init_norm: float | None = 1.0
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return ARCHITECTURE
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return StandardSAEConfig
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.center not in ("none", "mean"):
+            raise ConfigError(f"center must be 'none' or 'mean', got {self.center!r}.")
+        if self.center_batches < 1:
+            raise ConfigError(f"center_batches must be at least 1, got {self.center_batches}.")
+        if self.l1_coefficient < 0:
+            raise ConfigError(f"l1_coefficient must not be negative, got {self.l1_coefficient}.")
+        if self.normalize_activations not in ("none", "expected_average_only_in"):
+            raise ConfigError(
+                f"tied_l1 cannot be trained with normalize_activations={self.normalize_activations!r}: its encoder and "
+                "decoder would no longer be one matrix; use 'none' or 'expected_average_only_in'."
+            )
+        if self.center == "mean" and not self.apply_b_dec_to_input:
+            raise ConfigError("center='mean' subtracts the mean from the input; leave apply_b_dec_to_input at True.")
+
+
+class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
+    """The training SAE. `W_enc` and `W_dec` are read-only views of one parameter, `E [d_sae, d_in]`.
+
+    `act_scale` (1 until SAELens folds its activation scaling) makes them differ after folding:
+    W_enc = Mᵀ·s and W_dec = M / s take unscaled activations, with the features' values as in training.
+    """
+
+    E: nn.Parameter
+    b_enc: nn.Parameter
+    act_scale: torch.Tensor
+    centered_batches: torch.Tensor
+
+    @override
+    def initialize_weights(self) -> None:
+        # The base class assigns W_enc and W_dec, which are properties here.
+        d_sae, d_in, like = self.cfg.d_sae, self.cfg.d_in, {"dtype": self.dtype, "device": self.device}
+        rows = nn.functional.normalize(torch.randn(d_sae, d_in, **like), dim=1)
+        self.E = nn.Parameter(rows * (self.cfg.decoder_init_norm or 1.0))
+        self.b_enc = nn.Parameter(torch.zeros(d_sae, **like))
+        self.b_dec = nn.Parameter(torch.zeros(d_in, **like), requires_grad=False)
+        self.register_buffer("act_scale", torch.ones((), **like))
+        self.register_buffer("centered_batches", torch.zeros((), dtype=torch.long, device=self.device))
+
+    @property
+    def M(self) -> torch.Tensor:
+        """The dictionary: unit rows, `[d_sae, d_in]`."""
+        return nn.functional.normalize(self.E, dim=1, eps=1e-8)
+
+    @property
+    def W_dec(self) -> torch.Tensor:  # type: ignore[override]  # a view of E, where SAELens has a parameter
+        """`[d_sae, d_in]`; unit rows until the activation scaling is folded in."""
+        return self.M / self.act_scale
+
+    @property
+    def W_enc(self) -> torch.Tensor:  # type: ignore[override]  # a view of E, where SAELens has a parameter
+        """`[d_in, d_sae]`."""
+        return self.M.T * self.act_scale
+
+    @override
+    def get_coefficients(self) -> dict[str, float | TrainCoefficientConfig]:
+        return {"l1": TrainCoefficientConfig(self.cfg.l1_coefficient, self.cfg.l1_warm_up_steps)}
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_pre = self.hook_sae_acts_pre(self.process_sae_in(x) @ self.W_enc + self.b_enc)
+        return self.hook_sae_acts_post(self.activation_fn(hidden_pre)), hidden_pre
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        return {"l1_loss": step_input.coefficients["l1"] * feature_acts.sum(-1).mean()}
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        if self.cfg.center == "mean" and self.centered_batches < self.cfg.center_batches:
+            self._update_center(step_input.sae_in)
+        return super().training_forward_pass(step_input)
+
+    @torch.no_grad()
+    def _update_center(self, x: torch.Tensor) -> None:
+        """Running mean over the first batches; the first one alone is close, so training starts at once."""
+        self.centered_batches += 1
+        self.b_dec += (x.mean(0).to(self.b_dec.dtype) - self.b_dec) / self.centered_batches
+
+    @override
+    @torch.no_grad()
+    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
+        # Takes s·x inside: features are those of training, reconstructions are of x.
+        self.act_scale *= scaling_factor
+        self.b_dec /= scaling_factor
+        self.cfg.normalize_activations = "none"
+
+    @override
+    @torch.no_grad()
+    def fold_and_get_W_dec_norm(self) -> torch.Tensor:
+        """The decoder rows' norms, `[d_sae]`. Before the activation scaling is folded they are 1 and nothing changes;
+        after it they are all 1/s, and the features are rescaled so that they are 1."""
+        norms = self.get_W_dec_norm()
+        self.b_enc /= self.act_scale
+        # c/s through rows of norm 1 equals c through rows of norm 1/s; M is unit already.
+        self.act_scale.fill_(1.0)
+        return norms
+
+    @override
+    def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
+        W_enc, W_dec = self.W_enc.detach().contiguous(), self.W_dec.detach().contiguous()
+        for name in ("E", "act_scale", "centered_batches"):
+            del state_dict[name]
+        state_dict["W_enc"], state_dict["W_dec"] = W_enc, W_dec
+
+
+def register() -> None:
+    """Make SAELens know `tied_l1`; safe to call twice."""
+    if ARCHITECTURE not in SAE_TRAINING_CLASS_REGISTRY:
+        register_sae_training_class(ARCHITECTURE, TiedL1TrainingSAE, TiedL1TrainingSAEConfig)

@@ -1,0 +1,212 @@
+"""A training recipe: one YAML file that says which model, which text and which SAE, in SAELens' own field names.
+
+    model:  {name, dtype}                       what `load_model` takes
+    data:   {folder, sources, leave_out, ...}   what `training_text` takes
+    sae:    {architecture, d_sae, ...}          the fields of the architecture's SAELens training config
+    hook_name, context_size, lr, ...            fields of SAELens' `LanguageModelSAERunnerConfig`
+
+A key that nothing reads is an error that names the nearest one that something reads. `d_in` comes from the model.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sae_lens_med.config import configs_dir
+from sae_lens_med.errors import ConfigError, nearest
+
+RUNNER_KEYS = (
+    "hook_name",
+    "context_size",
+    "training_tokens",
+    "train_batch_size_tokens",
+    "lr",
+    "lr_scheduler_name",
+    "lr_warm_up_steps",
+    "lr_decay_steps",
+    "lr_end",
+    "n_restart_cycles",
+    "adam_beta1",
+    "adam_beta2",
+    "seed",
+    "device",
+    "autocast",
+    "n_checkpoints",
+    "dead_feature_window",
+    "feature_sampling_window",
+    "n_batches_for_norm_estimate",
+)
+"""The fields of SAELens' runner config that training here reads. The others belong to its `ActivationsStore` and to
+wandb, which are not used."""
+
+REQUIRED = ("hook_name", "context_size", "training_tokens", "train_batch_size_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of text to train on."""
+
+    path: str
+    """Relative to `data.folder`."""
+    max_rows: int | None = None
+    """Take this many texts at random (by `seed`), or all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A checked recipe."""
+
+    model_name: str
+    model_dtype: str
+    folder: str
+    """Where the sources lie; set it with `--set data.folder=PATH`."""
+    sources: tuple[Source, ...]
+    leave_out: float
+    """Share of the exam items that stay out of the text, by a stable hash of their ids."""
+    heldout: float
+    """Share of the sequences kept for the metrics."""
+    sink_multiple: float
+    """Tokens whose activation norm exceeds this multiple of the median are not trained on."""
+    harvest_batch_tokens: int
+    """Padded tokens in one forward pass of the model."""
+    sae: dict[str, Any]
+    """`architecture` and the fields of its SAELens training config, without `d_in`."""
+    runner: dict[str, Any]
+    """The given `RUNNER_KEYS`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The YAML structure again, defaults filled in."""
+        return {
+            "model": {"name": self.model_name, "dtype": self.model_dtype},
+            "data": {
+                "folder": self.folder,
+                "sources": [dataclasses.asdict(s) for s in self.sources],
+                "leave_out": self.leave_out,
+                "heldout": self.heldout,
+                "sink_multiple": self.sink_multiple,
+                "harvest_batch_tokens": self.harvest_batch_tokens,
+            },
+            "sae": dict(self.sae),
+            **self.runner,
+        }
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe's path: as given, or by name among those that ship (`gemma-3-270m-res`)."""
+    shipped = configs_dir() / "recipes"
+    for path in (Path(name), shipped / name, shipped / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    names = sorted(p.stem for p in shipped.glob("*.yaml"))
+    raise ConfigError(f"there is no recipe {name!r}, neither as a file nor among those that ship: {', '.join(names)}.")
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read and check a recipe. `overrides` are `key=value`, dotted for sections, values as in YAML
+    (`sae.l1_coefficient=0.5`). Raises `ConfigError`."""
+    path = find_recipe(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no recipe; it needs the sections model, data and sae.")
+    for override in overrides or []:
+        _override(values, override)
+    return parse_recipe(values, str(path))
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set needs key=value, got {override!r}.")
+    *sections, last = key.split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override}: {section!r} is a value, not a section.")
+    target[last] = yaml.safe_load(text)
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Check the structure of a recipe. `where` names it in errors."""
+    _known(values, ("model", "data", "sae", *RUNNER_KEYS), where)
+    model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
+    _known(model, ("name", "dtype"), f"{where}: model")
+    data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "harvest_batch_tokens")
+    _known(data, data_keys, f"{where}: data")
+    runner = {key: values[key] for key in RUNNER_KEYS if key in values}
+    for key, section in [("name", model), ("sources", data), ("architecture", sae), ("d_sae", sae)]:
+        if key not in section:
+            raise ConfigError(f"{where} lacks the key {key!r} of its section; see the recipes that ship.")
+    for key in REQUIRED:
+        if key not in runner:
+            raise ConfigError(f"{where} lacks the key {key!r}.")
+    _known(sae, sae_fields(sae["architecture"], where), f"{where}: sae")
+    recipe = Recipe(
+        model_name=str(model["name"]),
+        model_dtype=str(model.get("dtype", "float32")),
+        folder=str(data.get("folder", ".")),
+        sources=tuple(_source(s, where) for s in data["sources"]),
+        leave_out=float(data.get("leave_out", 1 / 3)),
+        heldout=float(data.get("heldout", 0.02)),
+        sink_multiple=float(data.get("sink_multiple", 5.0)),
+        harvest_batch_tokens=int(data.get("harvest_batch_tokens", 8192)),
+        sae=dict(sae),
+        runner=runner,
+    )
+    if not recipe.sources:
+        raise ConfigError(f"{where}: data.sources is empty; name at least one file.")
+    if not 0 < recipe.heldout < 1:
+        raise ConfigError(f"{where}: data.heldout must lie between 0 and 1, got {recipe.heldout}.")
+    if recipe.sink_multiple <= 1:
+        raise ConfigError(f"{where}: data.sink_multiple must exceed 1, got {recipe.sink_multiple}.")
+    for key in ("context_size", "training_tokens", "train_batch_size_tokens"):
+        if not isinstance(runner[key], int) or runner[key] < 1:
+            raise ConfigError(f"{where}: {key} must be a whole number of at least 1, got {runner[key]!r}.")
+    return recipe
+
+
+def sae_fields(architecture: str, where: str) -> tuple[str, ...]:
+    """The keys that the `sae` section of `architecture` may hold."""
+    from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+
+    from sae_lens_med.saes import tied_l1
+
+    tied_l1.register()
+    if architecture not in SAE_TRAINING_CLASS_REGISTRY:
+        known = sorted(SAE_TRAINING_CLASS_REGISTRY)
+        raise ConfigError(
+            f"{where}: SAELens has no training architecture {architecture!r}"
+            f"{nearest(architecture, known) or '; it has ' + ', '.join(known) + '.'}"
+        )
+    config_class = SAE_TRAINING_CLASS_REGISTRY[architecture][1]
+    names = [f.name for f in dataclasses.fields(config_class) if f.name not in ("d_in", "device", "metadata")]
+    return ("architecture", *names)
+
+
+def _known(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if key not in known:
+            hint = nearest(key, known) or f"; it may hold {', '.join(known)}."
+            raise ConfigError(f"{where}: nothing reads the key {key!r}{hint}")
+
+
+def _section(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    section = values.get(name)
+    if not isinstance(section, dict):
+        raise ConfigError(f"{where} lacks the section {name!r}.")
+    return section
+
+
+def _source(value: Any, where: str) -> Source:
+    if isinstance(value, str):
+        return Source(value)
+    if isinstance(value, dict) and "path" in value:
+        _known(value, ("path", "max_rows"), f"{where}: data.sources")
+        return Source(str(value["path"]), value.get("max_rows"))
+    raise ConfigError(f"{where}: a source is a path, or {{path, max_rows}}; got {value!r}.")

@@ -1,0 +1,269 @@
+"""Recipe -> trained SAE, through SAELens' own trainer.
+
+    text -> activations on disk -> SAELens' `SAETrainer`, step by step -> SAE folder, metrics, curve
+
+The loop is ours, the step, the optimiser, the schedules and the checkpoints are SAELens': its `fit` logs to wandb
+or nowhere and cannot be told to stop. Because batches depend on (seed, step) alone, a run that was interrupted and
+resumed ends with the weights of one that was not.
+
+The output folder holds `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors` and `runner_cfg.json` as SAELens
+writes them; `metrics.json` (held-out text), `curve.json` and `curve.svg`; `recipe.yaml` and `left_out_ids.json`. While it
+runs, `checkpoints/` holds the last complete checkpoint.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sae_lens import SAE, LanguageModelSAERunnerConfig, LoggingConfig, SAETrainer
+from sae_lens.registry import get_sae_training_class
+from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
+from safetensors.torch import save_file
+
+from sae_lens_med.config import atomic_path, cache_dir, json_sha256, write_json, write_text
+from sae_lens_med.errors import ConfigError
+from sae_lens_med.models import MedBridge
+from sae_lens_med.training.activations import Activations, Corpus, corpus, harvest
+from sae_lens_med.training.curve import curve_svg
+from sae_lens_med.training.metrics import SaeQuality, measure
+from sae_lens_med.training.recipe import Recipe
+
+CURVE_EVERY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedSae:
+    """What a training run leaves."""
+
+    folder: Path
+    quality: SaeQuality
+    steps: int
+
+
+def train(
+    recipe: Recipe, model: MedBridge, output: Path, *, activations: Path | None = None, resume: bool = False
+) -> TrainedSae:
+    """Train the recipe's SAE on `model` and write it to `output`.
+
+    Args:
+        activations: where harvested activations are kept; by default a folder of the user's cache, named after the
+            model, the text and the hook, so that runs that differ in the SAE alone share it.
+        resume: go on from the last checkpoint in `output`.
+
+    Raises `ConfigError` when `output` holds another run and `resume` is not given, or was made from another recipe.
+    KeyboardInterrupt leaves a checkpoint.
+    """
+    _prepare_output(recipe, output, resume)
+    seed = recipe.runner.get("seed", 42)
+    text = corpus(recipe, model.text_tokenizer, seed)
+    folder = activations or _activations_folder(recipe, model, text)
+    acts = harvest(model, text, recipe, folder)
+    runner_cfg = _runner_config(recipe, model)
+    trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
+    _fit(trainer, runner_cfg, acts, curve, output)
+    return _finish(trainer, runner_cfg, recipe, model, text, acts, curve, output)
+
+
+def _prepare_output(recipe: Recipe, output: Path, resume: bool) -> None:
+    stored = output / "recipe.yaml"
+    if (output / "cfg.json").is_file():
+        raise ConfigError(f"{output} already holds a trained SAE; give another --output.")
+    if stored.is_file():
+        if not resume:
+            raise ConfigError(f"{output} holds an unfinished run; add --resume to go on with it, or give another --output.")
+        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        changed = sorted(k for k in before | recipe.to_dict() if before.get(k) != recipe.to_dict().get(k))
+        if changed:
+            raise ConfigError(f"{output} was begun with another {', '.join(changed)}; resume with the same recipe.")
+    elif output.is_dir() and any(output.iterdir()):
+        raise ConfigError(f"{output} is not empty and holds no training run; give another --output.")
+    elif resume:
+        raise ConfigError(f"{output} holds no run to resume; leave --resume out to begin one.")
+    else:
+        write_text(stored, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+def _activations_folder(recipe: Recipe, model: MedBridge, text: Corpus) -> Path:
+    identity = json_sha256([model.provenance, text.sha256, len(text.train), recipe.runner["hook_name"]])
+    return cache_dir() / "activations" / identity[:16]
+
+
+def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerConfig[Any]:
+    """SAELens' runner config: it validates the fields, and is what `runner_cfg.json` records."""
+    fields = dict(recipe.sae)
+    config_class = get_sae_training_class(fields.pop("architecture"))[1]
+    runner = dict(recipe.runner)
+    device = runner.get("device", "cpu")
+    n_checkpoints = runner.pop("n_checkpoints", 4)
+    try:
+        return LanguageModelSAERunnerConfig(
+            sae=config_class(d_in=model.cfg.d_model, device=device, **fields),
+            model_name=_hub_name(model),
+            model_class_name="TransformerBridge",
+            dataset_path=", ".join(s.path for s in recipe.sources),
+            is_dataset_tokenized=False,
+            disable_concat_sequences=True,
+            sequence_separator_token=None,
+            exclude_special_tokens=True,
+            logger=LoggingConfig(log_to_wandb=False),
+            n_checkpoints=n_checkpoints,
+            checkpoint_path=None,
+            output_path=None,
+            verbose=False,
+            **runner,
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"SAELens refuses the recipe: {error}.") from error
+
+
+def _hub_name(model: MedBridge) -> str:
+    from sae_lens_med import catalogue
+
+    entry = catalogue.find(model.provenance["name"])
+    return entry.hub_id if entry else model.provenance["name"]
+
+
+def _trainer(
+    cfg: LanguageModelSAERunnerConfig[Any], acts: Activations, resume_from: Path | None
+) -> tuple[SAETrainer[Any, Any], list[dict[str, float]]]:
+    torch.manual_seed(cfg.seed)
+    sae_cfg: TrainingSAEConfig = TrainingSAEConfig.from_dict(cfg.get_training_sae_cfg_dict())
+    sae = TrainingSAE.from_dict(sae_cfg.to_dict())
+    sae.to(cfg.device)
+    trainer = SAETrainer(cfg.to_sae_trainer_config(), sae, data_provider=iter(()))
+    checkpoint = _last_checkpoint(resume_from) if resume_from else None
+    if checkpoint is not None:
+        trainer.load_trainer_state(checkpoint)
+        sae.load_weights_from_checkpoint(checkpoint)
+        return trainer, json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
+    if sae.cfg.normalize_activations == "expected_average_only_in":
+        sample = acts.batches(cfg.train_batch_size_tokens, cfg.seed)
+        trainer.activation_scaler.estimate_scaling_factor(cfg.sae.d_in, sample, cfg.n_batches_for_norm_estimate)
+    return trainer, []
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    found = sorted((output / "checkpoints").glob("step-*"))
+    return found[-1] if found else None
+
+
+def _fit(
+    trainer: SAETrainer[Any, Any],
+    cfg: LanguageModelSAERunnerConfig[Any],
+    acts: Activations,
+    curve: list[dict[str, float]],
+    output: Path,
+) -> None:
+    total = cfg.training_tokens // cfg.train_batch_size_tokens
+    every = max(1, total // (cfg.n_checkpoints + 1))
+    batches = acts.batches(cfg.train_batch_size_tokens, cfg.seed, trainer.n_training_steps)
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("", total=total, completed=trainer.n_training_steps)
+            while trainer.n_training_steps < total:
+                trainer.maybe_reset_sparsity()
+                result = trainer.step(next(batches))
+                trainer.n_training_steps += 1
+                if trainer.n_training_steps % CURVE_EVERY == 0 or trainer.n_training_steps == total:
+                    point = _curve_point(trainer, result)
+                    curve.append(point)
+                    progress.update(task, description=_in_words(point))
+                progress.update(task, completed=trainer.n_training_steps)
+                if trainer.n_training_steps % every == 0 and trainer.n_training_steps < total:
+                    _save_checkpoint(trainer, curve, output)
+    except KeyboardInterrupt:
+        _save_checkpoint(trainer, curve, output)
+        raise
+
+
+@torch.no_grad()
+def _curve_point(trainer: SAETrainer[Any, Any], result: TrainStepOutput) -> dict[str, float]:
+    x, error = result.sae_in, result.sae_in - result.sae_out
+    return {
+        "step": trainer.n_training_steps,
+        "loss": result.loss.item(),
+        "l0": (result.feature_acts > 0).sum(-1).float().mean().item(),
+        "explained_variance": 1 - (error.pow(2).sum() / (x - x.mean(0)).pow(2).sum()).item(),
+        "dead_fraction": trainer.dead_neurons.float().mean().item(),
+    }
+
+
+def _in_words(point: dict[str, float]) -> str:
+    return (
+        f"loss {point['loss']:.4g}  L0 {point['l0']:.1f}  EV {point['explained_variance']:.3f}  "
+        f"dead {point['dead_fraction']:.1%}"
+    )
+
+
+def _save_checkpoint(trainer: SAETrainer[Any, Any], curve: list[dict[str, float]], output: Path) -> None:
+    """Write a checkpoint beside the last one, then remove the last one: at every moment one is complete."""
+    folder = output / "checkpoints"
+    name = f"step-{trainer.n_training_steps:09d}"
+    before = [path for path in folder.glob("step-*") if path.name != name]
+    if (folder / name).is_dir():
+        return
+    trainer.save_checkpoint(f".{name}", folder)
+    write_json(folder / f".{name}" / "curve.json", curve)
+    (folder / f".{name}").rename(folder / name)
+    for path in before:
+        shutil.rmtree(path)
+
+
+def _finish(
+    trainer: SAETrainer[Any, Any],
+    cfg: LanguageModelSAERunnerConfig[Any],
+    recipe: Recipe,
+    model: MedBridge,
+    text: Corpus,
+    acts: Activations,
+    curve: list[dict[str, float]],
+    output: Path,
+) -> TrainedSae:
+    """Fold the scaling, export, reload what was exported, measure that; cfg.json comes last and marks the end."""
+    _save_checkpoint(trainer, curve, output)
+    sae = trainer.sae
+    trainer.set_final_sae_metadata()
+    if trainer.activation_scaler.scaling_factor is not None:
+        sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
+    metadata = sae.cfg.metadata
+    metadata.model_name, metadata.hook_name = cfg.model_name, cfg.hook_name
+    metadata.context_size, metadata.dataset_path = cfg.context_size, cfg.dataset_path
+    metadata.model_class_name, metadata.exclude_special_tokens = cfg.model_class_name, True
+    export = output / ".export"
+    sae.save_inference_model(export)
+    with atomic_path(output / "sparsity.safetensors") as temporary:
+        save_file({"sparsity": trainer.log_feature_sparsity}, temporary)
+    write_json(output / "runner_cfg.json", cfg.to_dict())
+    quality = measure(model, SAE.load_from_disk(export, device=cfg.device), text.heldout, sink_multiple=recipe.sink_multiple)
+    write_json(output / "left_out_ids.json", list(text.left_out_ids))
+    write_json(
+        output / "metrics.json",
+        {
+            "heldout": quality.to_dict(),
+            "text": {"sha256": text.sha256, "counts": text.counts, "heldout_sequences": len(text.heldout)},
+            "activations": {"kept": len(acts.kept), "sinks": acts.sinks, "median_norm": acts.median_norm},
+            "model": model.provenance,
+            "steps": trainer.n_training_steps,
+            "tokens": trainer.n_training_samples,
+        },
+    )
+    write_json(output / "curve.json", curve)
+    write_text(output / "curve.svg", curve_svg(curve))
+    for name in ("sae_weights.safetensors", "cfg.json"):
+        (export / name).replace(output / name)
+    export.rmdir()
+    shutil.rmtree(output / "checkpoints")
+    return TrainedSae(output, quality, trainer.n_training_steps)
