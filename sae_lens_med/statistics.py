@@ -1,9 +1,9 @@
 """Intervals, permutation tests and corrections, on numpy arrays.
 
 What every reported number is compared with is made here. Permutation p values are
-`p = (1 + #{null >= observed}) / (B + 1)` (Phipson & Smyth 2010, arXiv 1603.05766): the observed arrangement counts as one
-of the permutations, so that p is never 0 and the test is exact. They are one-sided: large values of the statistic count
-against the null.
+`p = (1 + #{null >= observed}) / (B + 1)` (Phipson & Smyth 2010, arXiv 1603.05766): the observed arrangement counts as
+one of the permutations, so that p is never 0 and the test is exact. They are one-sided: large values of the statistic
+count against the null.
 
 Strata say which items may be exchanged under the null: permutations move items within a stratum only, so that what
 separates the strata (the profession, the specialty) cannot make a result.
@@ -240,8 +240,8 @@ def _require_nested(labels: Sequence[Sequence[Hashable]], depth: int) -> None:
         for own in labels:
             if implied.setdefault(own[level - 1], own[level]) != own[level]:
                 raise DataError(
-                    f"the stratum label {own[level - 1]!r} goes with {implied[own[level - 1]]!r} and with {own[level]!r}; "
-                    "put the coarser label into the finer one."
+                    f"the stratum label {own[level - 1]!r} goes with {implied[own[level - 1]]!r} and with "
+                    f"{own[level]!r}; put the coarser label into the finer one."
                 )
 
 
