@@ -1,0 +1,361 @@
+"""Items from local files, the Hub and the sample: what is right comes through whole, what is wrong is named."""
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_lens_med.data import LoadedItems, kormedmcqa, load_items, load_kormedmcqa, load_sample
+from sae_lens_med.data.kormedmcqa import COUNTS
+from sae_lens_med.errors import DataError
+from sae_lens_med.records import EXPLANATION_SOURCES, McqItem, Span
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+
+KOR = {"id": "k1", "subject": "doctor", "question": "질문?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마"}
+KOR |= {"answer": 3}
+GEN: dict[str, Any] = {"id": "g1", "subject": "nurse", "question": "Which?", "options": ["x", "y", "z"], "answer": 1}
+
+
+def write(path: Path, *rows: Any) -> str:
+    data = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode()
+    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+    return str(path)
+
+
+def one(path: Path, row: dict[str, Any], **kwargs: Any) -> McqItem:
+    return load_items(write(path / "a.jsonl", row), **kwargs).items[0]
+
+
+# --- what is right ------------------------------------------------------------------------------------------------
+
+
+def test_the_two_schemas(tmp_path: Path) -> None:
+    assert one(tmp_path, KOR | {"rationale_r1": "근거"}) == McqItem(
+        "k1",
+        "doctor",
+        "ko",
+        "질문?",
+        ("가", "나", "다", "라", "마"),
+        2,
+        "근거",
+        "model",
+        provenance={"dataset": "a.jsonl"},
+    )
+    row = GEN | {"explanation": "Because.", "explanation_source": "illustrative", "year": 2021, "licence": "CC0"}
+    row |= {
+        "question_spans": [{"label": "premise", "start": 0, "end": 5}],
+        "explanation_spans": [{"start": 1, "end": 3}],
+    }
+    got = one(tmp_path, row)
+    assert got.question_spans == (Span(0, 5, "premise"),) and got.explanation_spans == (Span(1, 3),)
+    assert (got.answer, got.language, got.explanation_source) == (0, "en", "illustrative")
+    assert got.provenance == {"dataset": "a.jsonl", "year": "2021", "licence": "CC0"}
+
+
+def test_what_a_row_does_not_say(tmp_path: Path) -> None:
+    bare = {"question": "열이 난다?", "options": ["예", "아니오"], "answer": None}
+    got = one(tmp_path, bare)
+    assert (got.id, got.subject, got.language, got.answer) == ("a-00001", "unspecified", "ko", None)
+    keyed = {k: v for k, v in KOR.items() if k != "id"} | {"year": 2020, "period": 1, "q_number": 7, "cot": ""}
+    got = one(tmp_path, keyed)
+    assert (got.id, got.explanation) == ("doctor-2020-1-7", None)
+    assert one(tmp_path, KOR | {"cot": "풀이"}).explanation_source == "expert"
+    assert one(tmp_path, GEN | {"explanation": "E"}, explanation_source="model").explanation_source == "model"
+    casi = {"id": "casimedicos-en-dev-000", "lang": "en", "specialty": "S", "question": "Q?", "options": ["a", "b"]}
+    casi |= {"answer": 2, "explanation": "E", "question_spans": [], "explanation_spans": []}
+    got = one(tmp_path, casi)
+    assert (got.explanation_source, got.subject, got.provenance["licence"]) == ("expert", "S", "CC BY 4.0")
+
+
+def test_the_same_items_from_every_kind_of_file(tmp_path: Path) -> None:
+    span = [{"label": "claim", "start": 0, "end": 2}]
+    rows = [GEN | {"explanation": 'Quote " and , and\nline', "explanation_source": "model", "explanation_spans": span}]
+    rows += [
+        GEN | {"id": "g2", "answer": 3, "explanation": "E", "explanation_source": "expert", "explanation_spans": []}
+    ]
+    plain = write(tmp_path / "a.jsonl", *rows)
+    packed = write(tmp_path / "b.jsonl.gz", *rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
+    table = tmp_path / "d.csv"
+    with table.open("w", newline="", encoding="utf-8-sig") as handle:  # as Excel saves it, with a byte-order mark
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(
+            {k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()}  # lists in a cell are JSON
+            for r in rows
+        )
+
+    def plain_items(loaded: LoadedItems) -> list[dict[str, Any]]:
+        return [i.to_dict() | {"provenance": {}} for i in loaded.items]
+
+    loaded = [load_items(str(p)) for p in (plain, packed, tmp_path / "c.parquet", table)]
+    assert all(plain_items(x) == plain_items(loaded[0]) for x in loaded[1:])
+    assert len(loaded[0].items) == 2 and loaded[0].bad_rows == ()
+
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT, st.lists(TEXT, min_size=2, max_size=26), TEXT, st.sampled_from(EXPLANATION_SOURCES), st.data())
+def test_any_text_survives_the_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    question: str,
+    options: list[str],
+    explanation: str,
+    source: str,
+    data: st.DataObject,
+) -> None:
+    answer = data.draw(st.integers(1, len(options)))
+    row = {"question": question, "options": options, "answer": answer, "explanation": explanation}
+    got = one(tmp_path_factory.mktemp("r"), row | {"explanation_source": source})
+    assert (got.question, list(got.options), got.answer, got.explanation) == (
+        question,
+        options,
+        answer - 1,
+        explanation,
+    )
+    assert McqItem.from_dict(json.loads(json.dumps(got.to_dict()))) == got
+
+
+def test_several_files_limit_and_identity(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jsonl", GEN), write(tmp_path / "b.jsonl", GEN | {"id": "g2", "licence": "CC0"})
+    both = load_items(f"{a},{b}")
+    assert [i.id for i in both.items] == ["g1", "g2"] and both.licence == "CC0"
+    assert [i.id for i in load_items(f"{a}, {b}", limit=1).items] == ["g1"]
+    assert load_items(f"{a},{b}").sha256 == both.sha256 != load_items(f"{b},{a}").sha256
+    with pytest.raises(DataError, match=r"a.jsonl: row 1: field 'id': 'g1' was already used by .*a.jsonl: row 1"):
+        load_items(f"{a},{b},{a}")
+    comma = write(tmp_path / "c,d.jsonl", GEN)
+    assert len(load_items(comma).items) == 1
+    with pytest.raises(DataError, match="must be at least 1, got 0"):
+        load_items(a, limit=0)
+
+
+# --- what is wrong ------------------------------------------------------------------------------------------------
+
+BAD = [
+    (KOR | {"answer": 6}, r"field 'answer': 6 lies outside the 5 options \(the first is 1\)"),
+    (KOR | {"answer": 0}, r"field 'answer': 0 lies outside"),
+    (KOR | {"answer": None}, r"field 'answer': must be a whole number from 1 to 5, got None"),
+    (GEN | {"answer": "B"}, r"field 'answer': must be a whole number from 1 to 3, got 'B'"),
+    (GEN | {"answer": 2.0}, r"field 'answer': must be a whole number"),
+    (GEN | {"answer": True}, r"field 'answer': must be a whole number"),
+    ({k: v for k, v in GEN.items() if k != "answer"}, r"field 'answer': missing"),
+    (GEN | {"question": "  "}, r"field 'question': is empty"),
+    (GEN | {"question": 5}, r"field 'question': must be a text, got 5"),
+    ({k: v for k, v in GEN.items() if k != "question"}, r"field 'question': missing"),
+    ({k: v for k, v in KOR.items() if k != "E"}, r"field 'E': missing"),
+    (KOR | {"B": ""}, r"field 'B': is empty"),
+    ({k: v for k, v in GEN.items() if k != "options"}, r"field 'options': missing; give a list"),
+    (GEN | {"options": ["a", " "]}, r"field 'options': option B must be a non-empty text, got ' '"),
+    (GEN | {"options": ["a"]}, r"field 'options': 2 to 26 are accepted, got 1"),
+    (GEN | {"options": {"A": "x"}}, r"field 'options': must be a list of texts, got \{'A': 'x'\}"),
+    (KOR | {"options": ["a", "b"]}, r"field 'options': the row also has the columns A, B, C, D, E"),
+    (GEN | {"explantion": "x"}, r"field 'explantion': unknown column; did you mean explanation"),
+    (GEN | {"explanation": "x"}, r"field 'explanation_source': missing; say who wrote the explanation: expert, model"),
+    (
+        GEN | {"explanation": "x", "explanation_source": "me"},
+        r"field 'explanation_source': must be one of expert, model, illustrative, ",
+    ),
+    (GEN | {"explanation_source": "model"}, r"field 'explanation_source': is set, but the row has no explanation"),
+    (GEN | {"explanation": 3, "explanation_source": "model"}, r"field 'explanation': must be a text, got 3"),
+    (KOR | {"cot": "a", "rationale_r1": "b"}, r"field 'cot': the row also has 'rationale_r1'"),
+    (GEN | {"question_spans": [{"start": 0, "end": 7}]}, r"field 'question_spans': \[0, 7\) lies outside a text of 6"),
+    (GEN | {"question_spans": [[0, 2]]}, r"field 'question_spans': a span is \{start, end, label\}"),
+    (GEN | {"lang": "fr"}, r"field 'lang': must be ko or en, got 'fr'"),
+    (GEN | {"id": " "}, r"field 'id': is empty"),
+    (GEN | {"id": "ok"}, r"field 'id': 'ok' was already used by .*a.jsonl: row 1"),
+    (["a list"], r"not a JSON object but a list"),
+    (GEN | {"question": "\ud800 half a pair"}, r"field 'question': the text is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD)
+def test_a_bad_row_is_named_and_can_be_skipped(tmp_path: Path, row: Any, message: str) -> None:
+    rows = [GEN | {"id": "ok"}, row, GEN | {"id": "also ok"}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.jsonl: row 2: " + message) as error:
+        load_items(str(path))
+    assert str(error.value).endswith("mend the row, or skip bad rows (--skip-bad-rows).")
+    assert "\n" not in str(error.value)
+    loaded = load_items(str(path), skip_bad_rows=True)
+    assert [i.id for i in loaded.items] == ["ok", "also ok"]
+    assert len(loaded.bad_rows) == 1 and "a.jsonl: row 2: " in loaded.bad_rows[0]
+
+
+def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
+    good = json.dumps(GEN).encode() + b"\n"
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(good + json.dumps(KOR, ensure_ascii=False).encode("cp949") + b"\n")
+    with pytest.raises(DataError, match=r"a\.jsonl: row 2: field 'question': the text is not UTF-8"):
+        load_items(str(path))
+    assert len(load_items(str(path), skip_bad_rows=True).items) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "a.jsonl: the file holds no rows"),
+        ("a.csv", b"id,question,answer\n", "a.csv: the file holds no rows"),
+        ("a.csv", b"id,id\n1,2\n", "the header names a column twice"),
+        ("a.csv", b'question,options,answer\n"q,x', r"a.csv: row 1: not valid CSV \(unexpected end of data\)"),
+        ("a.csv", b"question,options,answer\nq,x\n", "row 1: 2 cells where the header has 3 columns"),
+        ("a.csv", b"question,options,answer\nq,x;y,1\n", "field 'options': must be a list written as JSON, got 'x;y'"),
+        ("a.csv", b'question,options,answer\nq,"[""x"",""y""]",1.0\n', "must be a whole number from 1 to 2, got '1.0'"),
+        ("a.jsonl", b"{'id': 1}\n", r"row 1: not a JSON object \(Expecting property name"),
+        ("a.jsonl", b"[" * 200_000, "row 1: not a JSON object"),
+        ("a.jsonl.gz", b"no gzip", "not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "not a whole gzip file"),
+        ("a.parquet", b"no parquet", "not a readable parquet file"),
+        ("a.txt", b"x", r"a.txt: this kind of file is not read; give a .jsonl, .jsonl.gz, .csv or .parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        load_items(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no.jsonl: no such file; give a .jsonl"):
+        load_items(str(tmp_path / "no.jsonl"))
+    with pytest.raises(DataError, match="'smaple' names no data; give sample, kormedmcqa:doctor"):
+        load_items("smaple")
+    with pytest.raises(DataError, match="sample: this source takes no split"):
+        load_items("sample", "test")
+    path = write(tmp_path / "a.jsonl", GEN | {"answer": 9})
+    with pytest.raises(DataError, match="none of the 1 rows is usable; the first: .*row 1: field 'answer'"):
+        load_items(path, skip_bad_rows=True)
+
+
+# --- the sample and the real files --------------------------------------------------------------------------------
+
+
+def test_the_sample_is_illustrative_throughout() -> None:
+    loaded = load_items("sample")
+    assert len(loaded.items) >= 60 and len({i.subject for i in loaded.items}) >= 10
+    assert {i.explanation_source for i in loaded.items} == {"illustrative"}
+    assert {len(i.options) for i in loaded.items} == {5} and {i.language for i in loaded.items} == {"ko"}
+    assert all("illustrative" in i.provenance["dataset"] for i in loaded.items)
+    assert len(load_sample(limit=3).items) == 3
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the development data ../shared/data is not here")
+def test_the_real_files() -> None:
+    kor = load_items(str(SHARED / "kormedmcqa_train_shared.jsonl"))
+    assert len(kor.items) == 1205 and {i.explanation_source for i in kor.items} == {"model"}
+    by_subject = {s: sum(i.subject == s for i in kor.items) for s in ("doctor", "pharm", "nurse", "dentist")}
+    assert by_subject == {"doctor": 674, "pharm": 227, "nurse": 203, "dentist": 101}
+    casi = load_items(",".join(str(SHARED / f"casimedicos_en_{s}.jsonl") for s in ("train", "dev")))
+    assert len(casi.items) == 436 and {i.explanation_source for i in casi.items} == {"expert"}
+    assert casi.licence == "CC BY 4.0" and {i.language for i in casi.items} == {"en"}
+    assert sum(len(i.explanation_spans) + len(i.question_spans) for i in casi.items) == 1682 + 1608 + 274 + 222
+
+
+# --- the Hub's layout ---------------------------------------------------------------------------------------------
+
+
+def hub(config: str) -> dict[str, list[dict[str, Any]]]:
+    """A data set with the published schema and counts; few-shot rows repeat dev and carry `cot`."""
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for period, (split, n) in enumerate(COUNTS[config].items()):
+        splits[split] = [
+            {"subject": config, "year": 2020, "period": period, "q_number": i, "question": f"{split} {i}?"}
+            | dict(zip("ABCDE", "가나다라마", strict=True))
+            | {"answer": i % 5 + 1, "cot": ""}
+            for i in range(n)
+        ]
+    splits["fewshot"] = [row | {"cot": f"풀이 {i}"} for i, row in enumerate(splits["dev"][:5])]
+    return splits
+
+
+def test_hub_counts_and_sources() -> None:
+    test = load_kormedmcqa("doctor", loader=hub)
+    assert len(test.items) == 435 and test.split == "test" and test.licence == "CC BY-NC 2.0"
+    assert test.items[7].id == "doctor-2020-2-7" and test.items[7].explanation is None
+    shots = load_kormedmcqa("doctor", "fewshot", loader=hub)
+    assert [i.explanation for i in shots.items] == [f"풀이 {i}" for i in range(5)]
+    assert {i.explanation_source for i in shots.items} == {"expert"}
+    dev = load_kormedmcqa("doctor", "dev", loader=hub)
+    assert {i.id for i in shots.items} <= {i.id for i in dev.items}
+    whole = load_kormedmcqa("all", loader=hub)
+    assert len(whole.items) == 3009 and [i.subject for i in whole.items[::1000]] == [
+        "doctor",
+        "nurse",
+        "pharm",
+        "dentist",
+    ]
+    # 2,494 doctor rows are 2,489 questions (arXiv 2403.01469, the Hub's notice 3).
+    assert sum(COUNTS["doctor"].values()) == 2494
+    assert sum(sum(c.values()) - c["fewshot"] for c in COUNTS.values()) == 7469
+
+
+def test_through_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets.load_dataset` opens a folder in the Hub's layout (parquet files, configs in README.md) the same way."""
+    for split, rows in hub("dentist").items():
+        (tmp_path / "dentist").mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "dentist" / f"{split}.parquet")
+    files = "".join(f"  - split: {s}\n    path: dentist/{s}.parquet\n" for s in COUNTS["dentist"])
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: dentist\n  data_files:\n{files}---\n")
+    monkeypatch.setattr(kormedmcqa, "HUB_ID", str(tmp_path))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    loaded = load_items("kormedmcqa:dentist", "fewshot")
+    direct = load_kormedmcqa("dentist", "fewshot", loader=hub)
+    assert [i.question for i in loaded.items] == [i.question for i in direct.items]
+    assert loaded.items[4].id == "dentist-2020-1-4" and loaded.items[4].explanation == "풀이 4"
+
+
+def test_a_changed_hub_data_set_is_refused() -> None:
+    def changed(change: Any) -> Any:
+        def loader(config: str) -> Any:
+            splits = hub(config)
+            change(splits)
+            return splits
+
+        return loader
+
+    cases = [
+        (lambda s: s["test"].pop(), "split test has 434 rows instead of 435"),
+        (lambda s: s.pop("fewshot"), "has the splits train, dev, test instead of train, dev, test, fewshot"),
+        (lambda s: [r.pop("cot") for r in s["train"]], "split train lacks or adds the columns cot"),
+        (lambda s: s["fewshot"][2].update(q_number=9999, question="new"), "split fewshot: row 3 does not repeat"),
+    ]
+    for change, message in cases:
+        with pytest.raises(DataError, match=message):
+            load_kormedmcqa("doctor", loader=changed(change))
+    with pytest.raises(DataError, match=r"row 4: field 'answer': 7 lies outside"):
+        load_kormedmcqa("doctor", loader=changed(lambda s: s["test"][3].update(answer=7)))
+
+
+def test_unknown_config_and_split() -> None:
+    with pytest.raises(DataError, match=r"no config 'docter'; use one of doctor, .*; did you mean doctor\?"):
+        load_items("kormedmcqa:docter")
+    with pytest.raises(DataError, match=r"no split 'validation'; use one of train, dev, test, fewshot"):
+        load_items("kormedmcqa:doctor", "validation")
+
+
+def test_offline_with_a_cold_cache_is_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own: the libraries read these settings when they are imported."""
+    code = (
+        "from sae_lens_med.data import load_items\nfrom sae_lens_med.errors import DataError\n"
+        "try:\n    load_items('kormedmcqa:nurse')\nexcept DataError as e:\n    print(e)\n"
+    )
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.count("\n") == 1
+    assert "could not reach 'sean0042/KorMedMCQA' on the Hugging Face Hub and no cached copy" in done.stdout
+    assert "give a .jsonl, .jsonl.gz, .csv or .parquet file in the KorMedMCQA schema" in done.stdout
