@@ -1,0 +1,1 @@
+"""Accuracy on multiple-choice questions: the option-letter method, its nulls, results on disk."""
