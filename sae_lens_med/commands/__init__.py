@@ -1,0 +1,1 @@
+"""The command line, one sub-app per module; heavy imports inside the commands."""

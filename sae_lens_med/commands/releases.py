@@ -1,0 +1,177 @@
+"""`sae-lens-med releases`: list, show, path, verify, export, publish.
+
+Heavy imports are inside the commands. A `Releases` value as the context's `obj` replaces the packaged releases.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sae_lens_med.saes.listing import Release, Releases
+    from sae_lens_med.saes.publish import Check, Recompute
+    from sae_lens_med.saes.releases import LoadedSae
+
+releases_app = typer.Typer(no_args_is_help=True, help="SAE releases: what there is, whether it is intact, publishing.")
+
+ReleaseName = Annotated[str, typer.Argument(metavar="RELEASE", help="A name from `releases list`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@releases_app.command("list")
+def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the releases and their SAEs."""
+    releases = _releases(ctx).read().values()
+    if as_json:
+        _echo_json([_listed(release) for release in releases])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("release", "model", "SAE", "L0", "variance explained", "files")
+    for release in releases:
+        for sae in release.saes:
+            numbers = ("" if value is None else f"{value:g}" for value in (sae.l0, sae.variance_explained))
+            files = "packaged" if release.packaged else f"Hub: {release.repo_id}"
+            table.add_row(release.name, release.model, sae.id, *numbers, files)
+    Console().print(table)
+
+
+@releases_app.command()
+def show(ctx: typer.Context, release: ReleaseName, as_json: AsJson = False) -> None:
+    """Print a release's model card and the metrics of its SAEs."""
+    found = _releases(ctx).get(release)
+    metrics = {sae.id: found.metrics(sae.id) for sae in found.saes}
+    if as_json:
+        described = {"repo_id": found.repo_id, "folder": str(found.folder), "card": found.card(), "metrics": metrics}
+        _echo_json(_listed(found) | described)
+        return
+    typer.echo(found.card().rstrip())
+    for sae_id, values in metrics.items():
+        typer.echo(f"\nMetrics of {sae_id}:")
+        typer.echo("none" if values is None else json.dumps(values, ensure_ascii=False, indent=2))
+
+
+@releases_app.command()
+def path(ctx: typer.Context, release: ReleaseName) -> None:
+    """Print the folder that holds a release's files."""
+    found = _releases(ctx).get(release)
+    found.manifest()
+    typer.echo(str(found.folder))
+
+
+@releases_app.command()
+def verify(
+    ctx: typer.Context,
+    release: ReleaseName,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Measure again on the held-out text.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder with the recipe's text files, for --recompute.")] = None,
+) -> None:
+    """Check hashes and configurations, load every SAE, on request measure again. Status 1 when a check fails."""
+    from sae_lens_med.errors import ConfigError
+    from sae_lens_med.saes.publish import verify_release
+
+    found = _releases(ctx).get(release)
+    if recompute != (data is not None):
+        raise ConfigError("--recompute and --data FOLDER go together: the text that the recipe names is not packaged.")
+    checks = verify_release(found, None if data is None else measure_again(found, data))
+    for check in checks:
+        typer.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+    failed = sum(not check.ok for check in checks)
+    typer.echo(f"{release}: {len(checks)} checks, {failed or 'none'} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+@releases_app.command()
+def export(
+    ctx: typer.Context,
+    release: ReleaseName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+) -> None:
+    """Copy a release to a folder, as a Hub repository holds it."""
+    from sae_lens_med.saes.publish import export_release
+
+    typer.echo(str(export_release(_releases(ctx).get(release), folder, force=force)))
+
+
+@releases_app.command()
+def publish(
+    ctx: typer.Context,
+    release: ReleaseName,
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The Hub repository.")],
+    private: Annotated[bool, typer.Option("--private/--public", help="Visibility of the repository.")] = True,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload; without it nothing leaves this machine.")] = False,
+) -> None:
+    """Upload a release to the Hugging Face Hub; a dry run unless --yes is given."""
+    from sae_lens_med.saes.publish import check_repo_id, publish_plan, publish_release
+
+    found = _releases(ctx).get(release)
+    check_repo_id(repo_id)
+    plan = publish_plan(found)
+    for planned in plan:
+        typer.echo(f"{planned.size:>12,}  {planned.path}")
+    total = f"{len(plan)} files, {sum(planned.size for planned in plan):,} bytes"
+    if not yes:
+        visibility = "private" if private else "public"
+        typer.echo(f"Dry run: {total} would go to the {visibility} repository {repo_id}; add --yes to upload.")
+        return
+    typer.echo(f"Uploaded {total}: {publish_release(found, repo_id, private=private)}")
+
+
+def measure_again(release: "Release", data: Path) -> "Recompute":
+    """Checks that measure an SAE on the held-out text of its recipe, read from the folder `data`, and compare with
+    what is recorded: L0 to 2 %, shares to 0.01 (the recorded numbers were measured before the weights were rounded)."""
+    from sae_lens_med.errors import ReleaseError
+    from sae_lens_med.models import load_model
+    from sae_lens_med.saes.publish import Check
+    from sae_lens_med.training.activations import corpus
+    from sae_lens_med.training.metrics import measure
+    from sae_lens_med.training.recipe import parse_recipe
+
+    values = release.manifest()["recipe"]
+    if values is None:
+        raise ReleaseError(
+            f"The release {release.name!r} records no recipe, so its held-out text cannot be made again."
+        )
+    recipe = parse_recipe(values | {"data": values["data"] | {"folder": str(data)}}, release.name)
+    model = load_model(recipe.model_name, dtype=recipe.model_dtype)
+    text = corpus(recipe, model.text_tokenizer, recipe.runner.get("seed", 42))
+
+    def recompute(loaded: "LoadedSae", recorded: Any) -> "list[Check]":
+        if not isinstance(recorded, dict) or "heldout" not in recorded:
+            return [Check(f"recompute {loaded.sae_id}", False, "no metrics are recorded")]
+        same = text.sha256 == recorded["text"]["sha256"]
+        checks = [Check(f"text {loaded.sae_id}", same, "as recorded" if same else f"{data} holds another text")]
+        now = measure(model, loaded.sae, text.heldout, sink_multiple=recipe.sink_multiple).to_dict()
+        for name in ("l0", "explained_variance", "dead_fraction", "ce_loss_score", "kl_score"):
+            was = recorded["heldout"][name]
+            close = abs(now[name] - was) <= (0.02 * was if name == "l0" else 0.01)
+            checks.append(Check(f"{name} {loaded.sae_id}", close, f"recorded {was:g}, measured again {now[name]:g}"))
+        return checks
+
+    return recompute
+
+
+def _releases(ctx: typer.Context) -> "Releases":
+    from sae_lens_med.saes.listing import Releases, packaged_releases
+
+    return ctx.obj if isinstance(ctx.obj, Releases) else packaged_releases()
+
+
+def _listed(release: "Release") -> dict[str, Any]:
+    return {
+        "release": release.name,
+        "model": release.model,
+        "saes": [
+            {"id": sae.id, "path": sae.path, "l0": sae.l0, "variance_explained": sae.variance_explained}
+            for sae in release.saes
+        ],
+    }
+
+
+def _echo_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,341 @@
+"""Make, check, export and publish an SAE release.
+
+`package_release` turns the folder that training wrote into the files of a release (layout: `saes.listing`);
+`verify_release` checks them; `export_release` copies them as a Hub repository holds them, and `publish_release` uploads
+them. In both, the folder of an SAE is its listed path, so that stock SAELens loads it with
+`SAE.from_pretrained("OWNER/NAME", PATH)`.
+
+What is stored: matrices in bf16 (or as asked), vectors in float32. The vectors are small, and `b_dec` of a centred SAE
+is the residual's mean, which is many times larger than what is left after it is subtracted: rounded, it would be a
+visible offset. `cfg.json` says float32 whatever is stored.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_lens_med.config import file_sha256, write_json, write_text
+from sae_lens_med.errors import ReleaseError
+from sae_lens_med.saes.listing import (
+    CARD_FILE,
+    CFG_FILE,
+    LEFT_OUT_FILE,
+    MANIFEST_FILE,
+    METRICS_FILE,
+    SPARSITY_FILE,
+    WEIGHTS_FILE,
+    Release,
+    first_line,
+    packaged_releases,
+    read_json_object,
+    safe_relative,
+)
+from sae_lens_med.saes.releases import LoadedSae, load_folder, read_exported_config
+
+RUNNER_CFG_FILE = "runner_cfg.json"
+STORED_DTYPES = ("bfloat16", "float16", "float32")
+MAX_WEIGHTS_BYTES = 16_000_000
+"""What a release that ships inside the package may weigh per SAE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked."""
+
+    name: str
+    ok: bool
+    detail: str
+    """What was found; for a failed check, what is wrong."""
+
+
+Recompute = Callable[[LoadedSae, Any], list[Check]]
+"""Measures a loaded SAE again and compares with its `metrics.json` (the second argument; None where it has none)."""
+
+
+def package_release(
+    sae_folder: Path,
+    release: str,
+    sae_id: str,
+    *,
+    card: str,
+    left_out_ids: Iterable[str],
+    target: Path | None = None,
+    dtype: str = "bfloat16",
+    recipe: Mapping[str, Any] | None = None,
+    extra_files: Iterable[Path] = (),
+    max_bytes: int | None = MAX_WEIGHTS_BYTES,
+) -> Path:
+    """Write (or replace) one SAE of a release, and return the release's folder.
+
+    Args:
+        sae_folder: what training exported: cfg.json, sae_weights.safetensors, and where there are any,
+            sparsity.safetensors, runner_cfg.json, metrics.json.
+        release: its name in `releases.yaml`; the folder is `target/release`.
+        sae_id: its id, which is also its path.
+        card: the model card, Markdown.
+        left_out_ids: ids of the items that were kept out of training.
+        target: the folder with one folder per release; None for the package's own.
+        dtype: what matrices are stored as: bfloat16, float16 or float32.
+        recipe: how it was trained, for `release.json`.
+        extra_files: files to put beside the weights (a training curve).
+        max_bytes: refuse a larger weights file; None for no limit.
+
+    Other SAEs of the release are kept. Paths in the JSON files that are absolute or lead upwards are cut to their last
+    part: a release does not name the machine that made it. Nothing is changed when anything fails.
+    Raises `ReleaseError`.
+    """
+    if dtype not in STORED_DTYPES:
+        raise ReleaseError(f"Weights cannot be stored as {dtype!r}; use one of {', '.join(STORED_DTYPES)}.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", release):
+        raise ReleaseError(f"{release!r} is no release name: use letters, digits, '.', '_' and '-'.")
+    target = packaged_releases().weights if target is None else target
+    folder, staging = target / release, target / f".{release}.{os.getpid()}.new"
+    path = safe_relative(sae_id, folder)
+    config = read_exported_config(sae_folder)
+    saes = {sae_id: str(path)}
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        if (folder / MANIFEST_FILE).is_file():
+            saes = read_json_object(folder / MANIFEST_FILE)["saes"] | saes
+            shutil.copytree(
+                folder, staging, ignore=lambda at, _: [path.name] if Path(at) == folder / path.parent else []
+            )
+        sae_target = staging / path
+        sae_target.mkdir(parents=True)
+        _write_weights(sae_folder / WEIGHTS_FILE, sae_target / WEIGHTS_FILE, dtype, max_bytes)
+        write_json(sae_target / CFG_FILE, _portable(config | {"dtype": "float32", "device": "cpu"}))
+        for name in (RUNNER_CFG_FILE, METRICS_FILE):
+            if (sae_folder / name).is_file():
+                write_json(sae_target / name, _portable(json.loads((sae_folder / name).read_text(encoding="utf-8"))))
+        for extra in (sae_folder / SPARSITY_FILE, *extra_files):
+            if extra.is_file():
+                shutil.copyfile(extra, sae_target / extra.name)
+            elif extra.name != SPARSITY_FILE:
+                raise ReleaseError(f"The file {extra}, which should go with the release, does not exist.")
+        load_folder(sae_target)
+        write_text(staging / CARD_FILE, card)
+        write_json(staging / LEFT_OUT_FILE, sorted(set(left_out_ids)))
+        write_json(
+            staging / MANIFEST_FILE,
+            {
+                "format": 1,
+                "release": release,
+                "saes": saes,
+                "stored_dtype": dtype,
+                "left_out_ids": LEFT_OUT_FILE,
+                "recipe": None if recipe is None else _portable(dict(recipe)),
+                "files": {name: file_sha256(staging / name) for name in _files(staging)},
+            },
+        )
+        _swap(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def verify_release(release: Release, recompute: Recompute | None = None) -> list[Check]:
+    """Check a packaged release: hashes of all files, nothing unlisted, configurations, that every SAE loads.
+
+    `recompute` adds checks of its own per SAE. Raises `ReleaseError` when the release is not packaged or its manifest
+    cannot be read; everything else that is wrong is a failed check.
+    """
+    checks = [
+        Check(
+            f"sha256 {name}",
+            problem is None,
+            "as recorded" if problem is None else f"{release.folder / name} {problem}",
+        )
+        for name, problem in release.damage().items()
+    ]
+    unlisted = sorted(set(_files(release.folder)) - set(release.manifest()["files"]))
+    checks.append(Check("no unlisted files", not unlisted, ", ".join(unlisted) or "none"))
+    for sae in release.saes:
+        checks += _check_sae(release, sae.id, recompute)
+    return checks
+
+
+def _check_sae(release: Release, sae_id: str, recompute: Recompute | None) -> list[Check]:
+    import torch
+
+    folder = release.folder / release.sae(sae_id).path
+    try:
+        config = read_exported_config(folder)
+        loaded = load_folder(folder, source=f"{release.name}/{sae_id}", sae_id=sae_id)
+    except ReleaseError as error:
+        return [Check(f"load {sae_id}", False, str(error))]
+    checks = [
+        Check(
+            f"config {sae_id}",
+            config.get("dtype") == "float32",
+            f"{config.get('architecture')}, d_in {config.get('d_in')}, d_sae {config.get('d_sae')}, dtype "
+            f"{config.get('dtype')} (float32 expected), {loaded.hook_name}",
+        )
+    ]
+    state = loaded.sae.state_dict()
+    wrong = [name for name, tensor in state.items() if tensor.dtype != torch.float32 or not tensor.isfinite().all()]
+    with torch.no_grad():
+        out = loaded.sae(torch.ones(2, loaded.sae.cfg.d_in))
+    if not out.isfinite().all():
+        wrong.append("the output")
+    detail = f"not finite float32: {', '.join(wrong)}" if wrong else f"weights sha256 {loaded.sha256[:12]}…"
+    checks.append(Check(f"load {sae_id}", not wrong, detail))
+    checks += _check_listed(release, sae_id)
+    return checks if recompute is None else checks + recompute(loaded, release.metrics(sae_id))
+
+
+def _check_listed(release: Release, sae_id: str) -> list[Check]:
+    """Whether the list says what was measured, to within 1 %; nothing where either is silent."""
+    sae, metrics = release.sae(sae_id), release.metrics(sae_id)
+    measured = metrics.get("heldout", {}) if isinstance(metrics, dict) else {}
+    return [
+        Check(f"{name} {sae_id}", abs(listed - value) <= 0.01 * abs(value), f"listed {listed:g}, measured {value:g}")
+        for name, listed, value in (
+            ("l0", sae.l0, measured.get("l0")),
+            ("variance_explained", sae.variance_explained, measured.get("explained_variance")),
+        )
+        if listed is not None and value is not None
+    ]
+
+
+def export_release(release: Release, folder: Path, *, force: bool = False) -> Path:
+    """Copy a packaged release to `folder` as a Hub repository holds it, and return `folder`.
+
+    Raises `ReleaseError` when the release is damaged, or when `folder` holds anything and `force` is False; with
+    `force`, files of the same names are replaced and others are left alone.
+    """
+    plan = publish_plan(release)
+    if folder.exists() and not folder.is_dir():
+        raise ReleaseError(f"{folder} is a file; give a folder.")
+    if folder.resolve() == release.folder.resolve():
+        raise ReleaseError(f"{folder} is the packaged release itself; give another folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise ReleaseError(f"The folder {folder} is not empty; give another one, or --force to write into it.")
+    for planned in plan:
+        (folder / planned.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(release.folder / planned.path, folder / planned.path)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file that would be uploaded."""
+
+    path: str
+    """In the repository."""
+    size: int
+    """Bytes."""
+
+
+def publish_plan(release: Release) -> tuple[PlannedFile, ...]:
+    """The files that publishing uploads; touches nothing. Raises `ReleaseError` when the release is damaged."""
+    release.require_intact()
+    names = [*release.manifest()["files"], MANIFEST_FILE]
+    return tuple(PlannedFile(name, (release.folder / name).stat().st_size) for name in sorted(names))
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise `ReleaseError` unless `repo_id` is OWNER/NAME as the Hub accepts it."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ReleaseError(f"{repo_id!r} is no Hub repository: {first_line(error)}.") from error
+    if "/" not in repo_id:
+        raise ReleaseError(f"{repo_id!r} lacks the owner; write OWNER/{repo_id}.")
+
+
+def publish_release(release: Release, repo_id: str, *, private: bool = True) -> str:
+    """Upload a release, model card and metrics included, to a Hub model repository, and return its address.
+
+    The repository is made when it does not exist. One that exists must have the visibility asked for. The token is the
+    one that `hf auth login` saved, or `HF_TOKEN`; `HF_ENDPOINT` names another Hub than huggingface.co.
+    Raises `ReleaseError` for a damaged release, no token, a refused or unreachable Hub.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    # Of whichever HTTP library this version of the Hub client uses.
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+    check_repo_id(repo_id)
+    plan = publish_plan(release)
+    if get_token() is None:
+        raise ReleaseError("Publishing needs a Hugging Face token; run `hf auth login`, or set HF_TOKEN.")
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if bool(api.model_info(repo_id).private) != private:
+            asked, there = ("private", "public") if private else ("public", "private")
+            raise ReleaseError(
+                f"The repository {repo_id} exists and is {there}, not {asked}; pass --{there}, or change it on the Hub."
+            )
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=release.folder,
+            allow_patterns=[planned.path for planned in plan],
+            commit_message=f"Release {release.name}",
+        )
+    except (OSError, HTTPError, ValueError) as error:
+        raise ReleaseError(
+            f"The release {release.name!r} was not published to {repo_id} on {api.endpoint} ({first_line(error)}); "
+            f"check the network, and that the token may write there."
+        ) from error
+    return str(url)
+
+
+def _write_weights(source: Path, target: Path, dtype: str, max_bytes: int | None) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    stored: torch.dtype = getattr(torch, dtype)
+    state = {
+        name: tensor.to(stored if tensor.ndim >= 2 else torch.float32).contiguous()
+        for name, tensor in load_file(source).items()
+    }
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ReleaseError(
+                f"{name} of {source} holds values that {tensor.dtype} cannot; store it as bfloat16 or float32."
+            )
+    save_file(state, target)
+    if max_bytes is not None and (size := target.stat().st_size) > max_bytes:
+        raise ReleaseError(
+            f"The weights would take {size:,} bytes, more than the {max_bytes:,} allowed; use a 16-bit dtype."
+        )
+
+
+def _portable(value: Any) -> Any:
+    """A JSON value with paths that are absolute or lead upwards cut to their last part."""
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(item) for item in value]
+    if isinstance(value, str) and re.match(r"(/|~/|\.\./|[A-Za-z]:[\\/])[^\n]*$", value):
+        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+    return value
+
+
+def _files(folder: Path) -> list[str]:
+    """What the manifest of a release in `folder` lists: every file but itself."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return sorted(found - {MANIFEST_FILE})
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`, which is put back when that fails."""
+    old = new.with_suffix(".old")
+    if folder.exists():
+        folder.replace(old)
+    try:
+        new.replace(folder)
+    except OSError:
+        if old.exists():
+            old.replace(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
