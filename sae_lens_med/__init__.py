@@ -1,0 +1,90 @@
+"""sae_lens_med: does a medical language model compute with what the expert's explanation names?
+
+A plugin for SAELens and TransformerLens. Importing it registers the training architecture `tied_l1` and the releases
+with SAELens. The names below are the public ones; each is imported when it is first used. Research tool, not for
+clinical use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sae_lens_med._registration import register_with_sae_lens
+
+if TYPE_CHECKING:
+    from sae_lens_med.alignment import align
+    from sae_lens_med.data import load_items, training_text
+    from sae_lens_med.evaluation import evaluate_letters
+    from sae_lens_med.features import collect, load_features, top_contexts
+    from sae_lens_med.models import MedBridge, load_model
+    from sae_lens_med.prompts import explanation_prompt, question_prompt
+    from sae_lens_med.records import FeatureActs, FeatureRef, ItemResult, McqItem, MetricValue, Prompt, Provenance
+    from sae_lens_med.report import write_report
+    from sae_lens_med.saes.releases import load_sae
+    from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
+    from sae_lens_med.study import run_study
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "align": "alignment",
+    "load_items": "data",
+    "training_text": "data",
+    "evaluate_letters": "evaluation",
+    "collect": "features",
+    "load_features": "features",
+    "top_contexts": "features",
+    "MedBridge": "models",
+    "load_model": "models",
+    "explanation_prompt": "prompts",
+    "question_prompt": "prompts",
+    "FeatureActs": "records",
+    "FeatureRef": "records",
+    "ItemResult": "records",
+    "McqItem": "records",
+    "MetricValue": "records",
+    "Prompt": "records",
+    "Provenance": "records",
+    "write_report": "report",
+    "load_sae": "saes.releases",
+    "TiedL1TrainingSAE": "saes.tied_l1",
+    "TiedL1TrainingSAEConfig": "saes.tied_l1",
+    "run_study": "study",
+}
+
+__all__ = [
+    "FeatureActs",
+    "FeatureRef",
+    "ItemResult",
+    "McqItem",
+    "MedBridge",
+    "MetricValue",
+    "Prompt",
+    "Provenance",
+    "TiedL1TrainingSAE",
+    "TiedL1TrainingSAEConfig",
+    "align",
+    "collect",
+    "evaluate_letters",
+    "explanation_prompt",
+    "load_features",
+    "load_items",
+    "load_model",
+    "load_sae",
+    "question_prompt",
+    "run_study",
+    "top_contexts",
+    "training_text",
+    "write_report",
+]
+
+register_with_sae_lens()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

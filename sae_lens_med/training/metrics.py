@@ -151,7 +151,9 @@ def _spliced_losses(
     special = torch.tensor(model.text_tokenizer.all_special_ids)
     totals = dict.fromkeys(("ce_loss", "ce_loss_spliced", "ce_loss_mean_ablated", "kl_spliced", "kl_mean_ablated"), 0.0)
     n = 0
-    for ids in sequences:  # one at a time: the logits of a long sequence over a large vocabulary fill memory by themselves
+    for (
+        ids
+    ) in sequences:  # one at a time: the logits of a long sequence over a large vocabulary fill memory by themselves
         if len(ids) < 2:
             continue
         tokens = torch.tensor([ids]).to(model.cfg.device or "cpu")

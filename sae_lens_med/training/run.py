@@ -7,8 +7,8 @@ or nowhere and cannot be told to stop. Because batches depend on (seed, step) al
 resumed ends with the weights of one that was not.
 
 The output folder holds `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors` and `runner_cfg.json` as SAELens
-writes them; `metrics.json` (held-out text), `curve.json` and `curve.svg`; `recipe.yaml` and `left_out_ids.json`. While it
-runs, `checkpoints/` holds the last complete checkpoint.
+writes them; `metrics.json` (held-out text), `curve.json` and `curve.svg`; `recipe.yaml` and `left_out_ids.json`. While
+it runs, `checkpoints/` holds the last complete checkpoint.
 """
 
 import json
@@ -76,7 +76,9 @@ def _prepare_output(recipe: Recipe, output: Path, resume: bool) -> None:
         raise ConfigError(f"{output} already holds a trained SAE; give another --output.")
     if stored.is_file():
         if not resume:
-            raise ConfigError(f"{output} holds an unfinished run; add --resume to go on with it, or give another --output.")
+            raise ConfigError(
+                f"{output} holds an unfinished run; add --resume to go on with it, or give another --output."
+            )
         before = yaml.safe_load(stored.read_text(encoding="utf-8"))
         changed = sorted(k for k in before | recipe.to_dict() if before.get(k) != recipe.to_dict().get(k))
         if changed:
@@ -247,7 +249,9 @@ def _finish(
     with atomic_path(output / "sparsity.safetensors") as temporary:
         save_file({"sparsity": trainer.log_feature_sparsity}, temporary)
     write_json(output / "runner_cfg.json", cfg.to_dict())
-    quality = measure(model, SAE.load_from_disk(export, device=cfg.device), text.heldout, sink_multiple=recipe.sink_multiple)
+    quality = measure(
+        model, SAE.load_from_disk(export, device=cfg.device), text.heldout, sink_multiple=recipe.sink_multiple
+    )
     write_json(output / "left_out_ids.json", list(text.left_out_ids))
     write_json(
         output / "metrics.json",

@@ -1,0 +1,48 @@
+"""The command line, `sae-lens-med`. Heavy imports happen inside the commands, so that `--help` answers at once."""
+
+import sys
+
+import typer
+
+from sae_lens_med import __version__
+from sae_lens_med.commands import models, releases, run, train
+from sae_lens_med.config import DISCLAIMER
+from sae_lens_med.errors import SaeLensMedError
+
+app = typer.Typer(
+    name="sae-lens-med",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Does a medical language model compute with what the expert's explanation names? "
+    f"Start with: sae-lens-med demo. {DISCLAIMER}",
+)
+run.register(app)
+train.register(app)
+models.register(app)
+app.add_typer(releases.releases_app, name="releases")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version  # the callback above has acted on it
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one sentence and status 2, an interrupt is status 130."""
+    try:
+        app(standalone_mode=True)
+    except SaeLensMedError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was finished is kept, and the same command goes on from there.", err=True)
+        sys.exit(130)

@@ -1,0 +1,54 @@
+"""`sae-lens-med train`: a recipe -> a trained SAE."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command of this module."""
+    app.command()(train)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships (gemma-3-270m-res).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new or empty, or with --resume.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the recipe; sections by dots. Repeatable.")
+    ] = None,
+    activations: Annotated[
+        Path | None, typer.Option(help="Folder of the harvested activations; the user's cache by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on stdout.")] = False,
+) -> None:
+    """Train an SAE: run the model over the recipe's text once, then train on the activations.
+
+    A recipe is a YAML file of SAELens' runner fields plus model, data and sae. Ctrl-C keeps a checkpoint; the same
+    command with --resume then ends with the weights of an uninterrupted run. The folder loads in stock SAELens:
+    SAE.load_from_disk(OUTPUT).
+
+    Example: sae-lens-med train gemma-3-270m-res --set data.folder=texts --set sae.l1_coefficient=0.4 --output runs/a
+    """
+    from sae_lens_med.models import load_model
+    from sae_lens_med.training.recipe import load_recipe
+    from sae_lens_med.training.run import train as run_training
+
+    loaded = load_recipe(recipe, overrides)
+    device = str(loaded.runner.get("device", "cpu"))
+    model = load_model(loaded.model_name, device=device, dtype=loaded.model_dtype)
+    try:
+        trained = run_training(loaded, model, output, activations=activations, resume=resume)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; add --resume to go on with {output}.", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps({"folder": str(output), "steps": trained.steps, **trained.quality.to_dict()}, indent=2))
+        return
+    quality = trained.quality
+    typer.echo(
+        f"{output}: {trained.steps} steps; on held-out text L0 {quality.l0:.1f}, explained variance "
+        f"{quality.explained_variance:.3f}, dead {quality.dead_fraction:.1%}, CE-loss score {quality.ce_loss_score:.3f}."
+    )

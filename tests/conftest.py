@@ -1,0 +1,26 @@
+"""Fixtures that several test folders share, and a word in the summary on what was not there to test with."""
+
+from pathlib import Path
+
+import pytest
+
+from sae_lens_med import catalogue
+from sae_lens_med.models import MedBridge, load_model
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; tests that need it are skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data are not at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def gemma() -> MedBridge:
+    """gemma-3-270m from its PyPI wheel: one copy for the whole session, converted on first use."""
+    if not catalogue.wheel_installed(catalogue.GEMMA_WHEEL):
+        pytest.skip("the wheel of gemma-3-270m is not installed: pip install 'sae-lens-med[demo]'")
+    return load_model("gemma-3-270m")

@@ -1,0 +1,160 @@
+"""Recipe -> SAE on a tiny model: what is written loads in stock SAELens, and an interrupted run loses nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sae_lens import SAE
+from safetensors.torch import load_file
+
+from sae_lens_med.errors import ConfigError
+from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.training import run
+from sae_lens_med.training.activations import Activations, corpus, harvest
+from sae_lens_med.training.recipe import Recipe, load_recipe
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model() -> MedBridge:
+    return tiny_model("gemma3")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("text")
+    rows = [
+        {"id": f"t{i}", "text": f"환자 {i}번은 발열과 기침으로 병원에 왔다. The patient has fever {i} and chest pain. " * 2}
+        for i in range(60)
+    ]
+    (folder / "text.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8")
+    return load_recipe("tiny", [f"data.folder={folder}", "model.name=tiny"])
+
+
+@pytest.fixture(scope="module")
+def trained(model: MedBridge, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> run.TrainedSae:
+    base = tmp_path_factory.mktemp("run")
+    return run.train(recipe, model, base / "out", activations=base / "acts")
+
+
+def test_the_folder_is_what_saelens_writes(trained: run.TrainedSae, model: MedBridge) -> None:
+    names = {p.name for p in trained.folder.iterdir()}
+    assert {"cfg.json", "sae_weights.safetensors", "sparsity.safetensors", "runner_cfg.json", "metrics.json"} <= names
+    assert "checkpoints" not in names
+    cfg = json.loads((trained.folder / "cfg.json").read_text())
+    assert cfg["architecture"] == "standard"
+    assert cfg["metadata"]["training_architecture"] == "tied_l1"
+    assert cfg["metadata"]["hook_name"] == "blocks.1.hook_resid_post"
+    assert cfg["normalize_activations"] == "none"
+    sae = SAE.load_from_disk(trained.folder)
+    [x] = residuals(model, [[2, 5, 6, 7]], "blocks.1.hook_resid_post")
+    assert sae(x).shape == x.shape
+
+
+def test_training_learns(trained: run.TrainedSae) -> None:
+    curve = json.loads((trained.folder / "curve.json").read_text())
+    assert [p["step"] for p in curve] == list(range(10, 101, 10))
+    assert curve[-1]["explained_variance"] > curve[0]["explained_variance"] + 0.1
+    assert 0 < trained.quality.l0 < 96
+    assert trained.quality.explained_variance > 0.3
+
+
+def test_a_trained_folder_is_never_overwritten(trained: run.TrainedSae, model: MedBridge, recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match="already holds a trained SAE"):
+        run.train(recipe, model, trained.folder, resume=True)
+
+
+@pytest.mark.parametrize("at", [1, 37, 50])
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(
+    at: int,
+    trained: run.TrainedSae,
+    model: MedBridge,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = run.SAETrainer.step
+
+    def interrupted(self: run.SAETrainer, batch: torch.Tensor) -> object:  # type: ignore[type-arg]
+        if self.n_training_steps == at:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    acts = trained.folder.parent / "acts"
+    monkeypatch.setattr(run.SAETrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(recipe, model, tmp_path / "out", activations=acts)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="add --resume"):
+        run.train(recipe, model, tmp_path / "out", activations=acts)
+    resumed = run.train(recipe, model, tmp_path / "out", activations=acts, resume=True)
+    want, got = (load_file(f / "sae_weights.safetensors") for f in (trained.folder, resumed.folder))
+    assert want.keys() == got.keys()
+    for name in want:
+        assert torch.equal(want[name], got[name]), name
+    assert (resumed.folder / "curve.json").read_text() == (trained.folder / "curve.json").read_text()
+
+
+def test_resuming_with_another_recipe_is_refused(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    run._prepare_output(recipe, tmp_path / "out", resume=False)
+    other = load_recipe("tiny", [f"data.folder={recipe.folder}", "model.name=tiny", "lr=0.5"])
+    with pytest.raises(ConfigError, match="begun with another lr"):
+        run.train(other, model, tmp_path / "out", resume=True)
+
+
+def test_harvested_rows_are_the_models_residuals(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
+    text = corpus(recipe, model.text_tokenizer, seed=7)
+    acts = harvest(model, text, recipe, tmp_path / "acts")
+    want = []
+    for ids in sorted(text.train, key=len, reverse=True):  # one at a time, without padding, by plain transformers
+        states = model.original_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        special = torch.isin(torch.tensor(ids), torch.tensor(model.text_tokenizer.all_special_ids))
+        want.append(states[2][0][~special])
+    got = acts.rows(torch.arange(int(acts.offsets[-1])))
+    torch.testing.assert_close(got, torch.cat(want), rtol=0.01, atol=0.02)  # kept as bfloat16
+
+
+def test_activations_of_another_model_are_refused(recipe: Recipe, model: MedBridge, tmp_path: Path) -> None:
+    text = corpus(recipe, model.text_tokenizer, seed=7)
+    harvest(model, text, recipe, tmp_path / "acts")
+    with pytest.raises(ConfigError, match="harvested with another model"):
+        harvest(tiny_model("gemma3", seed=1), text, recipe, tmp_path / "acts")
+
+
+def test_batches_are_a_function_of_seed_and_step() -> None:
+    shards = (torch.arange(14.0).reshape(7, 2).bfloat16(), torch.arange(14.0, 20).reshape(3, 2).bfloat16())
+    import numpy as np
+
+    acts = Activations(shards, np.array([0, 7, 10]), torch.tensor([0, 1, 2, 4, 5, 6, 7, 8, 9]), 1.0, 1)
+    first = [b for b, _ in zip(acts.batches(2, seed=3), range(9), strict=False)]
+    later = [b for b, _ in zip(acts.batches(2, seed=3, first_step=5), range(4), strict=False)]
+    for want, got in zip(first[5:], later, strict=True):
+        assert torch.equal(want, got)
+    seen = sorted(row[0].item() for batch in first[:4] for row in batch)
+    assert len(set(seen)) == 8
+    assert 6.0 not in seen  # row 3 is a sink
+
+
+def test_an_unknown_key_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="nothing reads the key 'l1_coeficient'; did you mean l1_coefficient"):
+        load_recipe("tiny", ["sae.l1_coeficient=3"])
+    with pytest.raises(ConfigError, match="nothing reads the key 'n_batches_in_buffer'"):
+        load_recipe("tiny", ["n_batches_in_buffer=3"])
+    with pytest.raises(ConfigError, match="did you mean tied_l1"):
+        load_recipe("tiny", ["sae.architecture=tied_l2"])
+    with pytest.raises(ConfigError, match="neither as a file nor among those that ship: gemma-3-270m-res"):
+        load_recipe("tyni")
+
+
+@pytest.mark.parametrize("name", ["hari-q3-res", "hari-q3-8b-res"])
+def test_the_gpu_recipes_run_on_a_tiny_qwen3(name: str, recipe: Recipe, tmp_path: Path) -> None:
+    """A dry run: everything of the recipe but its sizes."""
+    overrides = [
+        *("model.name=tiny", "model.dtype=float32", f"data.folder={recipe.folder}", "data.sources=[text.jsonl]"),
+        *("sae.d_sae=64", "hook_name=blocks.1.hook_resid_post", "device=cpu", "training_tokens=3200"),
+        *("train_batch_size_tokens=64", "lr_warm_up_steps=5", "lr_decay_steps=10", "n_batches_for_norm_estimate=2"),
+    ]
+    trained = run.train(load_recipe(name, overrides), tiny_model("qwen3"), tmp_path / "o", activations=tmp_path / "a")
+    assert SAE.load_from_disk(trained.folder).cfg.d_in == 32
