@@ -1,0 +1,424 @@
+"""Run every item's texts through the model once and keep what the SAE's features do at each token.
+
+Each item gives two texts, each run on its own: the question prompt (stem and options, up to the answer slot), and the
+masked explanation, never after the question. For the activation x at a token, at the SAE's hook, in float32:
+
+    c = encode(x)               kept where > 0
+    norm = ||x||₂               error_norm = ||x - decode(c)||₂
+
+**Excluded tokens**, which no metric counts, are of two kinds: special tokens (ids that the tokenizer calls special,
+BOS among them) and activation sinks, tokens with `norm > sink_multiple * m`. m is the median norm over the tokens that
+are not special of the first 32 items, in the order of the data, both texts. It is measured once, before the first
+shard, and kept in the manifest, so that the rule does not move with batch, shard or interruption. The manifest counts
+both kinds.
+
+What comes out does not depend on `batch_tokens`: texts are padded on the right, and every number belongs to one token
+(float32 rounding remains, below 1e-5 of the norm; a model in bfloat16 rounds more coarsely, and so do its batches).
+
+With shots, the tokens before the measured item are run and not stored.
+
+Out of scope: transcoders (they do not reconstruct what they read), SAEs with negative activations, several processes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.progress import ProgressColumn as RichColumn
+from rich.text import Text
+
+from sae_lens_med.config import json_sha256
+from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError
+from sae_lens_med.features.store import TEXTS, Arrays, is_complete, open_manifest, write_manifest, write_shard
+from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.prompts import explanation_prompt, question_prompt
+from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
+
+SHARD_ITEMS = 64
+"""Items of a shard: what an interruption can cost."""
+CALIBRATION_ITEMS = 32
+"""Items whose tokens give the median norm of the sink rule."""
+ENCODE_VALUES = 2**26
+"""Most values of a dense activation matrix at a time (256 MB)."""
+
+_CONTENT = {
+    "question": (PARTS.index("stem"), PARTS.index("option")),
+    "explanation": (PARTS.index("explanation"),),
+}
+
+
+class SaeAtHook(Protocol):
+    """What is read of `saes.releases.LoadedSae`: an SAE with its identity."""
+
+    @property
+    def sae(self) -> Any:
+        """A SAELens SAE in float32."""
+        ...
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def sae_id(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def hook_name(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One text to run; only the tokens from `first` on are stored."""
+
+    item: int
+    name: str
+    prompt: Prompt
+    first: int
+    masked: dict[str, int]
+    """What leakage masking took out of this text."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TextActs:
+    """What one text gives, for its stored tokens."""
+
+    data: npt.NDArray[np.float32]
+    indices: npt.NDArray[np.int32]
+    active: npt.NDArray[np.int64]
+    """Per token, how many features are active."""
+    norm: npt.NDArray[np.float32]
+    error_norm: npt.NDArray[np.float32]
+    special: npt.NDArray[np.bool_]
+    sink: npt.NDArray[np.bool_]
+    raw_mean: npt.NDArray[np.float32]
+    n_counted: int
+    """Tokens that `raw_mean` is over; it is zeros when there are none."""
+
+
+def collect(
+    model: MedBridge,
+    loaded_sae: SaeAtHook,
+    items: Sequence[McqItem],
+    *,
+    output: Path,
+    batch_tokens: int = 4096,
+    sink_multiple: float = 5.0,
+    shots: Sequence[McqItem] = (),
+    progress: bool = True,
+) -> Path:
+    """Collect the SAE's feature activations for every token of every item's question and explanation.
+
+    Args:
+        model: the model; it is run up to the SAE's hook only.
+        loaded_sae: the SAE, in float32, with its identity. Any SAELens SAE with activations >= 0.
+        items: unique ids; an item without an explanation gives its question alone.
+        output: folder for the shards; new, empty, or holding the same collection, which is then finished.
+        batch_tokens: most tokens of a batch, padding included (a longer text is a batch of its own). Changes speed and
+            memory, not the result, so that it may change when a collection is resumed.
+        sink_multiple: a token is a sink when its norm is above this multiple of the median norm; > 1.
+        shots: solved items that stand before each question.
+        progress: show a progress bar on stderr.
+
+    Returns `output`, for `store.load_features`. Every 64 items a shard is written; after an interruption (Ctrl-C,
+    power) the same call goes on behind the last one, and the folder ends up the same, byte for byte.
+
+    Raises `StudyError` when `output` holds something else or was collected with other settings, `DataError` for a text
+    longer than the model's context or no items, `ConfigError` for a setting out of range, `ReleaseError` for an SAE
+    that cannot be used here, `ModelError` for a hook that does not exist, does not fit or gives numbers that are not
+    finite.
+    """
+    output = Path(output)
+    _require_settings(batch_tokens, sink_multiple)
+    if not items:
+        raise DataError("there are no items to collect features of.")
+    require_unique_ids(list(items), "the items to collect")
+    model.require_hook(loaded_sae.hook_name)
+    _require_sae(loaded_sae)
+    texts = _texts(model, items, shots)
+    settings = _settings(model, loaded_sae, items, shots, texts, sink_multiple)
+    manifest = open_manifest(output, settings, len(items), SHARD_ITEMS)
+    if is_complete(manifest):
+        return output
+    special = _special_ids(model)
+    runner = _Runner(model, loaded_sae, batch_tokens, special)
+    if manifest["exclusion"] is None:
+        manifest["exclusion"] = _exclusion(runner, texts, sink_multiple)
+        write_manifest(output, manifest)
+    threshold = manifest["exclusion"]["sink_threshold"]
+    done = len(manifest["shards"]) * SHARD_ITEMS
+    with _bar(progress, len(items), done) as advance:
+        for start in range(done, len(items), SHARD_ITEMS):
+            stop = min(start + SHARD_ITEMS, len(items))
+            chunk = [t for t in texts if start <= t.item < stop]
+            share = {item: 1 / sum(t.item == item for t in chunk) for item in range(start, stop)}
+            found: dict[tuple[int, str], _TextActs] = {}
+            for text, x in runner.run(chunk):
+                found[text.item, text.name] = runner.features(text, x, threshold)
+                advance(share[text.item])
+            _write(output, manifest, [item.id for item in items[start:stop]], start, chunk, found)
+    return output
+
+
+class _Runner:
+    """The model and the SAE, for texts."""
+
+    def __init__(
+        self, model: MedBridge, loaded_sae: SaeAtHook, batch_tokens: int, special: npt.NDArray[np.int64]
+    ) -> None:
+        self.model = model
+        self.sae = loaded_sae.sae
+        self.hook_name = loaded_sae.hook_name
+        self.batch_tokens = batch_tokens
+        self.special_ids = special
+
+    def run(self, texts: Sequence[_Text]) -> Iterator[tuple[_Text, torch.Tensor]]:
+        """Each text with the float32 activations `[n_stored, d_in]` at its stored tokens; shortest texts first."""
+        for batch in _batches(texts, self.batch_tokens):
+            activations = residuals(self.model, [t.prompt.token_ids for t in batch], self.hook_name)
+            for text, x in zip(batch, activations, strict=True):
+                # hook_z gives [n, heads, d_head]; the SAE's own flattening is off while it encodes.
+                x = x[text.first :].flatten(1).to(self.sae.device, torch.float32)
+                if x.shape[1] != self.sae.cfg.d_in:
+                    raise ModelError(
+                        f"this SAE has d_in {self.sae.cfg.d_in}, but {self.hook_name} of "
+                        f"{self.model.provenance['name']} has width {x.shape[1]}; it belongs to another model or hook."
+                    )
+                if not torch.isfinite(x).all():
+                    raise ModelError(
+                        f"item {text.prompt.item_id!r}: the {text.name} gives activations at {self.hook_name} that are "
+                        "not finite; load the model in float32 or bfloat16."
+                    )
+                yield text, x
+
+    def special(self, text: _Text) -> npt.NDArray[np.bool_]:
+        """`[n_stored]`, which stored tokens are special."""
+        return np.isin(text.prompt.token_ids[text.first :], self.special_ids)
+
+    @torch.no_grad()
+    def features(self, text: _Text, x: torch.Tensor, threshold: float) -> _TextActs:
+        """Encode one text's activations `x` `[n_stored, d_in]`."""
+        data, indices, active, errors = [], [], [], []
+        rows = max(1, ENCODE_VALUES // self.sae.cfg.d_sae)
+        with _flat_input(self.sae):
+            for part in x.split(rows):
+                acts = self.sae.encode(part)
+                errors.append((part - self.sae.decode(acts)).norm(dim=-1))
+                if (acts < 0).any() or not torch.isfinite(acts).all():
+                    raise ReleaseError(
+                        f"the SAE gives activations that are negative or not finite (item {text.prompt.item_id!r}); "
+                        "only SAEs whose features are either off or above 0 can be used here."
+                    )
+                fires = acts > 0
+                data.append(acts[fires])
+                indices.append(fires.nonzero()[:, 1])
+                active.append(fires.sum(1))
+        norm = _numpy(x.norm(dim=-1), np.float32)
+        special = self.special(text)
+        sink = (norm > threshold) & ~special
+        content = np.isin(text.prompt.token_parts[text.first :], _CONTENT[text.name])
+        counted = content & ~(special | sink)
+        mean = x[torch.from_numpy(counted).to(x.device)].mean(0) if counted.any() else torch.zeros_like(x[0])
+        return _TextActs(
+            data=_numpy(torch.cat(data), np.float32),
+            indices=_numpy(torch.cat(indices), np.int32),
+            active=_numpy(torch.cat(active), np.int64),
+            norm=norm,
+            error_norm=_numpy(torch.cat(errors), np.float32),
+            special=special,
+            sink=sink,
+            raw_mean=_numpy(mean, np.float32),
+            n_counted=int(np.count_nonzero(counted)),
+        )
+
+
+def _require_settings(batch_tokens: int, sink_multiple: float) -> None:
+    if batch_tokens < 1:
+        raise ConfigError(f"batch_tokens must be at least 1, got {batch_tokens}.")
+    if not (math.isfinite(sink_multiple) and sink_multiple > 1):
+        raise ConfigError(f"sink_multiple must be a finite number above 1, got {sink_multiple}.")
+
+
+def _require_sae(loaded_sae: SaeAtHook) -> None:
+    sae, name = loaded_sae.sae, f"the SAE {loaded_sae.source}"
+    if sae.dtype != torch.float32:
+        raise ReleaseError(f"{name} is in {sae.dtype}; features are computed in float32, so convert it with .to().")
+    written = sae.cfg.metadata.hook_name_out
+    if written is not None and written != loaded_sae.hook_name:
+        raise ReleaseError(
+            f"{name} is a transcoder: it reads {loaded_sae.hook_name} and writes {written}; give an SAE, which "
+            "reconstructs what it reads."
+        )
+
+
+def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem]) -> list[_Text]:
+    """Every text, in item order, question first."""
+    tokenizer = model.text_tokenizer
+    texts = []
+    for index, item in enumerate(items):
+        question = question_prompt(item, tokenizer, shots=shots)
+        begins = min(span.start for span in question.part_spans)
+        first = next(i for i, (_, end) in enumerate(question.char_spans) if end > begins) if shots else 0
+        texts.append(_Text(index, "question", question, first, {}))
+        if item.explanation is not None:
+            explanation, masked = explanation_prompt(item, tokenizer)
+            counts = {"option_text_chars": masked.n_option_chars, "answer_marks": masked.n_answer_marks}
+            texts.append(_Text(index, "explanation", explanation, 0, counts))
+    for text in texts:
+        n, most = len(text.prompt.token_ids), model.cfg.n_ctx
+        if n > most:
+            fewer = " or give fewer shots" if text.first else ""
+            raise DataError(
+                f"item {text.prompt.item_id!r}: the {text.name} has {n} tokens, but {model.provenance['name']} reads "
+                f"at most {most}; leave this item out{fewer}."
+            )
+    return texts
+
+
+def _settings(
+    model: MedBridge,
+    loaded_sae: SaeAtHook,
+    items: Sequence[McqItem],
+    shots: Sequence[McqItem],
+    texts: Sequence[_Text],
+    sink_multiple: float,
+) -> dict[str, Any]:
+    """Everything that the activations depend on."""
+    return {
+        "model": dict(model.provenance),
+        "sae": {
+            "source": loaded_sae.source,
+            "sae_id": loaded_sae.sae_id,
+            "sha256": loaded_sae.sha256,
+            "hook_name": loaded_sae.hook_name,
+            "d_sae": int(loaded_sae.sae.cfg.d_sae),
+        },
+        "n_items": len(items),
+        "items_sha256": json_sha256([item.to_dict() for item in items]),
+        "shots": [shot.id for shot in shots],
+        # The tokens as layout, masks and tokenizer make them: neither the items nor the weights say those.
+        "prompts_sha256": json_sha256([[t.prompt.to_dict(), t.first] for t in texts]),
+        "sink_multiple": sink_multiple,
+    }
+
+
+def _special_ids(model: MedBridge) -> npt.NDArray[np.int64]:
+    tokenizer = model.text_tokenizer
+    marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return np.array(sorted(marked | set(tokenizer.all_special_ids)), dtype=np.int64)
+
+
+def _exclusion(runner: _Runner, texts: Sequence[_Text], sink_multiple: float) -> dict[str, Any]:
+    """The sink rule, measured on the first items."""
+    chosen = [t for t in texts if t.item < CALIBRATION_ITEMS]
+    norms = [_numpy(x.norm(dim=-1), np.float32)[~runner.special(text)] for text, x in runner.run(chosen)]
+    median = float(np.median(np.concatenate(norms).astype(np.float64)))
+    threshold = sink_multiple * median
+    n_items = len({t.item for t in chosen})
+    return {
+        "rule": (
+            f"special tokens, and activation sinks: norm > {sink_multiple:g} x {median:.6g}, the median norm over the "
+            f"tokens that are not special of the first {n_items} items"
+        ),
+        "sink_multiple": sink_multiple,
+        "median_norm": median,
+        "sink_threshold": threshold,
+        "calibration_items": n_items,
+    }
+
+
+def _batches(texts: Sequence[_Text], batch_tokens: int) -> Iterator[list[_Text]]:
+    """Texts of like length together, each batch at most `batch_tokens` with padding, or one text alone."""
+    batch: list[_Text] = []
+    # Ascending: the last text of a batch is its longest.
+    for text in sorted(texts, key=lambda t: len(t.prompt.token_ids)):
+        if batch and (len(batch) + 1) * len(text.prompt.token_ids) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
+
+
+def _write(
+    output: Path,
+    manifest: dict[str, Any],
+    ids: Sequence[str],
+    start: int,
+    chunk: Sequence[_Text],
+    found: dict[tuple[int, str], _TextActs],
+) -> None:
+    """The shard of the items `start` and after, whose texts are `chunk` in order."""
+    acts = [found[t.item, t.name] for t in chunk]
+    lengths = [len(a.norm) for a in acts]
+    spans = np.array([span for t in chunk for span in t.prompt.char_spans[t.first :]], dtype=np.int32)
+    d_in = len(acts[0].raw_mean)
+    arrays: Arrays = {
+        "data": np.concatenate([a.data for a in acts]),
+        "indices": np.concatenate([a.indices for a in acts]),
+        "indptr": np.concatenate([[0], np.cumsum(np.concatenate([a.active for a in acts]))]),
+        "token_item": np.repeat([t.item for t in chunk], lengths),
+        "token_part": np.array([part for t in chunk for part in t.prompt.token_parts[t.first :]]),
+        "token_text": np.repeat([TEXTS.index(t.name) for t in chunk], lengths),
+        "token_id": np.array([i for t in chunk for i in t.prompt.token_ids[t.first :]]),
+        "char_start": spans[:, 0],
+        "char_end": spans[:, 1],
+        "norm": np.concatenate([a.norm for a in acts]),
+        "error_norm": np.concatenate([a.error_norm for a in acts]),
+        "excluded": np.concatenate([a.special | a.sink for a in acts]),
+        "raw_mean_stem": np.zeros((len(ids), d_in)),
+        "raw_mean_explanation": np.zeros((len(ids), d_in)),
+        "has_explanation": np.zeros(len(ids), dtype=bool),
+    }
+    rows: list[dict[str, Any]] = [{"id": name, **dict.fromkeys(TEXTS)} for name in ids]
+    for text, a in zip(chunk, acts, strict=True):
+        row = text.item - start
+        rows[row][text.name] = text.prompt.text
+        arrays["raw_mean_stem" if text.name == "question" else "raw_mean_explanation"][row] = a.raw_mean
+        if text.name == "explanation":
+            arrays["has_explanation"][row] = a.n_counted > 0
+    counts = {
+        "n_tokens": sum(lengths),
+        "n_active": len(arrays["data"]),
+        "special_tokens": sum(int(np.count_nonzero(a.special)) for a in acts),
+        "activation_sinks": sum(int(np.count_nonzero(a.sink)) for a in acts),
+        "option_text_chars": sum(t.masked.get("option_text_chars", 0) for t in chunk),
+        "answer_marks": sum(t.masked.get("answer_marks", 0) for t in chunk),
+    }
+    write_shard(output, manifest, arrays, rows, counts)
+
+
+def _numpy(values: torch.Tensor, kind: type[np.generic]) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy().astype(kind)
+
+
+@contextmanager
+def _flat_input(sae: Any) -> Iterator[None]:
+    """The SAE takes `[n, d_in]`, also one for hook_z, whose own reshaping expects heads."""
+    reshaping = sae.hook_z_reshaping_mode
+    if reshaping:
+        sae.turn_off_forward_pass_hook_z_reshaping()
+    try:
+        yield
+    finally:
+        if reshaping:
+            sae.turn_on_forward_pass_hook_z_reshaping()
+
+
+class _Speed(RichColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f} items/s")
+
+
+@contextmanager
+def _bar(shown: bool, total: int, done: int) -> Iterator[Any]:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("features", total=total, completed=done)
+        yield lambda items: bar.advance(task, items)

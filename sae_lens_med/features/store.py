@@ -1,0 +1,242 @@
+"""Feature activations on disk: shards of whole items, in item order, and a manifest.
+
+A folder of collected features holds
+
+- `manifest.json`: `format`, the `settings` that the activations depend on, the `exclusion` rule with its numbers, how
+  many items there are in all and in a shard, and per finished shard its counts and the SHA-256 of its two files;
+- `shard-00000.safetensors`: the arrays of `FeatureActs` for that shard's items (`token_item` counts from the first item
+  of the folder), `token_text`, and per item `raw_mean_stem`, `raw_mean_explanation` and `has_explanation`;
+- `shard-00000.jsonl`: per item its id and the texts that were run, to which the character spans point.
+
+The manifest is written after the shard it names, both atomically, so that at every moment the folder holds whole shards
+only. Nothing in it depends on the clock: the same collection gives the same bytes, interrupted or not.
+
+Out of scope: reading part of a collection, and deciding what a token counts as (`collect` does).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from sae_lens_med.config import atomic_path, file_sha256, write_json, write_text
+from sae_lens_med.errors import StudyError
+from sae_lens_med.records import FeatureActs
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TEXTS = ("question", "explanation")
+"""The texts of an item, each run on its own; `CollectedFeatures.token_text` holds the index."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_TOKEN_ARRAYS: dict[str, type[np.generic]] = {
+    "token_item": np.int32,
+    "token_part": np.uint8,
+    "token_text": np.uint8,
+    "token_id": np.int32,
+    "char_start": np.int32,
+    "char_end": np.int32,
+    "norm": np.float32,
+    "error_norm": np.float32,
+    "excluded": np.bool_,
+}
+_ITEM_ARRAYS: dict[str, type[np.generic]] = {
+    "raw_mean_stem": np.float32,
+    "raw_mean_explanation": np.float32,
+    "has_explanation": np.bool_,
+}
+_CSR_ARRAYS: dict[str, type[np.generic]] = {"data": np.float32, "indices": np.int32, "indptr": np.int64}
+ARRAYS = _CSR_ARRAYS | _TOKEN_ARRAYS | _ITEM_ARRAYS
+"""Every array of a shard, with its type."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CollectedFeatures:
+    """What `collect` found out about a list of items, in memory."""
+
+    acts: FeatureActs
+    """Tokens in the order: item, then question before explanation, then position."""
+    token_text: npt.NDArray[np.uint8]
+    """`[n_tokens]`, index into `TEXTS`: the text that the token's character span points into."""
+    texts: dict[str, dict[str, str]]
+    """Item id -> `question`, and `explanation` where the item has one: what was run (the explanation masked)."""
+    raw_mean_stem: npt.NDArray[np.float32]
+    """`[n_items, d_in]`, mean of the residual over the stem and option tokens that are not excluded."""
+    raw_mean_explanation: npt.NDArray[np.float32]
+    """`[n_items, d_in]`, over the explanation tokens that are not excluded; zeros where `has_explanation` is False."""
+    has_explanation: npt.NDArray[np.bool_]
+    """`[n_items]`, True where the item has at least one explanation token that is not excluded."""
+    manifest: dict[str, Any]
+
+
+def shard_paths(folder: Path, index: int) -> tuple[Path, Path]:
+    """The arrays' and the texts' file of a shard."""
+    return folder / f"shard-{index:05d}.safetensors", folder / f"shard-{index:05d}.jsonl"
+
+
+def open_manifest(folder: Path, settings: Mapping[str, Any], n_items: int, shard_items: int) -> dict[str, Any]:
+    """The manifest of a collection that goes on in `folder`, or a new one (not yet written) without shards.
+
+    Raises `StudyError` when the folder holds something else, a damaged collection, or one with other settings.
+    """
+    if not (folder / MANIFEST).is_file():
+        if folder.is_file():
+            raise StudyError(f"{folder} is a file; give a folder for the features.")
+        # Hidden files do not count: an interrupted write may leave a temporary one before there is a manifest.
+        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise StudyError(f"{folder} is not empty and holds no collected features; give another or a new folder.")
+        return {
+            "format": FORMAT,
+            "settings": dict(settings),
+            "exclusion": None,
+            "n_items": n_items,
+            "shard_items": shard_items,
+            "shards": [],
+        }
+    manifest = read_manifest(folder)
+    # As JSON gives it back: tuples become lists.
+    changed = _changes(manifest["settings"], json.loads(json.dumps(settings)))
+    if changed:
+        raise StudyError(
+            f"{folder} holds features collected with other settings ({'; '.join(changed)}); "
+            "give another folder, or delete this one to collect again."
+        )
+    _require_whole(folder, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """`manifest.json` of a folder. Raises `StudyError` when it is missing, damaged or of another format."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise StudyError(
+                f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}; collect again."
+            )
+        shards = [(s["sha256"], s["texts_sha256"]) for s in manifest["shards"]]
+        expected = -(-manifest["n_items"] // manifest["shard_items"])
+        if not isinstance(manifest["settings"], dict) or len(shards) > expected:
+            raise ValueError
+    except FileNotFoundError as error:
+        raise StudyError(f"{folder} holds no collected features (no {MANIFEST}); collect them first.") from error
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise StudyError(f"{path} is damaged; delete {folder} and collect again.") from error
+    return manifest
+
+
+def write_shard(
+    folder: Path, manifest: dict[str, Any], arrays: Arrays, texts: list[dict[str, Any]], counts: dict[str, int]
+) -> None:
+    """Write the next shard, then the manifest with it; `manifest` is brought up to date.
+
+    `arrays` are those of `ARRAYS`; `texts` one `{"id", "question", "explanation"}` per item, explanation None where
+    there is none.
+    """
+    arrays_path, texts_path = shard_paths(folder, len(manifest["shards"]))
+    with atomic_path(arrays_path) as temporary:
+        save_file({name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()}, temporary)
+    write_text(texts_path, "".join(json.dumps(t, ensure_ascii=False, allow_nan=False) + "\n" for t in texts))
+    entry = {
+        "n_items": len(texts),
+        **counts,
+        "sha256": file_sha256(arrays_path),
+        "texts_sha256": file_sha256(texts_path),
+    }
+    manifest["shards"].append(entry)
+    write_manifest(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write `manifest.json`, atomically."""
+    write_json(folder / MANIFEST, manifest)
+
+
+def is_complete(manifest: Mapping[str, Any]) -> bool:
+    """Whether every item is in a shard."""
+    return sum(shard["n_items"] for shard in manifest["shards"]) == manifest["n_items"]
+
+
+def load_features(folder: Path) -> CollectedFeatures:
+    """Read what `collect` wrote.
+
+    Raises `StudyError` when the folder holds no collection, an unfinished one, or one whose files were changed.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if not is_complete(manifest):
+        done = sum(shard["n_items"] for shard in manifest["shards"])
+        raise StudyError(
+            f"{folder} holds the features of {done} of {manifest['n_items']} items; "
+            "run the same collection again to finish it."
+        )
+    _require_whole(folder, manifest)
+    try:
+        return _joined(folder, manifest)
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise StudyError(f"the shards in {folder} are damaged; delete the folder and collect again.") from error
+
+
+def _joined(folder: Path, manifest: dict[str, Any]) -> CollectedFeatures:
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ARRAYS}
+    texts: dict[str, dict[str, str]] = {}
+    stored = 0
+    for index in range(len(manifest["shards"])):
+        arrays_path, texts_path = shard_paths(folder, index)
+        arrays = load_file(arrays_path)
+        for name in _TOKEN_ARRAYS | _ITEM_ARRAYS:
+            parts[name].append(arrays[name])
+        parts["data"].append(arrays["data"])
+        parts["indices"].append(arrays["indices"])
+        # Each indptr starts at 0; the first entry stands once for the whole.
+        parts["indptr"].append(arrays["indptr"][1 if index else 0 :] + stored)
+        stored += len(arrays["data"])
+        # Not splitlines(): a text may hold U+2028.
+        for line in texts_path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
+            row = json.loads(line)
+            texts[row["id"]] = {name: row[name] for name in TEXTS if row[name] is not None}
+    whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
+    shape = (len(whole["token_item"]), manifest["settings"]["sae"]["d_sae"])
+    acts = FeatureActs(
+        item_ids=tuple(texts),
+        acts=sparse.csr_array((whole["data"], whole["indices"], whole["indptr"]), shape),
+        **{name: whole[name] for name in _TOKEN_ARRAYS if name != "token_text"},
+    )
+    return CollectedFeatures(
+        acts=acts,
+        token_text=whole["token_text"],
+        texts=texts,
+        **{name: whole[name] for name in _ITEM_ARRAYS},
+        manifest=manifest,
+    )
+
+
+def _require_whole(folder: Path, manifest: dict[str, Any]) -> None:
+    for index, shard in enumerate(manifest["shards"]):
+        for path, sha256 in zip(shard_paths(folder, index), (shard["sha256"], shard["texts_sha256"]), strict=True):
+            if not path.is_file() or file_sha256(path) != sha256:
+                state = "was changed" if path.is_file() else "is missing"
+                raise StudyError(f"{path} {state} since it was written; delete {folder} and collect again.")
+
+
+def _changes(old: Any, new: Any, name: str = "") -> list[str]:
+    """`name: old -> new` for every value that differs, with dotted names."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [c for k in keys for c in _changes(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,147 @@
+"""The folder of collected features: what is written is what is read, and nothing else is accepted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_lens_med.errors import StudyError
+from sae_lens_med.features import store
+from sae_lens_med.features.store import load_features, open_manifest, write_manifest, write_shard
+
+SETTINGS: dict[str, Any] = {"model": {"name": "m"}, "sae": {"sha256": "a" * 64, "d_sae": 7}, "sink_multiple": 5.0}
+
+
+def shard_of(dense: np.ndarray, items: list[int], first: int, n_items: int) -> store.Arrays:
+    """The arrays of a shard whose tokens have the rows of `dense`; the other arrays hold distinct numbers."""
+    n = len(dense)
+    fires = dense > 0
+    return {
+        "data": dense[fires],
+        "indices": np.nonzero(fires)[1],
+        "indptr": np.concatenate([[0], np.cumsum(fires.sum(1))]),
+        "token_item": np.array(items, dtype=np.int32),
+        "token_part": np.arange(n) % 4,
+        "token_text": np.arange(n) % 2,
+        "token_id": np.arange(n) + 100 * first,
+        "char_start": np.arange(n),
+        "char_end": np.arange(n) + 1,
+        "norm": np.arange(n) + 0.5,
+        "error_norm": np.arange(n) + 0.25,
+        "excluded": np.arange(n) % 3 == 0,
+        "raw_mean_stem": np.full((n_items, 5), first, dtype=np.float32),
+        "raw_mean_explanation": np.full((n_items, 5), -first, dtype=np.float32),
+        "has_explanation": np.arange(n_items) % 2 == 0,
+    }
+
+
+def text(name: str, explanation: str | None = None) -> dict[str, Any]:
+    return {"id": name, "question": f"질문 {name}\u2028둘째 줄", "explanation": explanation}
+
+
+def collection(folder: Path, dense: list[np.ndarray]) -> dict[str, Any]:
+    """One item per entry of `dense`, two items per shard."""
+    manifest = open_manifest(folder, SETTINGS, len(dense), 2)
+    write_manifest(folder, manifest)
+    for first in range(0, len(dense), 2):
+        own = dense[first : first + 2]
+        items = [first + i for i, d in enumerate(own) for _ in d]
+        texts = [text(f"q{first + i}", "설명" if i else None) for i in range(len(own))]
+        write_shard(
+            folder, manifest, shard_of(np.concatenate(own), items, first, len(own)), texts, {"n_tokens": len(items)}
+        )
+    return manifest
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=7),
+    density=st.sampled_from([0.0, 0.3, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], density: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    dense = [(random.random((n, 7)) * (random.random((n, 7)) < density)).astype(np.float32) for n in lengths]
+    folder = tmp_path_factory.mktemp("features")
+    collection(folder, dense)
+    got = load_features(folder)
+    np.testing.assert_array_equal(got.acts.acts.toarray(), np.concatenate(dense))
+    assert got.acts.acts.dtype == np.float32
+    assert (got.acts.acts.data > 0).all()
+    assert got.acts.token_item.tolist() == [i for i, n in enumerate(lengths) for _ in range(n)]
+    assert got.acts.item_ids == tuple(f"q{i}" for i in range(len(lengths)))
+    assert got.texts["q0"] == {"question": "질문 q0\u2028둘째 줄"}
+    assert got.raw_mean_stem.shape == (len(lengths), 5)
+    if len(lengths) > 1:
+        assert got.texts["q1"]["explanation"] == "설명"
+        assert got.has_explanation[:2].tolist() == [True, False]
+
+
+def test_arrays_keep_their_types(tmp_path: Path) -> None:
+    collection(tmp_path, [np.eye(3, 7, dtype=np.float32)] * 3)
+    got = load_features(tmp_path)
+    for name, kind in store.ARRAYS.items():
+        if hasattr(got.acts, name):
+            assert getattr(got.acts, name).dtype == kind, name
+    assert got.acts.norm.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 0.5, 1.5, 2.5]
+    assert got.acts.token_id.tolist() == [0, 1, 2, 3, 4, 5, 200, 201, 202]
+    assert got.raw_mean_explanation[:, 0].tolist() == [0, 0, -2]
+
+
+def test_a_changed_setting_is_named(tmp_path: Path) -> None:
+    collection(tmp_path, [np.eye(3, 7, dtype=np.float32)])
+    other = SETTINGS | {"sae": {"sha256": "b" * 64, "d_sae": 7}, "sink_multiple": 4.0}
+    with pytest.raises(StudyError, match=r"\(sae.sha256: aaaaaaaaaaaa -> bbbbbbbbbbbb; sink_multiple: 5.0 -> 4.0\)"):
+        open_manifest(tmp_path, other, 1, 2)
+    with pytest.raises(StudyError, match='model.revision: null -> "main"'):
+        open_manifest(tmp_path, SETTINGS | {"model": {"name": "m", "revision": "main"}}, 1, 2)
+    assert open_manifest(tmp_path, SETTINGS, 1, 2)["shards"]
+
+
+def test_tuples_in_settings_are_no_change(tmp_path: Path) -> None:
+    with_tuple = SETTINGS | {"shots": ("a", "b")}
+    write_manifest(tmp_path, open_manifest(tmp_path, with_tuple, 1, 2))
+    assert open_manifest(tmp_path, with_tuple, 1, 2)["shards"] == []
+
+
+def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").touch()
+    open_manifest(tmp_path, SETTINGS, 1, 2)
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(StudyError, match="is not empty and holds no collected features"):
+        open_manifest(tmp_path, SETTINGS, 1, 2)
+    with pytest.raises(StudyError, match="is a file; give a folder"):
+        open_manifest(tmp_path / "thesis.txt", SETTINGS, 1, 2)
+
+
+def test_unfinished_and_damaged_collections_are_not_read(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="holds no collected features"):
+        load_features(tmp_path)
+    manifest = collection(tmp_path, [np.eye(3, 7, dtype=np.float32)] * 4)
+    write_manifest(tmp_path, manifest | {"shards": manifest["shards"][:1]})
+    with pytest.raises(StudyError, match="the features of 2 of 4 items; run the same collection again"):
+        load_features(tmp_path)
+    write_manifest(tmp_path, manifest | {"format": 99})
+    with pytest.raises(StudyError, match="format 99"):
+        load_features(tmp_path)
+    write_manifest(tmp_path, manifest)
+    with (tmp_path / "shard-00001.jsonl").open("a") as handle:
+        handle.write("\n")
+    for read in (lambda: load_features(tmp_path), lambda: open_manifest(tmp_path, SETTINGS, 4, 2)):
+        with pytest.raises(StudyError, match=r"shard-00001.jsonl was changed since it was written; delete"):
+            read()
+    (tmp_path / "shard-00001.jsonl").unlink()
+    with pytest.raises(StudyError, match=r"shard-00001.jsonl is missing"):
+        load_features(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "shards": 3}', "\x00"])
+def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(StudyError, match="manifest.json is damaged; delete"):
+        load_features(tmp_path)
