@@ -30,7 +30,9 @@ def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("release", "model", "SAE", "L0", "variance explained", "files")
+    table = Table()
+    for heading in ("release", "model", "SAE", "L0", "variance explained", "files"):
+        table.add_column(heading, overflow="fold")  # a name that is cut short cannot be copied
     for release in releases:
         for sae in release.saes:
             numbers = ("" if value is None else f"{value:g}" for value in (sae.l0, sae.variance_explained))
