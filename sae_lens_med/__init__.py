@@ -13,7 +13,7 @@ from sae_lens_med._registration import register_with_sae_lens
 if TYPE_CHECKING:
     from sae_lens_med.alignment import align
     from sae_lens_med.data import load_items, training_text
-    from sae_lens_med.evaluation import evaluate_letters
+    from sae_lens_med.evaluation.letter import evaluate_letters
     from sae_lens_med.features import collect, load_features, top_contexts
     from sae_lens_med.models import MedBridge, load_model
     from sae_lens_med.prompts import explanation_prompt, question_prompt
@@ -29,7 +29,7 @@ _WHERE = {
     "align": "alignment",
     "load_items": "data",
     "training_text": "data",
-    "evaluate_letters": "evaluation",
+    "evaluate_letters": "evaluation.letter",
     "collect": "features",
     "load_features": "features",
     "top_contexts": "features",

@@ -72,7 +72,7 @@ class Collected(Protocol):
 
     @property
     def raw_mean_stem(self) -> npt.NDArray[np.float32]:
-        """`[n_items, d_in]`, mean residual over the counted stem and option tokens."""
+        """`[n_items, d_in]`, mean residual over the counted stem tokens."""
         ...
 
     @property
@@ -251,7 +251,7 @@ def _baseline_similarities(
     reduced = principal_components(stem, explanation, token_code_size(features.acts))
     chosen = [items[i] for i in explained]
     words = tfidf(
-        [" ".join([item.question, *item.options]) for item in chosen],
+        [item.question for item in chosen],
         [features.texts[item.id]["explanation"] for item in chosen],
     )
     matrices = {

@@ -1,6 +1,6 @@
 """Token activations -> one vector per item and side, and which features those vectors leave out.
 
-An item has two sides: the *stem* side (the tokens of the question and its options) and the *explanation* side. A side's
+An item has two sides: the *stem* side (the tokens of the question, without its options) and the *explanation* side. A side's
 vector is the maximum of each feature over the side's counted tokens; excluded tokens (special tokens, activation sinks)
 and scaffold (part `other`) do not count.
 
@@ -34,8 +34,8 @@ from sae_lens_med.records import PARTS, FeatureActs
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
-STEM_PARTS = ("stem", "option")
-"""The parts that make the stem side."""
+STEM_PARTS = ("stem",)
+"""The options stand after the stem and would lend it the answer's own words."""
 EXPLANATION_PARTS = ("explanation",)
 
 DENSE_RATE = 0.5

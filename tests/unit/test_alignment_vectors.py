@@ -66,9 +66,10 @@ def test_max_pool_equals_a_loop(keep_all: bool) -> None:
 
 
 def test_scaffold_and_excluded_tokens_do_not_count() -> None:
-    acts = _acts(np.eye(4), [0] * 4, ["stem", "option", "other", "explanation"], excluded=[True, False, False, False])
-    assert counted_tokens(acts).tolist() == [False, True, False, True]
-    assert max_pool(acts, STEM_PARTS).toarray().tolist() == [[0, 1, 0, 0]]
+    parts = ["stem", "stem", "option", "other", "explanation"]
+    acts = _acts(np.eye(5), [0] * 5, parts, excluded=[True, False, False, False, False])
+    assert counted_tokens(acts).tolist() == [False, True, True, False, True]
+    assert max_pool(acts, STEM_PARTS).toarray().tolist() == [[0, 1, 0, 0, 0]]
 
 
 def test_idf_by_hand() -> None:
