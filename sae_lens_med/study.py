@@ -18,7 +18,7 @@ with no left-out item belong to neither: nothing says that the SAE has seen them
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -214,7 +214,7 @@ def run_study(
     )
 
 
-def item_groups(items: Sequence[McqItem], left_out_ids: Sequence[str] | None) -> tuple[dict[str, BoolArray], list[str]]:
+def item_groups(items: Sequence[McqItem], left_out_ids: Collection[str] | None) -> tuple[dict[str, BoolArray], list[str]]:
     """`left_out` and `trained_on` as `[n_items]` bools (see the module), each only where it has items; and notes.
 
     `left_out_ids` is the release's list; None where the SAE says nothing about it.

@@ -1,4 +1,4 @@
-"""`sae-lens-med releases`: list, show, path, verify, export, publish.
+"""`sae-lens-med releases`: list, show, path, verify, package, export, publish.
 
 Heavy imports are inside the commands. A `Releases` value as the context's `obj` replaces the packaged releases.
 """
@@ -85,6 +85,38 @@ def verify(
     typer.echo(f"{release}: {len(checks)} checks, {failed or 'none'} failed")
     if failed:
         raise typer.Exit(1)
+
+
+@releases_app.command()
+def package(
+    trained: Annotated[Path, typer.Argument(metavar="RUN", help="What `sae-lens-med train` wrote.")],
+    release: ReleaseName,
+    sae_id: Annotated[str, typer.Argument(metavar="SAE_ID", help="Its id in the release: the hook's name.")],
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Another run on the same text, to show on the card. Repeatable.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Folder of releases to write to; this package's own by default.")
+    ] = None,
+) -> None:
+    """Make a release of a training run: weights in bfloat16, model card, metrics, recipe, hashes."""
+    import yaml
+
+    from sae_lens_med.saes.publish import package_release
+    from sae_lens_med.training.card import model_card, published_recipe
+
+    card = model_card(release, sae_id, trained, beside or [])
+    folder = package_release(
+        trained,
+        release,
+        sae_id,
+        card=card,
+        left_out_ids=json.loads((trained / "left_out_ids.json").read_text(encoding="utf-8")),
+        recipe=published_recipe(yaml.safe_load((trained / "recipe.yaml").read_text(encoding="utf-8"))),
+        extra_files=[trained / "curve.svg"],
+        target=target,
+    )
+    typer.echo(str(folder))
 
 
 @releases_app.command()

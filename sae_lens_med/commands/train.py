@@ -50,5 +50,6 @@ def train(
     quality = trained.quality
     typer.echo(
         f"{output}: {trained.steps} steps; on held-out text L0 {quality.l0:.1f}, explained variance "
-        f"{quality.explained_variance:.3f}, dead {quality.dead_fraction:.1%}, CE-loss score {quality.ce_loss_score:.3f}."
+        f"{quality.explained_variance:.3f}, dead {quality.dead_fraction:.1%}, "
+        f"CE-loss score {quality.ce_loss_score:.3f}."
     )

@@ -9,15 +9,17 @@ lies is `saes.listing`; making, checking and publishing a release is `saes.publi
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_med.errors import ReleaseError, nearest
 from sae_lens_med.saes.listing import (
     CFG_FILE,
+    LEFT_OUT_FILE,
     SPARSITY_FILE,
     WEIGHTS_FILE,
     Release,
@@ -49,6 +51,8 @@ class LoadedSae:
     """Of the float32 weights (`weights_sha256`): the same whichever way the SAE was reached."""
     hook_name: str
     """Where in the model it reads."""
+    left_out_ids: frozenset[str] | None
+    """Exam items that were kept out of its training text; None when nothing says."""
 
 
 def load_sae(ref: str, device: str = "cpu", *, releases: Releases | None = None) -> LoadedSae:
@@ -97,7 +101,9 @@ def load_folder(
             f"The SAE in {folder} cannot be loaded: {first_line(error)}; export it again, with the SAELens "
             f"that trained it."
         ) from error
-    return _loaded(sae, source=source or str(folder), sae_id=sae_id or folder.resolve().name)
+    left_out = folder / LEFT_OUT_FILE
+    ids = frozenset(json.loads(left_out.read_text(encoding="utf-8"))) if left_out.is_file() else None
+    return _loaded(sae, source=source or str(folder), sae_id=sae_id or folder.resolve().name, left_out_ids=ids)
 
 
 def weights_sha256(sae: "SAE[Any]") -> str:
@@ -253,7 +259,8 @@ def _load_released(release: Release, sae_id: str, device: str, releases: Release
     sae = release.sae(sae_id)
     if release.packaged:
         release.require_intact(sae.path)
-        return load_folder(release.folder / sae.path, device, source=f"{release.name}/{sae_id}", sae_id=sae_id)
+        loaded = load_folder(release.folder / sae.path, device, source=f"{release.name}/{sae_id}", sae_id=sae_id)
+        return replace(loaded, left_out_ids=release.left_out_ids())
     register_releases(releases)
     return _loaded(_from_saelens(release.name, sae_id, device), source=f"{release.name}/{sae_id}", sae_id=sae_id)
 
@@ -284,11 +291,11 @@ def _from_saelens(name: str, sae_id: str, device: str) -> "SAE[Any]":
         ) from error
 
 
-def _loaded(sae: "SAE[Any]", *, source: str, sae_id: str) -> LoadedSae:
+def _loaded(sae: "SAE[Any]", *, source: str, sae_id: str, left_out_ids: frozenset[str] | None = None) -> LoadedSae:
     hook_name = sae.cfg.metadata.hook_name
     if not hook_name:
         raise ReleaseError(f"The SAE {source!r} does not say where it reads: {CFG_FILE} lacks metadata.hook_name.")
-    return LoadedSae(sae=sae, source=source, sae_id=sae_id, sha256=weights_sha256(sae), hook_name=hook_name)
+    return LoadedSae(sae, source, sae_id, weights_sha256(sae), hook_name, left_out_ids)
 
 
 def _refs(known: Mapping[str, Release]) -> list[str]:

@@ -89,7 +89,7 @@ def measure(
     with_sinks = _Reconstruction(sae, x)
     counted = _Reconstruction(sae, x[ordinary])
     direction = _first_direction(x[ordinary] - mean)
-    ce = _spliced_losses(model, sae, sequences[:ce_sequences], mean, threshold, batch_sequences)
+    ce = _spliced_losses(model, sae, sequences[:ce_sequences], mean, threshold)
     return SaeQuality(
         n_tokens=len(x[ordinary]),
         n_sinks=int((~ordinary).sum()),
@@ -145,7 +145,6 @@ def _spliced_losses(
     sequences: Sequence[Sequence[int]],
     mean: torch.Tensor,
     threshold: float,
-    batch_sequences: int,
 ) -> dict[str, Any]:
     """Cross-entropy and KL of the three runs, averaged over predicted tokens."""
     special = torch.tensor(model.text_tokenizer.all_special_ids)

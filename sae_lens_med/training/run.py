@@ -13,6 +13,10 @@ it runs, `checkpoints/` holds the last complete checkpoint.
 
 import json
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +61,7 @@ def train(
         resume: go on from the last checkpoint in `output`.
 
     Raises `ConfigError` when `output` holds another run and `resume` is not given, or was made from another recipe.
-    KeyboardInterrupt leaves a checkpoint.
+    Ctrl-C (or SIGTERM) ends the step that runs, writes a checkpoint and raises KeyboardInterrupt.
     """
     _prepare_output(recipe, output, resume)
     seed = recipe.runner.get("seed", 42)
@@ -172,23 +176,40 @@ def _fit(
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
+    console = Console(stderr=True)
+    with _stop_asked() as stop, Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=total, completed=trainer.n_training_steps)
+        while trainer.n_training_steps < total:
+            trainer.maybe_reset_sparsity()
+            result = trainer.step(next(batches))
+            trainer.n_training_steps += 1
+            step = trainer.n_training_steps
+            if step % CURVE_EVERY == 0 or step == total:
+                point = _curve_point(trainer, result)
+                curve.append(point)
+                progress.update(task, description=_in_words(point))
+                if not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
+                    console.print(f"step {step} of {total}: {_in_words(point)}")
+            progress.update(task, completed=step)
+            if stop.is_set() or (step % every == 0 and step < total):
+                _save_checkpoint(trainer, curve, output)
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def _stop_asked() -> Iterator[threading.Event]:
+    """Set by Ctrl-C or SIGTERM while the block runs: a step that is cut in half could not be resumed exactly."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield event
+        return
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("", total=total, completed=trainer.n_training_steps)
-            while trainer.n_training_steps < total:
-                trainer.maybe_reset_sparsity()
-                result = trainer.step(next(batches))
-                trainer.n_training_steps += 1
-                if trainer.n_training_steps % CURVE_EVERY == 0 or trainer.n_training_steps == total:
-                    point = _curve_point(trainer, result)
-                    curve.append(point)
-                    progress.update(task, description=_in_words(point))
-                progress.update(task, completed=trainer.n_training_steps)
-                if trainer.n_training_steps % every == 0 and trainer.n_training_steps < total:
-                    _save_checkpoint(trainer, curve, output)
-    except KeyboardInterrupt:
-        _save_checkpoint(trainer, curve, output)
-        raise
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @torch.no_grad()

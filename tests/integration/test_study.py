@@ -49,7 +49,7 @@ def sae(model: MedBridge, data: LoadedItems, tmp_path_factory: pytest.TempPathFa
     with torch.no_grad():
         sparse.b_enc.sub_(THRESHOLD)  # few features per token, so that some are left when dense ones are masked
     save_tiny_sae(folder, sparse)
-    return replace(load_folder(folder), left_out_ids=tuple(item.id for item in data.items[:5]))
+    return replace(load_folder(folder), left_out_ids=frozenset(item.id for item in data.items[:5]))
 
 
 @pytest.fixture(scope="module")

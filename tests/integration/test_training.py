@@ -1,6 +1,8 @@
 """Recipe -> SAE on a tiny model: what is written loads in stock SAELens, and an interrupted run loses nothing."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,10 @@ def model() -> MedBridge:
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("text")
     rows = [
-        {"id": f"t{i}", "text": f"환자 {i}번은 발열과 기침으로 병원에 왔다. The patient has fever {i} and chest pain. " * 2}
+        {
+            "id": f"t{i}",
+            "text": f"환자 {i}번은 발열과 기침으로 병원에 왔다. The patient has fever {i} and chest pain. " * 2,
+        }
         for i in range(60)
     ]
     (folder / "text.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8")
@@ -78,7 +83,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
 
     def interrupted(self: run.SAETrainer, batch: torch.Tensor) -> object:  # type: ignore[type-arg]
         if self.n_training_steps == at:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does, in the middle of a step
         return step(self, batch)
 
     acts = trained.folder.parent / "acts"
