@@ -22,8 +22,9 @@ from sae_lens_med.prompts import question_prompt
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, Prompt, require_unique_ids
 from sae_lens_med.saes.releases import LoadedSae
 
-MAX_HEAD_ROWS = 256
-"""Positions times items of a batch that go through the LM head at most: at 262,144 tokens of vocabulary, 256 MB."""
+MAX_HEAD_ROWS = 64
+"""Positions times items of a batch that go through the LM head at most: at 262,144 tokens of vocabulary, 64 MB. Items
+of one length share a position, so large sets of questions still run in large batches."""
 
 
 def evaluate_letters(
