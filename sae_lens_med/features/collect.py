@@ -8,9 +8,9 @@ masked explanation, never after the question. For the activation x at a token, a
 
 **Excluded tokens**, which no metric counts, are of two kinds: special tokens (ids that the tokenizer calls special,
 BOS among them) and activation sinks, tokens with `norm > sink_multiple * m`. m is the median norm over the tokens that
-are not special of the first 32 items, in the order of the data, both texts. It is measured once, before the first
-shard, and kept in the manifest, so that the rule does not move with batch, shard or interruption. The manifest counts
-both kinds.
+are not special of the first 32 items, in the order of the data, both texts. It is measured once, with the first shard,
+and kept in the manifest, so that the rule does not move with batch, shard or interruption. The manifest counts both
+kinds.
 
 What comes out does not depend on `batch_tokens`: texts are padded on the right, and every number belongs to one token
 (float32 rounding remains, below 1e-5 of the norm; a model in bfloat16 rounds more coarsely, and so do its batches).
@@ -24,6 +24,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,7 +46,7 @@ from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
 SHARD_ITEMS = 64
 """Items of a shard: what an interruption can cost."""
 CALIBRATION_ITEMS = 32
-"""Items whose tokens give the median norm of the sink rule."""
+"""Items whose tokens give the median norm of the sink rule; at most `SHARD_ITEMS`."""
 ENCODE_VALUES = 2**26
 """Most values of a dense activation matrix at a time (256 MB)."""
 
@@ -146,20 +147,21 @@ def collect(
     manifest = open_manifest(output, settings, len(items), SHARD_ITEMS)
     if is_complete(manifest):
         return output
-    special = _special_ids(model)
-    runner = _Runner(model, loaded_sae, batch_tokens, special)
-    if manifest["exclusion"] is None:
-        manifest["exclusion"] = _exclusion(runner, texts, sink_multiple)
-        write_manifest(output, manifest)
-    threshold = manifest["exclusion"]["sink_threshold"]
+    write_manifest(output, manifest)
+    runner = _Runner(model, loaded_sae, batch_tokens, _special_ids(model))
     done = len(manifest["shards"]) * SHARD_ITEMS
     with _bar(progress, len(items), done) as advance:
         for start in range(done, len(items), SHARD_ITEMS):
             stop = min(start + SHARD_ITEMS, len(items))
             chunk = [t for t in texts if start <= t.item < stop]
             share = {item: 1 / sum(t.item == item for t in chunk) for item in range(start, stop)}
+            # The rule needs the first items' norms before anything is counted; their activations are held meanwhile.
+            held = list(runner.run([t for t in chunk if t.item < CALIBRATION_ITEMS]))
+            if held:
+                manifest["exclusion"] = _exclusion(runner, held, sink_multiple)
+            threshold = manifest["exclusion"]["sink_threshold"]
             found: dict[tuple[int, str], _TextActs] = {}
-            for text, x in runner.run(chunk):
+            for text, x in chain(held, runner.run([t for t in chunk if t.item >= CALIBRATION_ITEMS])):
                 found[text.item, text.name] = runner.features(text, x, threshold)
                 advance(share[text.item])
             _write(output, manifest, [item.id for item in items[start:stop]], start, chunk, found)
@@ -314,13 +316,12 @@ def _special_ids(model: MedBridge) -> npt.NDArray[np.int64]:
     return np.array(sorted(marked | set(tokenizer.all_special_ids)), dtype=np.int64)
 
 
-def _exclusion(runner: _Runner, texts: Sequence[_Text], sink_multiple: float) -> dict[str, Any]:
-    """The sink rule, measured on the first items."""
-    chosen = [t for t in texts if t.item < CALIBRATION_ITEMS]
-    norms = [_numpy(x.norm(dim=-1), np.float32)[~runner.special(text)] for text, x in runner.run(chosen)]
+def _exclusion(runner: _Runner, held: Sequence[tuple[_Text, torch.Tensor]], sink_multiple: float) -> dict[str, Any]:
+    """The sink rule, measured on the first items' activations."""
+    norms = [_numpy(x.norm(dim=-1), np.float32)[~runner.special(text)] for text, x in held]
     median = float(np.median(np.concatenate(norms).astype(np.float64)))
     threshold = sink_multiple * median
-    n_items = len({t.item for t in chosen})
+    n_items = len({text.item for text, _ in held})
     return {
         "rule": (
             f"special tokens, and activation sinks: norm > {sink_multiple:g} x {median:.6g}, the median norm over the "
