@@ -42,7 +42,7 @@ ARCHITECTURE = "tied_l1"
 
 
 def l1_from_published(alpha: float, d_in: int) -> float:
-    """The `l1_coefficient` here of an α published for a squared error averaged over d_in (Cunningham et al.: 8.6e-4)."""
+    """The `l1_coefficient` for an α published for a squared error averaged over d_in (Cunningham et al.: 8.6e-4)."""
     return alpha * d_in
 
 
@@ -179,6 +179,11 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
         # c/s through rows of norm 1 equals c through rows of norm 1/s; M is unit already.
         self.act_scale.fill_(1.0)
         return norms
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        # SAELens' loader has cast every tensor to the SAE's dtype; a count is none.
+        state_dict["centered_batches"] = state_dict["centered_batches"].to(torch.long)
 
     @override
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
