@@ -214,15 +214,16 @@ def run_study(
     )
 
 
-def item_groups(items: Sequence[McqItem], left_out_ids: Collection[str] | None) -> tuple[dict[str, BoolArray], list[str]]:
+def item_groups(
+    items: Sequence[McqItem], left_out_ids: Collection[str] | None
+) -> tuple[dict[str, BoolArray], list[str]]:
     """`left_out` and `trained_on` as `[n_items]` bools (see the module), each only where it has items; and notes.
 
     `left_out_ids` is the release's list; None where the SAE says nothing about it.
     """
     if left_out_ids is None:
         return {}, ["The SAE does not say which items its training text left out, so they are not reported apart."]
-    known = set(left_out_ids)
-    left_out = np.array([item.id in known for item in items], dtype=bool)
+    left_out = np.array([item.id in left_out_ids for item in items], dtype=bool)
     sources = {_data_set(item) for item, is_out in zip(items, left_out, strict=True) if is_out}
     trained_on = np.array([_data_set(item) in sources for item in items], dtype=bool) & ~left_out
     groups = {name: mask for name, mask in (("left_out", left_out), ("trained_on", trained_on)) if mask.any()}

@@ -222,13 +222,13 @@ def test_items_without_explanation_and_gold_make_a_study(
 def test_groups(data: LoadedItems) -> None:
     mine = [replace(item, provenance={"dataset": "a.jsonl"}) for item in data.items[:4]]
     other = [replace(item, provenance={"dataset": "b.jsonl"}) for item in data.items[4:6]]
-    groups, notes = item_groups([*mine, *other], [mine[1].id, "elsewhere"])
+    groups, notes = item_groups([*mine, *other], {mine[1].id, "elsewhere"})
     assert {name: mask.tolist() for name, mask in groups.items()} == {
         "left_out": [False, True, False, False, False, False],
         "trained_on": [True, False, True, True, False, False],
     }
     assert notes == []
-    groups, notes = item_groups(other, [mine[1].id])
+    groups, notes = item_groups(other, {mine[1].id})
     assert groups == {}
     assert "None of the items is listed as left out" in notes[0]
     assert "does not say" in item_groups(other, None)[1][0]
