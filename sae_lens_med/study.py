@@ -274,7 +274,11 @@ def _masked(item: McqItem) -> dict[str, int]:
     if item.explanation is None:
         return {}
     masked = mask_leakage(item)
-    return {"option_text_chars": masked.n_option_chars, "answer_marks": masked.n_answer_marks}
+    return {
+        "option_text_chars": masked.n_option_chars,
+        "stem_quote_chars": masked.n_stem_chars,
+        "answer_marks": masked.n_answer_marks,
+    }
 
 
 class _Study:
