@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from sae_lens import SAE
-from sae_lens.analysis.hooked_sae_transformer import _SAEWrapper
+from sae_lens.analysis.hooked_sae_transformer import _SAEWrapper, set_deep_attr
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 from sae_lens.util import get_special_token_ids
+from safetensors import SafetensorError
 from transformer_lens.hook_points import HookPoint
 
 from sae_lens_med import catalogue
@@ -28,17 +29,21 @@ from sae_lens_med.errors import ModelError, nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-SAE_HOOKS = (
-    "hook_resid_pre",
-    "hook_resid_mid",
-    "hook_resid_post",
-    "hook_mlp_out",
-    "hook_attn_out",
-    "attn.hook_z",
-    "mlp.hook_post",
-)
-"""Where `SAETransformerBridge` runs an attached SAE as it should; elsewhere it raises, warns or is skipped. A
-transcoder reads `mlp.hook_in` and writes `hook_mlp_out`."""
+SAE_HOOKS: dict[str, Callable[[Any], int]] = {
+    "hook_resid_pre": lambda cfg: cfg.d_model,
+    "hook_resid_mid": lambda cfg: cfg.d_model,
+    "hook_resid_post": lambda cfg: cfg.d_model,
+    "hook_mlp_out": lambda cfg: cfg.d_model,
+    "hook_attn_out": lambda cfg: cfg.d_model,
+    "attn.hook_z": lambda cfg: cfg.n_heads * cfg.d_head,
+    "mlp.hook_post": lambda cfg: cfg.d_mlp,
+}
+"""Where `SAETransformerBridge` runs an attached SAE as it should, with the width there; elsewhere it raises, warns or
+is skipped. A transcoder reads `mlp.hook_in` and writes `hook_mlp_out`."""
+
+
+NONLINEAR_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Fields of transformers' configs that change logits after the LM head's matrix."""
 
 
 class MedBridge(SAETransformerBridge):  # type: ignore[misc]
@@ -52,21 +57,28 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
 
     @property
     def hook_dict(self) -> dict[str, HookPoint]:
-        """Every hook point, under its canonical name and under each of its aliases."""
+        """Every hook point, under its canonical name and under each of its aliases.
+
+        Where an SAE is attached, the point comes after it: a hook there sees and changes what flows on. The SAE's own
+        hooks are `POINT.hook_sae_acts_post` and so on, with any name of the point.
+        """
         hooks = super().hook_dict
         self._add_aliases_to_hooks(hooks)
-        # HookedSAETransformer's spelling of an attached SAE's inner hooks: ALIAS.hook_sae_acts_post.
-        for alias in self._acts_to_saes:
-            prefix = self._output_hook(alias) + "."
-            for name in [n for n in hooks if n.startswith(prefix)]:
-                hooks.setdefault(f"{alias}.{name[len(prefix) :]}", hooks[name])
-        return {name: hook for name, hook in hooks.items() if isinstance(hook, HookPoint)}
+        outputs = {self._output_hook(name): wrapper for name, wrapper in self._acts_to_saes.items()}
+        for name, hook in list(hooks.items()):
+            if isinstance(hook, _SAEWrapper):
+                hooks[name] = hook.__dict__["point"]
+        for output, wrapper in outputs.items():
+            inner = [n for n in hooks if n.startswith(output + ".")]
+            for alias in [n for n, hook in hooks.items() if hook is wrapper.__dict__["point"] and n != output]:
+                hooks.update({alias + name[len(output) :]: hooks[name] for name in inner})
+        return hooks
 
     def _output_hook(self, act_name: str) -> str:
         return self._transcoder_output_hooks.get(act_name, self._resolve_hook_name(act_name))
 
     def add_sae(self, sae: SAE[Any], use_error_term: bool | None = None) -> None:
-        """Attach `sae` at its `cfg.metadata.hook_name` until `reset_saes`.
+        """Attach `sae` at its `cfg.metadata.hook_name` until `reset_saes`, in the place of one attached there before.
 
         Raises `ModelError` for a hook that does not exist or at which the bridge cannot run an SAE, and for an SAE
         whose `d_in` is not the width there; upstream warns, skips, or fails in the forward pass.
@@ -76,28 +88,74 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
             if name is None:
                 raise ModelError("this SAE names no hook; set sae.cfg.metadata.hook_name before attaching it.")
             self.require_hook(name)
-        if metadata.hook_name_out is None and not self._runs_saes(metadata.hook_name):
+        width = self._sae_width(metadata.hook_name)
+        if metadata.hook_name_out is None and width is None:
             raise ModelError(
                 f"an SAE cannot be attached at {metadata.hook_name!r} of a TransformerBridge; "
                 f"the hooks that work are blocks.N. followed by one of {', '.join(SAE_HOOKS)}."
             )
-        if metadata.hook_name.endswith(("resid_pre", "resid_mid", "resid_post")) and sae.cfg.d_in != self.cfg.d_model:
+        if width is not None and sae.cfg.d_in != width:
             raise ModelError(
                 f"this SAE has d_in {sae.cfg.d_in}, but {metadata.hook_name} of {self.provenance['name']} has width "
-                f"{self.cfg.d_model}; it was trained on {metadata.model_name!r}."
+                f"{width}; it was trained on {metadata.model_name!r}."
             )
+        output = self._resolve_hook_name(metadata.hook_name_out or metadata.hook_name)
+        for other in self._acts_to_saes:
+            if other != metadata.hook_name and self._output_hook(other) == output:
+                raise ModelError(
+                    f"an SAE is already attached at {other!r}, the same point as {metadata.hook_name!r}; reset it "
+                    "first, or attach both under one name."
+                )
+        if metadata.hook_name in self._acts_to_saes:
+            self._reset_sae(metadata.hook_name)
+        point = self._hook_registry[output]
         super().add_sae(sae, use_error_term=use_error_term)
+        # Upstream replaces the point by the SAE, and by a fresh point at reset, so that the user's hooks are lost and
+        # the point's other names lead nowhere. Here the same point runs after the SAE, and comes back at reset.
+        wrapper = self._acts_to_saes[metadata.hook_name]
+        wrapper.__dict__["point"] = point  # not as a submodule: its hooks are not the SAE's
+        wrapper.register_forward_hook(lambda _module, _inputs, activation: point(activation))
+        for method in ("add_hook", "remove_hooks"):  # who finds the SAE where the point was: `reset_hooks`
+            wrapper.__dict__[method] = getattr(point, method)
+        self._hook_registry[output] = point
 
-    def _runs_saes(self, hook_name: str) -> bool:
+    def _sae_width(self, hook_name: str) -> int | None:
+        """The width where an SAE can be attached, None where it cannot."""
         layer = hook_name.split(".")[1] if hook_name.startswith("blocks.") else "0"
-        names = {f"blocks.{layer}.{suffix}" for suffix in SAE_HOOKS}
-        return hook_name in names | {self._resolve_hook_name(n) for n in names}
+        for suffix, width in SAE_HOOKS.items():
+            name = f"blocks.{layer}.{suffix}"
+            if hook_name in (name, self._resolve_hook_name(name)):
+                return width(self.cfg)
+        return None
 
     def _reset_sae(self, act_name: str, prev_wrapper: _SAEWrapper | None = None) -> None:
-        super()._reset_sae(act_name, prev_wrapper)
-        # Putting a fresh HookPoint back renames it to its last path component, under which no hook finds it.
-        for name, hook in self._hook_registry.items():
-            hook.name = name
+        wrapper = self._acts_to_saes.get(act_name)
+        if wrapper is None:
+            super()._reset_sae(act_name)  # warns
+            return
+        output, point = self._output_hook(act_name), wrapper.__dict__["point"]
+        name = point.name
+        super()._reset_sae(act_name)
+        set_deep_attr(self, output, point)
+        point.name = name  # its component has just renamed it to the last part of its path
+        self._hook_registry[output] = point
+        wrapper.sae.setup()  # its own hooks carry the model's names
+        if prev_wrapper is not None:
+            self.add_sae(prev_wrapper.sae, use_error_term=prev_wrapper.use_error_term)
+            self._acts_to_saes[act_name].exclude_special_tokens = prev_wrapper.exclude_special_tokens
+
+    def reset_saes(self, act_names: str | list[str] | None = None) -> None:
+        """Detach the SAEs at these hooks (any name of the hook), or all. Raises `ModelError` where there is none."""
+        if act_names is not None:
+            wanted = [act_names] if isinstance(act_names, str) else act_names
+            by_output = {self._output_hook(name): name for name in self._acts_to_saes}
+            act_names = []
+            for name in wanted:
+                attached = name if name in self._acts_to_saes else by_output.get(self._resolve_hook_name(name))
+                if attached is None:
+                    raise ModelError(f"no SAE is attached at {name!r}{nearest(name, self._acts_to_saes)}")
+                act_names.append(attached)
+        super().reset_saes(act_names)
 
     @contextlib.contextmanager
     def saes(
@@ -109,8 +167,8 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
     ) -> Iterator["MedBridge"]:
         """`SAETransformerBridge.saes`, plus `exclude_special_tokens` of `HookedSAETransformer.saes`.
 
-        At excluded positions (True: every special token of the tokenizer; or a list of token ids) the activation
-        passes by the SAE unchanged. Needs token or text input, not embeddings.
+        At excluded positions (True: the tokenizer's BOS, EOS, PAD, SEP and the like, not the marks of its chat
+        template; or a list of token ids) the activation passes by the SAE unchanged. Needs token or text input.
         """
         attached = [saes] if isinstance(saes, SAE) else list(saes or [])
         with super().saes(attached, reset_saes_end=reset_saes_end, use_error_term=use_error_term):
@@ -123,7 +181,12 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         masked = [w for w in self._acts_to_saes.values() if w.exclude_special_tokens is not False]
         if not masked:
             return super().forward(input, *args, **kwargs)
-        tokens = input if isinstance(input, torch.Tensor) else self.to_tokens(input)
+        if isinstance(input, torch.Tensor):
+            tokens = input
+        else:
+            tokens = self.to_tokens(input, kwargs.get("prepend_bos"), kwargs.get("padding_side"))
+        if tokens.is_floating_point():
+            raise ModelError("exclude_special_tokens needs tokens or text as the model's input, not embeddings.")
         if tokens.ndim == 1:
             tokens = tokens[None]
         for wrapper in masked:
@@ -132,36 +195,102 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
                 ids = get_special_token_ids(self.text_tokenizer)
             wrapper.set_token_mask(torch.isin(tokens, torch.tensor(ids, device=tokens.device)))
         try:
-            return super().forward(tokens, *args, **kwargs)
+            return super().forward(input, *args, **kwargs)
         finally:
             for wrapper in masked:
                 wrapper.set_token_mask(None)
 
+    def run_with_saes(
+        self,
+        *args: Any,
+        saes: SAE[Any] | list[SAE[Any]] | None = None,
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: bool | list[int] = False,
+        **kwargs: Any,
+    ) -> Any:
+        """`forward` within `saes`."""
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens):
+            return self(*args, **kwargs)
+
+    def run_with_cache_with_saes(
+        self,
+        *args: Any,
+        saes: SAE[Any] | list[SAE[Any]] | None = None,
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: bool | list[int] = False,
+        **kwargs: Any,
+    ) -> Any:
+        """`run_with_cache` within `saes`."""
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens):
+            return self.run_with_cache(*args, **kwargs)
+
+    def run_with_hooks_with_saes(
+        self,
+        *args: Any,
+        saes: SAE[Any] | list[SAE[Any]] | None = None,
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: bool | list[int] = False,
+        **kwargs: Any,
+    ) -> Any:
+        """`run_with_hooks` within `saes`."""
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens):
+            return self.run_with_hooks(*args, **kwargs)
+
     def require_hook(self, name: str) -> str:
         """The canonical name of hook `name`. Raises `ModelError` naming near ones when there is none."""
         hooks = self.hook_dict
-        resolved = self._resolve_hook_name(name)
-        if name in hooks:
-            return hooks[name].name or name
-        if resolved in self._hook_registry:  # an SAE stands there: its wrapper replaces the hook point
-            return resolved
-        raise ModelError(f"{self.provenance['name']} has no hook {name!r}{nearest(name, hooks)}")
+        if name not in hooks:
+            raise ModelError(f"{self.provenance['name']} has no hook {name!r}{nearest(name, hooks)}")
+        return hooks[name].name or name
 
-    def run_with_hooks(self, input: Any, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any) -> Any:  # fmt: skip
+    def add_hook(
+        self, name: str | Callable[[str], bool], hook_fn: Any, dir: str = "fwd", is_permanent: bool = False
+    ) -> None:
+        """TransformerBridge's `add_hook`; works under any name of a hook, also where an SAE is attached."""
+        if not isinstance(name, str):
+            super().add_hook(name, hook_fn, dir=dir, is_permanent=is_permanent)
+            return
+        self.require_hook(name)
+        self.check_hooks_to_add(name)
+        self.hook_dict[name].add_hook(hook_fn, dir=dir, is_permanent=is_permanent)
+
+    def run_with_cache(
+        self,
+        input: Any,
+        return_cache_object: bool = True,
+        remove_batch_dim: bool = False,
+        names_filter: str | list[str] | Callable[[str], bool] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """TransformerBridge's `run_with_cache`; a hook name that does not exist is a `ModelError`."""
+        self._require_hooks([names_filter] if isinstance(names_filter, str) else names_filter)
+        return super().run_with_cache(input, return_cache_object, remove_batch_dim, names_filter, **kwargs)  # type: ignore[call-overload]
+
+    def run_with_hooks(
+        self, input: Any, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any
+    ) -> Any:
         """TransformerBridge's `run_with_hooks`; a hook name that does not exist is a `ModelError`."""
-        self._require_hooks([*(fwd_hooks or []), *(bwd_hooks or [])])
+        self._require_hooks([name for name, _ in [*(fwd_hooks or []), *(bwd_hooks or [])]])
         return super().run_with_hooks(input, fwd_hooks=fwd_hooks or [], bwd_hooks=bwd_hooks or [], **kwargs)
 
     @contextlib.contextmanager
-    def hooks(self, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any) -> Iterator[Any]:  # fmt: skip
+    def hooks(
+        self, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
         """TransformerBridge's `hooks`; a hook name that does not exist is a `ModelError`."""
-        self._require_hooks([*(fwd_hooks or []), *(bwd_hooks or [])])
+        self._require_hooks([name for name, _ in [*(fwd_hooks or []), *(bwd_hooks or [])]])
         with super().hooks(fwd_hooks=fwd_hooks or [], bwd_hooks=bwd_hooks or [], **kwargs) as hooked:
             yield hooked
 
-    def _require_hooks(self, hooks: list[tuple[str | Callable[[str], bool], Any]]) -> None:
-        for name, _ in hooks:
-            if isinstance(name, str) and name not in self.hook_dict:
+    def _require_hooks(self, names: Any) -> None:
+        """Names that are no strings are filters, which choose among the hooks that exist."""
+        named = [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+        known = self.hook_dict if named else {}
+        for name in named:
+            if name not in known:
                 self.require_hook(name)
 
 
@@ -202,7 +331,7 @@ def load_model(
             trust_remote_code=False,
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_open(name, source) from error
     if source == "hub":
         identity = {"revision": getattr(hf_model.config, "_commit_hash", None) or revision or "main"}
@@ -330,12 +459,30 @@ def next_token_logprobs(
 ) -> list[list[float]]:
     """Log-probabilities, over the whole vocabulary, of `wanted[i]` as the token after `token_ids[i]`; one batch.
 
-    Only the last positions go through the LM head. float32 whatever the model's dtype; each value <= 0.
+    Only the last positions go through the LM head. Each value <= 0. In a bfloat16 model, logits are so coarse that
+    options tie; the wanted ones are therefore computed again in float32 from the LM head's input, where its head is
+    linear.
     """
     tokens, mask = _padded(model, token_ids)
     last = torch.tensor([len(ids) - 1 for ids in token_ids], device=tokens.device)
     positions, row_position = last.unique(return_inverse=True)
-    logits = model(tokens, attention_mask=mask, logits_to_keep=positions)
-    rows = logits[torch.arange(len(token_ids), device=logits.device), row_position.to(logits.device)]
-    logprobs = rows.float().log_softmax(-1)
-    return [[logprobs[row, token].item() for token in ids] for row, ids in enumerate(wanted)]
+    head_input: list[torch.Tensor] = []
+
+    def keep(activation: torch.Tensor, hook: HookPoint) -> None:  # noqa: ARG001 - TransformerLens' hook signature
+        head_input.append(activation)
+
+    with model.hooks(fwd_hooks=[("unembed.hook_in", keep)]):
+        logits = model(tokens, attention_mask=mask, logits_to_keep=positions)
+    each = torch.arange(len(token_ids), device=logits.device)
+    rows = logits[each, row_position.to(logits.device)].float()
+    log_normaliser = rows.logsumexp(-1)
+    config = model.original_model.config
+    linear = all(getattr(config, name, None) in (None, 1.0) for name in NONLINEAR_HEADS)
+    out: list[list[float]] = []
+    for row, ids in enumerate(wanted):
+        wanted_logits = rows[row, list(ids)]
+        if linear and logits.dtype != torch.float32:
+            x = head_input[0][row, row_position[row]].float()
+            wanted_logits = x @ model.W_U[:, list(ids)].float() + model.b_U[list(ids)].float()
+        out.append((wanted_logits - log_normaliser[row]).clamp(max=0.0).tolist())
+    return out

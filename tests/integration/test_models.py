@@ -18,7 +18,6 @@ from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.training.activation_scaler import ActivationScaler
-from transformers import BertConfig, BertModel
 
 from sae_lens_med.errors import ModelError
 from sae_lens_med.models import SAE_HOOKS, MedBridge, bridge, load_model, next_token_logprobs, residuals
@@ -38,6 +37,10 @@ HOOK = "blocks.1.hook_resid_post"
 CANONICAL = "blocks.1.hook_out"
 TEXT = "환자는 발열과 기침으로 병원에 왔다. The patient has fever."
 PAD, EOS = 0, 1
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Dataset is not tokenized"),
+    pytest.mark.filterwarnings("ignore:The training dataset contains fewer samples"),
+]
 SEQUENCES = [[5, 6, 7], list(range(40, 80)), list(range(10, 27)), [9]]
 
 
@@ -100,6 +103,11 @@ def count(model: MedBridge, name: str, tokens: torch.Tensor) -> int:
     return len(calls)
 
 
+def assert_parity(got: torch.Tensor, want: torch.Tensor) -> None:
+    """Equal to 1e-6 of the largest value: a few units in float32's last place."""
+    assert (got - want).abs().max() <= 1e-6 * want.abs().max()
+
+
 def cached(model: MedBridge, name: str, tokens: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     return model.run_with_cache(tokens, names_filter=name, **kwargs)[1][name]
 
@@ -111,7 +119,9 @@ def cached(model: MedBridge, name: str, tokens: torch.Tensor, **kwargs: Any) -> 
 @torch.no_grad()
 def test_logits_are_those_of_plain_transformers(arch: Arch) -> None:
     model, tokens = booted(arch), torch.tensor([range(5, 55)])
-    torch.testing.assert_close(model(tokens), plain(arch)(tokens).logits, rtol=1e-6, atol=1e-6)
+    got, want = model(tokens), plain(arch)(tokens).logits
+    assert_parity(got, want)
+    assert arch != "qwen3" or torch.equal(got, want)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -122,8 +132,10 @@ def test_hooks_fire_once_and_carry_the_residual_stream(arch: Arch) -> None:
     def hook_fn(activation: torch.Tensor, hook: Any) -> None:
         fired[hook.name] = fired.get(hook.name, 0) + 1
 
-    model.run_with_hooks(tokens, fwd_hooks=[(lambda name: "mlp_in" not in name, hook_fn)])
-    assert set(fired.values()) == {1}
+    runs = [n for n in model.hook_dict if model._gated_hook_reason(n) is None]
+    model.run_with_hooks(tokens, fwd_hooks=[(lambda name: name in runs, hook_fn)])
+    # Gemma 3 computes its rotary embedding once for each kind of layer
+    assert {n for n, times in fired.items() if times != 1} <= {n for n in fired if n.startswith("rotary_emb")}
     for layer in range(model.cfg.n_layers):
         for suffix in SAE_HOOKS:
             assert fired[model.require_hook(f"blocks.{layer}.{suffix}")] == 1, suffix
@@ -132,10 +144,9 @@ def test_hooks_fire_once_and_carry_the_residual_stream(arch: Arch) -> None:
         states = plain(arch)(tokens, output_hidden_states=True).hidden_states
     _, cache = model.run_with_cache(tokens)
     for layer in range(model.cfg.n_layers):
-        torch.testing.assert_close(cache[f"blocks.{layer}.hook_resid_pre"], states[layer], rtol=1e-6, atol=1e-6)
+        assert_parity(cache[f"blocks.{layer}.hook_resid_pre"], states[layer])
         if layer + 1 < model.cfg.n_layers:  # transformers puts the last one through the final norm
-            post = cache[f"blocks.{layer}.hook_resid_post"]
-            torch.testing.assert_close(post, states[layer + 1], rtol=1e-6, atol=1e-6)
+            assert_parity(cache[f"blocks.{layer}.hook_resid_post"], states[layer + 1])
 
 
 def test_the_tiny_qwen3_has_the_shape_of_hari(model: MedBridge) -> None:
@@ -183,7 +194,6 @@ def store_for(model: MedBridge, sae: SAE[Any]) -> ActivationsStore:
     )
 
 
-@pytest.mark.filterwarnings("ignore:Dataset is not tokenized")
 @pytest.mark.parametrize("name", [HOOK, CANONICAL])
 def test_the_activations_store_reads_either_name(model: MedBridge, sae: StandardSAE, name: str) -> None:
     sae.cfg.metadata.hook_name = name
@@ -194,7 +204,6 @@ def test_the_activations_store_reads_either_name(model: MedBridge, sae: Standard
     assert store.next_batch().shape == (64, HIDDEN)
 
 
-@pytest.mark.filterwarnings("ignore:Dataset is not tokenized")
 @torch.no_grad()
 def test_run_evals_measures_with_the_sae_in_place(model: MedBridge, sae: StandardSAE) -> None:
     config = EvalConfig(
@@ -318,7 +327,7 @@ def test_an_sae_runs_once_at_each_supported_hook(model: MedBridge, tokens: torch
         clean = model(tokens)
         with model.saes([sae], use_error_term=True):
             assert count(model, model.get_sae_hook_name(sae), tokens) == 1
-            torch.testing.assert_close(model(tokens), clean, rtol=0, atol=1e-6)
+            assert_parity(model(tokens), clean)
         assert not torch.allclose(model.run_with_saes(tokens, saes=[sae], use_error_term=False), clean)
         assert torch.equal(model(tokens), clean)
 
@@ -427,20 +436,13 @@ def test_damaged_folders(tmp_path: Path) -> None:
     config.write_text(text[:50])
     with pytest.raises(ModelError, match="could not be opened"):
         load_model(folder)
+    config.write_text(json.dumps(json.loads(text) | {"model_type": "t5"}))  # no causal language model
+    with pytest.raises(ModelError, match="could not be opened"):
+        load_model(folder)
     config.write_text(text)
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="could not be opened"):
         load_model(folder)
-
-
-def test_a_model_that_is_no_language_model_is_refused(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    BertModel(BertConfig(vocab_size=400, **sizes)).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
-    with pytest.raises(ModelError, match="could not be opened"):
-        load_model(tmp_path)
 
 
 # W6: BOS
@@ -464,7 +466,6 @@ def test_a_bos_of_the_tokenizer_is_kept_and_stays_one() -> None:
     assert model.to_tokens(TEXT, prepend_bos=False).tolist() == [ids[1:]]
 
 
-@pytest.mark.filterwarnings("ignore:Dataset is not tokenized")
 def test_the_activations_store_invents_no_special_token(model: MedBridge, sae: StandardSAE) -> None:
     batch = store_for(model, sae).get_batch_tokens(4)
     texts = [f"{TEXT} {i} " * 3 for i in range(8)]
@@ -529,14 +530,14 @@ def test_use_error_term_is_obeyed_by_every_way_to_run(model: MedBridge, sae: Sta
             model.run_with_hooks_with_saes(tokens, fwd_hooks=[], **settings),
         ]
         for got in runs:
-            assert torch.allclose(got, clean, rtol=0, atol=1e-6) == same
+            assert ((got - clean).abs().max() <= 1e-6 * clean.abs().max()) == same
 
 
 @pytest.mark.parametrize("name", [HOOK, "blocks.1.attn.hook_z"])
 def test_a_training_sae_runs_as_its_export_does(
     model: MedBridge, tokens: torch.Tensor, name: str, tmp_path: Path
 ) -> None:
-    width = cached(model, name, tokens).shape[-1]
+    width = cached(model, name, tokens).flatten(2).shape[-1]
     reshape: Any = "hook_z" if name.endswith("_z") else "none"
     config = TiedL1TrainingSAEConfig(
         d_in=width, d_sae=48, reshape_activations=reshape, metadata=SAEMetadata(hook_name=name)
@@ -558,7 +559,7 @@ def test_a_training_sae_runs_as_its_export_does(
 def test_with_the_error_term_the_model_is_unchanged(model: MedBridge, tokens: torch.Tensor) -> None:
     saes: list[SAE[Any]] = [tiny_sae(model, f"blocks.{layer}.hook_resid_post") for layer in range(3)]
     with model.saes(saes, use_error_term=True):
-        torch.testing.assert_close(model(tokens), plain("qwen3")(tokens).logits, rtol=0, atol=1e-6)
+        assert_parity(model(tokens), plain("qwen3")(tokens).logits)
 
 
 def test_unknown_hook_names_are_errors_that_name_near_ones(model: MedBridge, tokens: torch.Tensor) -> None:
