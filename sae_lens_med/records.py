@@ -142,7 +142,9 @@ class McqItem(Record):
                 f"got {self.explanation_source!r}.",
             )
         else:
-            _require(self.explanation_source is None, f"{where}: explanation_source is set but there is no explanation.")
+            _require(
+                self.explanation_source is None, f"{where}: explanation_source is set but there is no explanation."
+            )
             _require(not self.explanation_spans, f"{where}: explanation_spans are set but there is no explanation.")
         for name, text, spans in (
             ("question", self.question, self.question_spans),
@@ -228,7 +230,16 @@ class FeatureActs:
 
     def __post_init__(self) -> None:
         n = self.acts.shape[0]
-        for name in ("token_item", "token_part", "token_id", "char_start", "char_end", "norm", "error_norm", "excluded"):
+        for name in (
+            "token_item",
+            "token_part",
+            "token_id",
+            "char_start",
+            "char_end",
+            "norm",
+            "error_norm",
+            "excluded",
+        ):
             got = getattr(self, name).shape
             _require(got == (n,), f"FeatureActs.{name} has shape {got}, expected ({n},).")
 
@@ -253,8 +264,12 @@ class ItemResult(Record):
     """What the model generated, for methods that generate."""
 
     def __post_init__(self) -> None:
-        _require((self.prediction is None) == (self.reason is not None), f"result {self.id!r}: reason iff no prediction.")
-        _require((self.gold is None) == (self.correct is None), f"result {self.id!r}: correct is None iff gold is None.")
+        _require(
+            (self.prediction is None) == (self.reason is not None), f"result {self.id!r}: reason iff no prediction."
+        )
+        _require(
+            (self.gold is None) == (self.correct is None), f"result {self.id!r}: correct is None iff gold is None."
+        )
         if self.gold is not None:
             _require(self.correct == (self.prediction == self.gold), f"result {self.id!r}: correct contradicts gold.")
 
@@ -324,4 +339,3 @@ def require_unique_ids(items: list[McqItem], where: str) -> None:
         if item.id in seen:
             raise DataError(f"{where}: the id {item.id!r} appears twice; ids must be unique within a data set.")
         seen.add(item.id)
-

@@ -280,6 +280,7 @@ def _tallies(acts: FeatureActs, items: Sequence[McqItem]) -> dict[str, IntArray]
     return {
         "excluded_tokens": tokens_per_item(acts, excluded),
         "option_text_chars": np.array([leak.n_option_chars if leak else 0 for leak in leaks], dtype=np.int64),
+        "stem_quote_chars": np.array([leak.n_stem_chars if leak else 0 for leak in leaks], dtype=np.int64),
         "answer_marks": np.array([leak.n_answer_marks if leak else 0 for leak in leaks], dtype=np.int64),
     }
 

@@ -50,10 +50,8 @@ CALIBRATION_ITEMS = 32
 ENCODE_VALUES = 2**26
 """Most values of a dense activation matrix at a time (256 MB)."""
 
-_CONTENT = {
-    "question": (PARTS.index("stem"), PARTS.index("option")),
-    "explanation": (PARTS.index("explanation"),),
-}
+_MEAN_OVER = {"question": PARTS.index("stem"), "explanation": PARTS.index("explanation")}
+"""The part of each text whose mean residual is kept."""
 
 
 class SaeAtHook(Protocol):
@@ -224,7 +222,7 @@ class _Runner:
         norm = _numpy(x.norm(dim=-1), np.float32)
         special = self.special(text)
         sink = (norm > threshold) & ~special
-        content = np.isin(text.prompt.token_parts[text.first :], _CONTENT[text.name])
+        content = np.array(text.prompt.token_parts[text.first :]) == _MEAN_OVER[text.name]
         counted = content & ~(special | sink)
         mean = x[torch.from_numpy(counted).to(x.device)].mean(0) if counted.any() else torch.zeros_like(x[0])
         return _TextActs(
@@ -270,7 +268,11 @@ def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem])
         texts.append(_Text(index, "question", question, first, {}))
         if item.explanation is not None:
             explanation, masked = explanation_prompt(item, tokenizer)
-            counts = {"option_text_chars": masked.n_option_chars, "answer_marks": masked.n_answer_marks}
+            counts = {
+                "option_text_chars": masked.n_option_chars,
+                "stem_quote_chars": masked.n_stem_chars,
+                "answer_marks": masked.n_answer_marks,
+            }
             texts.append(_Text(index, "explanation", explanation, 0, counts))
     for text in texts:
         n, most = len(text.prompt.token_ids), model.cfg.n_ctx
@@ -390,6 +392,7 @@ def _write(
         "special_tokens": sum(int(np.count_nonzero(a.special)) for a in acts),
         "activation_sinks": sum(int(np.count_nonzero(a.sink)) for a in acts),
         "option_text_chars": sum(t.masked.get("option_text_chars", 0) for t in chunk),
+        "stem_quote_chars": sum(t.masked.get("stem_quote_chars", 0) for t in chunk),
         "answer_marks": sum(t.masked.get("answer_marks", 0) for t in chunk),
     }
     write_shard(output, manifest, arrays, rows, counts)

@@ -69,7 +69,7 @@ class CollectedFeatures:
     texts: dict[str, dict[str, str]]
     """Item id -> `question`, and `explanation` where the item has one: what was run (the explanation masked)."""
     raw_mean_stem: npt.NDArray[np.float32]
-    """`[n_items, d_in]`, mean of the residual over the stem and option tokens that are not excluded."""
+    """`[n_items, d_in]`, mean of the residual over the stem tokens that are not excluded."""
     raw_mean_explanation: npt.NDArray[np.float32]
     """`[n_items, d_in]`, over the explanation tokens that are not excluded; zeros where `has_explanation` is False."""
     has_explanation: npt.NDArray[np.bool_]

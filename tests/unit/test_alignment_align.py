@@ -127,6 +127,7 @@ def test_groups_and_counts() -> None:
     assert everyone.masked == {
         "excluded_tokens": 78,  # one of each side
         "option_text_chars": 38 * 3,
+        "stem_quote_chars": 0,
         "answer_marks": 38,
         "items_without_explanation": 2,
         "items_without_partner": 0,
@@ -165,7 +166,7 @@ def test_features_of_items() -> None:
         if i == 5:
             continue
         own = (case.acts.token_item == i) & ~case.acts.excluded
-        sides = [own & (case.acts.token_part != 2), own & (case.acts.token_part == 2)]
+        sides = [own & (case.acts.token_part == part) for part in (0, 2)]
         stem, explanation = ({int(f) for f in np.flatnonzero(dense[rows].any(axis=0))} for rows in sides)
         assert len(entry["shared"]) == 4
         assert {f["feature"] for f in entry["shared"]} <= stem & explanation
