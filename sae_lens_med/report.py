@@ -86,7 +86,9 @@ def _view(study: StudyFolder) -> dict[str, Any]:
         "accuracy": verdict.accuracy_said(provenance.model["name"], study.metrics, items, results),
         "alignment": verdict.alignment_said(study.metrics, items, has_sae=has_sae),
         "conclusion": verdict.conclusion(study.metrics, items, has_sae=has_sae),
-        "metrics": _grouped(study.metrics),
+        "metrics": _grouped([m for m in study.metrics if "=" not in m.group]),
+        "metrics_of_parts": _grouped([m for m in study.metrics if "=" in m.group]),
+        "n_part_rows": sum("=" in m.group for m in study.metrics),
         "split_groups": any(m.group in ("left_out", "trained_on") for m in study.metrics),
         "metric_text": METRIC_TEXT,
         "variant_names": verdict.VARIANT_NAMES,
@@ -312,7 +314,7 @@ def _pair(pair: tuple[float, float] | None) -> str:
 
 
 def _named_counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()) or "–"
+    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n) or "–"
 
 
 def _named_numbers(numbers: dict[str, float]) -> str:
