@@ -13,7 +13,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sae_lens import SAE
@@ -247,7 +247,11 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         return hooks[name].name or name
 
     def add_hook(
-        self, name: str | Callable[[str], bool], hook_fn: Any, dir: str = "fwd", is_permanent: bool = False
+        self,
+        name: str | Callable[[str], bool],
+        hook_fn: Any,
+        dir: Literal["fwd", "bwd"] = "fwd",
+        is_permanent: bool = False,
     ) -> None:
         """TransformerBridge's `add_hook`; works under any name of a hook, also where an SAE is attached."""
         if not isinstance(name, str):
@@ -257,7 +261,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         self.check_hooks_to_add(name)
         self.hook_dict[name].add_hook(hook_fn, dir=dir, is_permanent=is_permanent)
 
-    def run_with_cache(
+    def run_with_cache(  # type: ignore[override]
         self,
         input: Any,
         return_cache_object: bool = True,
@@ -269,7 +273,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         self._require_hooks([names_filter] if isinstance(names_filter, str) else names_filter)
         return super().run_with_cache(input, return_cache_object, remove_batch_dim, names_filter, **kwargs)  # type: ignore[call-overload]
 
-    def run_with_hooks(
+    def run_with_hooks(  # type: ignore[override]
         self, input: Any, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any
     ) -> Any:
         """TransformerBridge's `run_with_hooks`; a hook name that does not exist is a `ModelError`."""
@@ -277,7 +281,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         return super().run_with_hooks(input, fwd_hooks=fwd_hooks or [], bwd_hooks=bwd_hooks or [], **kwargs)
 
     @contextlib.contextmanager
-    def hooks(
+    def hooks(  # type: ignore[override]
         self, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """TransformerBridge's `hooks`; a hook name that does not exist is a `ModelError`."""
@@ -323,7 +327,7 @@ def load_model(
     options: dict[str, Any] = {"revision": revision} if source == "hub" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
-        hf_model = AutoModelForCausalLM.from_pretrained(
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(
             where,
             dtype=DTYPES[dtype],
             attn_implementation="eager",  # the bridge's attention hooks need it, and would switch the model over

@@ -159,14 +159,14 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
     def _update_center(self, x: torch.Tensor) -> None:
         """Running mean over the first batches; the first one alone is close, so training starts at once."""
         self.centered_batches += 1
-        self.b_dec += (x.mean(0).to(self.b_dec.dtype) - self.b_dec) / self.centered_batches
+        self.b_dec.add_((x.mean(0).to(self.b_dec.dtype) - self.b_dec) / self.centered_batches)
 
     @override
     @torch.no_grad()
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
         # Takes s·x inside: features are those of training, reconstructions are of x.
         self.act_scale *= scaling_factor
-        self.b_dec /= scaling_factor
+        self.b_dec.div_(scaling_factor)
         self.cfg.normalize_activations = "none"
 
     @override
@@ -175,7 +175,7 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
         """The decoder rows' norms, `[d_sae]`. Before the activation scaling is folded they are 1 and nothing changes;
         after it they are all 1/s, and the features are rescaled so that they are 1."""
         norms = self.get_W_dec_norm()
-        self.b_enc /= self.act_scale
+        self.b_enc.div_(self.act_scale)
         # c/s through rows of norm 1 equals c through rows of norm 1/s; M is unit already.
         self.act_scale.fill_(1.0)
         return norms

@@ -150,7 +150,7 @@ def test_hooks_fire_once_and_carry_the_residual_stream(arch: Arch) -> None:
 
 
 def test_the_tiny_qwen3_has_the_shape_of_hari(model: MedBridge) -> None:
-    config = model.original_model.config
+    config: Any = model.original_model.config
     assert config.num_attention_heads * config.head_dim != config.hidden_size
     assert config.num_key_value_heads < config.num_attention_heads
     assert hasattr(plain("qwen3").model.layers[0].self_attn, "q_norm")
@@ -453,7 +453,7 @@ def test_no_bos_is_invented(model: MedBridge) -> None:
     assert ids[0] > EOS
     assert model.to_tokens(TEXT).tolist() == [ids]
     assert model.to_tokens(TEXT, prepend_bos=False).tolist() == [ids]
-    generated = model.generate(TEXT, max_new_tokens=2, do_sample=False, return_type="tokens", verbose=False)
+    generated: Any = model.generate(TEXT, max_new_tokens=2, do_sample=False, return_type="tokens", verbose=False)
     assert generated[0, : len(ids)].tolist() == ids
     torch.testing.assert_close(model(TEXT), model(torch.tensor([ids])))
 
@@ -546,11 +546,10 @@ def test_a_training_sae_runs_as_its_export_does(
     training = TiedL1TrainingSAE(config)
     training.save_inference_model(tmp_path)
     exported = SAE.load_from_disk(tmp_path)
+    want = model.run_with_saes(tokens, saes=[exported])
     for _ in range(2):
-        got = model.run_with_saes(tokens, saes=[training])
-        want = model.run_with_saes(tokens, saes=[exported])
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(got, model(tokens), atol=1e-3)
+        torch.testing.assert_close(model.run_with_saes(tokens, saes=[training]), want, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(want, model(tokens), atol=1e-3)
 
 
 # Error term, names, exceptions
@@ -604,7 +603,7 @@ def test_hooks_and_saes_are_undone_after_an_exception(model: MedBridge, sae: Sta
 
 
 def greedy(model: MedBridge, tokens: torch.Tensor, cache: bool = True) -> list[int]:
-    return model.generate(
+    made: Any = model.generate(
         tokens,
         max_new_tokens=4,
         do_sample=False,
@@ -612,7 +611,8 @@ def greedy(model: MedBridge, tokens: torch.Tensor, cache: bool = True) -> list[i
         use_past_kv_cache=cache,
         return_type="tokens",
         verbose=False,
-    )[0].tolist()
+    )
+    return made[0].tolist()
 
 
 def test_generation_with_a_cache_runs_saes_and_hooks_at_each_step(model: MedBridge, sae: StandardSAE) -> None:

@@ -255,7 +255,8 @@ def test_the_stock_runner_resumes_its_checkpoint(
     # another order of the data than in the first run, but the centre and the scale were fixed before the checkpoint
     torch.testing.assert_close(resumed.act_scale, stock[1].act_scale)
     torch.testing.assert_close(resumed.b_dec, stock[1].b_dec)
-    assert not torch.equal(resumed.E, TrainingSAE.load_from_disk(checkpoint).E)
+    before = TrainingSAE.load_from_disk(checkpoint).state_dict()["E"]
+    assert not torch.equal(resumed.state_dict()["E"], before)
 
 
 @pytest.mark.parametrize("center_batches", [3, 10])
