@@ -82,6 +82,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
     CatalogueEntry(
         "alphamed-8b", "che111/AlphaMed-8B-instruct-rl", "8B", 32, 4096, "medical reasoning by RL, Llama 3.1"
     ),
+    CatalogueEntry("medgemma-27b", "google/medgemma-27b-text-it", "27B", 62, 5376, "medical, Gemma 3 tuned"),
     CatalogueEntry("gemma-3-270m", "google/gemma-3-270m", "270M", 18, 640, "base, small; the demo's", GEMMA_WHEEL),
     CatalogueEntry(
         "smollm2-135m-instruct",

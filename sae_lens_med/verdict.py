@@ -78,7 +78,7 @@ def chance_level(metric: MetricValue, items: Sequence[McqItem]) -> float | None:
 def accuracy_said(
     model: str, metrics: Sequence[MetricValue], items: Sequence[McqItem], results: Sequence[ItemResult]
 ) -> Said:
-    """Accuracy over all items with its interval, and whether that differs from guessing."""
+    """Accuracy over all items with its interval, and whether it differs from guessing or a liking for letters."""
     metric = find(metrics, ACCURACY, "all")
     scored = [r for r in results if r.correct is not None]
     if metric is None or not scored:
@@ -107,6 +107,11 @@ def accuracy_said(
         else:
             en = f"{en}not distinguishable from the {number(chance)} that guessing would give."
             ko = f"{ko}과 구별되지 않습니다."
+    null, p = metric.extra.get("letter_null"), metric.extra.get("letter_p")
+    if null is not None and p is not None:
+        verb, verb_ko = ("above", "보다 높습니다") if p < ALPHA else ("not above", "보다 높지 않습니다")
+        en += f" It is {verb} the {number(null)} that its liking for letters alone would give (p = {number(p)})."
+        ko += f" 이는 글자 선호만으로 얻을 {number(null)}{verb_ko}(p = {number(p)})."
     missing = sum(r.prediction is None for r in scored)
     if missing:
         en += f" Without an answer, counted as wrong: {missing}."
