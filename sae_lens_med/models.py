@@ -13,7 +13,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from sae_lens import SAE
@@ -250,7 +250,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         self,
         name: str | Callable[[str], bool],
         hook_fn: Any,
-        dir: Literal["fwd", "bwd"] = "fwd",
+        dir: str = "fwd",
         is_permanent: bool = False,
     ) -> None:
         """TransformerBridge's `add_hook`; works under any name of a hook, also where an SAE is attached."""
@@ -259,7 +259,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
             return
         self.require_hook(name)
         self.check_hooks_to_add(name)
-        self.hook_dict[name].add_hook(hook_fn, dir=dir, is_permanent=is_permanent)
+        self.hook_dict[name].add_hook(hook_fn, dir=dir, is_permanent=is_permanent)  # type: ignore[arg-type]
 
     def run_with_cache(  # type: ignore[override]
         self,
