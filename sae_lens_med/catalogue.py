@@ -161,7 +161,7 @@ def _convert(wheel: Wheel, work: Path) -> None:
             import torch
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32
             )
             step("reading the tokenizer")

@@ -229,7 +229,7 @@ class FeatureActs:
     """True for tokens that no metric counts: special tokens and activation sinks, by the rule in the manifest."""
 
     def __post_init__(self) -> None:
-        n = self.acts.shape[0]
+        n = len(self.acts.indptr) - 1
         for name in (
             "token_item",
             "token_part",

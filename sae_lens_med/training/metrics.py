@@ -148,28 +148,25 @@ def _spliced_losses(
 ) -> dict[str, Any]:
     """Cross-entropy and KL of the three runs, averaged over predicted tokens."""
     special = torch.tensor(model.text_tokenizer.all_special_ids)
-    totals = dict.fromkeys(("ce_loss", "ce_loss_spliced", "ce_loss_mean_ablated", "kl_spliced", "kl_mean_ablated"), 0.0)
+    names = ("ce_loss", "ce_loss_spliced", "ce_loss_mean_ablated", "kl_spliced", "kl_mean_ablated")
+    totals: dict[str, float] = dict.fromkeys(names, 0.0)
     n = 0
-    for (
-        ids
-    ) in sequences:  # one at a time: the logits of a long sequence over a large vocabulary fill memory by themselves
+    # One sequence at a time: the logits of a long one over a large vocabulary fill memory by themselves.
+    for ids in sequences:
         if len(ids) < 2:
             continue
         tokens = torch.tensor([ids]).to(model.cfg.device or "cpu")
-        plain = torch.isin(tokens[0].cpu(), special)
-
-        def replaced(x: torch.Tensor, by: str, keep: torch.Tensor = plain) -> torch.Tensor:
-            new = sae(x.to(sae.device, sae.dtype)).to(x) if by == "spliced" else mean.to(x).expand_as(x)
-            passed = keep.to(x.device) | (x[0].float().norm(dim=-1) > threshold)
-            return torch.where(passed[None, :, None], x, new)
-
-        clean = _logprobs(model, tokens, [])
         targets = tokens[0, 1:]
+        plain = torch.isin(tokens[0], special.to(tokens.device))
+        clean = _logprobs(model, tokens, [])
         totals["ce_loss"] -= clean.gather(1, targets[:, None]).sum().item()
         for by in ("spliced", "mean_ablated"):
 
-            def splice(x: torch.Tensor, hook: Any, by: str = by) -> torch.Tensor:  # noqa: ARG001 - hook signature
-                return replaced(x, by)
+            def splice(x: torch.Tensor, hook: Any, by: str = by, plain: torch.Tensor = plain) -> torch.Tensor:
+                del hook  # TransformerLens passes it by name
+                new = sae(x.to(sae.device, sae.dtype)).to(x) if by == "spliced" else mean.to(x).expand_as(x)
+                passed = plain | (x[0].float().norm(dim=-1) > threshold)
+                return torch.where(passed[None, :, None], x, new)
 
             changed = _logprobs(model, tokens, [(sae.cfg.metadata.hook_name, splice)])
             totals[f"ce_loss_{by}"] -= changed.gather(1, targets[:, None]).sum().item()
