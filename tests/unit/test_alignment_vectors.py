@@ -68,7 +68,7 @@ def test_max_pool_equals_a_loop(keep_all: bool) -> None:
 def test_scaffold_and_excluded_tokens_do_not_count() -> None:
     parts = ["stem", "stem", "option", "other", "explanation"]
     acts = _acts(np.eye(5), [0] * 5, parts, excluded=[True, False, False, False, False])
-    assert counted_tokens(acts).tolist() == [False, True, True, False, True]
+    assert counted_tokens(acts).tolist() == [False, True, False, False, True]
     assert max_pool(acts, STEM_PARTS).toarray().tolist() == [[0, 1, 0, 0, 0]]
 
 
@@ -86,7 +86,7 @@ def test_script_of_tokens() -> None:
     part = ["stem"] * 5 + ["option"] * 2 + ["stem"] * 2
     acts = _acts(np.eye(11), [0] * 11, [*part, "explanation", "other"], [*spans, (0, 5), (0, 3)])
     scripts = token_scripts(acts, {"q0": {"question": question, "explanation": "renal"}})
-    hangul, latin = [0, 1, 5, 8], [2, 6, 9]  # a token over both scripts is Hangul; `other` has none
+    hangul, latin = [0, 1, 8], [2, 9]  # a token over both scripts is Hangul; options and `other` have none
     assert np.flatnonzero(scripts.hangul).tolist() == hangul
     assert np.flatnonzero(scripts.latin).tolist() == latin
 
