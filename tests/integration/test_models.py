@@ -1,11 +1,9 @@
-"""Models through the bridge, on tiny random ones: plain transformers' numbers, and every wall around hooks and SAEs.
+"""The bridge on tiny random models: plain transformers' numbers, and every wall around hooks and SAEs.
 
 The oracle is a second copy of the same random model, run by plain transformers.
 """
 
 import functools
-import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,12 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_med.errors import ModelError
-from sae_lens_med.models import SAE_HOOKS, MedBridge, bridge, load_model, next_token_logprobs, residuals
+from sae_lens_med.models import SAE_HOOKS, MedBridge, residuals
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
 from tests.tiny import (
     ARCHES,
     HIDDEN,
     Arch,
-    save_tiny_model,
     tiny_hf_model,
     tiny_model,
     tiny_sae,
@@ -379,91 +376,7 @@ def test_inner_hooks_of_an_sae_go_by_either_name(model: MedBridge, tokens: torch
         count(model, f"{HOOK}.hook_sae_acts_post", tokens)
 
 
-# W5: loading
-
-
-def test_a_local_folder_loads_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def refuse(self: socket.socket, address: Any) -> None:
-        asked.append(address)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    folder = save_tiny_model(tmp_path / "a name nobody knows")
-    loaded = load_model(folder)
-    tokens = torch.tensor([range(5, 30)])
-    assert not asked
-    assert torch.equal(loaded(tokens), booted("qwen3")(tokens))
-    assert loaded.provenance["name"] == str(folder)
-    assert loaded.provenance["source"] == "local"
-    assert loaded.provenance["dtype"] == "float32"
-    assert len(loaded.provenance["sha256"]) == 64
-    assert loaded.text_tokenizer.bos_token is None
-    half = load_model(str(folder), dtype="bfloat16")
-    assert half(tokens).dtype == torch.bfloat16
-    [states] = residuals(half, [[5, 6, 7]], HOOK)
-    assert states.dtype == torch.bfloat16
-
-
-def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="'hari-q4' is no model of the catalogue, no folder and no Hub id.*hari-q3"):
-        load_model("hari-q4")
-    with pytest.raises(ModelError, match="'zzzz' is no model.*`sae-lens-med models` lists the catalogue"):
-        load_model("zzzz")
-    with pytest.raises(ModelError, match="dtype must be one of float32, bfloat16, float16, got 'float'"):
-        load_model("hari-q3", dtype="float")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match="'nobody/nothing' could not be fetched from the Hub; check the name"):
-        load_model("nobody/nothing")
-
-
-def test_damaged_folders(tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(ModelError, match=r"holds no model: it needs config.json and \*.safetensors"):
-        load_model(empty)
-    folder = save_tiny_model(tmp_path / "model")
-    weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="could not be opened; its config, tokenizer or weights are damaged"):
-        load_model(folder)
-    weights.write_bytes(whole)
-    config = folder / "config.json"
-    text = config.read_text()
-    config.write_text(text[:50])
-    with pytest.raises(ModelError, match="could not be opened"):
-        load_model(folder)
-    config.write_text(json.dumps(json.loads(text) | {"model_type": "t5"}))  # no causal language model
-    with pytest.raises(ModelError, match="could not be opened"):
-        load_model(folder)
-    config.write_text(text)
-    (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match="could not be opened"):
-        load_model(folder)
-
-
 # W6: BOS
-
-
-def test_no_bos_is_invented(model: MedBridge) -> None:
-    ids = model.text_tokenizer(TEXT).input_ids
-    assert ids[0] > EOS
-    assert model.to_tokens(TEXT).tolist() == [ids]
-    assert model.to_tokens(TEXT, prepend_bos=False).tolist() == [ids]
-    generated: Any = model.generate(TEXT, max_new_tokens=2, do_sample=False, return_type="tokens", verbose=False)
-    assert generated[0, : len(ids)].tolist() == ids
-    torch.testing.assert_close(model(TEXT), model(torch.tensor([ids])))
-
-
-def test_a_bos_of_the_tokenizer_is_kept_and_stays_one() -> None:
-    model = booted("gemma3")
-    ids = model.text_tokenizer(TEXT).input_ids
-    assert ids[0] == model.text_tokenizer.bos_token_id and ids.count(ids[0]) == 1
-    assert model.to_tokens(TEXT).tolist() == [ids]
-    assert model.to_tokens(TEXT, prepend_bos=False).tolist() == [ids[1:]]
 
 
 def test_the_activations_store_invents_no_special_token(model: MedBridge, sae: StandardSAE) -> None:
@@ -471,16 +384,6 @@ def test_the_activations_store_invents_no_special_token(model: MedBridge, sae: S
     texts = [f"{TEXT} {i} " * 3 for i in range(8)]
     running = [t for text in texts for t in model.text_tokenizer(text).input_ids]
     assert batch.flatten().tolist() == running[: batch.numel()]
-
-
-def test_a_tokenizer_boots_twice_and_is_left_as_it_was() -> None:
-    tokenizer = tiny_tokenizer()
-    before = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, len(tokenizer))
-    for seed in range(2):
-        made = bridge(tiny_hf_model("qwen3", len(tokenizer), seed), tokenizer, {"name": f"twice-{seed}"})
-        assert made.text_tokenizer is tokenizer
-        assert made.to_tokens(TEXT).tolist() == [tokenizer(TEXT).input_ids]
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, len(tokenizer)) == before
 
 
 # W16: special tokens and training SAEs
@@ -639,36 +542,3 @@ def test_generation_with_a_cache_runs_saes_and_hooks_at_each_step(model: MedBrid
     with model.saes([sae], exclude_special_tokens=True):
         masked = greedy(model, torch.tensor([[PAD, 5, 6, 7]]))
         assert masked == greedy(model, torch.tensor([[PAD, 5, 6, 7]]), cache=False)
-
-
-# residuals and next_token_logprobs
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@torch.no_grad()
-def test_residuals_and_logprobs_are_those_of_each_sequence_alone(arch: Arch) -> None:
-    model, oracle = booted(arch), plain(arch)
-    wanted = [[5, 6], [7], [8, 9, 10], []]
-    batch = residuals(model, SEQUENCES, HOOK)
-    last = next_token_logprobs(model, SEQUENCES, wanted)
-    for ids, got, logprobs, tokens in zip(SEQUENCES, batch, last, wanted, strict=True):
-        alone = oracle(torch.tensor([ids]), output_hidden_states=True)
-        assert got.shape == (len(ids), HIDDEN)
-        torch.testing.assert_close(got, alone.hidden_states[2][0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(got, residuals(model, [ids], CANONICAL)[0], rtol=1e-5, atol=1e-5)
-        want = alone.logits[0, -1].double().log_softmax(-1)[tokens]
-        torch.testing.assert_close(torch.tensor(logprobs).double(), want, rtol=1e-5, atol=1e-5)
-        assert all(value <= 0 for value in logprobs)
-
-
-def test_residuals_end_the_pass_at_their_hook(model: MedBridge) -> None:
-    late: list[int] = []
-
-    def hook_fn(activation: torch.Tensor, hook: Any) -> None:
-        late.append(1)
-
-    with model.hooks(fwd_hooks=[("blocks.2.hook_resid_pre", hook_fn)]):
-        residuals(model, SEQUENCES, HOOK)
-        assert not late
-        residuals(model, SEQUENCES, "blocks.2.hook_resid_post")
-    assert late == [1]
