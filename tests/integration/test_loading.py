@@ -173,7 +173,7 @@ def test_logprobs_of_a_half_precision_model_are_as_fine_as_float32(tmp_path: Pat
     [got] = next_token_logprobs(half, [SEQUENCES[1]], wanted)
     tokens = torch.tensor([SEQUENCES[1]])
     state = half.run_with_cache(tokens, names_filter="unembed.hook_in")[1]["unembed.hook_in"][0, -1]
-    logits = state.float() @ half.original_model.lm_head.weight.float().T
+    logits = state.float() @ half.W_U.float()
     want = (logits[wanted[0]] - half(tokens)[0, -1].float().logsumexp(-1)).clamp(max=0)
     torch.testing.assert_close(torch.tensor(got), want, rtol=1e-5, atol=1e-5)
     coarse = half(tokens)[0, -1].float()[wanted[0]]
