@@ -25,11 +25,14 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("alias", "Hub id", "size", "layers", "d_model", "comes from", "what")
+    table = Table(box=None, pad_edge=False)
+    for column in ("alias", "Hub id", "size"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what", overflow="fold")
     for entry in CATALOGUE:
-        where = "Hub"
+        note = entry.note
         if entry.wheel is not None:
-            where = "PyPI wheel" if wheel_installed(entry.wheel) else f"Hub, or extra {entry.wheel.extra}"
-        size = (entry.parameters, str(entry.n_layers), str(entry.d_model))
-        table.add_row(entry.alias, entry.hub_id, *size, where, entry.note)
+            installed = wheel_installed(entry.wheel)
+            note += "; from its PyPI wheel" if installed else f"; extra {entry.wheel.extra} brings it without the Hub"
+        table.add_row(entry.alias, entry.hub_id, entry.parameters, note)
     Console().print(table)
