@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from sae_lens import SAE
 
 from sae_lens_med.errors import DataError
@@ -152,7 +154,7 @@ def _spliced_losses(
     totals: dict[str, float] = dict.fromkeys(names, 0.0)
     n = 0
     # One sequence at a time: the logits of a long one over a large vocabulary fill memory by themselves.
-    for ids in sequences:
+    for ids in track(sequences, "measuring (sequences)", console=Console(stderr=True)):
         if len(ids) < 2:
             continue
         tokens = torch.tensor([ids]).to(model.cfg.device or "cpu")
