@@ -46,7 +46,7 @@ NONLINEAR_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Fields of transformers' configs that change logits after the LM head's matrix."""
 
 
-class MedBridge(SAETransformerBridge):  # type: ignore[misc]
+class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is untyped
     """A TransformerLens bridge on which hooks and SAEs behave alike under alias and canonical names."""
 
     provenance: dict[str, Any]
@@ -261,7 +261,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         self.check_hooks_to_add(name)
         self.hook_dict[name].add_hook(hook_fn, dir=dir, is_permanent=is_permanent)  # type: ignore[arg-type]
 
-    def run_with_cache(  # type: ignore[override]
+    def run_with_cache(  # type: ignore[override]  # upstream's overloads, in one
         self,
         input: Any,
         return_cache_object: bool = True,
@@ -273,7 +273,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         self._require_hooks([names_filter] if isinstance(names_filter, str) else names_filter)
         return super().run_with_cache(input, return_cache_object, remove_batch_dim, names_filter, **kwargs)  # type: ignore[call-overload]
 
-    def run_with_hooks(  # type: ignore[override]
+    def run_with_hooks(  # type: ignore[override]  # upstream's other settings go through **kwargs
         self, input: Any, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any
     ) -> Any:
         """TransformerBridge's `run_with_hooks`; a hook name that does not exist is a `ModelError`."""
@@ -281,7 +281,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]
         return super().run_with_hooks(input, fwd_hooks=fwd_hooks or [], bwd_hooks=bwd_hooks or [], **kwargs)
 
     @contextlib.contextmanager
-    def hooks(  # type: ignore[override]
+    def hooks(  # type: ignore[override]  # as run_with_hooks
         self, fwd_hooks: list[Any] | None = None, bwd_hooks: list[Any] | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """TransformerBridge's `hooks`; a hook name that does not exist is a `ModelError`."""

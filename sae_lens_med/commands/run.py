@@ -78,6 +78,9 @@ def evaluate(
     split: Split = None,
     shots: Shots = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the question into the model's chat template.")] = False,
+    thinking: Annotated[
+        bool, typer.Option("--thinking", help="With --chat: leave Qwen3's thinking on; off otherwise.")
+    ] = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = 8192,
@@ -107,6 +110,7 @@ def evaluate(
         output,
         shots=examples,
         chat=chat,
+        enable_thinking=thinking,
         batch_tokens=batch_tokens,
         sae=attached,
         permutations=permutations,

@@ -1,7 +1,9 @@
 """The quality of SAEs whose quality is known: one that loses nothing, one that gives the mean, one in between."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +92,24 @@ def test_every_number_against_its_formula(model: MedBridge, sequences: list[list
     n = sum(len(ids) - 1 for ids in sequences)
     assert quality.n_ce_tokens == n
     assert quality.ce_loss == pytest.approx(loss / n, rel=1e-5)
+
+    # BOS and sinks keep their activation in the spliced runs.
+    def spliced_loss(new: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        def splice(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+            changed = activation.clone()
+            for t in range(1, activation.shape[1]):
+                if activation[0, t].norm() <= threshold:
+                    changed[0, t] = new(activation[0, t])
+            return changed
+
+        total = 0.0
+        for ids in sequences:
+            logits = model.run_with_hooks(torch.tensor([ids]), fwd_hooks=[(HOOK, splice)])[0, :-1]
+            total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
+        return total / n
+
+    assert quality.ce_loss_spliced == pytest.approx(spliced_loss(sae), rel=1e-4)
+    assert quality.ce_loss_mean_ablated == pytest.approx(spliced_loss(lambda _: kept.mean(0)), rel=1e-4)
 
 
 def test_too_little_text_is_refused(model: MedBridge) -> None:
