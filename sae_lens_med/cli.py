@@ -1,10 +1,13 @@
 """The command line, `sae-lens-med`. Heavy imports happen inside the commands, so that `--help` answers at once."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import typer
 
-from sae_lens_med import __version__
+from sae_lens_med import __version__, distributed
 from sae_lens_med.commands import models, releases, run, train
 from sae_lens_med.config import DISCLAIMER
 from sae_lens_med.errors import SaeLensMedError
@@ -36,12 +39,27 @@ def _root(
     del version  # the callback above has acted on it
 
 
+@contextmanager
+def _silent(wanted: bool) -> Iterator[None]:
+    """Of several processes that say the same, one is enough. A traceback passes: it is printed after the block."""
+    if not wanted:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
 def main() -> None:
-    """Run the command line: a user's mistake is one sentence and status 2, an interrupt is status 130."""
+    """Run the command line: a user's mistake is one sentence and status 2, an interrupt is status 130.
+
+    Started by torchrun, all processes run it together, and rank 0 speaks for them.
+    """
     try:
-        app(standalone_mode=True)
+        with distributed.initialised() as ranks, _silent(not ranks.first):
+            app(standalone_mode=True)
     except SaeLensMedError as error:
-        typer.echo(f"error: {error}", err=True)
+        if distributed.speaks(error):
+            typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was finished is kept, and the same command goes on from there.", err=True)

@@ -4,7 +4,7 @@ Every message is one sentence that says what is wrong, where, and what to do ins
 prints it without a traceback; code catches `SaeLensMedError` for all of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -30,6 +30,15 @@ class ReleaseError(SaeLensMedError):
 
 class StudyError(SaeLensMedError):
     """A study folder is damaged, or was made with other settings."""
+
+
+class DistributedError(SaeLensMedError):
+    """One of several processes that do one job ended, or they cannot find each other."""
+
+    def __init__(self, message: str, ended: Collection[int] = ()) -> None:
+        super().__init__(message)
+        self.ended = tuple(ended)
+        """The ranks that ended by themselves."""
 
 
 class MissingExtraError(SaeLensMedError):

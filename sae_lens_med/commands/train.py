@@ -30,15 +30,19 @@ def train(
     command with --resume then ends with the weights of an uninterrupted run. The folder loads in stock SAELens:
     SAE.load_from_disk(OUTPUT).
 
+    In several processes, with the result of one: torchrun --nproc-per-node N -m sae_lens_med train ...
+
     Example: sae-lens-med train gemma-3-270m-res --set data.folder=texts --set sae.l1_coefficient=0.4 --output runs/a
     """
+    from sae_lens_med import distributed
     from sae_lens_med.models import load_model
     from sae_lens_med.training.recipe import load_recipe
     from sae_lens_med.training.run import train as run_training
 
     loaded = load_recipe(recipe, overrides)
-    device = str(loaded.runner.get("device", "cpu"))
-    model = load_model(loaded.model_name, device=device, dtype=loaded.model_dtype)
+    device = distributed.local_device(str(loaded.runner.get("device", "cpu")))
+    with distributed.one_before_the_others():
+        model = load_model(loaded.model_name, device=device, dtype=loaded.model_dtype)
     try:
         trained = run_training(loaded, model, output, activations=activations, resume=resume)
     except KeyboardInterrupt:

@@ -6,6 +6,11 @@ The loop is ours, the step, the optimiser, the schedules and the checkpoints are
 or nowhere and cannot be told to stop. Because batches depend on (seed, step) alone, a run that was interrupted and
 resumed ends with the weights of one that was not.
 
+In several processes (`distributed`), `train_batch_size_tokens` is the batch of all together: each takes its part of
+every batch, and the run is that of one process up to the rounding of sums (`parallel`). Rank 0 alone prints, writes and
+measures. A checkpoint says nothing about ranks, so any number of processes goes on with it. Several machines need a
+disk that all see, for the output and the activations.
+
 The output folder holds `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors` and `runner_cfg.json` as SAELens
 writes them; `metrics.json` (held-out text), `curve.json` and `curve.svg`; `recipe.yaml` and `left_out_ids.json`. While
 it runs, `checkpoints/` holds the last complete checkpoint.
@@ -15,6 +20,7 @@ import json
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,15 +36,19 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
 from safetensors.torch import save_file
 
+from sae_lens_med import distributed
 from sae_lens_med.config import atomic_path, cache_dir, json_sha256, write_json, write_text
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models import MedBridge
 from sae_lens_med.training.activations import Activations, Corpus, corpus, harvest
 from sae_lens_med.training.curve import curve_svg
 from sae_lens_med.training.metrics import SaeQuality, measure
+from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe
 
 CURVE_EVERY = 10
+CHECKPOINT_SECONDS = 600
+"""A checkpoint is written so long after the last one, whatever the recipe's `n_checkpoints`: what a crash can cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +70,34 @@ def train(
             model, the text and the hook, so that runs that differ in the SAE alone share it.
         resume: go on from the last checkpoint in `output`.
 
-    Raises `ConfigError` when `output` holds another run and `resume` is not given, or was made from another recipe.
-    Ctrl-C (or SIGTERM) ends the step that runs, writes a checkpoint and raises KeyboardInterrupt.
+    Raises `ConfigError` when `output` holds another run and `resume` is not given, or was made from another recipe;
+    `DistributedError` when another process of the job ended. Ctrl-C (or SIGTERM) ends the step that runs, in all
+    processes the same, writes a checkpoint and raises KeyboardInterrupt.
     """
-    _prepare_output(recipe, output, resume)
+    with distributed.initialised() as me:
+        if me.first:
+            _prepare_output(recipe, output, resume)
+        distributed.barrier()
+        return _train(recipe, model, output, activations, resume)
+
+
+def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | None, resume: bool) -> TrainedSae:
+    me = distributed.ranks()
     seed = recipe.runner.get("seed", 42)
     text = corpus(recipe, model.text_tokenizer, seed)
     folder = activations or _activations_folder(recipe, model, text)
-    acts = harvest(model, text, recipe, folder)
+    if me.first:
+        harvest(model, text, recipe, folder)
+    distributed.barrier()
+    acts = Activations.open(folder, recipe.sink_multiple)
     runner_cfg = _runner_config(recipe, model)
     trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
     _fit(trainer, runner_cfg, acts, curve, output)
-    return _finish(trainer, runner_cfg, recipe, model, text, acts, curve, output)
+    if me.first:
+        trained = _finish(trainer, runner_cfg, recipe, model, text, acts, curve, output)
+        distributed.broadcast_object(trained.quality.to_dict())
+        return trained
+    return TrainedSae(output, SaeQuality(**distributed.broadcast_object()), trainer.n_training_steps)
 
 
 def _prepare_output(recipe: Recipe, output: Path, resume: bool) -> None:
@@ -105,7 +131,7 @@ def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerCo
     fields = dict(recipe.sae)
     config_class = get_sae_training_class(fields.pop("architecture"))[1]
     runner = dict(recipe.runner)
-    device = runner.get("device", "cpu")
+    device = runner["device"] = distributed.local_device(runner.get("device", "cpu"))
     n_checkpoints = runner.pop("n_checkpoints", 4)
     try:
         return LanguageModelSAERunnerConfig(
@@ -142,7 +168,8 @@ def _trainer(
     sae_cfg: TrainingSAEConfig = TrainingSAEConfig.from_dict(cfg.get_training_sae_cfg_dict())
     sae = TrainingSAE.from_dict(sae_cfg.to_dict())
     sae.to(cfg.device)
-    trainer = SAETrainer(cfg.to_sae_trainer_config(), sae, data_provider=iter(()))
+    trainer_class = SAETrainer if distributed.ranks().world_size == 1 else ParallelTrainer
+    trainer = trainer_class(cfg.to_sae_trainer_config(), sae, data_provider=iter(()))
     checkpoint = _last_checkpoint(resume_from) if resume_from else None
     if checkpoint is not None:
         trainer.load_trainer_state(checkpoint)
@@ -169,6 +196,8 @@ def _fit(
     total = cfg.training_tokens // cfg.train_batch_size_tokens
     every = max(1, total // (cfg.n_checkpoints + 1))
     batches = acts.batches(cfg.train_batch_size_tokens, cfg.seed, trainer.n_training_steps)
+    me = distributed.ranks()
+    own = me.share(cfg.train_batch_size_tokens)
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -177,23 +206,28 @@ def _fit(
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with _stop_asked() as stop, Progress(*columns, console=console) as progress:
+    saved_at = time.monotonic()
+    with _stop_asked() as stop, Progress(*columns, console=console, disable=not me.first) as progress:
         task = progress.add_task("", total=total, completed=trainer.n_training_steps)
         while trainer.n_training_steps < total:
             trainer.maybe_reset_sparsity()
-            result = trainer.step(next(batches))
+            result = trainer.step(next(batches)[own])
             trainer.n_training_steps += 1
             step = trainer.n_training_steps
             if step % CURVE_EVERY == 0 or step == total:
                 point = _curve_point(trainer, result)
                 curve.append(point)
                 progress.update(task, description=_in_words(point))
-                if not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
+                if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
                     console.print(f"step {step} of {total}: {_in_words(point)}")
             progress.update(task, completed=step)
-            if stop.is_set() or (step % every == 0 and step < total):
+            # Decided together: a signal reaches the processes at different steps.
+            stopping = distributed.any_rank(stop.is_set())
+            is_due = (step % every == 0 and step < total) or time.monotonic() - saved_at > CHECKPOINT_SECONDS
+            if me.first and (stopping or is_due):
                 _save_checkpoint(trainer, curve, output)
-            if stop.is_set():
+                saved_at = time.monotonic()
+            if stopping:
                 raise KeyboardInterrupt
 
 
@@ -214,12 +248,20 @@ def _stop_asked() -> Iterator[threading.Event]:
 
 @torch.no_grad()
 def _curve_point(trainer: SAETrainer[Any, Any], result: TrainStepOutput) -> dict[str, float]:
-    x, error = result.sae_in, result.sae_in - result.sae_out
+    """Of the whole batch, whichever rows of it are here."""
+    x, acts = result.sae_in, result.feature_acts
+    n = len(x)
+    n_active = torch.count_nonzero(acts.coalesce().values() if acts.is_sparse else acts)
+    spread = (x - distributed.mean_of_rows(x)).pow(2).sum()
+    parts = (result.loss * n, n_active, (x - result.sae_out).pow(2).sum(), spread)
+    sums = torch.stack([part.float() for part in parts])
+    loss, active, error, spread = distributed.all_reduce_sum_(sums).tolist()
+    whole = trainer.cfg.train_batch_size_samples
     return {
         "step": trainer.n_training_steps,
-        "loss": result.loss.item(),
-        "l0": (result.feature_acts > 0).sum(-1).float().mean().item(),
-        "explained_variance": 1 - (error.pow(2).sum() / (x - x.mean(0)).pow(2).sum()).item(),
+        "loss": loss / whole,
+        "l0": active / whole,
+        "explained_variance": 1 - error / spread,
         "dead_fraction": trainer.dead_neurons.float().mean().item(),
     }
 
