@@ -36,6 +36,7 @@ from sae_lens.saes.sae import (
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_med.distributed import mean_of_rows
 from sae_lens_med.errors import ConfigError
 
 ARCHITECTURE = "tied_l1"
@@ -159,7 +160,7 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
     def _update_center(self, x: torch.Tensor) -> None:
         """Running mean over the first batches; the first one alone is close, so training starts at once."""
         self.centered_batches += 1
-        self.b_dec.add_((x.mean(0).to(self.b_dec.dtype) - self.b_dec) / self.centered_batches)
+        self.b_dec.add_((mean_of_rows(x).to(self.b_dec.dtype) - self.b_dec) / self.centered_batches)
 
     @override
     @torch.no_grad()
