@@ -16,7 +16,11 @@ Scale of α. SAELens sums the squared error over d_in; the paper and its code av
 `l1_coefficient = published α x d_in` (`l1_from_published`). α also scales with the activations: under
 `expected_average_only_in` the mean norm is sqrt(d_in), so that the mean square per dimension is about 1.
 
-Out of scope: dead-feature revival, per-feature penalties, and the sparse step.
+The step is dense while many features are active and sparse from then on (`sparse_step`), with the same values and
+gradients to rounding; nothing has to be asked for. It stays dense where a hook of the SAE is in use, and for parameters
+in half precision.
+
+Out of scope: dead-feature revival (`training/revive.py`) and per-feature penalties.
 """
 
 from dataclasses import dataclass
@@ -38,6 +42,7 @@ from typing_extensions import override
 
 from sae_lens_med.distributed import mean_of_rows
 from sae_lens_med.errors import ConfigError
+from sae_lens_med.saes import sparse_step
 
 ARCHITECTURE = "tied_l1"
 
@@ -58,6 +63,8 @@ class TiedL1TrainingSAEConfig(TrainingSAEConfig):
         center_batches (int): how many first batches the mean is taken over.
         decoder_init_norm (float): norm of E's rows at the start. The features are unit vectors whatever it is; with
             Adam, a step turns a feature by about lr / this.
+        bf16_filter (bool): the sparse step finds active features with a product in bfloat16 where the hardware is fast
+            at it. Their values are computed in float32 and none is missed: results do not change beyond rounding.
     """
 
     l1_coefficient: float = 1.0
@@ -65,6 +72,7 @@ class TiedL1TrainingSAEConfig(TrainingSAEConfig):
     center: Literal["none", "mean"] = "none"
     center_batches: int = 10
     decoder_init_norm: float | None = 1.0
+    bf16_filter: bool = True
 
     @override
     @classmethod
@@ -104,6 +112,8 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
     b_enc: nn.Parameter
     act_scale: torch.Tensor
     centered_batches: torch.Tensor
+    takes_sparse_path: torch.Tensor
+    """Whether the next batch takes the sparse step: part of the state, so that a resumed run goes on as it was."""
 
     @override
     def initialize_weights(self) -> None:
@@ -115,6 +125,7 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
         self.b_dec = nn.Parameter(torch.zeros(d_in, **like), requires_grad=False)
         self.register_buffer("act_scale", torch.ones((), **like))
         self.register_buffer("centered_batches", torch.zeros((), dtype=torch.long, device=self.device))
+        self.register_buffer("takes_sparse_path", torch.zeros((), dtype=torch.bool, device=self.device))
 
     @property
     def M(self) -> torch.Tensor:
@@ -154,7 +165,40 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         if self.cfg.center == "mean" and self.centered_batches < self.cfg.center_batches:
             self._update_center(step_input.sae_in)
-        return super().training_forward_pass(step_input)
+        is_sparse = bool(self.takes_sparse_path)
+        if is_sparse and self._can_be_sparse(step_input.sae_in):
+            output = self._sparse_forward_pass(step_input)
+            n_active = output.feature_acts.values().numel()
+        else:
+            output = super().training_forward_pass(step_input)
+            n_active = int(torch.count_nonzero(output.feature_acts.detach()))
+        density = n_active / (output.sae_in.shape[0] * self.cfg.d_sae)
+        self.takes_sparse_path.fill_(sparse_step.next_path_is_sparse(is_sparse, density))
+        return output
+
+    def _can_be_sparse(self, x: torch.Tensor) -> bool:
+        hooks_in_use = any(hook.has_hooks() for hook in self.hook_dict.values())
+        return sparse_step.supports(self.E) and x.ndim == 2 and not hooks_in_use
+
+    def _sparse_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """`training_forward_pass` with what is active only; `feature_acts` is a sparse tensor, as `topk`'s may be.
+
+        `hidden_pre` is the same tensor: pre-activations are not kept where they are below zero."""
+        x = self.process_sae_in(step_input.sae_in) * self.act_scale
+        acts, decoded = sparse_step.encode_decode(x, self.E, self.b_enc, bf16_filter=self.cfg.bf16_filter)
+        sae_out = decoded / self.act_scale + self.b_dec
+        mse_loss = self.mse_loss_fn(sae_out, step_input.sae_in).sum(-1).mean()
+        l1_loss = step_input.coefficients["l1"] * acts.values.sum() / len(x)
+        with torch.no_grad():
+            feature_acts = acts.to_coo(self.cfg.d_sae)
+        return TrainStepOutput(
+            sae_in=step_input.sae_in,
+            sae_out=sae_out,
+            feature_acts=feature_acts,
+            hidden_pre=feature_acts,
+            loss=mse_loss + l1_loss,
+            losses={"mse_loss": mse_loss, "l1_loss": l1_loss},
+        )
 
     @torch.no_grad()
     def _update_center(self, x: torch.Tensor) -> None:
@@ -183,13 +227,14 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
-        # SAELens' loader has cast every tensor to the SAE's dtype; a count is none.
+        # SAELens' loader has cast every tensor to the SAE's dtype; a count is none, nor a yes or no.
         state_dict["centered_batches"] = state_dict["centered_batches"].to(torch.long)
+        state_dict["takes_sparse_path"] = state_dict["takes_sparse_path"].to(torch.bool)
 
     @override
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
         W_enc, W_dec = self.W_enc.detach().contiguous(), self.W_dec.detach().contiguous()
-        for name in ("E", "act_scale", "centered_batches"):
+        for name in ("E", "act_scale", "centered_batches", "takes_sparse_path"):
             del state_dict[name]
         state_dict["W_enc"], state_dict["W_dec"] = W_enc, W_dec
 
