@@ -248,7 +248,7 @@ def test_encoder_and_decoder_are_one_matrix() -> None:
 def test_a_checkpoint_comes_back_and_shares_no_storage(center: str, tmp_path: Path) -> None:
     sae = trained(center=center, center_batches=3, normalize_activations="expected_average_only_in")
     state = sae.state_dict()
-    assert set(state) == {"E", "b_enc", "b_dec", "act_scale", "centered_batches"}
+    assert set(state) == {"E", "b_enc", "b_dec", "act_scale", "centered_batches", "takes_sparse_path"}
     assert len({t.untyped_storage().data_ptr() for t in state.values()}) == len(state)
     sae.save_model(tmp_path)
     again = TrainingSAE.load_from_disk(tmp_path)
