@@ -11,6 +11,7 @@ logits are those of plain transformers.
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
     text_tokenizer: Any
     """The tokenizer as its files define it. `tokenizer` is TransformerLens' copy, which invents a BOS for models
     that have none (Qwen)."""
+
+    @property
+    def plain(self) -> Any:
+        """The transformers model as it was before the bridge wrapped its modules, on the bridge's own parameters; for
+        `reader`. None for a model that is spread over several devices."""
+        return self.__dict__.get("_plain")
 
     @property
     def hook_dict(self) -> dict[str, HookPoint]:
@@ -349,6 +356,7 @@ def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBrid
 
     `provenance` needs `name`. The tokenizer is copied, because booting changes the one it is given.
     """
+    plain = _on_the_same_weights(hf_model)
     # TransformerLens warns at its own old aliases, some of which are the catalogue's names: give it the Hub id.
     entry = catalogue.find(provenance["name"])
     model = MedBridge.boot_transformers(
@@ -363,7 +371,19 @@ def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBrid
     model.provenance = provenance
     model.text_tokenizer = tokenizer
     model.cfg.default_prepend_bos = adds_bos(tokenizer)
+    model.__dict__["_plain"] = plain  # not as a submodule: its weights are not there twice
     return model
+
+
+def _on_the_same_weights(hf_model: Any) -> Any:
+    """A second skeleton of modules over the same parameters and buffers; None where accelerate has spread the model.
+
+    The bridge replaces modules in place and wraps each part, so that the model inside it is no plain one any more.
+    """
+    if len(set(getattr(hf_model, "hf_device_map", {}).values())) > 1:
+        return None
+    same = {id(tensor): tensor for tensor in (*hf_model.parameters(), *hf_model.buffers())}
+    return copy.deepcopy(hf_model, same).eval()
 
 
 def adds_bos(tokenizer: Any) -> bool:
@@ -416,11 +436,11 @@ def _cannot_open(name: str, source: str) -> ModelError:
     )
 
 
-class _Reached(Exception):
-    """Ends a forward pass at the hook that was wanted."""
+class Reached(Exception):
+    """Ends a forward pass at the last hook that was wanted."""
 
 
-def _padded(model: MedBridge, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(model: MedBridge, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded tokens and attention mask, `[batch, longest]`, on the model's device."""
     pad = model.text_tokenizer.pad_token_id
     longest = max(len(ids) for ids in token_ids)
@@ -440,21 +460,36 @@ def residuals(model: MedBridge, token_ids: Sequence[Sequence[int]], hook_name: s
     Returns one tensor `[n_tokens_i, d_in]` per sequence, in the model's dtype, on its device. The pass ends at the
     hook: later layers and the LM head are not run. Right padding keeps every real token's context as it is alone.
     """
-    model.require_hook(hook_name)
-    tokens, mask = _padded(model, token_ids)
-    found: list[torch.Tensor] = []
+    return activations_at(model, token_ids, [hook_name])[hook_name]
 
-    def keep(activation: torch.Tensor, hook: HookPoint) -> None:  # noqa: ARG001 - TransformerLens' hook signature
-        found.append(activation)
-        raise _Reached
 
-    with contextlib.suppress(_Reached), model.hooks(fwd_hooks=[(hook_name, keep)]):
+@torch.no_grad()
+def activations_at(
+    model: MedBridge, token_ids: Sequence[Sequence[int]], hook_names: Sequence[str]
+) -> dict[str, list[torch.Tensor]]:
+    """`residuals` at several hooks in one pass, which ends when all of them have run."""
+    for name in hook_names:
+        model.require_hook(name)
+    tokens, mask = padded(model, token_ids)
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(activation: torch.Tensor, hook: HookPoint, name: str) -> None:  # noqa: ARG001 - TransformerLens' signature
+        found[name] = activation
+        if len(found) == len(set(hook_names)):
+            raise Reached
+
+    hooks = [(name, functools.partial(keep, name=name)) for name in set(hook_names)]
+    with contextlib.suppress(Reached), model.hooks(fwd_hooks=hooks):
         model(tokens, attention_mask=mask, return_type=None)
-    if not found:
-        raise ModelError(
-            f"the hook {hook_name!r} exists but did not run in a forward pass of {model.provenance['name']}."
-        )
-    return [found[0][row, : len(ids)].clone() for row, ids in enumerate(token_ids)]
+    for name in hook_names:
+        if name not in found:
+            raise ModelError(
+                f"the hook {name!r} exists but did not run in a forward pass of {model.provenance['name']}."
+            )
+    return {
+        name: [activation[row, : len(ids)].clone() for row, ids in enumerate(token_ids)]
+        for name, activation in found.items()
+    }
 
 
 @torch.no_grad()
@@ -467,7 +502,7 @@ def next_token_logprobs(
     options tie; the wanted ones are therefore computed again in float32 from the LM head's input, where its head is
     linear.
     """
-    tokens, mask = _padded(model, token_ids)
+    tokens, mask = padded(model, token_ids)
     last = torch.tensor([len(ids) - 1 for ids in token_ids], device=tokens.device)
     positions, row_position = last.unique(return_inverse=True)
     head_input: list[torch.Tensor] = []
