@@ -206,13 +206,15 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 @contextmanager
-def one_before_the_others() -> Iterator[None]:
-    """The first process of each machine runs the block before the others do: for what fills a cache."""
+def first_before_the_others(*, of_machine: bool = False) -> Iterator[None]:
+    """Rank 0 runs the block before the others do, who then find what it wrote; or the first of each machine does, for
+    a cache that is the machine's."""
     me = ranks()
-    if me.local_rank > 0:
+    is_first = me.local_rank == 0 if of_machine else me.first
+    if not is_first:
         barrier()
     yield
-    if me.local_rank == 0:
+    if is_first:
         barrier()
 
 
@@ -335,7 +337,7 @@ class _Job:
         return DistributedError(f"{which} of {self.ranks.world_size} ended{why}; {_GO_ON}", tuple(ended))
 
 
-_GO_ON = "start the same command again to go on from what is on disk: train with --resume, the others as they were."
+_GO_ON = "start the same command again (train: with --resume) to go on from what is on disk."
 
 _job: _Job | None = None
 _number = itertools.count()

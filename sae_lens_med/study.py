@@ -11,6 +11,9 @@
 files atomically and is skipped when the study is run again. A study whose model, SAE, data, settings or seed differ
 from those of the folder is refused, naming what changed.
 
+Several processes (`distributed`) share the stages that run the model, collect and evaluate; rank 0 does the others and
+writes everything but the shards.
+
 Groups. `left_out`: items whose id the SAE's release lists as kept out of its training text. `trained_on`: the other
 items of a data set of which some are left out (that data set is then a source of the training text). Items of data sets
 with no left-out item belong to neither: nothing says that the SAE has seen them.
@@ -29,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+from sae_lens_med import distributed
 from sae_lens_med.alignment import align
 from sae_lens_med.config import atomic_path, json_sha256, write_json, write_text
 from sae_lens_med.data import LoadedItems, mask_leakage
@@ -47,6 +51,8 @@ from sae_lens_med.saes.releases import LoadedSae
 
 FORMAT = 1
 STAGES = ("collect", "evaluate", "align", "examples", "report")
+MODEL_STAGES = ("collect", "evaluate")
+"""The stages that run the model, and so are shared by all processes."""
 CONTEXTS = 8
 """Contexts kept for each feature that the report shows."""
 
@@ -104,8 +110,39 @@ def run_study(
         progress: show bars on stderr.
         on_stage: called as each stage begins with its name and whether it is skipped.
 
-    Raises `StudyError` when the folder holds something else, or a study whose model, SAE, data or settings differ.
+    Raises `StudyError` when the folder holds something else, or a study whose model, SAE, data or settings differ;
+    `DistributedError` when another process of the job ended.
     """
+    with distributed.initialised():
+        return _run_study(
+            model,
+            loaded_sae,
+            data,
+            output,
+            shots,
+            permutations=permutations,
+            seed=seed,
+            n_shown=n_shown,
+            batch_tokens=batch_tokens,
+            progress=progress,
+            on_stage=on_stage,
+        )
+
+
+def _run_study(
+    model: MedBridge,
+    loaded_sae: LoadedSae,
+    data: LoadedItems,
+    output: Path,
+    shots: Sequence[McqItem],
+    *,
+    permutations: int,
+    seed: int,
+    n_shown: int,
+    batch_tokens: int,
+    progress: bool,
+    on_stage: Callable[[str, bool], None] | None,
+) -> StudyResult:
     if permutations < 1 or n_shown < 0 or batch_tokens < 1:
         raise ConfigError(
             "a study needs permutations >= 1, n_shown >= 0 and batch_tokens >= 1, "
@@ -122,7 +159,9 @@ def run_study(
         "batch_tokens": batch_tokens,
         "device": str(model.cfg.device),
     }
-    study = _Study(output, make_provenance(model.provenance, loaded_sae, data, settings, seed), data.items)
+    provenance = make_provenance(model.provenance, loaded_sae, data, settings, seed)
+    with distributed.first_before_the_others():
+        study = _Study(output, provenance, data.items)
     groups, group_notes = item_groups(data.items, loaded_sae.left_out_ids)
     features_folder = output / "features"
 
@@ -149,10 +188,11 @@ def run_study(
             done=partial.done,
             on_results=partial.append,
         )
-        metrics = accuracy_metrics(data.items, results, groups=groups, permutations=permutations, seed=seed)
-        study.write_metrics(metrics, "accuracy")
-        write_results(output / "items.jsonl", results)
-        partial.remove()
+        if distributed.ranks().first:
+            metrics = accuracy_metrics(data.items, results, groups=groups, permutations=permutations, seed=seed)
+            study.write_metrics(metrics, "accuracy")
+            write_results(output / "items.jsonl", results)
+            partial.remove()
         return []
 
     def run_align() -> list[str]:
@@ -204,13 +244,14 @@ def run_study(
         "report": run_report,
     }
     skipped = study.run(work, on_stage)
+    notes = distributed.broadcast_object(study.notes)  # the others wait here until rank 0 has written the report
     return StudyResult(
         folder=output,
         provenance=study.provenance,
         metrics=tuple(study.read_metrics()),
         results=tuple(read_results(output / "items.jsonl")),
         skipped=skipped,
-        notes=tuple(study.notes),
+        notes=tuple(notes),
     )
 
 
@@ -338,6 +379,8 @@ class _Study:
                 on_stage(name, name in skipped)
             if name in skipped:
                 continue
+            if name not in MODEL_STAGES and not distributed.ranks().first:
+                continue
             start = perf_counter()
             self._note(work[name]())
             self.stages[name] = {
@@ -362,6 +405,8 @@ class _Study:
         self.notes = list(dict.fromkeys([*self.notes, *notes]))
 
     def _write(self) -> None:
+        if not distributed.ranks().first:
+            return
         write_json(
             self.manifest,
             {

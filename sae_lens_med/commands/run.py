@@ -268,13 +268,16 @@ def _load_data(
 def _open(model: str, sae: str | None, device: str, dtype: str) -> "tuple[MedBridge, LoadedSae | None]":
     import torch
 
+    from sae_lens_med import distributed
     from sae_lens_med.models import load_model
     from sae_lens_med.saes.releases import load_sae
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    attached = None if sae is None else load_sae(sae, device=device)
-    return load_model(model, device=device, dtype=dtype), attached
+    device = distributed.local_device(device)
+    with distributed.first_before_the_others(of_machine=True):
+        attached = None if sae is None else load_sae(sae, device=device)
+        return load_model(model, device=device, dtype=dtype), attached
 
 
 def _print_json(output: Path, metrics: "Sequence[MetricValue]") -> None:

@@ -41,7 +41,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides)
     device = distributed.local_device(str(loaded.runner.get("device", "cpu")))
-    with distributed.one_before_the_others():
+    with distributed.first_before_the_others(of_machine=True):
         model = load_model(loaded.model_name, device=device, dtype=loaded.model_dtype)
     try:
         trained = run_training(loaded, model, output, activations=activations, resume=resume)

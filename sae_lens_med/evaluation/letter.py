@@ -4,6 +4,9 @@ For each item one forward pass over its prompt. Each option's letter is scored b
 vocabulary, of the one token that the letter is in the answer slot's own context (`Prompt.letter_token_ids`); the
 likeliest is the prediction. Exactly equal best letters are no answer (`ambiguous`), never a coin toss.
 
+Several processes (`distributed`) take the batches in turn, the same batches as one process would make, and each
+returns all results.
+
 Out of scope: letters longer than one token (`question_prompt` refuses them) and generated answers.
 """
 
@@ -16,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.models import MedBridge, next_token_logprobs
 from sae_lens_med.prompts import question_prompt
@@ -53,8 +57,9 @@ def evaluate_letters(
         sae: attached at its hook for the whole evaluation: its reconstruction replaces the activation (no error term),
             so that the result is what the model answers through the SAE. Special tokens pass by unchanged, because
             SAEs are not trained on them.
-        done: results that are already there, by item id; these items are not run.
-        on_results: called with the results of each batch as they come, for writing them down.
+        done: results that are already there, by item id; these items are not run. The same in all processes.
+        on_results: called with the results of each batch as they come, for writing them down; in each process with
+            those of its own batches.
 
     Raises `ModelError` when a prompt is longer than the model's context or the model gives no number, `DataError`
     when two items share an id, `ConfigError` for a batch size below 1.
@@ -74,18 +79,23 @@ def evaluate_letters(
                 f"the prompt of item {prompt.item_id!r} has {len(prompt.token_ids)} tokens, more than the "
                 f"{model.cfg.n_ctx} that {model.provenance['name']} takes; use fewer shots or leave the item out."
             )
-    with _attached(model, sae), _bar(progress and bool(todo)) as bar:
-        task = bar.add_task("answers", total=len(todo))
-        for batch in length_batches([len(p.token_ids) for p in prompts], batch_tokens):
+    me = distributed.ranks()
+    batches = length_batches([len(p.token_ids) for p in prompts], batch_tokens)[me.rank :: me.world_size]
+    own: list[ItemResult] = []
+    with _attached(model, sae), _bar(progress and bool(todo) and me.first) as bar:
+        task = bar.add_task("answers", total=sum(map(len, batches)))
+        for batch in batches:
             chosen = [prompts[i] for i in batch]
             logprobs = next_token_logprobs(model, [p.token_ids for p in chosen], [p.letter_token_ids for p in chosen])
             fresh = [
                 letter_result(todo[i], prompt, row) for i, prompt, row in zip(batch, chosen, logprobs, strict=True)
             ]
-            results |= {result.id: result for result in fresh}
+            own.extend(fresh)
             if on_results is not None:
                 on_results(fresh)
             bar.advance(task, len(batch))
+    for part in distributed.gather_objects([result.to_dict() for result in own]):
+        results |= {values["id"]: ItemResult.from_dict(values) for values in part}
     return [results[item.id] for item in items]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sae_lens_med import distributed
 from sae_lens_med.config import write_json
 from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import DataError, StudyError
@@ -56,7 +57,8 @@ def evaluate(
     The arguments are those of `evaluate_letters` and `accuracy_metrics`. Running again with the same settings goes on
     where the last run stopped, or reads what it finished. `data` must not hold the shots (`shots.choose_shots`).
 
-    Raises `StudyError` when the folder holds something else or an evaluation with other settings.
+    Raises `StudyError` when the folder holds something else or an evaluation with other settings, `DistributedError`
+    when another process of the job ended.
     """
     settings = {
         "method": "option_letter",
@@ -69,31 +71,35 @@ def evaluate(
         "device": str(model.cfg.device),
     }
     provenance = make_provenance(model.provenance, sae, data, settings, seed)
-    if (finished := _finished(output, provenance)) is not None:
-        return finished
-    partial = PartialResults(output / PARTIAL, identity(provenance))
-    results = evaluate_letters(
-        model,
-        data.items,
-        shots=shots,
-        chat=chat,
-        enable_thinking=enable_thinking,
-        batch_tokens=batch_tokens,
-        progress=progress,
-        sae=sae,
-        done=partial.done,
-        on_results=partial.append,
-    )
-    metrics = accuracy_metrics(
-        data.items, results, variant="model" if sae is None else "sae", permutations=permutations, seed=seed
-    )
-    write_results(output / RESULTS, results)
-    write_json(
-        output / SUMMARY,
-        {"format": FORMAT, "provenance": provenance.to_dict(), "metrics": [m.to_dict() for m in metrics]},
-    )
-    partial.remove()
-    return Evaluation(output, tuple(results), tuple(metrics), provenance)
+    with distributed.initialised() as me:
+        finished = _finished(output, provenance) if me.first else None
+        if distributed.broadcast_object(finished is not None):
+            return finished or read_evaluation(output)
+        partial = PartialResults(output / PARTIAL, identity(provenance))
+        results = evaluate_letters(
+            model,
+            data.items,
+            shots=shots,
+            chat=chat,
+            enable_thinking=enable_thinking,
+            batch_tokens=batch_tokens,
+            progress=progress,
+            sae=sae,
+            done=partial.done,
+            on_results=partial.append,
+        )
+        if me.first:
+            metrics = accuracy_metrics(
+                data.items, results, variant="model" if sae is None else "sae", permutations=permutations, seed=seed
+            )
+            write_results(output / RESULTS, results)
+            write_json(
+                output / SUMMARY,
+                {"format": FORMAT, "provenance": provenance.to_dict(), "metrics": [m.to_dict() for m in metrics]},
+            )
+            partial.remove()
+        distributed.barrier()
+        return read_evaluation(output)
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sae_lens_med import distributed
 from sae_lens_med.config import write_text
 from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.evaluation.provenance import changes
@@ -32,23 +33,30 @@ class PartialResults:
     """Results of a run that is not finished, appended as they come. The first line is the identity of the run.
 
     A line torn by an interruption is dropped when the file is opened again: its item is run again.
+
+    Of several processes (`distributed`), rank 0 appends to the file itself and each other rank to one of its own beside
+    it (`items.partial.rank1.jsonl`). When they are opened again, by any number of processes, all go into the first.
     """
 
     def __init__(self, path: Path, run_identity: Mapping[str, Any]) -> None:
-        """Open or create the file at `path`. Raises `StudyError` when it is of a run with another identity."""
-        self.path = path
+        """Open or create the file at `path`, in all processes of the job together. Raises `StudyError` when it is of a
+        run with another identity."""
+        me = distributed.ranks()
+        self.first_path = path
+        self.path = path if me.first else path.with_suffix(f".rank{me.rank}{path.suffix}")
         self.done: dict[str, ItemResult] = {}
-        """Results that the file holds, by item id."""
-        lines = self._whole_lines() if path.exists() else []
-        if lines:
-            if different := changes(lines[0], run_identity):
-                raise StudyError(
-                    f"{path.parent} holds an unfinished evaluation with other settings ({'; '.join(different)}); "
-                    "give another output folder or the settings it began with."
-                )
-            self.done = {values["id"]: ItemResult.from_dict(values) for values in lines[1:]}
-        # Written again: appending after a torn line would spoil the next one.
-        write_text(path, "".join(_line(v) for v in [dict(run_identity), *(r.to_dict() for r in self.done.values())]))
+        """Results that the files hold, by item id; the same in all processes."""
+        found: list[dict[str, Any]] = []
+        if me.first:
+            for each in (path, *self._others()):
+                found.extend(self._results(each, run_identity))
+            # Written again: appending after a torn line would spoil the next one.
+            write_text(path, "".join(_line(values) for values in [dict(run_identity), *found]))
+            for each in self._others():
+                each.unlink()
+        self.done = {values["id"]: ItemResult.from_dict(values) for values in distributed.broadcast_object(found)}
+        if not me.first:
+            write_text(self.path, _line(dict(run_identity)))
 
     def append(self, results: Sequence[ItemResult]) -> None:
         """Write results to the end of the file."""
@@ -57,12 +65,27 @@ class PartialResults:
         self.done |= {result.id: result for result in results}
 
     def remove(self) -> None:
-        """Delete the file, when the results have been written elsewhere."""
-        self.path.unlink(missing_ok=True)
+        """Delete the files of all processes, when the results have been written elsewhere."""
+        for each in (self.first_path, *self._others()):
+            each.unlink(missing_ok=True)
 
-    def _whole_lines(self) -> list[dict[str, Any]]:
+    def _others(self) -> list[Path]:
+        """The files of the other ranks that are there."""
+        return sorted(self.first_path.parent.glob(f"{self.first_path.stem}.rank*{self.first_path.suffix}"))
+
+    def _results(self, path: Path, run_identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+        lines = self._whole_lines(path) if path.exists() else []
+        if lines and (different := changes(lines[0], run_identity)):
+            raise StudyError(
+                f"{path.parent} holds an unfinished evaluation with other settings ({'; '.join(different)}); "
+                "give another output folder or the settings it began with."
+            )
+        return lines[1:]
+
+    @staticmethod
+    def _whole_lines(path: Path) -> list[dict[str, Any]]:
         lines = []
-        for raw in self.path.read_bytes().split(b"\n"):
+        for raw in path.read_bytes().split(b"\n"):
             try:
                 lines.append(json.loads(raw))
             except ValueError:

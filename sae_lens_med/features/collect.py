@@ -15,9 +15,12 @@ kinds.
 What comes out does not depend on `batch_tokens`: texts are padded on the right, and every number belongs to one token
 (float32 rounding remains, below 1e-5 of the norm; a model in bfloat16 rounds more coarsely, and so do its batches).
 
+Several processes (`distributed`) take the shards in turn and write them apart; rank 0 measures the sink rule for all
+and joins the shards by the manifest. The folder is that of one process, byte for byte where the machines are alike.
+
 With shots, the tokens before the measured item are run and not stored.
 
-Out of scope: transcoders (they do not reconstruct what they read), SAEs with negative activations, several processes.
+Out of scope: transcoders (they do not reconstruct what they read), SAEs with negative activations.
 """
 
 import math
@@ -36,9 +39,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.progress import ProgressColumn as RichColumn
 from rich.text import Text
 
+from sae_lens_med import distributed
 from sae_lens_med.config import json_sha256
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError
-from sae_lens_med.features.store import TEXTS, Arrays, is_complete, open_manifest, write_manifest, write_shard
+from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_manifest, write_apart, write_manifest
 from sae_lens_med.models import MedBridge, residuals
 from sae_lens_med.prompts import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
@@ -131,9 +135,22 @@ def collect(
     Raises `StudyError` when `output` holds something else or was collected with other settings, `DataError` for a text
     longer than the model's context or no items, `ConfigError` for a setting out of range, `ReleaseError` for an SAE
     that cannot be used here, `ModelError` for a hook that does not exist, does not fit or gives numbers that are not
-    finite.
+    finite, `DistributedError` when another process of the job ended.
     """
-    output = Path(output)
+    with distributed.initialised():
+        return _collect(model, loaded_sae, items, Path(output), batch_tokens, sink_multiple, shots, progress)
+
+
+def _collect(
+    model: MedBridge,
+    loaded_sae: SaeAtHook,
+    items: Sequence[McqItem],
+    output: Path,
+    batch_tokens: int,
+    sink_multiple: float,
+    shots: Sequence[McqItem],
+    progress: bool,
+) -> Path:
     _require_settings(batch_tokens, sink_multiple)
     if not items:
         raise DataError("there are no items to collect features of.")
@@ -142,27 +159,44 @@ def collect(
     _require_sae(loaded_sae)
     texts = _texts(model, items, shots)
     settings = _settings(model, loaded_sae, items, shots, texts, sink_multiple)
-    manifest = open_manifest(output, settings, len(items), SHARD_ITEMS)
-    if is_complete(manifest):
-        return output
-    write_manifest(output, manifest)
+    me = distributed.ranks()
     runner = _Runner(model, loaded_sae, batch_tokens, _special_ids(model))
-    done = len(manifest["shards"]) * SHARD_ITEMS
-    with _bar(progress, len(items), done) as advance:
-        for start in range(done, len(items), SHARD_ITEMS):
-            stop = min(start + SHARD_ITEMS, len(items))
+    first = [t for t in texts if t.item < CALIBRATION_ITEMS]
+    manifest: dict[str, Any] = {}
+    # The rule needs the first items' norms before anything is counted; their activations are held meanwhile.
+    held: list[tuple[_Text, torch.Tensor]] = []
+    todo: list[int] = []
+    if me.first:
+        manifest = open_manifest(output, settings, len(items), SHARD_ITEMS)
+        if manifest["exclusion"] is None:
+            write_manifest(output, manifest)
+            held = list(runner.run(first))
+            manifest["exclusion"] = _exclusion(runner, held, sink_multiple)
+            write_manifest(output, manifest)
+        todo = join_shards(output, manifest)
+    exclusion, todo = distributed.broadcast_object([manifest.get("exclusion"), todo])
+    own = todo[me.rank :: me.world_size]
+    n_own = sum(min(SHARD_ITEMS, len(items) - index * SHARD_ITEMS) for index in own)
+    with _bar(progress and me.first, n_own if me.world_size > 1 else len(items), n_own) as advance:
+        for index in own:
+            start, stop = index * SHARD_ITEMS, min((index + 1) * SHARD_ITEMS, len(items))
             chunk = [t for t in texts if start <= t.item < stop]
             share = {item: 1 / sum(t.item == item for t in chunk) for item in range(start, stop)}
-            # The rule needs the first items' norms before anything is counted; their activations are held meanwhile.
-            held = list(runner.run([t for t in chunk if t.item < CALIBRATION_ITEMS]))
-            if held:
-                manifest["exclusion"] = _exclusion(runner, held, sink_multiple)
-            threshold = manifest["exclusion"]["sink_threshold"]
             found: dict[tuple[int, str], _TextActs] = {}
-            for text, x in chain(held, runner.run([t for t in chunk if t.item >= CALIBRATION_ITEMS])):
-                found[text.item, text.name] = runner.features(text, x, threshold)
+            # The first items run apart whenever the shard is made: the same batches give the same roundings.
+            begun = (held or runner.run(first)) if index == 0 else ()
+            rest = [t for t in chunk if t.item >= CALIBRATION_ITEMS]
+            for text, x in chain(begun, runner.run(rest)):
+                found[text.item, text.name] = runner.features(text, x, exclusion["sink_threshold"])
                 advance(share[text.item])
-            _write(output, manifest, [item.id for item in items[start:stop]], start, chunk, found)
+            held = []
+            _write(output, index, [item.id for item in items[start:stop]], start, chunk, found)
+            if me.first:
+                join_shards(output, manifest)
+    distributed.barrier()
+    if me.first:
+        join_shards(output, manifest)
+    distributed.barrier()
     return output
 
 
@@ -351,13 +385,13 @@ def _batches(texts: Sequence[_Text], batch_tokens: int) -> Iterator[list[_Text]]
 
 def _write(
     output: Path,
-    manifest: dict[str, Any],
+    index: int,
     ids: Sequence[str],
     start: int,
     chunk: Sequence[_Text],
     found: dict[tuple[int, str], _TextActs],
 ) -> None:
-    """The shard of the items `start` and after, whose texts are `chunk` in order."""
+    """The shard `index`, of the items `start` and after, whose texts are `chunk` in order."""
     acts = [found[t.item, t.name] for t in chunk]
     lengths = [len(a.norm) for a in acts]
     spans = np.array([span for t in chunk for span in t.prompt.char_spans[t.first :]], dtype=np.int32)
@@ -395,7 +429,7 @@ def _write(
         "stem_quote_chars": sum(t.masked.get("stem_quote_chars", 0) for t in chunk),
         "answer_marks": sum(t.masked.get("answer_marks", 0) for t in chunk),
     }
-    write_shard(output, manifest, arrays, rows, counts)
+    write_apart(output, index, arrays, rows, counts)
 
 
 def _numpy(values: torch.Tensor, kind: type[np.generic]) -> npt.NDArray[Any]:
@@ -421,8 +455,8 @@ class _Speed(RichColumn):
 
 
 @contextmanager
-def _bar(shown: bool, total: int, done: int) -> Iterator[Any]:
+def _bar(shown: bool, total: int, todo: int) -> Iterator[Any]:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("features", total=total, completed=done)
+        task = bar.add_task("features", total=total, completed=total - todo)
         yield lambda items: bar.advance(task, items)

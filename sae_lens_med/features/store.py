@@ -9,7 +9,9 @@ A folder of collected features holds
 - `shard-00000.jsonl`: per item its id and the texts that were run, to which the character spans point.
 
 The manifest is written after the shard it names, both atomically, so that at every moment the folder holds whole shards
-only. Nothing in it depends on the clock: the same collection gives the same bytes, interrupted or not.
+only. Several processes that collect together each write shards of their own, and for each a `shard-00000.entry.json`
+with what the manifest will say of it; `join_shards` moves the entries into the manifest, in order. Nothing depends on
+the clock or on who wrote what: the same collection gives the same bytes, interrupted or not, by one process or many.
 
 Out of scope: reading part of a collection, and deciding what a token counts as (`collect` does).
 """
@@ -136,12 +138,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def write_shard(
     folder: Path, manifest: dict[str, Any], arrays: Arrays, texts: list[dict[str, Any]], counts: dict[str, int]
 ) -> None:
-    """Write the next shard, then the manifest with it; `manifest` is brought up to date.
+    """Write the next shard, then the manifest with it; `manifest` is brought up to date. See `write_apart`."""
+    write_apart(folder, len(manifest["shards"]), arrays, texts, counts)
+    join_shards(folder, manifest)
+
+
+def write_apart(folder: Path, index: int, arrays: Arrays, texts: list[dict[str, Any]], counts: dict[str, int]) -> None:
+    """Write the shard `index` and its entry, for `join_shards`.
 
     `arrays` are those of `ARRAYS`; `texts` one `{"id", "question", "explanation"}` per item, explanation None where
     there is none.
     """
-    arrays_path, texts_path = shard_paths(folder, len(manifest["shards"]))
+    arrays_path, texts_path = shard_paths(folder, index)
     with atomic_path(arrays_path) as temporary:
         save_file({name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()}, temporary)
     write_text(texts_path, "".join(json.dumps(t, ensure_ascii=False, allow_nan=False) + "\n" for t in texts))
@@ -151,8 +159,39 @@ def write_shard(
         "sha256": file_sha256(arrays_path),
         "texts_sha256": file_sha256(texts_path),
     }
-    manifest["shards"].append(entry)
-    write_manifest(folder, manifest)
+    write_json(_entry_path(folder, index), entry)
+
+
+def join_shards(folder: Path, manifest: dict[str, Any]) -> list[int]:
+    """Bring `manifest`, in memory and on disk, up to the shards that were written apart; return what is still to do.
+
+    An entry waits on disk until all shards before it are there; what is to do are the shards with no entry at all.
+    Raises `StudyError` when a shard is not what its entry says.
+    """
+    joined: list[Path] = []
+    while (path := _entry_path(folder, len(manifest["shards"]))).is_file():
+        manifest["shards"].append(_read_entry(path))
+        joined.append(path)
+    if joined:
+        _require_whole(folder, manifest, len(joined))
+        write_manifest(folder, manifest)
+    for path in joined:
+        path.unlink()
+    n_shards = -(-manifest["n_items"] // manifest["shard_items"])
+    rest = range(len(manifest["shards"]), n_shards)
+    return [index for index in rest if not _entry_path(folder, index).is_file()]
+
+
+def _entry_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.entry.json"
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    try:
+        entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged; delete {path.parent} and collect again.") from error
+    return entry
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -219,8 +258,10 @@ def _joined(folder: Path, manifest: dict[str, Any]) -> CollectedFeatures:
     )
 
 
-def _require_whole(folder: Path, manifest: dict[str, Any]) -> None:
-    for index, shard in enumerate(manifest["shards"]):
+def _require_whole(folder: Path, manifest: dict[str, Any], last: int | None = None) -> None:
+    """Check the hashes of all shards, or of the `last` ones."""
+    start = 0 if last is None else len(manifest["shards"]) - last
+    for index, shard in enumerate(manifest["shards"][start:], start):
         for path, sha256 in zip(shard_paths(folder, index), (shard["sha256"], shard["texts_sha256"]), strict=True):
             if not path.is_file() or file_sha256(path) != sha256:
                 state = "was changed" if path.is_file() else "is missing"
