@@ -41,7 +41,7 @@ def supports(E: torch.Tensor) -> bool:
     return E.dtype in (torch.float32, torch.float64)
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def encode_decode(
     x: torch.Tensor, E: torch.Tensor, b: torch.Tensor, *, bf16_filter: bool = True, kernels: Kernels | None = None
 ) -> tuple[ActiveSet, torch.Tensor]:
@@ -103,7 +103,7 @@ class _EncodeDecode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]  # static
         g, g_values, _, _ = grads
         x, M, inv_norm, crow, col, values = ctx.saved_tensors
         dE, db, dx = ctx.kernels.backward(

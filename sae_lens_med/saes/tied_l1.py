@@ -177,7 +177,7 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
         return output
 
     def _can_be_sparse(self, x: torch.Tensor) -> bool:
-        hooks_in_use = any(hook.has_hooks() for hook in self.hook_dict.values())
+        hooks_in_use = any(hook.fwd_hooks or hook.bwd_hooks for hook in self.hook_dict.values())
         return sparse_step.supports(self.E) and x.ndim == 2 and not hooks_in_use
 
     def _sparse_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
