@@ -50,8 +50,6 @@ class Built:
     step: Callable[[], Any]
     l0: Callable[[Any], float | None] = lambda _: None
     """From a step's result."""
-    detail: Callable[[], str] = lambda: ""
-    """What is known only after a step, such as the path that was taken."""
     warm_up: int = 1
     """Steps before the first one that counts."""
 

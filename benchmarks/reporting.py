@@ -101,12 +101,17 @@ def heading(benchmark: str, device: str, settings: dict[str, Any]) -> dict[str, 
         "benchmark": benchmark,
         "format": 1,
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": shlex.join(["python", *map(_short, sys.argv)]),
         "hardware": hardware(device),
         "versions": versions(),
         "environment": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
         "settings": settings,
     }
+
+
+def _short(argument: str) -> str:
+    """Absolute paths say where one user keeps things: only their last part is written down."""
+    return f".../{Path(argument).name}" if argument.startswith("/") else argument
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

@@ -119,7 +119,6 @@ class Entry:
     seconds: dict[int, float] = field(default_factory=dict)
     """By round."""
     l0: float | None = None
-    detail: str = ""
     peak_gb: float | None = None
     peak_above_start_gb: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -193,7 +192,7 @@ class Run:
         answer = self._ask(entry, "steps", n=self.options.steps_per_turn)
         if answer is None:
             return
-        entry.seconds[number], entry.detail = answer["seconds"], answer["detail"]
+        entry.seconds[number] = answer["seconds"]
         entry.peak_gb = max(entry.peak_gb or 0.0, answer["peak_gb"])
         if answer["peak_above_start_gb"] is not None:
             entry.peak_above_start_gb = max(entry.peak_above_start_gb or 0.0, answer["peak_above_start_gb"])
@@ -273,7 +272,6 @@ def to_json(entries: list[Entry], d_sae: int, l0: int) -> dict[str, Any]:
                 "peak_gb": entry.peak_gb,
                 "peak_above_start_gb": entry.peak_above_start_gb,
                 "l0": entry.l0,
-                "detail": entry.detail,
                 "versions": entry.versions,
             }
         contenders[entry.name] = found
@@ -293,7 +291,7 @@ def table(size: dict[str, Any], device: str) -> str:
         memory_gb = found["peak_above_start_gb"] if found["peak_above_start_gb"] is not None else found["peak_gb"]
         rows.append(
             [
-                found["label"] + (f" ({found['detail']})" if found["detail"] else ""),
+                found["label"],
                 f"{found['min']:.4g}",
                 f"{found['median']:.4g}",
                 _ratio(over.get("saelens-standard")),
@@ -377,7 +375,8 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = _arguments()
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k not in ("json",)}
+    settings = {k: v for k, v in vars(options).items() if k not in ("json", "peer_python", "activations")}
+    settings["x"] = "synthetic" if options.activations is None else "harvested activations"
     result = reporting.heading("train_step", options.device, settings)
     busy = reporting.busy_share()
     result["others_used_of_cpu_before"] = busy

@@ -84,7 +84,7 @@ class Turns:
             self.built.step()
         self._wait()
         seconds = (time.perf_counter() - start) / n
-        return {"seconds": seconds, **self._memory(), "detail": self.built.detail()}
+        return {"seconds": seconds, **self._memory()}
 
     def release(self) -> dict[str, Any]:
         """Give the memory back."""
