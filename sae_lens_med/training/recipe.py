@@ -3,12 +3,14 @@
     model:  {name, dtype}                       what `load_model` takes
     data:   {folder, sources, leave_out, ...}   what `training_text` takes
     sae:    {architecture, d_sae, ...}          the fields of the architecture's SAELens training config
+    revive: {every, until, dead_steps, rows}    optional: dead features get new directions (`revive.py`)
     hook_name, context_size, lr, ...            fields of SAELens' `LanguageModelSAERunnerConfig`
 
 A key that nothing reads is an error that names the nearest one that something reads. `d_in` comes from the model.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,20 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Revival:
+    """When dead features get new directions, and how many rows these are drawn from."""
+
+    every: int
+    """Steps between two revivals."""
+    dead_steps: int
+    """A feature that has not fired for more steps than this is dead."""
+    until: float = 0.6
+    """Share of the training steps after which nothing is revived, so that what is new can settle."""
+    rows: int = 8192
+    """Activations that the new directions are drawn from, each time others."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A checked recipe."""
 
@@ -70,12 +86,16 @@ class Recipe:
     """Share of the sequences kept for the metrics."""
     sink_multiple: float
     """Tokens whose activation norm exceeds this multiple of the median are not trained on."""
-    harvest_batch_tokens: int
-    """Padded tokens in one forward pass of the model."""
+    buffer_tokens: int
+    """Activations that are shuffled together, at most."""
+    harvest_batch_tokens: int | None
+    """Padded tokens in one forward pass of the model; None: as suits the model's device."""
     sae: dict[str, Any]
     """`architecture` and the fields of its SAELens training config, without `d_in`."""
     runner: dict[str, Any]
     """The given `RUNNER_KEYS`."""
+    revive: Revival | None = None
+    """None: dead features stay as they are."""
 
     def to_dict(self) -> dict[str, Any]:
         """The YAML structure again, defaults filled in."""
@@ -87,9 +107,11 @@ class Recipe:
                 "leave_out": self.leave_out,
                 "heldout": self.heldout,
                 "sink_multiple": self.sink_multiple,
+                "buffer_tokens": self.buffer_tokens,
                 "harvest_batch_tokens": self.harvest_batch_tokens,
             },
             "sae": dict(self.sae),
+            **({"revive": dataclasses.asdict(self.revive)} if self.revive else {}),
             **self.runner,
         }
 
@@ -109,7 +131,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     (`sae.l1_coefficient=0.5`). Raises `ConfigError`."""
     path = find_recipe(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml_value(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(values, dict):
@@ -129,15 +151,30 @@ def _override(values: dict[str, Any], override: str) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override}: {section!r} is a value, not a section.")
-    target[last] = yaml.safe_load(text)
+    target[last] = yaml_value(text)
+
+
+def yaml_value(text: str) -> Any:
+    """A value as YAML reads it, but that `1e-3` is a number: PyYAML wants `1.0e-3`."""
+    return _numbers(yaml.safe_load(text))
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    if isinstance(value, dict):
+        return {key: _numbers(v) for key, v in value.items()}
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
 
 
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Check the structure of a recipe. `where` names it in errors."""
-    _known(values, ("model", "data", "sae", *RUNNER_KEYS), where)
+    _known(values, ("model", "data", "sae", "revive", *RUNNER_KEYS), where)
     model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
     _known(model, ("name", "dtype"), f"{where}: model")
-    data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "harvest_batch_tokens")
+    data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens")
     _known(data, data_keys, f"{where}: data")
     runner = {key: values[key] for key in RUNNER_KEYS if key in values}
     for key, section in [("name", model), ("sources", data), ("architecture", sae), ("d_sae", sae)]:
@@ -155,20 +192,48 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         leave_out=float(data.get("leave_out", 1 / 3)),
         heldout=float(data.get("heldout", 0.02)),
         sink_multiple=float(data.get("sink_multiple", 5.0)),
-        harvest_batch_tokens=int(data.get("harvest_batch_tokens", 8192)),
+        buffer_tokens=data.get("buffer_tokens", 500_000),
+        harvest_batch_tokens=data.get("harvest_batch_tokens"),
         sae=dict(sae),
         runner=runner,
+        revive=_revival(values, where),
     )
     if not recipe.sources:
         raise ConfigError(f"{where}: data.sources is empty; name at least one file.")
     if not 0 < recipe.heldout < 1:
         raise ConfigError(f"{where}: data.heldout must lie between 0 and 1, got {recipe.heldout}.")
+    for key, value in (("buffer_tokens", recipe.buffer_tokens), ("harvest_batch_tokens", recipe.harvest_batch_tokens)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{where}: data.{key} must be a whole number of at least 1, got {value!r}.")
     if recipe.sink_multiple <= 1:
         raise ConfigError(f"{where}: data.sink_multiple must exceed 1, got {recipe.sink_multiple}.")
     for key in ("context_size", "training_tokens", "train_batch_size_tokens"):
         if not isinstance(runner[key], int) or runner[key] < 1:
             raise ConfigError(f"{where}: {key} must be a whole number of at least 1, got {runner[key]!r}.")
     return recipe
+
+
+def _revival(values: dict[str, Any], where: str) -> Revival | None:
+    if values.get("revive") is None:
+        return None
+    section = _section(values, "revive", where)
+    _known(section, tuple(f.name for f in dataclasses.fields(Revival)), f"{where}: revive")
+    for key in ("every", "dead_steps"):
+        if key not in section:
+            raise ConfigError(f"{where} lacks the key {key!r} of its section 'revive'.")
+    for key in ("every", "dead_steps", "rows"):
+        value = section.get(key, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{where}: revive.{key} must be a whole number of at least 1, got {value!r}.")
+    until = section.get("until", 1.0)
+    if not isinstance(until, (int, float)) or not 0 < until <= 1:
+        raise ConfigError(f"{where}: revive.until is a share of the training, above 0 and at most 1, got {until!r}.")
+    if values["sae"]["architecture"] != "tied_l1":
+        raise ConfigError(
+            f"{where}: revival is written for tied_l1, not for {values['sae']['architecture']!r}; remove the section "
+            "'revive'."
+        )
+    return Revival(**section)
 
 
 def sae_fields(architecture: str, where: str) -> tuple[str, ...]:
