@@ -3,9 +3,12 @@
     python pipelines.py text JOB.json     choose the texts and write them, with their number of tokens
     python pipelines.py run JOB.json      one run; writes what was measured to the job's `result`
 
-Both pipelines train through SAELens' `SAETrainer`, so its `step` is where they are timed, the same for both. The time
-that goes to the language model is taken at SAELens' `ActivationsStore.get_activations` and at this package's `harvest`.
-The clock starts with the model loaded and the texts in memory, and stops after the last step.
+Both pipelines train through SAELens' `SAETrainer`, so its `step` is where they are timed, the same for both. The clock
+starts with the model loaded and the texts in memory, and stops after the last step.
+
+What the language model costs: SAELens' runner calls it between steps, where it can be timed
+(`ActivationsStore.get_activations`). This package runs it beside the steps, so the pipeline runs a second time from the
+activations that the first run left on disk, and the difference of the two is what the model costs.
 """
 
 import json
@@ -13,8 +16,9 @@ import random
 import resource
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,6 @@ from sae_lens.training.activations_store import ActivationsStore
 
 from sae_lens_med import load_model
 from sae_lens_med.data import training_text
-from sae_lens_med.training import run
 from sae_lens_med.training.recipe import Recipe, load_recipe, parse_recipe
 
 SEED = 0
@@ -37,28 +40,32 @@ SEED = 0
 class Clock:
     """What happened when, in seconds since the start."""
 
+    last_step: int
     start: float = 0.0
     steps: list[tuple[float, float]] = field(default_factory=list)
-    harvest_seconds: float = 0.0
-    """In the main thread only: what runs beside the training costs no time of its own."""
-    harvested_tokens: int = 0
+    model_seconds: float = 0.0
+    model_tokens: int = 0
     l0: list[float] = field(default_factory=list)
     """Of the first step and of the last."""
 
     def now(self) -> float:
         return time.perf_counter() - self.start
 
-    def watch(self, last_step: int) -> None:
-        """Put the clock around the step and around the language model."""
-        original_step = SAETrainer.step
-        original_acts = ActivationsStore.get_activations
-        original_harvest = run.harvest
+    @property
+    def whole(self) -> float:
+        """Until the end of the last step."""
+        return self.steps[-1][1]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The clock is around the step and around SAELens' calls of the language model while the block runs."""
+        original_step, original_acts = SAETrainer.step, ActivationsStore.get_activations
 
         def step(trainer: Any, batch: torch.Tensor) -> Any:
             begin = self.now()
             output = original_step(trainer, batch)
             self.steps.append((begin, self.now()))
-            if len(self.steps) in (1, last_step):
+            if len(self.steps) in (1, self.last_step):
                 acts = output.feature_acts
                 values = acts.coalesce().values() if acts.is_sparse else acts
                 self.l0.append(int((values != 0).sum()) / len(batch))
@@ -67,46 +74,39 @@ class Clock:
         def get_activations(store: Any, batch_tokens: torch.Tensor) -> torch.Tensor:
             begin = self.now()
             acts = original_acts(store, batch_tokens)
-            self._harvested(begin, batch_tokens.numel())
+            self.model_seconds += self.now() - begin
+            self.model_tokens += batch_tokens.numel()
             return acts
 
-        def harvest(model: Any, text: Any, *arguments: Any, **named: Any) -> Any:
-            begin = self.now()
-            found = original_harvest(model, text, *arguments, **named)
-            self._harvested(begin, sum(map(len, text.train)))
-            return found
+        SAETrainer.step, ActivationsStore.get_activations = step, get_activations  # type: ignore[method-assign]
+        self.start = time.perf_counter()
+        try:
+            yield
+        finally:
+            SAETrainer.step, ActivationsStore.get_activations = original_step, original_acts  # type: ignore[method-assign]
 
-        SAETrainer.step = step  # type: ignore[method-assign]
-        ActivationsStore.get_activations = get_activations  # type: ignore[method-assign]
-        run.harvest = harvest  # type: ignore[assignment]
+    def report(self, batch: int, whole: float, model_seconds: float, model_tokens: int) -> dict[str, Any]:
+        """Seconds and tokens per second of a pipeline that took `whole` seconds, of which the model's calls took some.
 
-    def _harvested(self, begin: float, tokens: int) -> None:
-        self.harvested_tokens += tokens
-        if threading.current_thread() is threading.main_thread():
-            self.harvest_seconds += self.now() - begin
-
-    def report(self, batch: int) -> dict[str, Any]:
-        """Seconds and tokens per second; the steady state is that of the last third of the steps."""
+        The steady state has steps as in the last third; the other seconds (reading, mixing, tokenising) are as found.
+        """
         n = len(self.steps)
         durations = [end - begin for begin, end in self.steps]
-        whole = self.steps[-1][1]
+        third = max(1, n // 3)
+        late = sum(durations[-third:]) / third
         tokens = n * batch
-        late = durations[-max(1, n // 3) :]
-        late_step = sum(late) / len(late)
-        # Reading, mixing, checkpoints, tokenising; negative only by rounding where harvesting is not beside the steps.
-        other = max(0.0, whole - self.harvest_seconds - sum(durations))
-        a_token = self.harvest_seconds / self.harvested_tokens + late_step / batch + other / tokens
+        other = max(0.0, whole - model_seconds - sum(durations))
+        a_token = model_seconds / model_tokens + late / batch + other / tokens
         return {
             "steps": n,
             "tokens": tokens,
             "seconds": whole,
             "tokens_per_second": tokens / whole,
             "steady_tokens_per_second": 1 / a_token,
-            "harvest_seconds": self.harvest_seconds,
-            "harvested_tokens": self.harvested_tokens,
-            "step_seconds_total": sum(durations),
-            "step_seconds_first_third": sum(durations[: max(1, n // 3)]) / max(1, n // 3),
-            "step_seconds_last_third": late_step,
+            "model_seconds": model_seconds,
+            "model_tokens": model_tokens,
+            "late_step_seconds": late,
+            "early_step_seconds": sum(durations[:third]) / third,
             "other_seconds": other,
             "l0_first_step": self.l0[0],
             "l0_last_step": self.l0[-1],
@@ -134,13 +134,28 @@ def choose_texts(job: dict[str, Any]) -> None:
     Path(job["result"]).write_text(json.dumps({"texts": len(chosen), "tokens": n_tokens, "enough": enough}))
 
 
-def train_ours(job: dict[str, Any], clock: Clock, folder: Path) -> float:
-    """`sae-lens-med train`. Returns the seconds after the last step: export and metrics on held-out text."""
+def train_ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`sae-lens-med train`, from the text and then from its activations."""
+    from sae_lens_med.training.run import train
+
     recipe = our_recipe(job)
     model = load_model(recipe.model_name, device=job["device"], dtype=job["dtype"])
-    clock.start = time.perf_counter()
-    run.train(recipe, model, folder / "sae", activations=folder / "activations")
-    return clock.now() - clock.steps[-1][1]
+    clocks, after = [], []
+    for name in ("from_text", "from_activations"):
+        clock = Clock(job["tokens"] // job["batch"])
+        with clock.watching():
+            train(recipe, model, folder / name, activations=folder / "activations")
+            after.append(clock.now() - clock.whole)
+        clocks.append(clock)
+    from_text, from_activations = clocks
+    model_seconds = max(0.0, from_text.whole - from_activations.whole)
+    result = from_activations.report(job["batch"], from_text.whole, model_seconds, job["text_tokens"])
+    tokens = result["tokens"]
+    return result | {
+        "after_seconds": after[0],
+        "seconds_from_activations": from_activations.whole,
+        "tokens_per_second_from_activations": tokens / from_activations.whole,
+    }
 
 
 def our_recipe(job: dict[str, Any]) -> Recipe:
@@ -163,7 +178,7 @@ def our_recipe(job: dict[str, Any]) -> Recipe:
     return parse_recipe(values, job["recipe"])
 
 
-def train_saelens(job: dict[str, Any], clock: Clock, folder: Path) -> float:
+def train_saelens(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """SAELens' `LanguageModelSAETrainingRunner` with its `standard` architecture and, but for the job, its defaults."""
     import datasets
     from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, LoggingConfig
@@ -192,10 +207,13 @@ def train_saelens(job: dict[str, Any], clock: Clock, folder: Path) -> float:
         verbose=False,
         **job["runner"],
     )
-    clock.start = time.perf_counter()
     bridge: Any = model  # typed as a HookedTransformer upstream, where any bridge works
-    LanguageModelSAETrainingRunner(config, override_dataset=dataset, override_model=bridge).run()
-    return clock.now() - clock.steps[-1][1]
+    clock = Clock(job["tokens"] // job["batch"])
+    with clock.watching():
+        LanguageModelSAETrainingRunner(config, override_dataset=dataset, override_model=bridge).run()
+        after = clock.now() - clock.whole
+    result = clock.report(job["batch"], clock.whole, clock.model_seconds, clock.model_tokens)
+    return result | {"after_seconds": after}
 
 
 def main() -> None:
@@ -206,13 +224,9 @@ def main() -> None:
         return
     torch.set_num_threads(job["threads"])
     torch.manual_seed(SEED)
-    clock = Clock()
-    clock.watch(job["tokens"] // job["batch"])
     pipeline = train_ours if job["pipeline"] == "sae-lens-med" else train_saelens
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
-        after = pipeline(job, clock, Path(folder))
-    result = clock.report(job["batch"])
-    result["after_seconds"] = after
+        result = pipeline(job, Path(folder))
     result["peak_rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     if job["device"] != "cpu":
         result["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
