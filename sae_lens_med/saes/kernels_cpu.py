@@ -30,7 +30,7 @@ import torch
 
 from sae_lens_med.saes.active import ActiveSet
 
-BUFFER_BYTES = 2**24
+BUFFER_BYTES = 2**25
 """Of one block of pre-activations: what a server's last-level cache holds."""
 
 SCAN_WIDTH = 16
@@ -38,9 +38,6 @@ SCAN_WIDTH = 16
 
 Array = np.ndarray[Any, Any]
 Share = tuple[int, int]
-
-MINUS_INFINITY = -(2**23)
-"""Its bits, read as a signed integer: above them lie NaN and what is not negative, below them what is."""
 
 _jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 """Sums may be reordered, so that they use vector instructions; NaN and infinity keep their meaning."""
@@ -53,8 +50,7 @@ def forward(x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, *, bf16_filter: b
     if bf16_filter:
         crow, col, values = _encode_by_candidates(x, M, b, out)
     else:
-        limit = np.full(len(x), MINUS_INFINITY, np.int32)
-        crow, col, values = _collect(x, M, b, _scan_float32, limit)
+        crow, col, values = _collect(x, M, None, _scan_float32, b.numpy())
         _parallel(_decode, _shares(crow), M.numpy(), crow, col, values, out.numpy())
     return ActiveSet(torch.from_numpy(crow), torch.from_numpy(col), torch.from_numpy(values)), out
 
@@ -121,21 +117,25 @@ class _Found:
 
 
 def _collect(
-    x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, scan: Callable[..., int], limit: Array
+    x: torch.Tensor, M: torch.Tensor, b: torch.Tensor | None, scan: Callable[..., int], limit: Array
 ) -> tuple[Array, Array, Array]:
-    """The entries of x Mᵀ + b that `scan` picks, as CSR: crow, col, values."""
+    """The entries of x Mᵀ (+ b, if given) that `scan` picks by its `limit`, as CSR: crow, col, values."""
     rows = _even(len(x))
     found = [_Found(max(SCAN_WIDTH, 128 * (stop - start))) for start, stop in rows]
     width = max(SCAN_WIDTH, BUFFER_BYTES // (x.element_size() * max(1, len(x))) // SCAN_WIDTH * SCAN_WIDTH)
     buffer = torch.empty(len(x) * min(width, len(M)), dtype=x.dtype)
     for at in range(0, len(M), width):
-        block = M[at : at + width]
-        pre = torch.addmm(b[at : at + width], x, block.T, out=buffer[: len(x) * len(block)].view(len(x), len(block)))
-        bits = _bits16(pre) if pre.dtype == torch.bfloat16 else pre.numpy().view(np.int32)
+        M_block = M[at : at + width]
+        into = buffer[: len(x) * len(M_block)].view(len(x), len(M_block))
+        if b is None:
+            torch.mm(x, M_block.T, out=into)
+        else:
+            torch.addmm(b[at : at + width], x, M_block.T, out=into)
+        pre = _bits16(into) if into.dtype == torch.bfloat16 else into.numpy()
 
-        def scan_share(share: int, bits: Array = bits, at: int = at) -> None:
+        def scan_share(share: int, pre: Array = pre, at: int = at) -> None:
             mine = found[share]
-            while (n := scan(bits, limit, *rows[share], at, mine.row, mine.col, mine.value, mine.n)) < 0:
+            while (n := scan(pre, limit, *rows[share], at, mine.row, mine.col, mine.value, mine.n)) < 0:
                 mine.grow()
             mine.n = n
 
@@ -160,34 +160,33 @@ def _bits16(t: torch.Tensor) -> Array:
 
 
 @_jit
-def _scan_float32(bits, limit, start, stop, at, row, col, value, n):
-    """Append the entries of rows start..stop that are above zero, or NaN, to (row, col, value) from n on.
+def _scan_float32(pre, b, start, stop, at, row, col, value, n):
+    """Append the entries of rows start..stop that are above zero with their bias, or NaN, to (row, col, value).
 
-    Returns the new n, or -1 if there is no room. `limit` holds MINUS_INFINITY."""
-    values = bits.view(np.float32)
-    width = bits.shape[1]
+    Returns how many there are then, or -1 if there is no room for them. `n`: how many there are before."""
+    width = pre.shape[1]
     for r in range(start, stop):
-        least = limit[r]
         for first in range(0, width, SCAN_WIDTH):
             last = min(first + SCAN_WIDTH, width)
             if last - first == SCAN_WIDTH:
-                most = least
-                for k in range(SCAN_WIDTH):
-                    most = max(most, bits[r, first + k])
-                if most <= least:
+                some = False
+                for k in range(first, first + SCAN_WIDTH):
+                    some |= not pre[r, k] + b[at + k] <= 0
+                if not some:
                     continue
             if n + SCAN_WIDTH > len(col):
                 return -1
             for k in range(first, last):
-                if bits[r, k] > least and bits[r, k] != 0:
-                    row[n], col[n], value[n] = r, at + k, values[r, k]
+                v = pre[r, k] + b[at + k]
+                if not v <= 0:
+                    row[n], col[n], value[n] = r, at + k, v
                     n += 1
     return n
 
 
 @_jit
 def _scan_bfloat16(bits, limit, start, stop, at, row, col, value, n):  # noqa: ARG001 - values come later
-    """As `_scan_float32`, for entries above minus the row's margin, whose bits `limit` holds.
+    """As `_scan_float32`, for entries (bias included) above minus the row's margin, whose bits `limit` holds.
 
     Read as unsigned integers, negative floats lie above all positive ones and grow as they fall."""
     width = bits.shape[1]
