@@ -54,7 +54,7 @@ class ResidualReader:
         places = {name: (int(match[1]), match[2]) for name, match in found.items() if match}
         self._places = places
         if len(places) == len(self.hook_names) and _shares_weights(model):
-            path = model.adapter.component_mapping["blocks"].name
+            path: str = model.adapter.component_mapping["blocks"].name  # type: ignore[index,assignment]
             self._layers = model.plain.get_submodule(path)
             self._text_model = model.plain.get_submodule(path.rpartition(".")[0])
 
@@ -155,12 +155,18 @@ def causal_attention(
     window = n if sliding_window is None else min(sliding_window, n)
     if query.device.type == "cpu":
         return _in_blocks(query, key, value, scale, window), None
-    groups = {"enable_gqa": query.shape[1] != key.shape[1]}
-    if window == n:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, **groups)
-    else:
+    mask = None
+    if window < n:
         mask = torch.ones(n, n, dtype=torch.bool, device=query.device).tril().triu(1 - window)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, **groups)
+    out = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -1,36 +1,50 @@
-"""Activations on disk: run the model over the text once, train on them as often as wanted.
+"""Activations on disk: the text as sequences, and batches in an order that only (seed, step) decides.
 
     texts -> sequences (one text each, BOS first where the model has one, cut at context_size) -> shards of
-    residuals -> batches in an order that only the seed decides
+    residuals (`harvest.py`) -> windows of shards -> shuffled batches
 
-A sequence never holds two texts, so a token's context is what it is when a question is run by itself. Special tokens
-are not kept. Shards are written as they are made, atomically; an interrupted harvest goes on where it stopped; a
-folder that was made from another model, text or setting is refused. Batches depend on (seed, step) alone, so a resumed
-run sees what an uninterrupted one would have seen.
+A sequence never holds two texts, so a token's context is what it is when a question is run by itself. Sequences are in
+random order, so a window of consecutive shards is a random sample of the text. Pass 0 takes the windows in the order
+in which they are harvested; later passes deal the shards out to windows anew. Rows are shuffled within a window; rows
+of a window that fill no last batch are left out of that pass. As the order depends on (seed, step) and the batch size
+alone, a run sees the same batches while the harvest runs as after it, and a resumed run what an uninterrupted one would
+have seen.
 
-Out of scope: activations that do not fit on a disk.
+Activation sinks are left out: rows whose norm exceeds `sink_multiple` x the median norm of the first window.
+
+In memory are the batches that wait in the queue and the order of one window's rows; rows are gathered from the mapped
+files. Out of scope: activations that do not fit on a disk.
 """
 
 import json
-import shutil
-from collections.abc import Iterator
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 
-from sae_lens_med.config import atomic_path, json_sha256, write_json
+from sae_lens_med.config import json_sha256
 from sae_lens_med.data import training_text
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.models import MedBridge, adds_bos, residuals
+from sae_lens_med.models import adds_bos
 from sae_lens_med.training.recipe import Recipe
 
-SEQUENCES_PER_SHARD = 1024
+QUEUED_BATCHES = 4
+
+Arrives = Callable[[int, threading.Event], None]
+"""Waits until this shard is on disk. Raises `Stopped` when the event is set, or what ended the harvest."""
+
+
+class Stopped(Exception):
+    """The one that waits is no longer wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,143 +92,204 @@ def corpus(recipe: Recipe, tokenizer: Any, seed: int) -> Corpus:
     )
 
 
-def harvest(model: MedBridge, text: Corpus, recipe: Recipe, folder: Path) -> "Activations":
-    """Run the model over `text.train` and keep the activations at the recipe's hook, as `folder`'s shards."""
-    hook_name = recipe.runner["hook_name"]
-    model.require_hook(hook_name)
-    identity = {
-        "model": model.provenance,
-        "hook_name": hook_name,
-        "text_sha256": text.sha256,
-        "sequences": len(text.train),
-        "sequences_per_shard": SEQUENCES_PER_SHARD,
-    }
-    _require_same(folder, identity)
-    starts = range(0, len(text.train), SEQUENCES_PER_SHARD)
-    todo = [at for at in starts if not _shard(folder, at).is_file()]
-    if todo:
-        _require_space(folder, text, model)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("harvesting (sequences)", total=len(text.train))
-        progress.advance(task, len(text.train) - sum(len(text.train[at : at + SEQUENCES_PER_SHARD]) for at in todo))
-        for at in todo:
-            kept: list[torch.Tensor] = []
-            for batch in _batches(text.train[at : at + SEQUENCES_PER_SHARD], recipe.harvest_batch_tokens):
-                for ids, activation in zip(batch, residuals(model, batch, hook_name), strict=True):
-                    kept.append(activation[~special_tokens(model, ids)].to("cpu", torch.bfloat16))
-                progress.advance(task, len(batch))
-            rows = torch.cat(kept)
-            with atomic_path(_shard(folder, at)) as temporary:
-                save_file({"activations": rows, "norm": rows.float().norm(dim=-1)}, temporary)
-    return Activations.open(folder, recipe.sink_multiple)
+def shard_path(folder: Path, number: int) -> Path:
+    """The file of a shard: `activations` bfloat16 `[n, d_in]` and `norm` float32 `[n]`."""
+    return folder / f"shard-{number:06d}.safetensors"
 
 
-def special_tokens(model: MedBridge, ids: tuple[int, ...]) -> torch.Tensor:
-    """Which of a sequence's tokens are special (BOS and the like), `[n_tokens]` bool."""
-    return torch.isin(torch.tensor(ids), torch.tensor(model.text_tokenizer.all_special_ids))
-
-
-def _shard(folder: Path, at: int) -> Path:
-    return folder / f"sequences-{at:08d}.safetensors"
-
-
-def _batches(sequences: tuple[tuple[int, ...], ...], batch_tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Sequences by length, as many at a time as fit into `batch_tokens` padded tokens."""
-    batch: list[tuple[int, ...]] = []
-    for ids in sorted(sequences, key=len, reverse=True):
-        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(ids)
-    if batch:
-        yield batch
-
-
-def _require_same(folder: Path, identity: dict[str, Any]) -> None:
-    path = folder / "manifest.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in identity if found.get(key) != json.loads(json.dumps(identity[key]))]
-        if changed:
-            raise ConfigError(
-                f"the activations in {folder} were harvested with another {' and '.join(changed)}; give another "
-                "folder with --activations, or remove that one."
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty and holds no harvested activations; give another folder.")
-    else:
-        write_json(path, identity)
-
-
-def _require_space(folder: Path, text: Corpus, model: MedBridge) -> None:
-    needed = sum(map(len, text.train)) * model.cfg.d_model * 2
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ConfigError(
-            f"the activations need {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; give a "
-            "folder on a larger disk with --activations, or fewer texts (data.sources: max_rows)."
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Activations:
-    """Harvested activations, read from disk as they are needed."""
+    """Harvested activations in a folder, read from disk as they are needed.
 
-    shards: tuple[torch.Tensor, ...]
-    """bfloat16 `[n_i, d_in]` each, memory-mapped."""
-    offsets: np.ndarray
-    """Where each shard's rows begin among all rows; one more for the end."""
-    kept: torch.Tensor
-    """The rows to train on, int64: all but the activation sinks."""
-    median_norm: float
-    sinks: int
-    """Rows left out because their norm exceeds sink_multiple x median_norm."""
+    Args:
+        folder: as `harvest` writes it; its manifest says how many rows each shard has or will have.
+        sink_multiple: rows with a norm above this multiple of the median are not trained on.
+        buffer_tokens: rows that a window holds at most (but one shard at least).
+        arrives: waits for shards that are still being harvested; without it, all must be there.
 
-    @classmethod
-    def open(cls, folder: Path, sink_multiple: float) -> "Activations":
-        """Map the shards in `folder`, in order."""
-        loaded = [load_file(path) for path in sorted(folder.glob("sequences-*.safetensors"))]
-        if not loaded:
-            raise DataError(f"{folder} holds no harvested activations.")
-        norms = torch.cat([shard["norm"] for shard in loaded])
-        median = norms.median().item()
-        kept = torch.nonzero(norms <= sink_multiple * median).squeeze(1)
-        lengths = [len(shard["norm"]) for shard in loaded]
-        return cls(
-            shards=tuple(shard["activations"] for shard in loaded),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            kept=kept,
-            median_norm=median,
-            sinks=len(norms) - len(kept),
-        )
+    Raises `DataError` for a folder without harvested activations, or whose shards are not all there.
+    """
 
-    def rows(self, indices: torch.Tensor) -> torch.Tensor:
-        """float32 `[len(indices), d_in]`, in the order of `indices`."""
-        wanted = indices.numpy()
-        shard_of = np.searchsorted(self.offsets, wanted, side="right") - 1
-        out = torch.empty(len(wanted), self.shards[0].shape[1])
-        for shard in np.unique(shard_of):
-            at = np.flatnonzero(shard_of == shard)
-            out[torch.from_numpy(at)] = self.shards[shard][torch.from_numpy(wanted[at] - self.offsets[shard])].float()
-        return out
-
-    def batches(self, batch_size: int, seed: int, first_step: int = 0) -> Iterator[torch.Tensor]:
-        """Endless shuffled batches, `[batch_size, d_in]` float32; the same from `first_step` on whenever it begins.
-
-        Each pass over the rows has its own order; a pass's last rows that fill no batch are left out of that pass.
-        """
-        per_pass = len(self.kept) // batch_size
-        if per_pass == 0:
-            raise ConfigError(
-                f"{len(self.kept)} activations are fewer than one batch of {batch_size}; "
-                "train on more text or lower train_batch_size_tokens."
+    def __init__(self, folder: Path, sink_multiple: float, buffer_tokens: int, arrives: Arrives | None = None) -> None:
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            raise DataError(f"{folder} holds no harvested activations; give a folder that a training run has filled.")
+        self.folder = folder
+        self.sink_multiple = sink_multiple
+        self.rows_per_shard: tuple[int, ...] = tuple(json.loads(manifest.read_text(encoding="utf-8"))["rows"])
+        self.n_windows = min(len(self.rows_per_shard), math.ceil(sum(self.rows_per_shard) / buffer_tokens))
+        self._arrives = arrives
+        self._median: float | None = None
+        self._kept: dict[int, int] = {}
+        missing = [i for i in range(len(self.rows_per_shard)) if not shard_path(folder, i).is_file()]
+        if missing and arrives is None:
+            raise DataError(
+                f"{folder} lacks {len(missing)} of {len(self.rows_per_shard)} shards: its harvest was interrupted; "
+                "train with this folder and the same recipe again, which goes on with it."
             )
-        step = first_step
+
+    @property
+    def first_window(self) -> int:
+        """Number of shards that the first batch needs."""
+        return len(self._windows(0, 0)[0])
+
+    def shard(self, number: int) -> torch.Tensor:
+        """bfloat16 `[n, d_in]`, sinks included, memory-mapped. Waits for a shard that is being harvested."""
+        return self._read(number, "activations", threading.Event())
+
+    def summary(self) -> dict[str, float]:
+        """Of the shards whose rows were looked at: `kept` and `sinks` (rows), `median_norm` and `sink_threshold`."""
+        rows = sum(self.rows_per_shard[number] for number in self._kept)
+        kept = sum(self._kept.values())
+        threshold = self._threshold(threading.Event())
+        return {
+            "kept": kept,
+            "sinks": rows - kept,
+            "median_norm": threshold / self.sink_multiple,
+            "sink_threshold": threshold,
+        }
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        first_step: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Generator[torch.Tensor, None, None]:
+        """Endless shuffled batches, float32; the same from `first_step` on whenever it begins.
+
+        Args:
+            batch_size: rows of a batch, over all ranks.
+            first_step: the number of the first batch that is given out.
+            rank, world_size: of each batch, the `rank`-th of `world_size` contiguous parts is given
+                (`np.array_split`); the parts of all ranks are the batch.
+            while_waiting: called about twice a second while the next batch is not there, in the caller's thread; what
+                it raises ends the waiting.
+
+        Yields `[batch_size, d_in]`, or this rank's part of it. A thread gathers a few batches ahead; it ends when the
+        generator is closed or dropped, and what it raises is raised here. Raises `ConfigError` when no window fills a
+        batch.
+        """
+        ready: queue.Queue[torch.Tensor | BaseException] = queue.Queue(QUEUED_BATCHES)
+        stop = threading.Event()
+
+        def put(item: torch.Tensor | BaseException) -> None:
+            while not stop.is_set():
+                try:
+                    return ready.put(item, timeout=0.2)
+                except queue.Full:
+                    continue
+            raise Stopped
+
+        def gather() -> None:
+            try:
+                for batch in self._in_order(batch_size, seed, first_step, rank, world_size, stop):
+                    put(batch)
+            except Stopped:
+                return
+            except BaseException as error:  # the thread's owner is told, whatever it is
+                try:
+                    put(error)
+                except Stopped:
+                    return
+
+        thread = threading.Thread(target=gather, name="batches", daemon=True)
+        thread.start()
+        try:
+            while True:
+                try:
+                    item = ready.get(timeout=0.5)
+                except queue.Empty:
+                    if while_waiting is not None:
+                        while_waiting()
+                    continue
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+    def _in_order(
+        self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int, stop: threading.Event
+    ) -> Iterator[torch.Tensor]:
+        step = number = 0
         while True:
-            number, within = divmod(step, per_pass)
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            order = self.kept[torch.randperm(len(self.kept), generator=generator)]
-            for at in range(within, per_pass):
-                yield self.rows(order[at * batch_size : (at + 1) * batch_size])
-            step += per_pass - within
+            before = step
+            windows = self._windows(seed, number)
+            for at, shards in enumerate(windows):
+                n_batches = sum(self._n_kept(shard, stop) for shard in shards) // batch_size
+                if step + n_batches > first_step:
+                    self._read_ahead(windows[at + 1] if at + 1 < len(windows) else [])
+                    window = _Window([self._read(shard, "activations", stop) for shard in shards])
+                    kept = self._kept_rows(shards, stop)
+                    order = np.random.default_rng([seed % 2**63, number, at]).permutation(kept)
+                    for batch in range(max(0, first_step - step), n_batches):
+                        rows = order[batch * batch_size : (batch + 1) * batch_size]
+                        yield window.rows(np.array_split(rows, world_size)[rank])
+                step += n_batches
+            if step == before:
+                raise ConfigError(
+                    f"{sum(self._kept.values())} activations in {len(windows)} windows fill no batch of {batch_size}; "
+                    "train on more text, lower train_batch_size_tokens or raise data.buffer_tokens."
+                )
+            number += 1
+
+    def _windows(self, seed: int, number: int) -> list[list[int]]:
+        """The shards of each window of pass `number`."""
+        shards = np.arange(len(self.rows_per_shard))
+        if number > 0:
+            shards = np.random.default_rng([seed % 2**63, number]).permutation(shards)
+        return [part.tolist() for part in np.array_split(shards, self.n_windows)]
+
+    def _read(self, number: int, name: str, stop: threading.Event) -> torch.Tensor:
+        if self._arrives is not None:
+            self._arrives(number, stop)
+        with safe_open(shard_path(self.folder, number), framework="pt") as file:
+            return file.get_tensor(name)
+
+    def _threshold(self, stop: threading.Event) -> float:
+        if self._median is None:
+            norms = [self._read(shard, "norm", stop) for shard in self._windows(0, 0)[0]]
+            self._median = torch.cat(norms).median().item()
+        return self.sink_multiple * self._median
+
+    def _n_kept(self, number: int, stop: threading.Event) -> int:
+        if number not in self._kept:
+            threshold = self._threshold(stop)
+            self._kept[number] = int((self._read(number, "norm", stop) <= threshold).sum())
+        return self._kept[number]
+
+    def _kept_rows(self, shards: list[int], stop: threading.Event) -> npt.NDArray[np.int64]:
+        """The rows of a window that are no sinks."""
+        norms = torch.cat([self._read(shard, "norm", stop) for shard in shards])
+        return np.flatnonzero((norms <= self._threshold(stop)).numpy())
+
+    def _read_ahead(self, shards: list[int]) -> None:
+        """Tell the kernel which files come next: rows in random order are slow to read from a cold disk."""
+        if not hasattr(os, "posix_fadvise"):  # not on every system
+            return
+        for path in (shard_path(self.folder, shard) for shard in shards):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+class _Window:
+    """The mapped shards of one window."""
+
+    def __init__(self, shards: list[torch.Tensor]) -> None:
+        self.shards = shards
+        self.ends = np.cumsum([len(shard) for shard in shards])
+
+    def rows(self, wanted: npt.NDArray[np.int64]) -> torch.Tensor:
+        """float32 `[len(wanted), d_in]`, in the order of `wanted`."""
+        shard_of = np.searchsorted(self.ends, wanted, side="right")
+        out = torch.empty(len(wanted), self.shards[0].shape[1])
+        for number in np.unique(shard_of):
+            at = np.flatnonzero(shard_of == number)
+            shard = self.shards[number]
+            out[torch.from_numpy(at)] = shard[torch.from_numpy(wanted[at] - self.ends[number] + len(shard))].float()
+        return out

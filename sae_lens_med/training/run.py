@@ -22,7 +22,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,12 @@ from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
 from safetensors.torch import save_file
 
 from sae_lens_med import distributed
-from sae_lens_med.config import atomic_path, cache_dir, json_sha256, write_json, write_text
+from sae_lens_med.config import atomic_path, write_json, write_text
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models import MedBridge
-from sae_lens_med.training.activations import Activations, Corpus, corpus, harvest
+from sae_lens_med.training.activations import Activations, Corpus, corpus
 from sae_lens_med.training.curve import curve_svg
+from sae_lens_med.training.harvest import Harvest, default_folder
 from sae_lens_med.training.metrics import SaeQuality, measure
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe
@@ -85,14 +86,14 @@ def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | N
     me = distributed.ranks()
     seed = recipe.runner.get("seed", 42)
     text = corpus(recipe, model.text_tokenizer, seed)
-    folder = activations or _activations_folder(recipe, model, text)
-    if me.first:
-        harvest(model, text, recipe, folder)
-    distributed.barrier()
-    acts = Activations.open(folder, recipe.sink_multiple)
+    hook_name = recipe.runner["hook_name"]
+    folder = activations or default_folder(model, text, hook_name)
     runner_cfg = _runner_config(recipe, model)
-    trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
-    _fit(trainer, runner_cfg, acts, curve, output)
+    with Harvest(model, text, recipe, {hook_name: folder}) as harvest:
+        acts = harvest.activations[hook_name]
+        harvest.until(acts.first_window)
+        trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
+        _fit(trainer, runner_cfg, harvest, acts, curve, output)
     if me.first:
         trained = _finish(trainer, runner_cfg, recipe, model, text, acts, curve, output)
         distributed.broadcast_object(trained.quality.to_dict())
@@ -119,11 +120,6 @@ def _prepare_output(recipe: Recipe, output: Path, resume: bool) -> None:
         raise ConfigError(f"{output} holds no run to resume; leave --resume out to begin one.")
     else:
         write_text(stored, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
-
-
-def _activations_folder(recipe: Recipe, model: MedBridge, text: Corpus) -> Path:
-    identity = json_sha256([model.provenance, text.sha256, len(text.train), recipe.runner["hook_name"]])
-    return cache_dir() / "activations" / identity[:16]
 
 
 def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerConfig[Any]:
@@ -189,15 +185,14 @@ def _last_checkpoint(output: Path) -> Path | None:
 def _fit(
     trainer: SAETrainer[Any, Any],
     cfg: LanguageModelSAERunnerConfig[Any],
+    harvest: Harvest,
     acts: Activations,
     curve: list[dict[str, float]],
     output: Path,
 ) -> None:
     total = cfg.training_tokens // cfg.train_batch_size_tokens
     every = max(1, total // (cfg.n_checkpoints + 1))
-    batches = acts.batches(cfg.train_batch_size_tokens, cfg.seed, trainer.n_training_steps)
     me = distributed.ranks()
-    own = me.share(cfg.train_batch_size_tokens)
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -207,11 +202,32 @@ def _fit(
     )
     console = Console(stderr=True)
     saved_at = time.monotonic()
-    with _stop_asked() as stop, Progress(*columns, console=console, disable=not me.first) as progress:
+    bar = Progress(*columns, console=console, disable=not me.first)
+    with _stop_asked() as stop, bar as progress, ExitStack() as stack:
         task = progress.add_task("", total=total, completed=trainer.n_training_steps)
+
+        def while_waiting() -> None:
+            progress.update(task, description=harvest.state())
+            if not stop.is_set():
+                return
+            if me.world_size > 1:  # several stop together, after a step, which does not come when one has ended
+                distributed.require_others()
+            else:
+                _save_checkpoint(trainer, curve, output)
+                raise KeyboardInterrupt
+
+        batches = acts.batches(
+            cfg.train_batch_size_tokens,
+            cfg.seed,
+            trainer.n_training_steps,
+            rank=me.rank,
+            world_size=me.world_size,
+            while_waiting=while_waiting,
+        )
+        stack.enter_context(closing(batches))
         while trainer.n_training_steps < total:
             trainer.maybe_reset_sparsity()
-            result = trainer.step(next(batches)[own])
+            result = trainer.step(next(batches))
             trainer.n_training_steps += 1
             step = trainer.n_training_steps
             if step % CURVE_EVERY == 0 or step == total:
@@ -321,7 +337,7 @@ def _finish(
         {
             "heldout": quality.to_dict(),
             "text": {"sha256": text.sha256, "counts": text.counts, "heldout_sequences": len(text.heldout)},
-            "activations": {"kept": len(acts.kept), "sinks": acts.sinks, "median_norm": acts.median_norm},
+            "activations": acts.summary(),
             "model": model.provenance,
             "steps": trainer.n_training_steps,
             "tokens": trainer.n_training_samples,

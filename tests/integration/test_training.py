@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models import MedBridge, residuals
 from sae_lens_med.training import run
-from sae_lens_med.training.activations import Activations, corpus, harvest
 from sae_lens_med.training.recipe import Recipe, load_recipe
 from tests.tiny import tiny_model
 
@@ -107,39 +106,6 @@ def test_resuming_with_another_recipe_is_refused(model: MedBridge, recipe: Recip
     other = load_recipe("tiny", [f"data.folder={recipe.folder}", "model.name=tiny", "lr=0.5"])
     with pytest.raises(ConfigError, match="begun with another lr"):
         run.train(other, model, tmp_path / "out", resume=True)
-
-
-def test_harvested_rows_are_the_models_residuals(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
-    text = corpus(recipe, model.text_tokenizer, seed=7)
-    acts = harvest(model, text, recipe, tmp_path / "acts")
-    want = []
-    for ids in sorted(text.train, key=len, reverse=True):  # one at a time, without padding, by plain transformers
-        states = model.original_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-        special = torch.isin(torch.tensor(ids), torch.tensor(model.text_tokenizer.all_special_ids))
-        want.append(states[2][0][~special])
-    got = acts.rows(torch.arange(int(acts.offsets[-1])))
-    torch.testing.assert_close(got, torch.cat(want), rtol=0.01, atol=0.02)  # kept as bfloat16
-
-
-def test_activations_of_another_model_are_refused(recipe: Recipe, model: MedBridge, tmp_path: Path) -> None:
-    text = corpus(recipe, model.text_tokenizer, seed=7)
-    harvest(model, text, recipe, tmp_path / "acts")
-    with pytest.raises(ConfigError, match="harvested with another model"):
-        harvest(tiny_model("gemma3", seed=1), text, recipe, tmp_path / "acts")
-
-
-def test_batches_are_a_function_of_seed_and_step() -> None:
-    shards = (torch.arange(14.0).reshape(7, 2).bfloat16(), torch.arange(14.0, 20).reshape(3, 2).bfloat16())
-    import numpy as np
-
-    acts = Activations(shards, np.array([0, 7, 10]), torch.tensor([0, 1, 2, 4, 5, 6, 7, 8, 9]), 1.0, 1)
-    first = [b for b, _ in zip(acts.batches(2, seed=3), range(9), strict=False)]
-    later = [b for b, _ in zip(acts.batches(2, seed=3, first_step=5), range(4), strict=False)]
-    for want, got in zip(first[5:], later, strict=True):
-        assert torch.equal(want, got)
-    seen = sorted(row[0].item() for batch in first[:4] for row in batch)
-    assert len(set(seen)) == 8
-    assert 6.0 not in seen  # row 3 is a sink
 
 
 def test_an_unknown_key_is_refused_with_the_nearest() -> None:
