@@ -24,7 +24,8 @@ from rich.progress import track
 from sae_lens import SAE
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.models import MedBridge
+from sae_lens_med.reader import ResidualReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,12 @@ def measure(
     """
     hook_name = sae.cfg.metadata.hook_name
     special = torch.tensor(model.text_tokenizer.all_special_ids)
+    reader = ResidualReader(model, [hook_name])
+    batches = [sequences[at : at + batch_sequences] for at in range(0, len(sequences), batch_sequences)]
     rows = [
         x.float().cpu()[~torch.isin(torch.tensor(ids), special)]
-        for at in range(0, len(sequences), batch_sequences)
-        for ids, x in _paired(model, sequences[at : at + batch_sequences], hook_name)
+        for batch in batches
+        for ids, x in zip(batch, reader.read(batch)[hook_name], strict=True)
     ]
     x = torch.cat(rows)
     if len(x) < 2:
@@ -106,10 +109,6 @@ def measure(
         dead_fraction=counted.dead_fraction,
         **ce,
     )
-
-
-def _paired(model: MedBridge, batch: Sequence[Sequence[int]], hook_name: str) -> list[tuple[Sequence[int], Any]]:
-    return list(zip(batch, residuals(model, batch, hook_name), strict=True))
 
 
 class _Reconstruction:
