@@ -57,11 +57,6 @@ _DOT_GROUP, _DECODE_GROUP, _ENTRIES = 4, 4, 2
 _MARGIN_SLACK = 1.0 + 2.0**-8
 
 
-def available() -> bool:
-    """Whether these kernels can run on a CUDA device here: Triton was imported, so it is the device that decides."""
-    return torch.cuda.is_available()
-
-
 def forward(x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, *, bf16_filter: bool) -> tuple[ActiveSet, torch.Tensor]:
     """The active features of `x [B, d_in]` and the reconstruction `[B, d_in]`.
 

@@ -13,7 +13,7 @@ def forward(x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, *, bf16_filter: b
     """See `active.Kernels`; `bf16_filter` changes nothing here."""
     del bf16_filter
     pre = torch.addmm(b, x, M.T)
-    rows, col = torch.nonzero(pre > 0, as_tuple=True)
+    rows, col = torch.nonzero(~(pre <= 0), as_tuple=True)  # NaN counts: it must show in the loss
     crow = torch.zeros(len(x) + 1, dtype=torch.int64, device=x.device)
     torch.cumsum(torch.bincount(rows, minlength=len(x)), 0, out=crow[1:])
     acts = ActiveSet(crow, col, pre[rows, col])

@@ -19,6 +19,7 @@ Out of scope: half-precision parameters (train in float32; the encoding product 
 derivatives.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -68,11 +69,10 @@ def kernels_for(x: torch.Tensor) -> Kernels:
         from sae_lens_med.saes import kernels_cpu
 
         return kernels_cpu
-    if x.dtype == torch.float32 and x.device.type == "cuda":
+    if x.dtype == torch.float32 and x.device.type == "cuda" and find_spec("triton") is not None:
         from sae_lens_med.saes import kernels_cuda
 
-        if kernels_cuda.available():
-            return kernels_cuda
+        return kernels_cuda
     from sae_lens_med.saes import kernels_torch
 
     return kernels_torch

@@ -162,15 +162,15 @@ def test_gradcheck_in_float64(density: float) -> None:
     assert torch.autograd.gradcheck(both, (x, E, b))
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_nan_is_not_lost(bf16: bool) -> None:
+@pytest.mark.parametrize(("kernels", "bf16"), [(kernels_cpu, False), (kernels_cpu, True), (kernels_torch, False)])
+def test_nan_is_not_lost(kernels: Kernels, bf16: bool) -> None:
     """A feature or an input that has become NaN must show in the loss, whatever the sign of the NaN."""
     x, E, b = (t.detach() for t in problem(8, 32, 64, 0.05))
     M = E / E.norm(dim=1, keepdim=True)
     for sign in (1.0, -1.0):
         bad = M.clone()
         bad[5] = np.copysign(float("nan"), sign)
-        acts, x_hat = kernels_cpu.forward(x, bad, b, bf16_filter=bf16)
+        acts, x_hat = kernels.forward(x, bad, b, bf16_filter=bf16)
         assert x_hat.isnan().all() and acts.values.isnan().sum() == 8
 
 
