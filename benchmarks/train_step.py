@@ -235,6 +235,19 @@ class Run:
             worker.end()
 
 
+REFERENCES = ("saelens-standard", "saelens-standard-bf16-compiled", "fp32-product", "bf16-product")
+"""What every contender is compared with in the result file, beside the faster eai-sparsify."""
+COLUMNS = {
+    "cpu": {"x SAELens std": "saelens-standard", "x eai-sparsify": "eai-sparsify", "/ fp32 product": "fp32-product"},
+    "cuda": {
+        "x SAELens bf16 compiled": "saelens-standard-bf16-compiled",
+        "x eai-sparsify": "eai-sparsify",
+        "/ bf16 product": "bf16-product",
+    },
+}
+"""What the tables show: x is how many times faster, / how many times as long."""
+
+
 # --- the result -----------------------------------------------------------------------------------------------------
 
 
@@ -253,8 +266,8 @@ def speedup(of: Entry, over: Entry) -> dict[str, float] | None:
 def to_json(entries: list[Entry], d_sae: int, l0: int) -> dict[str, Any]:
     """One size of the result file."""
     by_name = {e.name: e for e in entries if e.measured}
-    references = {"saelens-standard": "saelens-standard", "eai-sparsify": fastest_peer(entries)}
-    references |= {"fp32-product": "fp32-product", "bf16-product": "bf16-product"}
+    references: dict[str, str | None] = {name: name for name in REFERENCES}
+    references["eai-sparsify"] = fastest_peer(entries)
     contenders: dict[str, Any] = {}
     for entry in entries:
         contender = CONTENDERS[entry.name]
@@ -281,7 +294,8 @@ def to_json(entries: list[Entry], d_sae: int, l0: int) -> dict[str, Any]:
 def table(size: dict[str, Any], device: str) -> str:
     """One size as a Markdown table."""
     memory = "peak GB" if device == "cpu" else "peak GB (GPU)"
-    header = ["step", "min s", "median s", "x SAELens std", "x eai-sparsify", "/ fp32 product", memory, "L0"]
+    columns = COLUMNS["cpu" if device == "cpu" else "cuda"]
+    header = ["step", "min s", "median s", *columns, memory, "L0"]
     rows, left_out = [], []
     for found in size["contenders"].values():
         if "median" not in found:
@@ -294,9 +308,7 @@ def table(size: dict[str, Any], device: str) -> str:
                 found["label"],
                 f"{found['min']:.4g}",
                 f"{found['median']:.4g}",
-                _ratio(over.get("saelens-standard")),
-                _ratio(over.get("eai-sparsify")),
-                _ratio(_inverse(over.get("fp32-product"))),
+                *(_ratio(over.get(of) if title[0] == "x" else _inverse(over.get(of))) for title, of in columns.items()),
                 f"{memory_gb:.2f}",
                 "" if found["l0"] is None else f"{found['l0']:.1f}",
             ]

@@ -53,6 +53,8 @@ class Turns:
     def __init__(self, contender: str, device: str, threads: int) -> None:
         self.contender = CONTENDERS[contender]
         self.device, self.threads = device, threads
+        self.work: Work | None = None
+        """Held until the release, so that what is in memory before the contender stays the same."""
         self.built: Built | None = None
         self.memory_before = 0.0
 
@@ -64,11 +66,9 @@ class Turns:
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
         self.contender.load(self.device)
-        tensors = load_file(data, device=self.device)
+        self.work = Work(**load_file(data, device=self.device), l0=l0, device=self.device)
         self.memory_before = self._reset_memory()
-        work = Work(tensors["x"], tensors["M"], tensors["b"], l0, self.device)
-        self.built = self.contender.build(work)
-        del tensors
+        self.built = self.contender.build(self.work)
         result = None
         for _ in range(warm_up + self.built.warm_up):
             result = self.built.step()
@@ -88,7 +88,7 @@ class Turns:
 
     def release(self) -> dict[str, Any]:
         """Give the memory back."""
-        self.built = None
+        self.built = self.work = None
         gc.collect()
         if self.device != "cpu":
             import torch
