@@ -134,6 +134,12 @@ def local_device(device: str) -> str:
     return f"cuda:{me.local_rank}"
 
 
+def require_others() -> None:
+    """Raise `DistributedError` when another process has ended: for who waits without a collective. Takes seconds."""
+    if _job is not None and (ended := _job.ended()):
+        raise _job.naming(ended)
+
+
 def all_reduce_sum_(tensor: "torch.Tensor") -> "torch.Tensor":
     """Sum over the processes, in place and returned; every process gets the same bits."""
     if _job is not None:
@@ -263,9 +269,9 @@ class _Job:
 
     def failure(self, error: Exception) -> DistributedError:
         """What to tell the user after a collective failed with `error`."""
-        ended = self._ended()
+        ended = self.ended()
         if ended:
-            return self._naming(ended)
+            return self.naming(ended)
         return DistributedError(
             f"rank {self.ranks.rank} of {self.ranks.world_size} lost its connection to the others "
             f"({_first_line(error)}); {_GO_ON}"
@@ -278,8 +284,8 @@ class _Job:
             yield
         except KeyboardInterrupt:
             self._told_to_stop = True
-            if ended := self._ended():
-                raise self._naming(ended) from None
+            if ended := self.ended():
+                raise self.naming(ended) from None
             raise
 
     @contextmanager
@@ -312,7 +318,7 @@ class _Job:
             self.store.set(f"left/{self.ranks.rank}", words)
         dist.destroy_process_group()
 
-    def _ended(self) -> dict[int, str]:
+    def ended(self) -> dict[int, str]:
         """The ranks that ended without being asked to, each with the error it left, or an empty string."""
         self._told_to_stop = True
         others = [rank for rank in range(self.ranks.world_size) if rank != self.ranks.rank]
@@ -330,7 +336,8 @@ class _Job:
             return {}
         return found
 
-    def _naming(self, ended: dict[int, str]) -> DistributedError:
+    def naming(self, ended: dict[int, str]) -> DistributedError:
+        """What to tell the user about the ranks that `ended` found, at least one."""
         rank = min(ended)
         which = f"rank {rank}" if len(ended) == 1 else f"ranks {', '.join(map(str, sorted(ended)))}"
         why = f" ({ended[rank]})" if ended[rank] else " without a word (killed, out of memory, or its machine failed)"

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from sae_lens_med.errors import StudyError
 from sae_lens_med.features import store
-from sae_lens_med.features.store import load_features, open_manifest, write_manifest, write_shard
+from sae_lens_med.features.store import (
+    join_shards,
+    load_features,
+    open_manifest,
+    write_apart,
+    write_manifest,
+    write_shard,
+)
 
 SETTINGS: dict[str, Any] = {"model": {"name": "m"}, "sae": {"sha256": "a" * 64, "d_sae": 7}, "sink_multiple": 5.0}
 
@@ -145,3 +152,47 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str) -> Non
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(StudyError, match="manifest.json is damaged; delete"):
         load_features(tmp_path)
+
+
+def test_shards_written_apart_are_joined_in_order(tmp_path: Path) -> None:
+    """Whoever writes them, and in whatever order: the folder is that of one writer, byte for byte."""
+    rng = np.random.default_rng(0)
+    dense = [rng.random((3, 7)).astype(np.float32) for _ in range(7)]
+    want = tmp_path / "want"
+    collection(want, dense)
+    folder = tmp_path / "apart"
+    manifest = open_manifest(folder, SETTINGS, 7, 2)
+    write_manifest(folder, manifest)
+    assert join_shards(folder, manifest) == [0, 1, 2, 3]
+
+    def write(index: int) -> None:
+        own = dense[2 * index : 2 * index + 2]
+        items = [2 * index + i for i, d in enumerate(own) for _ in d]
+        texts = [text(f"q{2 * index + i}", "설명" if i else None) for i in range(len(own))]
+        arrays = shard_of(np.concatenate(own), items, 2 * index, len(own))
+        write_apart(folder, index, arrays, texts, {"n_tokens": len(items)})
+
+    write(2)
+    assert join_shards(folder, manifest) == [0, 1, 3]
+    assert manifest["shards"] == []
+    write(0)
+    manifest = open_manifest(folder, SETTINGS, 7, 2)  # as after an interruption
+    assert join_shards(folder, manifest) == [1, 3]
+    assert len(manifest["shards"]) == 1
+    write(3)
+    write(1)
+    assert join_shards(folder, manifest) == []
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in want.iterdir()}
+
+
+def test_a_shard_that_is_not_what_its_entry_says_is_refused(tmp_path: Path) -> None:
+    manifest = open_manifest(tmp_path, SETTINGS, 2, 2)
+    write_manifest(tmp_path, manifest)
+    dense = np.ones((2, 7), np.float32)
+    write_apart(tmp_path, 0, shard_of(dense, [0, 1], 0, 2), [text("q0"), text("q1")], {"n_tokens": 2})
+    (tmp_path / "shard-00000.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(StudyError, match="shard-00000.jsonl was changed since it was written"):
+        join_shards(tmp_path, manifest)
+    (tmp_path / "shard-00000.entry.json").write_text("{", encoding="utf-8")
+    with pytest.raises(StudyError, match="shard-00000.entry.json is damaged"):
+        join_shards(tmp_path, open_manifest(tmp_path, SETTINGS, 2, 2))

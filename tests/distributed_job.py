@@ -1,0 +1,145 @@
+"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER`.
+
+The jobs are functions of a folder, so that the test runs the same ones in one process. An error that a job ends with is
+written to `FOLDER/NAME.rankR.json` as `[type, message]`.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_lens_med import distributed
+from sae_lens_med.config import json_sha256
+from sae_lens_med.data import LoadedItems, load_items
+from sae_lens_med.errors import ConfigError
+from sae_lens_med.evaluation.run import evaluate
+from sae_lens_med.features.collect import collect
+from sae_lens_med.models import MedBridge
+from sae_lens_med.saes import sparse_step
+from sae_lens_med.saes.releases import LoadedSae, load_folder
+from sae_lens_med.study import run_study
+from sae_lens_med.training import run
+from sae_lens_med.training.recipe import Recipe, load_recipe
+from tests.tiny import save_tiny_sae, tiny_model, tiny_sae
+
+# `features` has a function of the module's name.
+collect_module: Any = importlib.import_module("sae_lens_med.features.collect")
+BATCH_TOKENS = 700
+STOP_AT = 37
+"""The step in which rank 1 of 2 gets a signal."""
+
+
+def prepare(folder: Path) -> None:
+    """What the jobs read: text and an SAE."""
+    rows = [
+        {"id": f"t{i}", "text": f"환자 {i}번은 발열로 병원에 왔다. The patient has fever {i} and chest pain. " * 2}
+        for i in range(60)
+    ]
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (folder / "text.jsonl").write_text(text, encoding="utf-8")
+    sae = tiny_sae(tiny_model("gemma3"), d_sae=512)
+    with torch.no_grad():
+        sae.b_enc.sub_(3.0)  # few features per token
+    save_tiny_sae(folder / "sae", sae)
+
+
+def recipe(folder: Path) -> Recipe:
+    """100 rows a step: three processes take 34, 33 and 33."""
+    return load_recipe(
+        "tiny", [f"data.folder={folder}", "model.name=tiny", "train_batch_size_tokens=100", "training_tokens=10000"]
+    )
+
+
+def train(folder: Path, name: str, model: MedBridge, **options: Any) -> Path:
+    return run.train(recipe(folder), model, folder / name, activations=folder / "acts", **options).folder
+
+
+def read(folder: Path, name: str, model: MedBridge) -> None:
+    """Evaluation and study, in shards of 4 items."""
+    data, sae = items(), load_folder(folder / "sae")
+    with small_shards():
+        evaluate(model, data, folder / f"evaluation-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
+        run_study(model, sae, data, folder / f"study-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
+
+
+def items() -> LoadedItems:
+    """14 of 4 subjects, so that explanations can be exchanged; four shards, the last one of two items."""
+    sample = load_items("sample", limit=14)
+    chosen = [replace(item, subject=f"subject {i % 4}") for i, item in enumerate(sample.items)]
+    return replace(sample, items=chosen, sha256=json_sha256([item.to_dict() for item in chosen]))
+
+
+@contextmanager
+def small_shards() -> Iterator[None]:
+    before = collect_module.SHARD_ITEMS, collect_module.CALIBRATION_ITEMS
+    collect_module.SHARD_ITEMS, collect_module.CALIBRATION_ITEMS = 4, 3
+    try:
+        yield
+    finally:
+        collect_module.SHARD_ITEMS, collect_module.CALIBRATION_ITEMS = before
+
+
+@contextmanager
+def noted(folder: Path, name: str) -> Iterator[None]:
+    """Write down the error that the block ends with, and go on."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        path = folder / f"{name}.rank{os.environ['RANK']}.json"
+        path.write_text(json.dumps([type(error).__name__, str(error)]), encoding="utf-8")
+
+
+def collect_with_a_failure(folder: Path, model: MedBridge, sae: LoadedSae) -> None:
+    """Rank 2 has no room for its shard."""
+    write = collect_module.write_apart
+
+    def full(output: Path, index: int, *rest: Any) -> None:
+        if index == 2:
+            raise ConfigError("there is no space left in the folder.")
+        write(output, index, *rest)
+
+    collect_module.write_apart = full
+    try:
+        with small_shards():
+            collect(model, sae, items().items, output=folder / "features-broken", batch_tokens=BATCH_TOKENS)
+    finally:
+        collect_module.write_apart = write
+
+
+def two(folder: Path, model: MedBridge) -> None:
+    train(folder, "run-2", model)
+    step = run.ParallelTrainer.step
+
+    def stopped(self: Any, batch: torch.Tensor) -> Any:
+        if self.n_training_steps == STOP_AT and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    run.ParallelTrainer.step = stopped  # type: ignore[method-assign]
+    with noted(folder, "stopped"):
+        train(folder, "run-stopped", model)
+    run.ParallelTrainer.step = step  # type: ignore[method-assign]
+    read(folder, "2", model)
+
+
+def three(folder: Path, model: MedBridge) -> None:
+    if os.environ["RANK"] == "1":  # the others stay dense: the paths may differ between processes
+        sparse_step.SPARSE_BELOW = sparse_step.DENSE_ABOVE = 2.0
+    train(folder, "run-3", model)
+    train(folder, "run-resumed-3", model, resume=True)
+    with noted(folder, "broken"):
+        collect_with_a_failure(folder, model, load_folder(folder / "sae"))
+
+
+if __name__ == "__main__":
+    assert not distributed.ranks().rank
+    {"2": two, "3": three}[os.environ["WORLD_SIZE"]](Path(sys.argv[1]), tiny_model("gemma3"))

@@ -1,0 +1,220 @@
+"""Several gloo processes give what one gives; a process that dies ends the job with a sentence, and nothing is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from sae_lens_med.features.collect import collect
+from sae_lens_med.features.store import load_features
+from sae_lens_med.models import MedBridge, load_model
+from sae_lens_med.saes.releases import load_folder
+from sae_lens_med.training import run
+from sae_lens_med.training.recipe import load_recipe
+from tests import distributed_job as job
+from tests.tiny import save_tiny_model, tiny_model
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 100
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform != "linux", reason="torchrun's processes are read from /proc"
+)
+
+
+def torchrun(n: int, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*command, "--nproc-per-node", str(n), *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_job(n: int, folder: Path) -> None:
+    process = torchrun(n, "-m", "tests.distributed_job", str(folder))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def model() -> MedBridge:
+    return tiny_model("gemma3")
+
+
+@pytest.fixture(scope="module")
+def one(model: MedBridge, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all jobs, with the results of one process."""
+    folder = tmp_path_factory.mktemp("jobs")
+    job.prepare(folder)
+    job.train(folder, "run-1", model)
+    job.read(folder, "1", model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(one: Path) -> Path:
+    run_job(2, one)
+    return one
+
+
+@pytest.fixture(scope="module")
+def three(two: Path) -> Path:
+    for n in (1, 3):
+        shutil.copytree(two / "run-stopped", two / f"run-resumed-{n}")
+    run_job(3, two)
+    return two
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    points: list[dict[str, float]] = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+    return points
+
+
+def assert_same_run(got: Path, want: Path) -> None:
+    """The same curve at every point, weights, and statistics, up to the rounding of sums."""
+    assert [p["step"] for p in curve(got)] == [p["step"] for p in curve(want)]
+    for mine, its in zip(curve(got), curve(want), strict=True):
+        for key in its:
+            assert mine[key] == pytest.approx(its[key], rel=1e-4, abs=1e-6), (key, its["step"])
+    for name in ("sae_weights.safetensors", "sparsity.safetensors"):
+        mine, its = load_file(got / name), load_file(want / name)
+        assert mine.keys() == its.keys()
+        for key in its:
+            np.testing.assert_allclose(mine[key], its[key], rtol=1e-3, atol=1e-4, err_msg=key)
+    mine, its = (json.loads((f / "metrics.json").read_text(encoding="utf-8")) for f in (got, want))
+    assert (mine["steps"], mine["tokens"]) == (its["steps"], its["tokens"]) == (STEPS, STEPS * 100)
+    assert mine["heldout"] == pytest.approx(its["heldout"], rel=1e-3)
+    mine, its = (json.loads((f / "cfg.json").read_text(encoding="utf-8"))["metadata"] for f in (got, want))
+    assert mine["l0"] == pytest.approx(its["l0"], rel=1e-4)
+    assert mine["num_dead_features"] == its["num_dead_features"]
+
+
+def test_two_processes_train_as_one(two: Path) -> None:
+    assert_same_run(two / "run-2", two / "run-1")
+
+
+def test_three_processes_with_unequal_parts_and_different_paths_train_as_one(three: Path) -> None:
+    assert_same_run(three / "run-3", three / "run-1")
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step(two: Path) -> None:
+    assert [json.loads((two / f"stopped.rank{rank}.json").read_text())[0] for rank in (0, 1)] == [
+        "KeyboardInterrupt",
+        "KeyboardInterrupt",
+    ]
+    [checkpoint] = (two / "run-stopped" / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{job.STOP_AT + 1:09d}"
+
+
+def test_a_checkpoint_of_two_goes_on_with_three(three: Path) -> None:
+    assert_same_run(three / "run-resumed-3", three / "run-1")
+
+
+def test_a_checkpoint_of_two_goes_on_with_one(three: Path, model: MedBridge) -> None:
+    assert_same_run(job.train(three, "run-resumed-1", model, resume=True), three / "run-1")
+
+
+def test_evaluation_by_two_is_that_of_one(two: Path) -> None:
+    got, want = (two / f"evaluation-{n}" for n in "21")
+    assert sorted(p.name for p in got.iterdir()) == sorted(p.name for p in want.iterdir())
+    assert (got / "items.jsonl").read_bytes() == (want / "items.jsonl").read_bytes()
+    mine, its = (json.loads((f / "summary.json").read_text(encoding="utf-8")) for f in (got, want))
+    assert mine["metrics"] == its["metrics"]
+
+
+def test_a_study_by_two_is_that_of_one(two: Path) -> None:
+    got, want = (two / f"study-{n}" for n in "21")
+    names = sorted(str(p.relative_to(want)) for p in want.rglob("*") if p.is_file())
+    assert sorted(str(p.relative_to(got)) for p in got.rglob("*") if p.is_file()) == names
+    timed = ("manifest.json", "report.md", "report.html")
+    for name in names:
+        if name not in timed:
+            assert (got / name).read_bytes() == (want / name).read_bytes(), name
+    assert len([name for name in names if name.startswith("features/shard-")]) == 8
+    mine, its = (json.loads((f / "manifest.json").read_text(encoding="utf-8")) for f in (got, want))
+    assert list(mine["stages"]) == list(its["stages"])
+    assert mine["notes"] == its["notes"]
+
+
+def test_an_error_in_one_process_is_told_by_the_others_and_loses_nothing(three: Path, model: MedBridge) -> None:
+    kinds, messages = zip(
+        *(json.loads((three / f"broken.rank{rank}.json").read_text(encoding="utf-8")) for rank in range(3)), strict=True
+    )
+    assert kinds == ("DistributedError", "DistributedError", "ConfigError")
+    for message in messages[:2]:
+        assert message.startswith("rank 2 of 3 ended (there is no space left in the folder.)")
+    output = three / "features-broken"
+    with job.small_shards():
+        collect(
+            model,
+            load_folder(three / "sae"),
+            job.items().items,
+            output=output,
+            batch_tokens=job.BATCH_TOKENS,
+            progress=False,
+        )
+    load_features(output)
+    want = three / "study-1" / "features"
+    assert {p.name: p.read_bytes() for p in output.iterdir()} == {p.name: p.read_bytes() for p in want.iterdir()}
+
+
+def process_of_rank(launcher: int, rank: int) -> int:
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+def test_a_killed_process_ends_the_job_and_the_last_checkpoint_goes_on(one: Path, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "gemma3")
+    settings = [f"data.folder={one}", f"model.name={folder}", "training_tokens=150000", "n_checkpoints=29"]
+    output, acts = tmp_path / "out", tmp_path / "acts"
+    options = [part for value in settings for part in ("--set", value)]
+    paths = ["--output", str(output), "--activations", str(acts)]
+    process = torchrun(3, "-m", "sae_lens_med", "train", "tiny", *options, *paths)
+    try:
+        wait_for(lambda: list((output / "checkpoints").glob("step-*")) or process.poll() is not None, 240)
+        os.kill(process_of_rank(process.pid, 2), signal.SIGKILL)
+        begun = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 40
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1, errors
+    assert "rank 2 of 3 ended without a word (killed" in told[0]
+    assert "with --resume" in told[0]
+    [checkpoint] = (output / "checkpoints").glob("step-*")
+    before = json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
+    resumed = run.train(load_recipe("tiny", settings), load_model(folder), output, activations=acts, resume=True)
+    assert resumed.steps == 150000 // 64
+    assert curve(output)[: len(before)] == before
+    assert [point["step"] for point in curve(output)][:-1] == list(range(10, resumed.steps, 10))
+
+
+def test_the_module_is_the_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sae_lens_med", "--version"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert done.stdout.count(".") == 2
