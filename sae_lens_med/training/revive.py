@@ -28,6 +28,7 @@ process of a distributed one, revives the same features in the same way.
 Out of scope: other architectures (their SAELens classes have ways of their own), warming the learning rate up again.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from sae_lens_med import distributed
 from sae_lens_med.config import json_sha256
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE
+from sae_lens_med.training.activations import Activations
 from sae_lens_med.training.recipe import Revival
 
 _FIRST_SHARE = 0.01
@@ -50,10 +52,19 @@ def is_due(revival: Revival | None, step: int, total: int) -> bool:
     return revival is not None and step % revival.every == 0 and step <= revival.until * total
 
 
-def rows_for(n_rows: int, kept: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
-    """Which activations a revival at `step` looks at: `n_rows` of the indices `kept` (or all), int64, sorted."""
-    order = torch.randperm(len(kept), generator=_generator("rows", seed, step))
-    return kept[order[:n_rows]].sort().values
+def rows_for(acts: Activations, n_rows: int, batch_size: int, *, seed: int, step: int) -> torch.Tensor:
+    """The activations that a revival at `step` looks at, float32 `[n, d_in]`, the same in all processes.
+
+    About `n_rows` (whole batches of `batch_size`, one at least) at random from the first window: what the first batch
+    of training needed is there, even while the harvest goes on.
+    """
+    there = sum(acts.rows_per_shard[: acts.first_window])
+    n_batches = max(1, min(n_rows, there) // batch_size)
+    batches = acts.batches(batch_size, _seed("rows", seed, step))
+    try:
+        return torch.cat(list(itertools.islice(batches, n_batches)))
+    finally:
+        batches.close()
 
 
 @torch.no_grad()
@@ -77,7 +88,8 @@ def revive(trainer: SAETrainer[Any, Any], batch: torch.Tensor, *, seed: int, ste
         return 0
     x = trainer.activation_scaler(batch.to(sae.device, sae.dtype))
     error, n_fired = _errors(sae, x)
-    drawn = draw(error.pow(2).sum(-1), int(dead.sum()), _generator("draw", seed, step)).to(x.device)
+    generator = torch.Generator().manual_seed(_seed("draw", seed, step))
+    drawn = draw(error.pow(2).sum(-1), int(dead.sum()), generator).to(x.device)
     if len(drawn) == 0:
         return 0
     features = dead.nonzero().squeeze(1)[: len(drawn)]
@@ -124,5 +136,5 @@ def _threshold(x: torch.Tensor, directions: torch.Tensor, n: int) -> torch.Tenso
     return torch.cat([(x @ chunk.T).topk(n + 1, dim=0).values[-1] for chunk in chunks])
 
 
-def _generator(what: str, seed: int, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(json_sha256([what, seed, step])[:15], 16))
+def _seed(what: str, seed: int, step: int) -> int:
+    return int(json_sha256([what, seed, step])[:15], 16)

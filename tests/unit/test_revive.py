@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from sae_lens import LoggingConfig, SAETrainer
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
+from safetensors.torch import save_file
 
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
+from sae_lens_med.training.activations import Activations
 from sae_lens_med.training.recipe import Revival, load_recipe
 from sae_lens_med.training.revive import draw, is_due, revive, rows_for
 
@@ -196,13 +199,21 @@ def test_a_row_is_drawn_with_a_probability_proportional_to_its_squared_loss() ->
     assert len(draw(torch.zeros(4), 3, generator)) == 0
 
 
-def test_rows_depend_on_seed_and_step() -> None:
-    kept = torch.arange(100) * 2
-    first = rows_for(10, kept, seed=1, step=5)
-    assert torch.equal(first, rows_for(10, kept, seed=1, step=5))
-    assert not torch.equal(first, rows_for(10, kept, seed=1, step=6))
-    assert len(set(first.tolist())) == 10 and set(first.tolist()) <= set(kept.tolist())
-    assert torch.equal(rows_for(1000, kept, seed=1, step=5), kept)
+def test_rows_depend_on_seed_and_step_and_come_from_the_first_window(tmp_path: Path) -> None:
+    for number in range(2):
+        values = torch.arange(100.0)[:, None].repeat(1, 2) + 100 * number + 1
+        shard = {"activations": values.bfloat16(), "norm": torch.ones(100)}
+        save_file(shard, tmp_path / f"shard-{number:06d}.safetensors")
+    (tmp_path / "manifest.json").write_text('{"rows": [100, 100]}')
+    acts = Activations(tmp_path, 5.0, buffer_tokens=100)
+    first = rows_for(acts, 50, 20, seed=1, step=5)
+    assert first.shape == (40, 2) and first.dtype == torch.float32
+    assert len(first[:, 0].unique()) == 40 and first.max() <= 100
+    assert torch.equal(first, rows_for(acts, 50, 20, seed=1, step=5))
+    assert not torch.equal(first, rows_for(acts, 50, 20, seed=1, step=6))
+    assert not torch.equal(first, rows_for(acts, 50, 20, seed=2, step=5))
+    assert len(rows_for(acts, 8192, 20, seed=1, step=5)) == 100
+    assert len(rows_for(acts, 5, 20, seed=1, step=5)) == 20
 
 
 def test_when_it_is_due() -> None:
