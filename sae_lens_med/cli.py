@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import typer
 
 from sae_lens_med import __version__, distributed
-from sae_lens_med.commands import models, releases, run, train
+from sae_lens_med.commands import models, releases, run, sweep, train
 from sae_lens_med.config import DISCLAIMER
 from sae_lens_med.errors import SaeLensMedError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 run.register(app)
 train.register(app)
+sweep.register(app)
 models.register(app)
 app.add_typer(releases.releases_app, name="releases")
 

@@ -1,0 +1,117 @@
+"""`sae-lens-med sweep` and `sae-lens-med frontier`: many SAEs from one harvest, and how they compare."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sae_lens_med.training.frontier import Frontier
+    from sae_lens_med.training.sweep import Variant
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command()(sweep)
+    app.command()(frontier)
+
+
+def sweep(
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files, or names of recipes that ship.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new or empty, or with --resume.")],
+    overs: Annotated[
+        list[str] | None,
+        typer.Option("--over", help="key=value,value,... to vary; every combination is trained. Repeatable."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value for all variants; sections by dots. Repeatable.")
+    ] = None,
+    activations: Annotated[
+        Path | None, typer.Option(help="Folder for the harvested activations; the user's cache by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in --output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the variants and train none.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the variants, or the result, as JSON.")] = False,
+) -> None:
+    """Train variants of recipes and draw L0 against explained variance.
+
+    The model is loaded once and its activations are harvested once per hook and text. Each variant is trained into a
+    folder of --output named after what varies; frontier.md, frontier.svg and frontier.json compare those that are
+    finished, on held-out text. With --resume, finished variants stay and an interrupted one goes on. A variant that
+    fails is reported and the others are trained; the status is then 1.
+
+    Several recipes compare architectures: --over sae.KEY is varied in those recipes whose architecture has KEY.
+
+    Example: sae-lens-med sweep gemma-3-270m-res --over sae.l1_coefficient=0.1,0.2,0.4 --over sae.d_sae=5120,10240
+    --set data.folder=texts --output runs/sweep
+
+    Example: sae-lens-med sweep tied.yaml topk.yaml --over sae.l1_coefficient=0.2,0.4 --over sae.k=32,64 -o runs/both
+    """
+    from sae_lens_med.training.sweep import plan
+    from sae_lens_med.training.sweep import sweep as run_sweep
+
+    variants = plan(recipes, overs or [], overrides or [])
+    if dry_run:
+        _list_variants(variants, as_json)
+        return
+    from sae_lens_med import distributed
+    from sae_lens_med.models import load_model
+
+    first = variants[0].recipe
+    device = distributed.local_device(str(first.runner.get("device", "cpu")))
+    with distributed.first_before_the_others(of_machine=True):
+        model = load_model(first.model_name, device=device, dtype=first.model_dtype)
+    try:
+        result = run_sweep(variants, model, output, activations=activations, resume=resume)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; add --resume to go on with {output}.", err=True)
+        raise typer.Exit(130) from None
+    if result.frontier is not None:
+        _show(result.frontier, output, as_json)
+    for name, error in result.failed:
+        typer.echo(f"failed: {name}: {error}", err=True)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def frontier(
+    folders: Annotated[list[Path], typer.Argument(help="Sweeps, or single training runs; finished runs are read.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for frontier.md, .svg and .json.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Draw several sweeps or training runs into one table and one plot of L0 against explained variance.
+
+    Runs whose recipes differ in the sparsity coefficient alone make one curve. Nothing is trained or measured again.
+
+    Example: sae-lens-med frontier runs/tied runs/standard runs/topk --output runs/compared
+    """
+    from sae_lens_med.training.frontier import frontier as read_frontier
+    from sae_lens_med.training.frontier import write_frontier
+
+    found = read_frontier(folders)
+    write_frontier(found, output)
+    _show(found, output, as_json)
+
+
+def _list_variants(variants: "list[Variant]", as_json: bool) -> None:
+    if as_json:
+        listed = [{"name": v.name, "varied": v.varied, "recipe": v.recipe.to_dict()} for v in variants]
+        typer.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        return
+    for variant in variants:
+        recipe = variant.recipe
+        typer.echo(f"{variant.name}  ({recipe.sae['architecture']}, {recipe.runner['hook_name']})")
+    typer.echo(f"{len(variants)} variants; leave --dry-run out to train them.")
+
+
+def _show(found: "Frontier", output: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        return
+    for p in found.points:
+        typer.echo(
+            f"{Path(p.folder).name}: L0 {p.l0:.1f}, explained variance {p.explained_variance:.3f}, "
+            f"dead {p.dead_fraction:.1%}, CE-loss score {p.ce_loss_score:.3f}"
+        )
+    typer.echo(f"{output / 'frontier.md'}, {output / 'frontier.svg'}")
