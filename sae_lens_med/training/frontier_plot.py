@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 _DASHES = ("", "6 3", "2 3")
-_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP, _LABEL_ROW = 480, 260, 62, 64, 84, 16
+_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP, _LABEL_ROW = 480, 260, 62, 64, 84, 17
 _CHAR = 6.6
 """Width of a character of the labels, about."""
+
+_End = tuple[float, float, str, str, str]
+"""Where a curve ends (y, x), its name, colour and shape."""
 
 
 def frontier_svg(points: "Sequence[FrontierPoint]") -> str:
@@ -27,7 +30,7 @@ def frontier_svg(points: "Sequence[FrontierPoint]") -> str:
     drawn = [p for p in points if p.l0 > 0 and math.isfinite(p.l0) and math.isfinite(p.explained_variance)]
     hooks = list(dict.fromkeys(p.hook_name for p in drawn))
     curves = sorted({p.curve for p in drawn})
-    margin = 40 + _CHAR * max((len(c) for c in curves), default=0)
+    margin = 44 + _CHAR * max((len(c) for c in curves), default=0)
     width, height = _LEFT + _WIDTH + margin, _TOP + max(1, len(hooks)) * (_HEIGHT + _GAP) - 20
     parts = [
         _text(_LEFT, 26, "Sparsity against reconstruction, on held-out text", size=16, weight="bold"),
@@ -59,10 +62,13 @@ def _log_axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[f
     low, high = math.log10(min(values)), math.log10(max(values))
     pad = max(0.06 * (high - low), 0.05)
     low, high = low - pad, high + pad
-    ticks = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
-    inside = [tick for tick in ticks if low <= math.log10(tick) <= high]
-    if len(inside) < 2:  # values within less than a factor of 2.5
-        inside = [10 ** (low + (high - low) * share) for share in (0.1, 0.5, 0.9)]
+    inside: list[float] = []
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(range(10, 100))):
+        if len(inside) < 4:  # the narrower the range, the finer the ticks
+            scale = 1 if steps[-1] < 10 else 0.1
+            ticks = [m * scale * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in steps]
+            inside = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    inside = inside[:: max(1, len(inside) // 8)]
     return (lambda v: _LEFT + _WIDTH * (math.log10(v) - low) / (high - low)), inside
 
 
@@ -71,6 +77,8 @@ def _linear_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     spread = max(high - low, 0.01)
     step = next(s for e in range(-3, 12) for s in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if spread / s <= 6)
     first, last = math.floor(low / step - 0.2), math.ceil(high / step + 0.2)
+    if high <= 1:  # nothing explains more than everything
+        last = min(last, max(math.floor(1 / step + 1e-9), math.ceil(high / step)))
     return first * step, last * step, [k * step for k in range(first, last + 1)]
 
 
@@ -108,7 +116,8 @@ def _curves(
     y: Callable[[float], float],
     top: int,
 ) -> Markup:
-    parts, ends = [], []
+    parts: list[Markup] = []
+    ends: list[_End] = []
     for i, name in enumerate(curves):
         own = sorted((p for p in points if p.curve == name), key=lambda p: p.l0)
         if not own:
@@ -120,11 +129,11 @@ def _curves(
             hover = f"{p.curve}, {p.coefficient}: L0 {p.l0:.1f}, EV {p.explained_variance:.3f}, "
             hover += f"dead {p.dead_fraction:.1%}, CE-loss score {p.ce_loss_score:.3f}"
             parts.append(_mark(_SHAPES[i % len(_SHAPES)], x(p.l0), y(p.explained_variance), colour, hover))
-        ends.append((y(own[-1].explained_variance), x(own[-1].l0), name, colour))
+        ends.append((y(own[-1].explained_variance), x(own[-1].l0), name, colour, _SHAPES[i % len(_SHAPES)]))
     return Markup("").join([*parts, *_labels(ends, top)])
 
 
-def _labels(ends: Sequence[tuple[float, float, str, str]], top: int) -> list[Markup]:
+def _labels(ends: "Sequence[_End]", top: int) -> list[Markup]:
     """Names right of the panel, each at the height where its curve ends, moved apart where they would overlap."""
     ordered = sorted(ends)
     heights: list[float] = []
@@ -137,9 +146,10 @@ def _labels(ends: Sequence[tuple[float, float, str, str]], top: int) -> list[Mar
         limit = heights[i] - _LABEL_ROW
     start = _LEFT + _WIDTH + 10
     parts = []
-    for height, (end, at, name, colour) in zip(heights, ordered, strict=True):
+    for height, (end, at, name, colour, shape) in zip(heights, ordered, strict=True):
         parts.append(_path(f"M{at + 7:.1f} {end:.1f}L{start - 2} {height:.1f}", colour, dash="1 3"))
-        parts.append(_text(start + 2, height + 4, name, colour=colour, weight="bold"))
+        parts.append(_mark(shape, start + 5, height, colour, name))
+        parts.append(_text(start + 15, height + 4, name))
     return parts
 
 
