@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,11 @@ collect_module: Any = importlib.import_module("sae_lens_med.features.collect")
 BATCH_TOKENS = 700
 STOP_AT = 37
 """The step in which rank 1 of 2 gets a signal."""
+REVIVING = (
+    *("sae.dtype=float64", "sae.d_sae=512", "lr=0.01", "sae.l1_coefficient=6", "sae.l1_warm_up_steps=3"),
+    *("training_tokens=15000", "revive.every=25", "revive.dead_steps=10", "revive.rows=500", "revive.until=1.0"),
+)
+"""So harsh that hundreds of features die; in float64, because a rounding decides whether a feature fires."""
 
 
 def prepare(folder: Path) -> None:
@@ -52,15 +57,15 @@ def prepare(folder: Path) -> None:
     save_tiny_sae(folder / "sae", sae)
 
 
-def recipe(folder: Path) -> Recipe:
+def recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     """100 rows a step: three processes take 34, 33 and 33."""
-    return load_recipe(
-        "tiny", [f"data.folder={folder}", "model.name=tiny", "train_batch_size_tokens=100", "training_tokens=10000"]
-    )
+    given = [f"data.folder={folder}", "model.name=tiny", "train_batch_size_tokens=100", "training_tokens=10000"]
+    return load_recipe("tiny", [*given, *overrides])
 
 
-def train(folder: Path, name: str, model: MedBridge, **options: Any) -> Path:
-    return run.train(recipe(folder), model, folder / name, activations=folder / "acts", **options).folder
+def train(folder: Path, name: str, model: MedBridge, overrides: Sequence[str] = (), **options: Any) -> Path:
+    done = run.train(recipe(folder, overrides), model, folder / name, activations=folder / "acts", **options)
+    return done.folder
 
 
 def read(folder: Path, name: str, model: MedBridge) -> None:
@@ -117,6 +122,7 @@ def collect_with_a_failure(folder: Path, model: MedBridge, sae: LoadedSae) -> No
 
 def two(folder: Path, model: MedBridge) -> None:
     train(folder, "run-2", model)
+    train(folder, "revived-2", model, REVIVING)
     step = run.ParallelTrainer.step
 
     def stopped(self: Any, batch: torch.Tensor) -> Any:

@@ -45,7 +45,8 @@ from sae_lens_med.training.curve import curve_svg
 from sae_lens_med.training.harvest import Harvest, default_folder
 from sae_lens_med.training.metrics import SaeQuality, measure
 from sae_lens_med.training.parallel import ParallelTrainer
-from sae_lens_med.training.recipe import Recipe
+from sae_lens_med.training.recipe import Recipe, Revival
+from sae_lens_med.training.revive import is_due, revive, rows_for
 
 CURVE_EVERY = 10
 CHECKPOINT_SECONDS = 600
@@ -93,7 +94,7 @@ def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | N
         acts = harvest.activations[hook_name]
         harvest.until(acts.first_window)
         trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
-        _fit(trainer, runner_cfg, harvest, acts, curve, output)
+        _fit(trainer, runner_cfg, recipe.revive, harvest, acts, curve, output)
     if me.first:
         trained = _finish(trainer, runner_cfg, recipe, model, text, acts, curve, output)
         distributed.broadcast_object(trained.quality.to_dict())
@@ -185,6 +186,7 @@ def _last_checkpoint(output: Path) -> Path | None:
 def _fit(
     trainer: SAETrainer[Any, Any],
     cfg: LanguageModelSAERunnerConfig[Any],
+    revival: Revival | None,
     harvest: Harvest,
     acts: Activations,
     curve: list[dict[str, float]],
@@ -237,10 +239,15 @@ def _fit(
                 if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
                     console.print(f"step {step} of {total}: {_in_words(point)}")
             progress.update(task, completed=step)
+            if revival is not None and is_due(revival, step, total):
+                rows = rows_for(acts, revival.rows, cfg.train_batch_size_tokens, seed=cfg.seed, step=step)
+                n_revived = revive(trainer, rows, seed=cfg.seed, step=step, dead_steps=revival.dead_steps)
+                if me.first:
+                    console.print(f"step {step} of {total}: {n_revived} dead features revived")
             # Decided together: a signal reaches the processes at different steps.
             stopping = distributed.any_rank(stop.is_set())
-            is_due = (step % every == 0 and step < total) or time.monotonic() - saved_at > CHECKPOINT_SECONDS
-            if me.first and (stopping or is_due):
+            save_due = (step % every == 0 and step < total) or time.monotonic() - saved_at > CHECKPOINT_SECONDS
+            if me.first and (stopping or save_due):
                 _save_checkpoint(trainer, curve, output)
                 saved_at = time.monotonic()
             if stopping:

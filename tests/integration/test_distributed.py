@@ -21,6 +21,7 @@ from sae_lens_med.models import MedBridge, load_model
 from sae_lens_med.saes.releases import load_folder
 from sae_lens_med.training import run
 from sae_lens_med.training.recipe import load_recipe
+from sae_lens_med.training.revive import revive
 from tests import distributed_job as job
 from tests.tiny import save_tiny_model, tiny_model
 
@@ -108,6 +109,22 @@ def test_two_processes_train_as_one(two: Path) -> None:
 
 def test_three_processes_with_unequal_parts_and_different_paths_train_as_one(three: Path) -> None:
     assert_same_run(three / "run-3", three / "run-1")
+
+
+def test_dead_features_are_revived_by_two_as_by_one(
+    two: Path, model: MedBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revived = []
+
+    def counted(*arguments: Any, **options: Any) -> int:
+        revived.append(revive(*arguments, **options))
+        return revived[-1]
+
+    monkeypatch.setattr(run, "revive", counted)
+    want = curve(job.train(two, "revived-1", model, job.REVIVING))
+    assert sum(revived) > 50
+    for mine, its in zip(curve(two / "revived-2"), want, strict=True):
+        assert mine == pytest.approx(its, rel=1e-4, abs=1e-6)
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step(two: Path) -> None:
