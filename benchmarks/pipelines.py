@@ -122,12 +122,11 @@ def choose_texts(job: dict[str, Any]) -> None:
     random.Random(SEED).shuffle(texts)
     tokenizer = load_model(recipe.model_name).text_tokenizer
     chosen, n_tokens = [], 0
-    for at in range(0, len(texts), 256):
+    for text in texts:
         if n_tokens >= job["wanted_tokens"]:
             break
-        part = texts[at : at + 256]
-        chosen.extend(part)
-        n_tokens += sum(len(ids) for ids in tokenizer(part, add_special_tokens=False).input_ids)
+        chosen.append(text)
+        n_tokens += len(tokenizer(text, add_special_tokens=False).input_ids)
     with Path(job["texts"]).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in chosen)
     enough = n_tokens >= job["wanted_tokens"]
