@@ -17,6 +17,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from sae_lens_med.training.recipe import Recipe
 
 FORMAT = 2
 SEQUENCES_PER_SHARD = 256
+SHARDS_TOGETHER = 8
+"""Shards whose sequences share batches on a GPU, where batches are large: less padding."""
 
 
 class Harvest:
@@ -74,7 +77,8 @@ class Harvest:
             hook: Activations(folder, recipe.sink_multiple, recipe.buffer_tokens, partial(self._arrives, folder))
             for hook, folder in self.folders.items()
         }
-        self._takes_turns = torch.device(model.cfg.device or "cpu").type == "cpu"
+        self._takes_turns = _on_cpu(model)
+        self._together = 1 if self._takes_turns else SHARDS_TOGETHER
         self._change = threading.Condition()
         self._wanted = 0
         self._made = 0
@@ -133,7 +137,7 @@ class Harvest:
         with self._change:
             if self._error is not None:
                 raise self._error
-            over = not self._thread.is_alive() and number % self.me.world_size == self.me.rank
+            over = not self._thread.is_alive() and self._is_mine(number)
             if (self._closing or over) and not shard_path(folder, number).is_file():
                 raise DataError(f"{shard_path(folder, number)} was not harvested: the harvest has ended.")
             self._wanted = max(self._wanted, wanted)
@@ -141,15 +145,25 @@ class Harvest:
             self._change.wait(timeout)
         return False
 
+    def _is_mine(self, number: int) -> bool:
+        return number // self._together % self.me.world_size == self.me.rank
+
     def _work(self) -> None:
         try:
-            for number in range(self.me.rank, self.n_shards, self.me.world_size):
-                hooks = [h for h, folder in self.folders.items() if not shard_path(folder, number).is_file()]
-                if not hooks:
+            mine = [number for number in range(self.n_shards) if self._is_mine(number)]
+            for at in range(0, len(mine), self._together):
+                numbers = mine[at : at + self._together]
+                todo = {
+                    hook: missing
+                    for hook, folder in self.folders.items()
+                    if (missing := [n for n in numbers if not shard_path(folder, n).is_file()])
+                }
+                if not todo:
                     continue
+                first = min(map(min, todo.values()))
                 with self._change:
-                    self._change.wait_for(lambda at=number: self._closing or not self._takes_turns or self._wanted > at)
-                self._make(number, hooks)
+                    self._change.wait_for(lambda at=first: self._closing or not self._takes_turns or self._wanted > at)
+                self._make(todo)
         except Stopped:
             return
         except BaseException as error:  # raised again where shards are waited for
@@ -158,32 +172,40 @@ class Harvest:
             with self._change:
                 self._change.notify_all()
 
-    def _make(self, number: int, hooks: Sequence[str]) -> None:
-        reader = ResidualReader(self.model, hooks)
-        rows: dict[str, list[torch.Tensor]] = {hook: [] for hook in hooks}
-        norms: dict[str, list[torch.Tensor]] = {hook: [] for hook in hooks}
-        for batch in like_length(self._parts[number], self._batch_tokens):
+    def _make(self, todo: Mapping[str, Sequence[int]]) -> None:
+        """Make these shards, at each hook those that it lacks."""
+        reader = ResidualReader(self.model, list(todo))
+        sequences = [(n, ids) for n in sorted(set(chain(*todo.values()))) for ids in self._parts[n]]
+        rows: dict[tuple[str, int], list[torch.Tensor]] = {(hook, n): [] for hook, ns in todo.items() for n in ns}
+        for batch in like_length([ids for _, ids in sequences], self._batch_tokens):
             if self._closing:
                 raise Stopped
-            plain = torch.from_numpy(np.flatnonzero(~np.isin(np.concatenate(batch), self._special)))
-            for hook, found in reader.read(batch).items():
+            ids = [sequences[i][1] for i in batch]
+            plain = ~np.isin(np.concatenate(ids), self._special)
+            lengths = [int(part.sum()) for part in np.split(plain, np.cumsum([len(i) for i in ids])[:-1])]
+            chosen = torch.from_numpy(np.flatnonzero(plain))
+            for hook, found in reader.read(ids).items():
                 x = torch.cat(found).flatten(1)  # hook_z has heads
-                x = x[plain.to(x.device)].to(torch.bfloat16)
-                norms[hook].append(x.float().norm(dim=-1).cpu())
-                rows[hook].append(x.cpu())
+                kept = x[chosen.to(x.device)].to("cpu", torch.bfloat16)
+                for i, own in zip(batch, kept.split(lengths), strict=True):
+                    if (hook, sequences[i][0]) in rows:
+                        rows[hook, sequences[i][0]].append(own)
             self._made += len(batch)
-        for hook in hooks:
-            norm = torch.cat(norms[hook])
-            if not torch.isfinite(norm).all():
-                raise ModelError(
-                    f"{self.model.provenance['name']} gives activations at {hook} that are not finite; load it in "
-                    "float32 or bfloat16."
-                )
-            with atomic_path(shard_path(self.folders[hook], number)) as temporary:
-                save_file({"activations": torch.cat(rows[hook]), "norm": norm}, temporary)
+        for (hook, number), parts in rows.items():
+            self._write(hook, number, torch.cat(parts))
         self._made = 0
         with self._change:
             self._change.notify_all()
+
+    def _write(self, hook: str, number: int, rows: torch.Tensor) -> None:
+        norm = torch.cat([part.float().norm(dim=-1) for part in rows.split(8192)])
+        if not torch.isfinite(norm).all():
+            raise ModelError(
+                f"{self.model.provenance['name']} gives activations at {hook} that are not finite; load it in "
+                "float32 or bfloat16."
+            )
+        with atomic_path(shard_path(self.folders[hook], number)) as temporary:
+            save_file({"activations": rows, "norm": norm}, temporary)
 
     def _prepare(self) -> None:
         kept = [int((~np.isin(np.concatenate(part), self._special)).sum()) for part in self._parts]
@@ -235,17 +257,21 @@ def default_folder(model: MedBridge, text: Corpus, hook_name: str) -> Path:
 
 def default_batch_tokens(model: MedBridge) -> int:
     """Padded tokens in one forward pass: on a CPU few, so that what one layer hands to the next stays in the cache."""
-    return 2048 if torch.device(model.cfg.device or "cpu").type == "cpu" else 32768
+    return 1024 if _on_cpu(model) else 32768
 
 
-def like_length(sequences: Sequence[tuple[int, ...]], batch_tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Sequences by length, as many at a time as fit into `batch_tokens` padded tokens."""
-    batch: list[tuple[int, ...]] = []
-    for ids in sorted(sequences, key=len, reverse=True):
-        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
+def _on_cpu(model: MedBridge) -> bool:
+    return torch.device(model.cfg.device or "cpu").type == "cpu"
+
+
+def like_length(sequences: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of the sequences by falling length, as many at a time as fit into `batch_tokens` padded tokens."""
+    batch: list[int] = []
+    for i in sorted(range(len(sequences)), key=lambda i: len(sequences[i]), reverse=True):
+        if batch and len(sequences[batch[0]]) * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
-        batch.append(ids)
+        batch.append(i)
     if batch:
         yield batch
 
