@@ -24,9 +24,12 @@ def register_with_sae_lens() -> None:
 
 
 def _register() -> None:
-    from sae_lens_med.saes import releases, tied_l1
+    # Importing tied_l1 registers it; where it is what imports SAELens, it does so when it is complete.
+    from sae_lens_med.saes import (
+        releases,
+        tied_l1,  # noqa: F401
+    )
 
-    tied_l1.register()
     releases.register_releases()
 
 

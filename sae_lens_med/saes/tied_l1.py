@@ -40,7 +40,7 @@ from sae_lens.saes.sae import (
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_med.distributed import mean_of_rows
+from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.saes import sparse_step
 
@@ -63,6 +63,9 @@ class TiedL1TrainingSAEConfig(TrainingSAEConfig):
         center_batches (int): how many first batches the mean is taken over.
         decoder_init_norm (float): norm of E's rows at the start. The features are unit vectors whatever it is; with
             Adam, a step turns a feature by about lr / this.
+        initial_density (float | None): at the first batch, set each bias so that the feature fires on this share of the
+            batch (after Conerly et al. 2025, Transformer Circuits, January update). Training is then sparse from the
+            start, and no feature starts dead. None: biases start at 0, and a feature fires on about half.
         bf16_filter (bool): the sparse step finds active features with a product in bfloat16 where the hardware is fast
             at it. Their values are computed in float32 and none is missed: results do not change beyond rounding.
     """
@@ -72,6 +75,7 @@ class TiedL1TrainingSAEConfig(TrainingSAEConfig):
     center: Literal["none", "mean"] = "none"
     center_batches: int = 10
     decoder_init_norm: float | None = 1.0
+    initial_density: float | None = None
     bf16_filter: bool = True
 
     @override
@@ -90,6 +94,8 @@ class TiedL1TrainingSAEConfig(TrainingSAEConfig):
             raise ConfigError(f"center must be 'none' or 'mean', got {self.center!r}.")
         if self.center_batches < 1:
             raise ConfigError(f"center_batches must be at least 1, got {self.center_batches}.")
+        if self.initial_density is not None and not 0 < self.initial_density < 1:
+            raise ConfigError(f"initial_density must lie between 0 and 1, got {self.initial_density}.")
         if self.l1_coefficient < 0:
             raise ConfigError(f"l1_coefficient must not be negative, got {self.l1_coefficient}.")
         if self.normalize_activations not in ("none", "expected_average_only_in"):
@@ -165,6 +171,8 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         if self.cfg.center == "mean" and self.centered_batches < self.cfg.center_batches:
             self._update_center(step_input.sae_in)
+        if self.cfg.initial_density is not None and step_input.n_training_steps == 0:
+            self._set_initial_density(step_input.sae_in, self.cfg.initial_density)
         is_sparse = bool(self.takes_sparse_path)
         if is_sparse and self._can_be_sparse(step_input.sae_in):
             output = self._sparse_forward_pass(step_input)
@@ -204,7 +212,18 @@ class TiedL1TrainingSAE(TrainingSAE[TiedL1TrainingSAEConfig]):
     def _update_center(self, x: torch.Tensor) -> None:
         """Running mean over the first batches; the first one alone is close, so training starts at once."""
         self.centered_batches += 1
-        self.b_dec.add_((mean_of_rows(x).to(self.b_dec.dtype) - self.b_dec) / self.centered_batches)
+        self.b_dec.add_((distributed.mean_of_rows(x).to(self.b_dec.dtype) - self.b_dec) / self.centered_batches)
+
+    @torch.no_grad()
+    def _set_initial_density(self, x: torch.Tensor, density: float) -> None:
+        x, M = self.process_sae_in(x) * self.act_scale, self.M
+        n_firing = min(max(1, round(density * len(x))), len(x) - 1)
+        for at in range(0, len(M), 1024):  # never all pre-activations at once
+            pre = x @ M[at : at + 1024].T
+            around = pre.topk(n_firing + 1, dim=0).values[-2:]  # the last that fires and the first that does not
+            self.b_enc[at : at + 1024] = -around.mean(0)
+        distributed.broadcast_(self.b_enc.data)
+        self.takes_sparse_path.fill_(sparse_step.next_path_is_sparse(False, density))
 
     @override
     @torch.no_grad()
@@ -243,3 +262,6 @@ def register() -> None:
     """Make SAELens know `tied_l1`; safe to call twice."""
     if ARCHITECTURE not in SAE_TRAINING_CLASS_REGISTRY:
         register_sae_training_class(ARCHITECTURE, TiedL1TrainingSAE, TiedL1TrainingSAEConfig)
+
+
+register()

@@ -55,6 +55,7 @@ class Corpus:
     heldout: tuple[tuple[int, ...], ...]
     left_out_ids: tuple[str, ...]
     sha256: str
+    """Of the sequences in their order: another seed, which holds out others, is another text."""
     counts: dict[str, int]
 
 
@@ -87,7 +88,7 @@ def corpus(recipe: Recipe, tokenizer: Any, seed: int) -> Corpus:
         train=tuple(sequences[i] for i in order[n_heldout:]),
         heldout=tuple(sequences[i] for i in order[:n_heldout]),
         left_out_ids=text.left_out_ids,
-        sha256=json_sha256(sequences),
+        sha256=json_sha256([sequences[i] for i in order]),
         counts=counts,
     )
 

@@ -4,6 +4,7 @@
     data:   {folder, sources, leave_out, ...}   what `training_text` takes
     sae:    {architecture, d_sae, ...}          the fields of the architecture's SAELens training config
     revive: {every, until, dead_steps, rows}    optional: dead features get new directions (`revive.py`)
+    unshrink: true                              optional: magnitudes without the penalty's shrinkage (`unshrink.py`)
     hook_name, context_size, lr, ...            fields of SAELens' `LanguageModelSAERunnerConfig`
 
 A key that nothing reads is an error that names the nearest one that something reads. `d_in` comes from the model.
@@ -95,6 +96,8 @@ class Recipe:
     runner: dict[str, Any]
     """The given `RUNNER_KEYS`."""
     revive: Revival | None = None
+    unshrink: bool = False
+    """Whether the trained SAE's magnitudes are fitted anew before it is measured."""
     """None: dead features stay as they are."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +115,7 @@ class Recipe:
             },
             "sae": dict(self.sae),
             **({"revive": dataclasses.asdict(self.revive)} if self.revive else {}),
+            **({"unshrink": True} if self.unshrink else {}),
             **self.runner,
         }
 
@@ -171,7 +175,7 @@ def _numbers(value: Any) -> Any:
 
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Check the structure of a recipe. `where` names it in errors."""
-    _known(values, ("model", "data", "sae", "revive", *RUNNER_KEYS), where)
+    _known(values, ("model", "data", "sae", "revive", "unshrink", *RUNNER_KEYS), where)
     model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
     _known(model, ("name", "dtype"), f"{where}: model")
     data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens")
@@ -197,6 +201,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         sae=dict(sae),
         runner=runner,
         revive=_revival(values, where),
+        unshrink=_yes_or_no(values, "unshrink", where),
     )
     if not recipe.sources:
         raise ConfigError(f"{where}: data.sources is empty; name at least one file.")
@@ -259,6 +264,13 @@ def _known(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
         if key not in known:
             hint = nearest(key, known) or f"; it may hold {', '.join(known)}."
             raise ConfigError(f"{where}: nothing reads the key {key!r}{hint}")
+
+
+def _yes_or_no(values: dict[str, Any], key: str, where: str) -> bool:
+    value = values.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: {key} is true or false, got {value!r}.")
+    return value
 
 
 def _section(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -47,8 +47,10 @@ from sae_lens_med.training.metrics import SaeQuality, measure
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe, Revival
 from sae_lens_med.training.revive import is_due, revive, rows_for
+from sae_lens_med.training.unshrink import unshrink
 
 CURVE_EVERY = 10
+UNSHRINK_ROWS = 40_960
 CHECKPOINT_SECONDS = 600
 """A checkpoint is written so long after the last one, whatever the recipe's `n_checkpoints`: what a crash can cost."""
 
@@ -171,11 +173,19 @@ def _trainer(
     if checkpoint is not None:
         trainer.load_trainer_state(checkpoint)
         sae.load_weights_from_checkpoint(checkpoint)
+        _fuse(trainer.optimizer)
         return trainer, json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
     if sae.cfg.normalize_activations == "expected_average_only_in":
         sample = acts.batches(cfg.train_batch_size_tokens, cfg.seed)
         trainer.activation_scaler.estimate_scaling_factor(cfg.sae.d_in, sample, cfg.n_batches_for_norm_estimate)
+    _fuse(trainer.optimizer)
     return trainer, []
+
+
+def _fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Torch's one-pass Adam; SAELens' trainer takes the default, which goes over every weight many times on a CPU."""
+    for group in optimizer.param_groups:
+        group["fused"] = True
 
 
 def _last_checkpoint(output: Path) -> Path | None:
@@ -232,18 +242,19 @@ def _fit(
             result = trainer.step(next(batches))
             trainer.n_training_steps += 1
             step = trainer.n_training_steps
-            if step % CURVE_EVERY == 0 or step == total:
-                point = _curve_point(trainer, result)
-                curve.append(point)
-                progress.update(task, description=_in_words(point))
-                if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
-                    console.print(f"step {step} of {total}: {_in_words(point)}")
-            progress.update(task, completed=step)
+            n_revived = 0
             if revival is not None and is_due(revival, step, total):
                 rows = rows_for(acts, revival.rows, cfg.train_batch_size_tokens, seed=cfg.seed, step=step)
                 n_revived = revive(trainer, rows, seed=cfg.seed, step=step, dead_steps=revival.dead_steps)
                 if me.first:
                     console.print(f"step {step} of {total}: {n_revived} dead features revived")
+            if step % CURVE_EVERY == 0 or step == total or n_revived:
+                point = _curve_point(trainer, result) | ({"revived": n_revived} if n_revived else {})
+                curve.append(point)
+                progress.update(task, description=_in_words(point))
+                if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
+                    console.print(f"step {step} of {total}: {_in_words(point)}")
+            progress.update(task, completed=step)
             # Decided together: a signal reaches the processes at different steps.
             stopping = distributed.any_rank(stop.is_set())
             save_due = (step % every == 0 and step < total) or time.monotonic() - saved_at > CHECKPOINT_SECONDS
@@ -335,14 +346,19 @@ def _finish(
     with atomic_path(output / "sparsity.safetensors") as temporary:
         save_file({"sparsity": trainer.log_feature_sparsity}, temporary)
     write_json(output / "runner_cfg.json", cfg.to_dict())
-    quality = measure(
-        model, SAE.load_from_disk(export, device=cfg.device), text.heldout, sink_multiple=recipe.sink_multiple
-    )
+    exported = SAE.load_from_disk(export, device=cfg.device)
+    gains = None
+    if recipe.unshrink:
+        rows = rows_for(acts, UNSHRINK_ROWS, cfg.train_batch_size_tokens, seed=cfg.seed, step=trainer.n_training_steps)
+        gains = unshrink(exported, rows.split(cfg.train_batch_size_tokens)).to_dict()
+        exported.save_model(export)
+    quality = measure(model, exported, text.heldout, sink_multiple=recipe.sink_multiple)
     write_json(output / "left_out_ids.json", list(text.left_out_ids))
     write_json(
         output / "metrics.json",
         {
             "heldout": quality.to_dict(),
+            **({"unshrunk": gains} if gains else {}),
             "text": {"sha256": text.sha256, "counts": text.counts, "heldout_sequences": len(text.heldout)},
             "activations": acts.summary(),
             "model": model.provenance,

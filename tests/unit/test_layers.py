@@ -111,10 +111,18 @@ def test_importing_the_package_and_its_command_line_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("order", ["sae_lens_med, sae_lens", "sae_lens, sae_lens_med"])
-def test_the_architecture_is_registered_in_either_order_of_import(order: str) -> None:
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import sae_lens_med, sae_lens",
+        "import sae_lens, sae_lens_med",
+        "import sae_lens_med; sae_lens_med.TiedL1TrainingSAE",
+        "import sae_lens_med; from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE",
+    ],
+)
+def test_the_architecture_is_registered_in_any_order_of_import(imports: str) -> None:
     code = (
-        f"import {order}; import importlib; importlib.reload(sae_lens_med); "
+        f"{imports}; import importlib; importlib.reload(sae_lens_med); "
         "from sae_lens.registry import get_sae_training_class as g; print(g('tied_l1')[0].__name__)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

@@ -327,3 +327,14 @@ def test_two_thousand_steps_by_either_path_end_alike() -> None:
     sparse_l0, sparse_ev = train(x, 2000, dense_path=False)
     assert sparse_l0 == pytest.approx(dense_l0, rel=5e-3)
     assert sparse_ev == pytest.approx(dense_ev, rel=5e-3)
+
+
+def test_with_an_initial_density_training_is_sparse_from_the_first_step() -> None:
+    x, _, _ = (t.detach() for t in problem(400, 32, 300, 0.1))
+    sae = TiedL1TrainingSAE(TiedL1TrainingSAEConfig(d_in=32, d_sae=300, initial_density=0.02, device="cpu"))
+    first = forward(sae, x + 5)
+    assert first.feature_acts.is_sparse
+    assert (first.feature_acts.to_dense() > 0).sum(0).tolist() == [8] * 300
+    bias = sae.b_enc.detach().clone()
+    sae.training_forward_pass(TrainStepInput(x, {"l1": 0.7}, None, 1, False))
+    assert torch.equal(sae.b_enc, bias)  # at the first step only
