@@ -96,9 +96,9 @@ class Recipe:
     runner: dict[str, Any]
     """The given `RUNNER_KEYS`."""
     revive: Revival | None = None
+    """None: dead features stay as they are."""
     unshrink: bool = False
     """Whether the trained SAE's magnitudes are fitted anew before it is measured."""
-    """None: dead features stay as they are."""
 
     def to_dict(self) -> dict[str, Any]:
         """The YAML structure again, defaults filled in."""
