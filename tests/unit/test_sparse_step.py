@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sae_lens import LoggingConfig, SAETrainer
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from transformer_lens.hook_points import HookPoint
 
 from sae_lens_med.saes import kernels_cpu, kernels_torch, sparse_step
 from sae_lens_med.saes.active import ActiveSet, Kernels
@@ -258,7 +259,11 @@ def test_a_hook_on_the_sae_sees_the_whole_batch() -> None:
     sae, x = sae_at(0.02)
     forward(sae, x)
     seen: list[torch.Size] = []
-    sae.hook_sae_acts_post.add_hook(lambda acts, hook: seen.append(acts.shape))  # noqa: ARG005
+
+    def look(acts: torch.Tensor, *, hook: HookPoint) -> None:
+        seen.append(acts.shape)
+
+    sae.hook_sae_acts_post.add_hook(look)
     assert not forward(sae, x).feature_acts.is_sparse
     sae.reset_hooks()
     assert seen == [(128, 512)] and forward(sae, x).feature_acts.is_sparse
@@ -276,12 +281,16 @@ def test_half_precision_stays_dense_and_autocast_does_not_round_the_values() -> 
     assert torch.equal(plain.feature_acts.to_dense(), cast.feature_acts.to_dense())
 
 
+def use(acts: torch.Tensor, *, hook: HookPoint) -> None:
+    """A hook that looks at nothing."""
+
+
 def train(x: torch.Tensor, steps: int, *, dense_path: bool) -> tuple[float, float]:
     """L0 and explained variance on `x` after training on it with SAELens' trainer."""
     torch.manual_seed(0)
     sae = TiedL1TrainingSAE(TiedL1TrainingSAEConfig(d_in=24, d_sae=768, l1_coefficient=3.0, device="cpu"))
     if dense_path:
-        sae.hook_sae_acts_post.add_hook(lambda acts, hook: None)  # noqa: ARG005 - a hook in use
+        sae.hook_sae_acts_post.add_hook(use)
     config = SAETrainerConfig(
         n_checkpoints=0,
         checkpoint_path=None,
