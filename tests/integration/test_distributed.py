@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,12 @@ def run_job(n: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> MedBridge:
-    return tiny_model("gemma3")
+def model() -> Iterator[MedBridge]:
+    """Run in this process with one thread, as torchrun's processes are: where bytes are compared, sums must be too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tiny_model("gemma3")
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

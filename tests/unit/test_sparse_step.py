@@ -260,8 +260,8 @@ def test_a_hook_on_the_sae_sees_the_whole_batch() -> None:
     forward(sae, x)
     seen: list[torch.Size] = []
 
-    def look(acts: torch.Tensor, *, hook: HookPoint) -> None:
-        seen.append(acts.shape)
+    def look(tensor: torch.Tensor, *, hook: HookPoint) -> None:
+        seen.append(tensor.shape)
 
     sae.hook_sae_acts_post.add_hook(look)
     assert not forward(sae, x).feature_acts.is_sparse
@@ -281,7 +281,7 @@ def test_half_precision_stays_dense_and_autocast_does_not_round_the_values() -> 
     assert torch.equal(plain.feature_acts.to_dense(), cast.feature_acts.to_dense())
 
 
-def use(acts: torch.Tensor, *, hook: HookPoint) -> None:
+def use(tensor: torch.Tensor, *, hook: HookPoint) -> None:
     """A hook that looks at nothing."""
 
 
