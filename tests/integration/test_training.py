@@ -129,3 +129,30 @@ def test_the_gpu_recipes_run_on_a_tiny_qwen3(name: str, recipe: Recipe, tmp_path
     ]
     trained = run.train(load_recipe(name, overrides), tiny_model("qwen3"), tmp_path / "o", activations=tmp_path / "a")
     assert SAE.load_from_disk(trained.folder).cfg.d_in == 32
+
+
+def test_the_recipe_revives_features_and_undoes_shrinkage(
+    trained: run.TrainedSae, model: MedBridge, recipe: Recipe, tmp_path: Path
+) -> None:
+    """The same run without its gains has the same active features and explains less of the text they were fitted to."""
+    settings = ["sae.l1_coefficient=5", "sae.initial_density=0.05", "revive={every: 30, dead_steps: 2}"]
+    acts = trained.folder.parent / "acts"
+    folders = {}
+    for unshrink in ("false", "true"):
+        varied = load_recipe(
+            "tiny", [f"data.folder={recipe.folder}", "model.name=tiny", *settings, f"unshrink={unshrink}"]
+        )
+        folders[unshrink] = run.train(varied, model, tmp_path / unshrink, activations=acts).folder
+    revived = {
+        p["step"]: p["revived"] for p in json.loads((folders["true"] / "curve.json").read_text()) if "revived" in p
+    }
+    assert revived and set(revived) <= {30, 60} and "revived at step" in (folders["true"] / "curve.svg").read_text()
+    metrics = {name: json.loads((folder / "metrics.json").read_text()) for name, folder in folders.items()}
+    assert "unshrunk" not in metrics["false"]
+    before, after = metrics["true"]["unshrunk"]["explained_variance_fitted"]
+    assert after > before
+    plain, gained = (SAE.load_from_disk(folders[name]) for name in ("false", "true"))
+    x = torch.randn(200, 32, generator=torch.Generator().manual_seed(0)) * 10
+    x = x[:, : plain.cfg.d_in]
+    assert torch.equal(plain.encode(x) > 0, gained.encode(x) > 0)
+    assert torch.equal(plain.W_dec, gained.W_dec) and not torch.equal(plain.W_enc, gained.W_enc)
