@@ -38,8 +38,8 @@ def next_path_is_sparse(is_sparse: bool, density: float) -> bool:
 
 
 def supports(E: torch.Tensor) -> bool:
-    """Whether the sparse step takes parameters of this type."""
-    return E.dtype in (torch.float32, torch.float64)
+    """Whether there is a sparse step for parameters of this type on this device."""
+    return E.dtype in (torch.float32, torch.float64) and E.device.type in ("cpu", "cuda")
 
 
 @torch.compiler.disable()
