@@ -9,8 +9,8 @@ says which entries *may* be active; those are computed again in float32. With δ
     |M_j·x_i - bf16(M_j)·bf16(x_i)|  <=  ||δx_i|| ||M_j|| + ||bf16(x_i)|| ||δM_j||            (Cauchy-Schwarz)
 
 The norms on the right are computed, not assumed. The margin adds the float32 accumulation, d_in·2⁻²³·||x_i||, and the
-roundings to bfloat16 of the bias and of the sum. An entry that lies further below zero than that cannot be active, so
-none is missed, and the step equals the float32 one.
+roundings to bfloat16: 2⁻⁸ |b_j| of the bias, as much of the product (near the threshold it is -b_j), 1 % of the sum. An
+entry that lies further below zero than that cannot be active, so none is missed, and the step equals the float32 one.
 
 Threads: each kernel runs without the interpreter's lock on a share of the rows (or of the features), one share a torch
 thread. Each sum is made by one thread in a fixed order, so two runs are equal bit for bit.
@@ -62,7 +62,7 @@ def _encode_by_candidates(x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, out
     norm = x.norm(dim=1)
     margin = (x - x16.float()).norm(dim=1) + norm * (1.004 * float(M_error.max(initial=0)) + x.shape[1] * 2.0**-23)
     if len(b):
-        margin += 2.0**-8 * b.abs().max()
+        margin += 2.0**-7 * b.abs().max()
     # 1 %: the sum's own rounding to bfloat16, the norms' in float32, and that of the margin.
     limit = _bits16((1.01 * margin).bfloat16()) | np.uint16(0x8000)
     crow, col, values = _collect(x16, M16, b.bfloat16(), _scan_bfloat16, limit)
