@@ -125,7 +125,7 @@ def _saelens(
         trainer = _trainer(sae, work, autocast=autocast, fused_adam=fused_adam)
         if compiled:
             # As SAELens' runner does for `compile_sae`.
-            torch._dynamo.reset()  # type: ignore[attr-defined]
+            torch._dynamo.reset()  # type: ignore[attr-defined]  # loaded on demand
             sae.training_forward_pass = torch.compile(sae.training_forward_pass, backend="inductor")
         return Built(lambda: trainer.step(work.x), _mean_active, warm_up=2 if compiled else 1)
 

@@ -78,7 +78,7 @@ class Clock:
             self.model_tokens += batch_tokens.numel()
             return acts
 
-        SAETrainer.step, ActivationsStore.get_activations = step, get_activations  # type: ignore[method-assign]
+        SAETrainer.step, ActivationsStore.get_activations = step, get_activations  # type: ignore[method-assign]  # timed
         self.start = time.perf_counter()
         try:
             yield

@@ -27,7 +27,7 @@ def _register() -> None:
     # Importing tied_l1 registers it; where it is what imports SAELens, it does so when it is complete.
     from sae_lens_med.saes import (
         releases,
-        tied_l1,  # noqa: F401
+        tied_l1,  # noqa: F401 - imported for what it registers
     )
 
     releases.register_releases()

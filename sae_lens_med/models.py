@@ -266,7 +266,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
             return
         self.require_hook(name)
         self.check_hooks_to_add(name)
-        self.hook_dict[name].add_hook(hook_fn, dir=dir, is_permanent=is_permanent)  # type: ignore[arg-type]
+        self.hook_dict[name].add_hook(hook_fn, dir=dir, is_permanent=is_permanent)  # type: ignore[arg-type]  # a str here
 
     def run_with_cache(  # type: ignore[override]  # upstream's overloads, in one
         self,

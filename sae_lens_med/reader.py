@@ -54,7 +54,7 @@ class ResidualReader:
         places = {name: (int(match[1]), match[2]) for name, match in found.items() if match}
         self._places = places
         if len(places) == len(self.hook_names) and _shares_weights(model):
-            path: str = model.adapter.component_mapping["blocks"].name  # type: ignore[index,assignment]
+            path: str = model.adapter.component_mapping["blocks"].name  # type: ignore[index,assignment]  # None by type alone
             self._layers = model.plain.get_submodule(path)
             self._text_model = model.plain.get_submodule(path.rpartition(".")[0])
 
