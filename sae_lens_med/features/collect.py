@@ -43,8 +43,9 @@ from sae_lens_med import distributed
 from sae_lens_med.config import json_sha256
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError
 from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_manifest, write_apart, write_manifest
-from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.models import MedBridge
 from sae_lens_med.prompts import explanation_prompt, question_prompt
+from sae_lens_med.reader import ResidualReader
 from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
 
 SHARD_ITEMS = 64
@@ -119,7 +120,7 @@ def collect(
     """Collect the SAE's feature activations for every token of every item's question and explanation.
 
     Args:
-        model: the model; it is run up to the SAE's hook only.
+        model: the model; it is run up to the SAE's hook only, as it is without hooks and SAEs attached to it (`reader`).
         loaded_sae: the SAE, in float32, with its identity. Any SAELens SAE with activations >= 0.
         items: unique ids; an item without an explanation gives its question alone.
         output: folder for the shards; new, empty, or holding the same collection, which is then finished.
@@ -209,13 +210,14 @@ class _Runner:
         self.model = model
         self.sae = loaded_sae.sae
         self.hook_name = loaded_sae.hook_name
+        self.reader = ResidualReader(model, [self.hook_name])
         self.batch_tokens = batch_tokens
         self.special_ids = special
 
     def run(self, texts: Sequence[_Text]) -> Iterator[tuple[_Text, torch.Tensor]]:
         """Each text with the float32 activations `[n_stored, d_in]` at its stored tokens; shortest texts first."""
         for batch in _batches(texts, self.batch_tokens):
-            activations = residuals(self.model, [t.prompt.token_ids for t in batch], self.hook_name)
+            activations = self.reader.read([t.prompt.token_ids for t in batch])[self.hook_name]
             for text, x in zip(batch, activations, strict=True):
                 # hook_z gives [n, heads, d_head]; the SAE's own flattening is off while it encodes.
                 x = x[text.first :].flatten(1).to(self.sae.device, torch.float32)

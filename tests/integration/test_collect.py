@@ -158,8 +158,7 @@ def interrupted(model: MedBridge, when: Callable[[], bool]) -> Any:
         if when():
             raise KeyboardInterrupt
 
-    embeddings: Any = model.original_model.get_input_embeddings()  # type: ignore[operator]  # torch types it as a tensor
-    handle = embeddings.register_forward_hook(check)
+    handle = model.plain.get_input_embeddings().register_forward_hook(check)
     try:
         yield
     finally:
