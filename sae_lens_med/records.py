@@ -255,17 +255,37 @@ class ItemResult(Record):
     prediction: str | None
     """Letter, or None when there was no answer: `reason` then says why and the item stays in the denominator."""
     option_logprobs: tuple[float, ...] | None
-    """Log-probability of each option letter in the answer slot, over the whole vocabulary, <= 0."""
+    """What the method scored each option by, <= 0, in order; None for methods that generate. `letter`: log-probability
+    of the option's letter in the answer slot, over the whole vocabulary. `option-text`: log-probability of the option's
+    text there, divided by its length in the unit that the settings name, so not comparable with those of `letter`."""
     correct: bool | None
     """None exactly when `gold` is None."""
     reason: NoAnswerReason | None = None
     """Why there is no prediction; None when there is one."""
     text: str | None = None
-    """What the model generated, for methods that generate."""
+    """What the model generated, for methods that generate once."""
+    paper_prediction: str | None = None
+    """The letter that the extraction cascade of KorMedMCQA's authors finds (`answers.paper`), or None where it finds
+    none and for methods that do not generate. `prediction` and `correct` are by the strict extractor."""
+    samples: tuple[str, ...] = ()
+    """What the model generated, for methods that sample several times."""
+    sample_predictions: tuple[str | None, ...] = ()
+    """The strict extractor's letter of each of `samples`, in their order."""
+    confidence: float | None = None
+    """Share of all samples that voted for the commonest letter, in [0, 1], also where it is tied; None without
+    samples."""
 
     def __post_init__(self) -> None:
         _require(
             (self.prediction is None) == (self.reason is not None), f"result {self.id!r}: reason iff no prediction."
+        )
+        _require(
+            len(self.samples) == len(self.sample_predictions),
+            f"result {self.id!r}: {len(self.samples)} samples but {len(self.sample_predictions)} predictions of them.",
+        )
+        _require(
+            self.confidence is None or 0 <= self.confidence <= 1,
+            f"result {self.id!r}: the confidence {self.confidence} is not in [0, 1].",
         )
         _require(
             (self.gold is None) == (self.correct is None), f"result {self.id!r}: correct is None iff gold is None."
