@@ -2,13 +2,13 @@
 
 What every reported number is compared with is made here. Permutation p values are
 `p = (1 + #{null >= observed}) / (B + 1)` (Phipson & Smyth 2010, arXiv 1603.05766): the observed arrangement counts as
-one of the permutations, so that p is never 0 and the test is exact. They are one-sided: large values of the statistic
-count against the null.
+one of the permutations, so that p is never 0 and the test is exact. They are one-sided, large values of the statistic
+count against the null, unless a function says two-sided.
 
 Strata say which items may be exchanged under the null: permutations move items within a stratum only, so that what
 separates the strata (the profession, the specialty) cannot make a result.
 
-Out of scope: models for clustered or repeated measurements, and two-sided tests.
+Out of scope: models for clustered or repeated measurements.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
+from scipy.stats import binom
 
 from sae_lens_med.errors import ConfigError, DataError
 
@@ -99,6 +100,39 @@ def permutation_p(observed: float, null: npt.ArrayLike) -> float:
     return (1 + int(np.count_nonzero(array >= observed - tolerance))) / (len(array) + 1)
 
 
+def two_sided_p(observed: float, null: npt.ArrayLike) -> float:
+    """Two-sided `(1 + #{i: |null_i - m| >= |observed - m|}) / (B + 1)` for `null` `[B]`; m is the mean of all B + 1.
+
+    Exact where the observed value could as well have been any of the others (Phipson & Smyth 2010): m is the same
+    whichever of them is called observed. With B = 0 it is 1.
+    """
+    array = np.asarray(null, dtype=np.float64)
+    _require_vector(array, "the two-sided p")
+    together = np.append(array, observed)
+    away = np.abs(together - together.mean())
+    tolerance = _TIE * max(1.0, float(np.abs(together).max()))
+    return float(np.count_nonzero(away >= away[-1] - tolerance)) / len(together)
+
+
+def null_z(observed: float, null: npt.ArrayLike) -> float | None:
+    """`(observed - mean) / sd` of `null` `[B]` (B - 1 in the denominator); None when B < 2 or nothing varies."""
+    array = np.asarray(null, dtype=np.float64)
+    _require_vector(array, "z")
+    return None if (spread := _spread(array)) is None else float((observed - array.mean()) / spread)
+
+
+def mcnemar_exact(lost: int, won: int) -> float:
+    """Two-sided exact p of McNemar's test of two conditions on the same items (McNemar 1947).
+
+    `lost` items are right in the first condition only, `won` in the second only. Where both are as good, each such
+    item falls on either side with probability 1/2, so that p = min(1, 2 P(X <= min)) with X ~ Bin(lost + won, 1/2); 1
+    when no item differs. Raises `DataError` for a negative count.
+    """
+    if lost < 0 or won < 0:
+        raise DataError(f"McNemar's test needs counts of 0 or more, got {lost} and {won}.")
+    return min(1.0, 2 * float(binom.cdf(min(lost, won), lost + won, 0.5)))
+
+
 def benjamini_hochberg(p: npt.ArrayLike) -> FloatArray:
     """Adjusted p values `[m]` that control the false discovery rate (Benjamini & Hochberg 1995).
 
@@ -124,12 +158,7 @@ def cohen_dz(differences: npt.ArrayLike) -> float | None:
     """
     array = np.asarray(differences, dtype=np.float64)
     _require_vector(array, "d_z")
-    if len(array) < 2:
-        return None
-    spread = float(array.std(ddof=1))
-    if spread <= _TIE * max(1.0, float(np.abs(array).max())):
-        return None
-    return float(array.mean()) / spread
+    return None if (spread := _spread(array)) is None else float(array.mean()) / spread
 
 
 def harmonic_numbers(n: int) -> FloatArray:
@@ -232,6 +261,14 @@ def stratified_permutations(strata: Strata, permutations: int, rng: np.random.Ge
             count = min(step, permutations - start)
             rows[start : start + count, group] = group[rng.random((count, len(group))).argsort(axis=1)]
     return rows
+
+
+def _spread(array: FloatArray) -> float | None:
+    """Standard deviation (n - 1 in the denominator); None when n < 2 or the values are all the same."""
+    if len(array) < 2:
+        return None
+    spread = float(array.std(ddof=1))
+    return None if spread <= _TIE * max(1.0, float(np.abs(array).max())) else spread
 
 
 def _require_nested(labels: Sequence[Sequence[Hashable]], depth: int) -> None:

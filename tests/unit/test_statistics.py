@@ -16,10 +16,13 @@ from sae_lens_med.statistics import (
     coarsen_strata,
     cohen_dz,
     harmonic_numbers,
+    mcnemar_exact,
     mrr_chance,
+    null_z,
     permutation_p,
     quantile_interval,
     stratified_permutations,
+    two_sided_p,
     wilson_interval,
 )
 
@@ -200,3 +203,55 @@ def test_permutations_stay_within_strata_and_are_uniform() -> None:
     _, counts = np.unique(drawn[:, [0, 2, 4]], axis=0, return_counts=True)
     assert len(counts) == 6
     assert stats.chisquare(counts).pvalue > 1e-4
+
+
+@given(lost=st.integers(0, 400), won=st.integers(0, 400))
+def test_mcnemar_equals_the_binomial_test_of_scipy(lost: int, won: int) -> None:
+    expected = stats.binomtest(lost, lost + won, 0.5).pvalue if lost + won else 1.0
+    assert mcnemar_exact(lost, won) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_exact(lost, won) == mcnemar_exact(won, lost)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 against 5 of six coins: 2 * (1 + 6) / 64.
+    assert mcnemar_exact(1, 5) == pytest.approx(14 / 64)
+    assert mcnemar_exact(0, 0) == mcnemar_exact(3, 3) == 1.0
+    with pytest.raises(DataError, match="counts of 0 or more, got -1 and 2"):
+        mcnemar_exact(-1, 2)
+
+
+def test_mcnemar_equals_statsmodels() -> None:
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    for lost, won in [(0, 1), (2, 9), (30, 11), (120, 140)]:
+        assert mcnemar_exact(lost, won) == pytest.approx(tables.mcnemar([[50, lost], [won, 7]], exact=True).pvalue)
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=30, unique=True))
+def test_two_sided_p_is_exact(values: list[int]) -> None:
+    """Whichever of exchangeable values is called observed, P(p <= k / n) <= k / n; each p against its definition."""
+    n = len(values)
+    found = []
+    for i, observed in enumerate(values):
+        null = values[:i] + values[i + 1 :]
+        centre = Fraction(sum(values), n)
+        away = sum(abs(value - centre) >= abs(observed - centre) for value in null)
+        found.append(two_sided_p(observed, null))
+        assert found[-1] == pytest.approx((1 + away) / n)
+    for k in range(1, n + 1):
+        assert sum(p <= k / n + 1e-9 for p in found) <= k
+
+
+def test_two_sided_p_sees_an_effect_against_the_drift_of_the_null() -> None:
+    """All random sets lower the value; one that raises it by less is still the odd one out."""
+    null = -0.5 + np.linspace(-0.05, 0.05, 19)
+    assert two_sided_p(0.3, null) == pytest.approx(1 / 20)
+    assert two_sided_p(-0.5, null) > 0.9
+    assert two_sided_p(2.0, []) == 1.0
+    assert two_sided_p(0.1 + 0.2, [0.3, 0.3]) == 1.0
+
+
+def test_null_z() -> None:
+    null = np.random.default_rng(0).normal(size=50)
+    assert null_z(1.5, null) == pytest.approx(stats.zmap(1.5, null, ddof=1).item())
+    assert null_z(1.0, [0.3]) is None
+    assert null_z(1.0, [0.3, 0.3, 0.3]) is None
