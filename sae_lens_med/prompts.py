@@ -36,7 +36,38 @@ def question_prompt(
     chat: bool = False,
     enable_thinking: bool = False,
 ) -> Prompt:
-    """The question with its options up to the answer slot, after the `shots`, which need a gold answer.
+    """The question with its options up to the answer slot, after the `shots`, which need a gold answer and are laid
+    out in the language of `item`. The rest as in `text_prompt`, with `letter_token_ids`.
+
+    Raises `DataError` for a shot without a gold answer, or the item itself among the shots; what `text_prompt` raises.
+    """
+    text = render_question(item.question, item.options, item.language)
+    require_other_items(item, shots)
+    prefix = "".join(
+        f"{render_question(shot.question, shot.options, item.language)} {shot.gold_letter}\n\n" for shot in shots
+    )
+    return text_prompt(
+        item.id,
+        prefix + text,
+        tokenizer,
+        spans=_question_parts(item, len(prefix)),
+        n_letters=len(item.options),
+        chat=chat,
+        enable_thinking=enable_thinking,
+    )
+
+
+def text_prompt(
+    item_id: str,
+    text: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    spans: Sequence[Span] = (),
+    n_letters: int = 0,
+    chat: bool = False,
+    enable_thinking: bool = False,
+) -> Prompt:
+    """Any text that asks for an answer, as tokens. `spans` say which of its characters are `stem` and `option:A` ...
 
     `tokenizer` is a fast Hugging Face tokenizer; a BOS token stands first exactly when the tokenizer itself puts one
     there. With `chat`, the whole text is one user turn of the tokenizer's chat template, followed by the template's
@@ -44,29 +75,54 @@ def question_prompt(
     block before the slot; on leaves it to the model, so that the slot is then where thinking begins, not where the
     letter stands).
 
-    `letter_token_ids` are the tokens that the option letters become in the slot: with the space before them that the
-    shots have (`정답： A`) where that is one token, else without; after a chat template always without.
+    With `n_letters`, `letter_token_ids` are the tokens that so many option letters become at the end of the text: with
+    the space before them that shots have (`정답： A`) where that is one token, else without; after a chat template
+    always without.
 
-    Raises `DataError` for a shot without a gold answer, or the item itself among the shots; `ModelError` when the
-    tokenizer is not a fast one, has no chat template or none that knows thinking, or when no option letter is a
-    single token of its own in the slot.
+    Raises `ModelError` when the tokenizer is not a fast one, has no chat template or none that knows thinking, or when
+    no option letter is a single token of its own at the end of the text.
     """
     _require_fast(tokenizer)
-    text = render_question(item.question, item.options, item.language)
-    prefix = "".join(_shot(shot, item) for shot in shots)
-    body = prefix + text
+    body, at = text, 0
     if chat:
-        body, at = _in_chat(body, tokenizer, enable_thinking)
-        prefix_length = at + len(prefix)
-    else:
-        if enable_thinking:
-            raise ModelError("enable_thinking is a setting of the chat template; use it together with chat.")
-        prefix_length = len(prefix)
-    spans = _question_parts(item, prefix_length)
+        body, at = _in_chat(text, tokenizer, enable_thinking)
+    elif enable_thinking:
+        raise ModelError("enable_thinking is a setting of the chat template; use it together with chat.")
+    moved = tuple(Span(span.start + at, span.end + at, span.label) for span in spans)
     ids, char_spans = _encode(body, tokenizer, add_special_tokens=not chat)
-    letters = _letter_tokens(body, ids, tokenizer, len(item.options), spaced=not chat, add_special_tokens=not chat)
-    parts = _token_parts(body, char_spans, spans, ())
-    return Prompt(item.id, body, tuple(ids), char_spans, parts, letters, spans)
+    letters = _letter_tokens(body, ids, tokenizer, n_letters, chat=chat) if n_letters else ()
+    parts = _token_parts(body, char_spans, moved, ())
+    return Prompt(item_id, body, tuple(ids), char_spans, parts, letters, moved)
+
+
+def continuation_tokens(
+    prompt: Prompt, continuations: Sequence[str], tokenizer: "PreTrainedTokenizerBase", *, chat: bool = False
+) -> list[tuple[int, ...]]:
+    """The tokens that each continuation becomes after `prompt.text`; `chat` as the prompt was made.
+
+    Prompt and continuation are tokenised together. Where that would change the prompt's own tokens (a continuation
+    that merges with the prompt's last character), the continuation is tokenised alone instead.
+    """
+    own = list(prompt.token_ids)
+    found: list[tuple[int, ...]] = []
+    together = _ids([prompt.text + text for text in continuations], tokenizer, add_special_tokens=not chat)
+    for text, ids in zip(continuations, together, strict=True):
+        if len(ids) > len(own) and ids[: len(own)] == own:
+            found.append(tuple(ids[len(own) :]))
+        else:
+            found.append(tuple(_ids([text], tokenizer, add_special_tokens=False)[0]))
+    return found
+
+
+def require_other_items(item: McqItem, shots: Sequence[McqItem]) -> None:
+    """Raise `DataError` for a shot without a gold answer, and when `item` is among its own shots."""
+    for shot in shots:
+        if shot.gold_letter is None:
+            raise DataError(f"item {shot.id!r} cannot be a shot: its gold answer is not known.")
+        if shot.id == item.id or (shot.question, shot.options) == (item.question, item.options):
+            raise DataError(
+                f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer."
+            )
 
 
 def explanation_prompt(item: McqItem, tokenizer: "PreTrainedTokenizerBase") -> tuple[Prompt, MaskedText]:
@@ -83,14 +139,6 @@ def explanation_prompt(item: McqItem, tokenizer: "PreTrainedTokenizerBase") -> t
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
-
-
-def _shot(shot: McqItem, item: McqItem) -> str:
-    if shot.gold_letter is None:
-        raise DataError(f"item {shot.id!r} cannot be a shot: its gold answer is not known.")
-    if shot.id == item.id or (shot.question, shot.options) == (item.question, item.options):
-        raise DataError(f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer.")
-    return f"{render_question(shot.question, shot.options, shot.language)} {shot.gold_letter}\n\n"
 
 
 def _question_parts(item: McqItem, start: int) -> tuple[Span, ...]:
@@ -198,25 +246,31 @@ def _token_parts(
 
 
 def _letter_tokens(
-    text: str,
-    ids: list[int],
-    tokenizer: "PreTrainedTokenizerBase",
-    n_options: int,
-    *,
-    spaced: bool,
-    add_special_tokens: bool,
+    text: str, ids: list[int], tokenizer: "PreTrainedTokenizerBase", n_options: int, *, chat: bool
 ) -> tuple[int, ...]:
     letters = OPTION_LETTERS[:n_options]
-    for space in (" ", "") if spaced else ("",):
-        found: list[int] = []
-        for letter in letters:
-            longer, _ = _encode(text + space + letter, tokenizer, add_special_tokens=add_special_tokens)
-            if len(longer) != len(ids) + 1 or longer[: len(ids)] != ids:
-                break
-            found.append(longer[-1])
-        if len(set(found)) == n_options:
-            return tuple(found)
+    for space in ("",) if chat else (" ", ""):
+        longer = _ids([text + space + letter for letter in letters], tokenizer, add_special_tokens=not chat)
+        found = {each[-1] for each in longer if len(each) == len(ids) + 1 and each[: len(ids)] == ids}
+        if len(found) == n_options:
+            return tuple(each[-1] for each in longer)
     raise ModelError(
         f"the option letters {letters[0]} to {letters[-1]} are not single tokens of their own after {text[-12:]!r} "
         "with this tokenizer, so they have no log-probability to compare; score generated answers instead."
     )
+
+
+def _ids(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", *, add_special_tokens: bool) -> list[list[int]]:
+    """Token ids alone, as `_encode` gives them."""
+    encoded: Any = tokenizer(
+        list(texts), add_special_tokens=add_special_tokens, return_offsets_mapping=True, return_special_tokens_mask=True
+    )
+    rows = []
+    for ids, offsets, special in zip(
+        encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
+    ):
+        n = len(ids)
+        while n and special[n - 1] and tuple(offsets[n - 1]) == (0, 0):
+            n -= 1
+        rows.append(list(ids[:n]))
+    return rows
