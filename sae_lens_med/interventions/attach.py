@@ -1,0 +1,78 @@
+"""One way to put hooks on any kind of model, for a while.
+
+    with attached(model, steer(sae, {123: 5.0})):
+        model.generate(...)
+
+`model` is a `MedBridge`, another `TransformerBridge`, a `HookedTransformer` (`HookedSAETransformer`), or a plain
+transformers model. Names of a point are those of TransformerLens, old (`blocks.9.hook_resid_post`) or canonical
+(`blocks.9.hook_out`), on each of them.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+
+from sae_lens_med.errors import ModelError, nearest
+from sae_lens_med.hf_hooks import hf_hooks
+from sae_lens_med.interventions.edits import Hook, Pair
+from sae_lens_med.models import MedBridge
+
+_SAME = {
+    "hook_in": "hook_resid_pre",
+    "ln2.hook_in": "hook_resid_mid",
+    "hook_out": "hook_resid_post",
+    "attn.hook_out": "hook_attn_out",
+    "mlp.hook_out": "hook_mlp_out",
+    "attn.o.hook_in": "attn.hook_z",
+    "mlp.out.hook_in": "mlp.hook_post",
+}
+"""A bridge's canonical names, and what `HookedTransformer` calls these points."""
+
+
+@contextlib.contextmanager
+def attached(model: Any, pairs: Sequence[Pair]) -> Iterator[Any]:
+    """Run `model` with these hooks inside of the block; they are gone after it, also after an exception.
+
+    Interventions that count positions begin anew. Raises `ModelError` for a hook that the model does not have, naming
+    near ones, and for a model of another kind.
+    """
+    for _, fn in pairs:
+        if isinstance(fn, Hook):
+            fn.begin()
+    if isinstance(model, TransformerBridge | HookedTransformer):
+        resolved: list[Any] = [
+            (name if isinstance(model, MedBridge) else _resolved(model, name), fn) for name, fn in pairs
+        ]
+        with model.hooks(fwd_hooks=resolved):
+            yield model
+    elif isinstance(model, nn.Module) and hasattr(model, "config"):
+        with hf_hooks(model, pairs):
+            yield model
+    else:
+        raise ModelError(
+            f"hooks cannot be attached to a {type(model).__name__}; it takes a TransformerBridge, a HookedTransformer "
+            "or a transformers model."
+        )
+
+
+def _resolved(model: Any, name: str) -> str:
+    """The name under which `model.hooks` finds the point."""
+    own = model.hook_dict
+    known = dict(own)
+    if isinstance(model, TransformerBridge):
+        model._add_aliases_to_hooks(known)
+    parts = name.split(".", 2)
+    other = ".".join([*parts[:2], _SAME.get(parts[2], parts[2])]) if len(parts) == 3 else name
+    found = next((known[each] for each in (name, other) if each in known), None)
+    if found is None:
+        raise ModelError(f"this {type(model).__name__} has no hook {name!r}{nearest(name, known)}")
+    if found.name not in own:
+        raise ModelError(
+            f"the hook {name!r} would not run: SAELens' bridge loses a point's name when an SAE there is reset; open "
+            "the model with sae_lens_med.load_model, which does not."
+        )
+    return found.name

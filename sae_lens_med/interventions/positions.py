@@ -1,0 +1,277 @@
+"""Which tokens an intervention acts on.
+
+    positions.ALL   GENERATED   LAST   from_token(12)   in_parts("stem", "option")   not_tokens(ids)   at(mask)
+    in_parts("stem") & ~not_tokens([7])
+
+A filter reads `passes.current()`, which this package's own runs tell. In a run of somebody else's it counts by itself:
+a forward pass of one position right after another of the same batch size continues it (generation with a KV cache),
+any other begins a text. Counted like that, a text starts at its row's first column (pad at the right), and the tokens
+of a continuation are the generated ones; without a cache, no token is known to be generated. Filters that need more
+(`in_parts`, `not_tokens`) raise `ModelError` there. Padding that was told is never acted on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sae_lens_med.errors import ConfigError, ModelError, nearest
+from sae_lens_med.passes import Pass, current
+from sae_lens_med.records import PARTS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What is known of the columns of one forward pass."""
+
+    position: torch.Tensor
+    """`[batch, n]`: place of each token in its text, from 0; arbitrary at padding."""
+    generated: bool
+    """Whether the model wrote these tokens in this run, as far as is known."""
+    told: Pass | None
+    """What whoever runs the model told; None: the rest is counted."""
+
+
+class Columns:
+    """Follows the forward passes that one hook sees."""
+
+    def __init__(self) -> None:
+        self._batch = 0
+        self._length = 0
+
+    def begin(self) -> None:
+        """Forget: the next pass begins a text."""
+        self._batch = self._length = 0
+
+    def see(self, batch: int, n: int, device: torch.device) -> Seen:
+        """The pass in progress, of `batch` rows and `n` columns. Raises `ModelError` where another one was told."""
+        told = current()
+        if told is not None:
+            self.begin()
+            if told.real.shape != (batch, n):
+                raise ModelError(
+                    f"the activation has {batch} rows of {n} positions, but the pass that was told has "
+                    f"{tuple(told.real.shape)}; an intervention needs the hook to see every position of every row."
+                )
+            return Seen(told.position.to(device), told.generated, told)
+        goes_on = n == 1 and batch == self._batch
+        start = self._length if goes_on else 0
+        self._batch, self._length = batch, start + n
+        return Seen(torch.arange(start, start + n, device=device).expand(batch, n), goes_on, None)
+
+
+class Positions:
+    """A filter of positions; combine with `&`, `|` and `~`."""
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        """Boolean, `[batch, n]`."""
+        raise NotImplementedError
+
+    def __and__(self, other: "Positions") -> "Positions":
+        return _Both(self, other)
+
+    def __or__(self, other: "Positions") -> "Positions":
+        return _Either(self, other)
+
+    def __invert__(self) -> "Positions":
+        return _Not(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _All(Positions):
+    def mask(self, seen: Seen) -> torch.Tensor:
+        return torch.ones_like(seen.position, dtype=torch.bool)
+
+
+@dataclass(frozen=True, slots=True)
+class _Generated(Positions):
+    def mask(self, seen: Seen) -> torch.Tensor:
+        return torch.full_like(seen.position, seen.generated, dtype=torch.bool)
+
+
+@dataclass(frozen=True, slots=True)
+class _Last(Positions):
+    def mask(self, seen: Seen) -> torch.Tensor:
+        n = seen.position.shape[1]
+        columns = torch.arange(n, device=seen.position.device)
+        if seen.told is None:
+            return (columns == n - 1).expand_as(seen.position)
+        real = seen.told.real.to(columns.device)
+        return real & (columns == torch.where(real, columns, -1).amax(1, keepdim=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _FromToken(Positions):
+    n: int
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        return seen.position >= self.n
+
+
+@dataclass(frozen=True, slots=True)
+class _InParts(Positions):
+    parts: tuple[int, ...]
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        told = _told(seen, "which part of the prompt a token belongs to")
+        return torch.isin(told.part.to(seen.position), torch.tensor(self.parts, device=seen.position.device))
+
+
+@dataclass(frozen=True, slots=True)
+class _NotTokens(Positions):
+    ids: tuple[int, ...]
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        told = _told(seen, "which tokens these are")
+        return ~torch.isin(told.token_ids.to(seen.position), torch.tensor(self.ids, device=seen.position.device))
+
+
+@dataclass(frozen=True, slots=True)
+class _At(Positions):
+    rows: tuple[tuple[bool, ...], ...]
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        batch = len(seen.position)
+        if len(self.rows) not in (1, batch):
+            raise ModelError(
+                f"the mask has {len(self.rows)} rows, the forward pass {batch}; give one row for all texts, or one "
+                "for each of the batch."
+            )
+        rows = torch.tensor(self.rows, device=seen.position.device).expand(batch, -1)
+        inside = seen.position < rows.shape[1]
+        return inside & rows.gather(1, seen.position.clamp(0, rows.shape[1] - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Both(Positions):
+    left: Positions
+    right: Positions
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        return self.left.mask(seen) & self.right.mask(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Either(Positions):
+    left: Positions
+    right: Positions
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        return self.left.mask(seen) | self.right.mask(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Not(Positions):
+    of: Positions
+
+    def mask(self, seen: Seen) -> torch.Tensor:
+        return ~self.of.mask(seen)
+
+
+ALL: Positions = _All()
+"""Every token."""
+GENERATED: Positions = _Generated()
+"""Tokens that the model wrote in this run: from the pass on that takes the first of them in."""
+LAST: Positions = _Last()
+"""The last token of each row of a forward pass: of the prompt, then, with a KV cache, each generated one."""
+
+
+def from_token(n: int) -> Positions:
+    """Token `n` of the text (0: the first, BOS included) and all after it. Raises `ConfigError` for n < 0."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ConfigError(f"from_token counts from the text's first token, 0; got {n!r}.")
+    return _FromToken(n)
+
+
+def in_parts(*names: str) -> Positions:
+    """Tokens of these parts of the prompt (`records.PARTS`). Raises `ConfigError` for a name that is none."""
+    if not names:
+        raise ConfigError(f"name at least one part of {', '.join(PARTS)}.")
+    for name in names:
+        if name not in PARTS:
+            raise ConfigError(f"there is no part {name!r}{nearest(name, PARTS) or ';'} parts are {', '.join(PARTS)}.")
+    return _InParts(tuple(PARTS.index(name) for name in names))
+
+
+def not_tokens(ids: Iterable[int]) -> Positions:
+    """Tokens other than these vocabulary ids: `not_tokens(tokenizer.all_special_ids)`."""
+    return _NotTokens(tuple(int(i) for i in ids))
+
+
+def at(mask: Any) -> Positions:
+    """Positions of the text where `mask` is True.
+
+    Args:
+        mask: boolean array or tensor, `[n]` for every row or `[batch, n]`; False after its end.
+
+    Raises `ConfigError` for anything else.
+    """
+    array = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if array.dtype != np.bool_ or array.ndim not in (1, 2) or not array.size:
+        raise ConfigError(f"a mask of positions is boolean, [n] or [batch, n]; got {array.dtype} {array.shape}.")
+    return _At(tuple(tuple(row.tolist()) for row in np.atleast_2d(array)))
+
+
+_NAMED: dict[str, Positions] = {"all": ALL, "generated": GENERATED, "last": LAST}
+_KEYS = ("from", "parts", "not_tokens", "all_of", "any_of", "not")
+
+
+def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Positions:
+    """A filter from what a file or a command can say.
+
+    Args:
+        value: a filter itself; `all`, `generated`, `last`, `not_special` or a part's name (`stem`, ...); or one of
+            `{from: n}`, `{parts: [..]}`, `{not_tokens: [..]}`, `{all_of: [..]}`, `{any_of: [..]}`, `{not: ..}`.
+        special_ids: what `not_special` leaves out.
+
+    Raises `ConfigError` for anything else.
+    """
+    if isinstance(value, Positions):
+        return value
+    if isinstance(value, str):
+        if value == "not_special":
+            if special_ids is None:
+                raise ConfigError(
+                    "positions: not_special needs special_ids, the vocabulary ids of the special tokens; give "
+                    "tokenizer.all_special_ids."
+                )
+            return not_tokens(special_ids)
+        if value in PARTS:
+            return in_parts(value)
+        if value not in _NAMED:
+            known = [*_NAMED, "not_special", *PARTS]
+            raise ConfigError(f"there are no positions {value!r}{nearest(value, known) or ';'} {', '.join(known)}.")
+        return _NAMED[value]
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise ConfigError(f"positions is a name or one of {', '.join(f'{{{k}: ..}}' for k in _KEYS)}; got {value!r}.")
+    key, inner = next(iter(value.items()))
+    if key not in _KEYS:
+        raise ConfigError(f"positions has no key {key!r}{nearest(str(key), _KEYS) or ';'} {', '.join(_KEYS)}.")
+    if key == "from":
+        return from_token(inner)
+    if key == "not":
+        return ~read_positions(inner, special_ids)
+    if not isinstance(inner, list | tuple) or not inner:
+        raise ConfigError(f"positions: {key} needs a list that is not empty, got {inner!r}.")
+    if key == "parts":
+        return in_parts(*map(str, inner))
+    if key == "not_tokens":
+        if not all(isinstance(i, int) for i in inner):
+            raise ConfigError(f"positions: not_tokens needs vocabulary ids, got {inner!r}.")
+        return not_tokens(inner)
+    filters = [read_positions(each, special_ids) for each in inner]
+    found = filters[0]
+    for each in filters[1:]:
+        found = found & each if key == "all_of" else found | each
+    return found
+
+
+def _told(seen: Seen, what: str) -> Pass:
+    if seen.told is None:
+        raise ModelError(
+            f"these positions need to know {what}, which nobody told; run the model through this package's Engine, "
+            "run it within passes.telling(Pass(...)), or give the positions as positions.at(mask)."
+        )
+    return seen.told
