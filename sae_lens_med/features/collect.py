@@ -120,7 +120,7 @@ def collect(
     """Collect the SAE's feature activations for every token of every item's question and explanation.
 
     Args:
-        model: the model; it is run up to the SAE's hook only, as it is without hooks and SAEs attached to it (`reader`).
+        model: the model; it is run up to the SAE's hook only, without what is attached to it (`reader`).
         loaded_sae: the SAE, in float32, with its identity. Any SAELens SAE with activations >= 0.
         items: unique ids; an item without an explanation gives its question alone.
         output: folder for the shards; new, empty, or holding the same collection, which is then finished.
