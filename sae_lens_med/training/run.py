@@ -11,9 +11,8 @@ every batch, and the run is that of one process up to the rounding of sums (`par
 measures. A checkpoint says nothing about ranks, so any number of processes goes on with it. Several machines need a
 disk that all see, for the output and the activations.
 
-The output folder holds `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors` and `runner_cfg.json` as SAELens
-writes them; `metrics.json` (held-out text), `curve.json` and `curve.svg`; `recipe.yaml` and `left_out_ids.json`. While
-it runs, `checkpoints/` holds the last complete checkpoint.
+While it runs, the output folder holds `recipe.yaml` and, in `checkpoints/`, the last complete checkpoint; at the end,
+what `export` writes.
 """
 
 import json
@@ -31,26 +30,23 @@ import torch
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sae_lens import SAE, LanguageModelSAERunnerConfig, LoggingConfig, SAETrainer
+from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, SAETrainer
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
-from safetensors.torch import save_file
 
 from sae_lens_med import distributed
-from sae_lens_med.config import atomic_path, write_json, write_text
+from sae_lens_med.config import write_json, write_text
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models import MedBridge
-from sae_lens_med.training.activations import Activations, Corpus, corpus
-from sae_lens_med.training.curve import curve_svg
+from sae_lens_med.training.activations import Activations, corpus
+from sae_lens_med.training.export import export
 from sae_lens_med.training.harvest import Harvest, default_folder
-from sae_lens_med.training.metrics import SaeQuality, measure
+from sae_lens_med.training.metrics import SaeQuality
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe, Revival
 from sae_lens_med.training.revive import is_due, revive, rows_for
-from sae_lens_med.training.unshrink import unshrink
 
 CURVE_EVERY = 10
-UNSHRINK_ROWS = 40_960
 CHECKPOINT_SECONDS = 600
 """A checkpoint is written so long after the last one, whatever the recipe's `n_checkpoints`: what a crash can cost."""
 
@@ -98,10 +94,13 @@ def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | N
         trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
         _fit(trainer, runner_cfg, recipe.revive, harvest, acts, curve, output)
     if me.first:
-        trained = _finish(trainer, runner_cfg, recipe, model, text, acts, curve, output)
-        distributed.broadcast_object(trained.quality.to_dict())
-        return trained
-    return TrainedSae(output, SaeQuality(**distributed.broadcast_object()), trainer.n_training_steps)
+        _save_checkpoint(trainer, curve, output)
+        quality = export(trainer, runner_cfg, recipe, model, text, acts, curve, output)
+        shutil.rmtree(output / "checkpoints")
+        distributed.broadcast_object(quality.to_dict())
+    else:
+        quality = SaeQuality(**distributed.broadcast_object())
+    return TrainedSae(output, quality, trainer.n_training_steps)
 
 
 def _prepare_output(recipe: Recipe, output: Path, resume: bool) -> None:
@@ -319,57 +318,3 @@ def _save_checkpoint(trainer: SAETrainer[Any, Any], curve: list[dict[str, float]
     (folder / f".{name}").rename(folder / name)
     for path in before:
         shutil.rmtree(path)
-
-
-def _finish(
-    trainer: SAETrainer[Any, Any],
-    cfg: LanguageModelSAERunnerConfig[Any],
-    recipe: Recipe,
-    model: MedBridge,
-    text: Corpus,
-    acts: Activations,
-    curve: list[dict[str, float]],
-    output: Path,
-) -> TrainedSae:
-    """Fold the scaling, export, reload what was exported, measure that; cfg.json comes last and marks the end."""
-    _save_checkpoint(trainer, curve, output)
-    sae = trainer.sae
-    trainer.set_final_sae_metadata()
-    if trainer.activation_scaler.scaling_factor is not None:
-        sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
-    metadata = sae.cfg.metadata
-    metadata.model_name, metadata.hook_name = cfg.model_name, cfg.hook_name
-    metadata.context_size, metadata.dataset_path = cfg.context_size, cfg.dataset_path
-    metadata.model_class_name, metadata.exclude_special_tokens = cfg.model_class_name, True
-    export = output / ".export"
-    sae.save_inference_model(export)
-    with atomic_path(output / "sparsity.safetensors") as temporary:
-        save_file({"sparsity": trainer.log_feature_sparsity}, temporary)
-    write_json(output / "runner_cfg.json", cfg.to_dict())
-    exported = SAE.load_from_disk(export, device=cfg.device)
-    gains = None
-    if recipe.unshrink:
-        rows = rows_for(acts, UNSHRINK_ROWS, cfg.train_batch_size_tokens, seed=cfg.seed, step=trainer.n_training_steps)
-        gains = unshrink(exported, rows.split(cfg.train_batch_size_tokens)).to_dict()
-        exported.save_model(export)
-    quality = measure(model, exported, text.heldout, sink_multiple=recipe.sink_multiple)
-    write_json(output / "left_out_ids.json", list(text.left_out_ids))
-    write_json(
-        output / "metrics.json",
-        {
-            "heldout": quality.to_dict(),
-            **({"unshrunk": gains} if gains else {}),
-            "text": {"sha256": text.sha256, "counts": text.counts, "heldout_sequences": len(text.heldout)},
-            "activations": acts.summary(),
-            "model": model.provenance,
-            "steps": trainer.n_training_steps,
-            "tokens": trainer.n_training_samples,
-        },
-    )
-    write_json(output / "curve.json", curve)
-    write_text(output / "curve.svg", curve_svg(curve))
-    for name in ("sae_weights.safetensors", "cfg.json"):
-        (export / name).replace(output / name)
-    export.rmdir()
-    shutil.rmtree(output / "checkpoints")
-    return TrainedSae(output, quality, trainer.n_training_steps)
