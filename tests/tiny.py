@@ -1,4 +1,4 @@
-"""Tiny random models, a byte-level tokenizer and SAEs for tests: built in memory in milliseconds, no network.
+"""Tiny random models, a byte-level tokenizer, SAEs and their trainer for tests: built in memory, no network.
 
 The architectures are the real ones (Qwen3 with QK-norm, grouped heads and n_heads * head_dim != hidden size; Gemma 3
 with sliding and full layers; Llama; GPT-2), with random weights. The tokenizer is byte-level BPE like Qwen's, so most
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from sae_lens import SAE
-from sae_lens.saes.sae import SAEMetadata
+from sae_lens import SAE, LoggingConfig, SAETrainer
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import SAEMetadata, TrainingSAE
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
@@ -154,3 +155,28 @@ def save_tiny_sae(folder: Path, sae: SAE[Any]) -> str:
     """`sae.save_model(folder)`; returns the sha256 of config and weights."""
     sae.save_model(folder)
     return json_sha256({f.name: file_sha256(f) for f in sorted(Path(folder).iterdir())})
+
+
+def tiny_trainer(sae: TrainingSAE[Any], batch: int, dead_feature_window: int = 100) -> SAETrainer[Any, Any]:
+    """SAELens' trainer at a constant learning rate of 3e-3 with Adam's usual moments; give batches to its `step`."""
+    config = SAETrainerConfig(
+        total_training_samples=batch * 10_000,
+        train_batch_size_samples=batch,
+        lr=3e-3,
+        lr_end=3e-3,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=0,
+        lr_decay_steps=0,
+        n_restart_cycles=1,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        dead_feature_window=dead_feature_window,
+        feature_sampling_window=1000,
+        logger=LoggingConfig(log_to_wandb=False),
+        device="cpu",
+        autocast=False,
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+    )
+    return SAETrainer(config, sae, iter(()))

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sae_lens import LoggingConfig, SAETrainer
-from sae_lens.config import SAETrainerConfig
-from sae_lens.saes.sae import TrainingSAE
+from sae_lens import SAETrainer
 from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
 from safetensors.torch import save_file
 
@@ -18,6 +16,7 @@ from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
 from sae_lens_med.training.activations import Activations
 from sae_lens_med.training.recipe import Revival, load_recipe
 from sae_lens_med.training.revive import draw, is_due, revive, rows_for
+from tests.tiny import tiny_trainer
 
 D_IN, N_TRUE, D_SAE, BATCH = 24, 40, 48, 256
 KILLED = torch.arange(0, D_SAE, 3)
@@ -37,30 +36,6 @@ def samples(seed: int) -> Iterator[torch.Tensor]:
         yield 5 * (active * (1 + torch.rand(BATCH, N_TRUE, generator=random))) @ dictionary + 2
 
 
-def trainer_of(sae: TrainingSAE[Any], lr: float = 3e-3) -> SAETrainer[Any, Any]:
-    config = SAETrainerConfig(
-        total_training_samples=BATCH * 10_000,
-        train_batch_size_samples=BATCH,
-        lr=lr,
-        lr_end=lr,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=0,
-        lr_decay_steps=0,
-        n_restart_cycles=1,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        dead_feature_window=30,
-        feature_sampling_window=1000,
-        logger=LoggingConfig(log_to_wandb=False),
-        device="cpu",
-        autocast=False,
-        n_checkpoints=0,
-        checkpoint_path=None,
-        save_final_checkpoint=False,
-    )
-    return SAETrainer(config, sae, iter(()))
-
-
 def trained(steps: int = 60) -> SAETrainer[Any, Any]:
     """A tied SAE trained for some steps with a third of its features killed by hand."""
     torch.manual_seed(0)
@@ -76,7 +51,7 @@ def trained(steps: int = 60) -> SAETrainer[Any, Any]:
     with torch.no_grad():
         sae.E.mul_(torch.linspace(0.5, 2, D_SAE)[:, None])
         sae.b_enc[KILLED] = -100
-    trainer = trainer_of(sae)
+    trainer = tiny_trainer(sae, BATCH, dead_feature_window=30)
     trainer.activation_scaler.estimate_scaling_factor(D_IN, samples(1), 5)
     train(trainer, steps, seed=2)
     return trainer
@@ -223,7 +198,7 @@ def test_when_it_is_due() -> None:
 
 
 def test_other_architectures_are_refused() -> None:
-    trainer = trainer_of(StandardTrainingSAE(StandardTrainingSAEConfig(d_in=D_IN, d_sae=8)))
+    trainer = tiny_trainer(StandardTrainingSAE(StandardTrainingSAEConfig(d_in=D_IN, d_sae=8)), BATCH)
     with pytest.raises(ConfigError, match="in tied_l1 only, this SAE is 'standard'; leave 'revive' out"):
         revive(trainer, next(samples(5)), seed=1, step=1, dead_steps=1)
 

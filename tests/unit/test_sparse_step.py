@@ -7,14 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sae_lens import LoggingConfig, SAETrainer
-from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from transformer_lens.hook_points import HookPoint
 
 from sae_lens_med.saes import kernels_cpu, kernels_torch, sparse_step
 from sae_lens_med.saes.active import ActiveSet, Kernels
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
+from tests.tiny import tiny_trainer
 
 ALL_KERNELS = pytest.mark.parametrize("kernels", [kernels_torch, kernels_cpu], ids=["torch", "cpu"])
 
@@ -288,30 +287,10 @@ def use(tensor: torch.Tensor, *, hook: HookPoint) -> None:
 def train(x: torch.Tensor, steps: int, *, dense_path: bool) -> tuple[float, float]:
     """L0 and explained variance on `x` after training on it with SAELens' trainer."""
     torch.manual_seed(0)
-    sae = TiedL1TrainingSAE(TiedL1TrainingSAEConfig(d_in=24, d_sae=768, l1_coefficient=3.0, device="cpu"))
+    sae = TiedL1TrainingSAE(TiedL1TrainingSAEConfig(d_in=48, d_sae=256, l1_coefficient=1.0, device="cpu"))
     if dense_path:
         sae.hook_sae_acts_post.add_hook(use)
-    config = SAETrainerConfig(
-        n_checkpoints=0,
-        checkpoint_path=None,
-        save_final_checkpoint=False,
-        total_training_samples=steps * 256,
-        device="cpu",
-        autocast=False,
-        lr=3e-3,
-        lr_end=3e-4,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=10,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        lr_decay_steps=0,
-        n_restart_cycles=1,
-        train_batch_size_samples=256,
-        dead_feature_window=100,
-        feature_sampling_window=100,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    trainer = SAETrainer(config, sae, iter(()))
+    trainer = tiny_trainer(sae, 256)
     order = torch.Generator().manual_seed(1)
     sparse_steps = 0
     for _ in range(steps):
@@ -328,10 +307,12 @@ def train(x: torch.Tensor, steps: int, *, dense_path: bool) -> tuple[float, floa
 
 
 def test_two_thousand_steps_by_either_path_end_alike() -> None:
+    """On data that one dictionary explains best. Where many do, training is chaotic: a dense run ends 1.5 % away from
+    itself when its input is multiplied by 1 + 1e-7; here 0.1 %."""
     random = torch.Generator().manual_seed(3)
-    truth = torch.nn.functional.normalize(torch.randn(96, 24, generator=random), dim=1)
-    codes = (torch.rand(8192, 96, generator=random) < 0.03) * torch.rand(8192, 96, generator=random) * 6
-    x = codes @ truth + 0.05 * torch.randn(8192, 24, generator=random)
+    truth = torch.nn.functional.normalize(torch.randn(64, 48, generator=random), dim=1)
+    codes = (torch.rand(8192, 64, generator=random) < 0.05) * torch.rand(8192, 64, generator=random) * 6
+    x = codes @ truth + 0.05 * torch.randn(8192, 48, generator=random)
     dense_l0, dense_ev = train(x, 2000, dense_path=True)
     sparse_l0, sparse_ev = train(x, 2000, dense_path=False)
     assert sparse_l0 == pytest.approx(dense_l0, rel=5e-3)
