@@ -1,8 +1,9 @@
-"""What the benchmarks have in common: the machine, the versions, statistics over rounds, tables, JSON.
+"""What the benchmarks have in common: arguments, the machine, the versions, statistics over rounds, tables, JSON.
 
 Only the standard library is imported: the process that hands out the turns stays small and starts no threads.
 """
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -13,9 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PACKAGES = (
     "sae-lens-med",
@@ -34,6 +35,53 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_t
 """Those that decide how fast a float32 or bfloat16 product is."""
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY")
+
+
+class Compared(Protocol):
+    """A row of a table: one of the things that are compared."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def default(self) -> bool:
+        """Whether it runs where none are named."""
+        ...
+
+
+def parser(description: str | None, kind: str, known: Mapping[str, Compared]) -> argparse.ArgumentParser:
+    """The arguments that every benchmark has; `kind` is what it compares, in the plural, and their option's name."""
+    width = max(map(len, known)) + 2
+    listed = "\n".join(
+        f"  {name:{width}}{c.label}: {c.note}{'' if c.default else ' (not by default)'}" for name, c in known.items()
+    )
+    made = argparse.ArgumentParser(
+        description=description, epilog=f"{kind}:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--batch", type=int, default=4096, help="tokens in a step (4096)")
+    add(f"--{kind}", help="names, with commas; `all`; without it, those that are not marked below")
+    add("--device", default="cpu", help="cpu or cuda (cpu)")
+    add("--threads", type=int, default=usable_cores(), help="of each process on the CPU (all usable cores)")
+    add("--json", type=Path, metavar="FILE", help="write the whole result there, after each size")
+    return made
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them, as an argument's type."""
+    return [int(value) for value in text.split(",")]
+
+
+def chosen(made: argparse.ArgumentParser, kind: str, known: Mapping[str, Compared], given: str | None) -> list[str]:
+    """The names that `given` stands for; an unknown one ends the program with a message."""
+    if given is None:
+        return [name for name, compared in known.items() if compared.default]
+    names = list(known) if given == "all" else given.split(",")
+    for name in names:
+        if name not in known:
+            made.error(f"--{kind}: there is no {name!r}; there are {', '.join(known)}")
+    return names
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -95,8 +143,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def heading(benchmark: str, device: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The first part of a result file."""
+def begin(benchmark: str, options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """The first part of a result file; the machine and the versions are said, and whether the machine is free."""
+    result = _heading(benchmark, options.device, settings)
+    busy = busy_share()
+    result["others_used_of_cpu_before"] = busy
+    if busy is not None and busy > 0.1:
+        tell(f"Other programs use {busy:.0%} of the processor: the times will not be worth much.")
+    machine = result["hardware"]
+    say(f"{machine['cpu']}, {options.threads} threads, {machine['memory_gb']} GB"
+        f"{', ' + machine['gpu'] if 'gpu' in machine else ''}; torch {result['versions'].get('torch')}")  # fmt: skip
+    result["sizes"] = []
+    return result
+
+
+def _heading(benchmark: str, device: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "benchmark": benchmark,
         "format": 1,
@@ -117,6 +178,11 @@ def _short(argument: str) -> str:
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Median and range of some values."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(value: dict[str, float] | None) -> str:
+    """A `summary` of ratios as a table's cell; empty where there is none."""
+    return f"{value['median']:.2f} ({value['min']:.2f}-{value['max']:.2f})" if value else ""
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -197,9 +197,9 @@ def table(size: dict[str, Any]) -> str:
                 found["label"],
                 f"{median('tokens_per_second'):.0f}",
                 f"{median('steady_tokens_per_second'):.0f}",
-                _ratio(over.get("saelens-fp32")),
-                _ratio(steady_over.get("saelens-fp32")),
-                _ratio(steady_over.get(fastest)),
+                reporting.ratio(over.get("saelens-fp32")),
+                reporting.ratio(steady_over.get("saelens-fp32")),
+                reporting.ratio(steady_over.get(fastest)),
                 f"{median('model_tokens') / model_seconds:.0f}" if model_seconds else "hidden",
                 f"{median('early_step_seconds'):.3g}",
                 f"{median('late_step_seconds'):.3g}",
@@ -213,41 +213,16 @@ def table(size: dict[str, Any]) -> str:
     return "\n".join([reporting.markdown(header, rows), note, *failed])
 
 
-def _ratio(value: dict[str, float] | None) -> str:
-    return f"{value['median']:.2f} ({value['min']:.2f}-{value['max']:.2f})" if value else ""
-
-
 def _arguments() -> argparse.Namespace:
-    known = "\n".join(
-        f"  {n:18}{p.label}: {p.note}{'' if p.default else ' (not by default)'}" for n, p in PIPELINES.items()
-    )
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"pipelines:\n{known}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = reporting.parser(__doc__, "pipelines", PIPELINES)
     add = parser.add_argument
     add("--data", required=True, metavar="FOLDER", help="the folder that holds the recipe's text files")
     add("--recipe", default="gemma-3-270m-res", help="model, hook, text and SAE (gemma-3-270m-res)")
-    add("--d-sae", default="5120,20480", help="dictionary sizes, with commas (5120,20480)")
+    add("--d-sae", type=reporting.numbers, default=[5120, 20480], help="dictionary sizes, with commas (5120,20480)")
     add("--tokens", type=int, default=409_600, help="tokens to train on (409600: 100 steps)")
-    add("--batch", type=int, default=4096, help="tokens in a step (4096)")
     add("--repeats", type=int, default=2, help="runs of each pipeline at each size (2)")
-    add("--pipelines", help="names, with commas; `all`; without it, those that are not marked below")
-    add("--device", default="cpu", help="cpu or cuda (cpu)")
-    add("--threads", type=int, default=reporting.usable_cores(), help="on the CPU (all usable cores)")
-    add("--json", type=Path, metavar="FILE", help="write the whole result there, after each size")
     options = parser.parse_args()
-    options.d_sae = [int(value) for value in options.d_sae.split(",")]
-    if options.pipelines is None:
-        options.pipelines = [name for name, p in PIPELINES.items() if p.default]
-    elif options.pipelines == "all":
-        options.pipelines = list(PIPELINES)
-    else:
-        options.pipelines = options.pipelines.split(",")
-    for name in options.pipelines:
-        if name not in PIPELINES:
-            parser.error(f"there is no pipeline {name!r}; there are {', '.join(PIPELINES)}")
+    options.pipelines = reporting.chosen(parser, "pipelines", PIPELINES, options.pipelines)
     if not Path(options.data).is_dir():
         parser.error(f"--data: there is no folder {options.data}")
     if options.tokens < 3 * options.batch:
@@ -259,15 +234,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     options = _arguments()
     settings = {k: v for k, v in vars(options).items() if k not in ("json", "data")}
-    result = reporting.heading("train_end_to_end", options.device, settings)
-    busy = reporting.busy_share()
-    result["others_used_of_cpu_before"] = busy
-    if busy is not None and busy > 0.1:
-        tell(f"Other programs use {busy:.0%} of the processor: the times will not be worth much.")
-    hardware = result["hardware"]
-    say(f"{hardware['cpu']}, {options.threads} threads, {hardware['memory_gb']} GB"
-        f"{', ' + hardware['gpu'] if 'gpu' in hardware else ''}; torch {result['versions'].get('torch')}")  # fmt: skip
-    result["sizes"] = []
+    result = reporting.begin("train_end_to_end", options, settings)
     with tempfile.TemporaryDirectory(prefix="train_end_to_end_") as name:
         folder = Path(name)
         job = {

@@ -308,7 +308,10 @@ def table(size: dict[str, Any], device: str) -> str:
                 found["label"],
                 f"{found['min']:.4g}",
                 f"{found['median']:.4g}",
-                *(_ratio(over.get(of) if title[0] == "x" else _inverse(over.get(of))) for title, of in columns.items()),
+                *(
+                    reporting.ratio(over.get(of) if title[0] == "x" else _inverse(over.get(of)))
+                    for title, of in columns.items()
+                ),
                 f"{memory_gb:.2f}",
                 "" if found["l0"] is None else f"{found['l0']:.1f}",
             ]
@@ -320,43 +323,27 @@ def _inverse(value: dict[str, float] | None) -> dict[str, float] | None:
     return {"median": 1 / value["median"], "min": 1 / value["max"], "max": 1 / value["min"]} if value else None
 
 
-def _ratio(value: dict[str, float] | None) -> str:
-    return f"{value['median']:.2f} ({value['min']:.2f}-{value['max']:.2f})" if value else ""
-
-
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(value) for value in text.split(",")]
-
-
 def _arguments() -> argparse.Namespace:
-    known = "\n".join(
-        f"  {n:32}{c.label}: {c.note}{'' if c.default else ' (not by default)'}" for n, c in CONTENDERS.items()
-    )
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"contenders:\n{known}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = reporting.parser(__doc__, "contenders", CONTENDERS)
     add = parser.add_argument
-    add("--d-sae", type=_numbers, help="dictionary sizes, with commas (cpu: 5120,20480,40960; cuda: 65536,131072)")
-    add("--l0", type=_numbers, help="active features a token, with commas (cpu: 16,64,256; cuda: 64)")
+    add(
+        "--d-sae",
+        type=reporting.numbers,
+        help="dictionary sizes, with commas (cpu: 5120,20480,40960; cuda: 65536,131072)",
+    )
+    add("--l0", type=reporting.numbers, help="active features a token, with commas (cpu: 16,64,256; cuda: 64)")
     add("--d-in", type=int, help="width of the activations (cpu: 640; cuda: 4096)")
-    add("--batch", type=int, default=4096, help="tokens in a step (4096)")
     add("--rounds", type=int, default=5, help="turns of every contender in each size (5)")
     add("--steps-per-turn", type=int, help="steps that a time is the mean of (cpu: 1; cuda: 10)")
     add("--warm-up", type=int, default=1, help="steps before the first that counts, beside what one needs itself (1)")
-    add("--contenders", help="names, with commas; `all`; without it, those that are not marked below")
-    add("--device", default="cpu", help="cpu or cuda (cpu)")
-    add("--threads", type=int, default=reporting.usable_cores(), help="of each contender on the CPU (all usable cores)")
     add("--activations", metavar="FOLDER", help="harvested activations (`sae-lens-med train --activations`) as x")
     add("--keep", choices=["auto", "yes", "no"], default="auto",
         help="keep every contender's weights in memory between its turns; `no` builds and warms up each time, which "
         "takes twice as long; `auto` decides by the memory that is free")  # fmt: skip
     add("--peer-python", metavar="PATH", help="the Python of the venv that holds eai-sparsify and dictionary-learning")
-    add("--json", type=Path, metavar="FILE", help="write the whole result there, after each size")
     add("--quick", action="store_true", help="one small size, two rounds: shows that everything runs, measures nothing")
     options = parser.parse_args()
     on_gpu = options.device != "cpu"
@@ -367,15 +354,7 @@ def _arguments() -> argparse.Namespace:
     options.l0 = options.l0 or ([64] if on_gpu else [16, 64, 256])
     options.d_in = options.d_in or (4096 if on_gpu else 640)
     options.steps_per_turn = options.steps_per_turn or (10 if on_gpu else 1)
-    if options.contenders is None:
-        options.contenders = [name for name, c in CONTENDERS.items() if c.default]
-    elif options.contenders == "all":
-        options.contenders = list(CONTENDERS)
-    else:
-        options.contenders = options.contenders.split(",")
-    for name in options.contenders:
-        if name not in CONTENDERS:
-            parser.error(f"there is no contender {name!r}; there are {', '.join(CONTENDERS)}")
+    options.contenders = reporting.chosen(parser, "contenders", CONTENDERS, options.contenders)
     if options.peer_python is not None and not Path(options.peer_python).is_file():
         parser.error(f"--peer-python: {options.peer_python} does not exist; give the path of a venv's bin/python")
     if min(*options.l0, options.rounds, options.batch, options.d_in, options.threads, options.steps_per_turn) < 1:
@@ -389,15 +368,7 @@ def main() -> None:
     options = _arguments()
     settings = {k: v for k, v in vars(options).items() if k not in ("json", "peer_python", "activations")}
     settings["x"] = "synthetic" if options.activations is None else "harvested activations"
-    result = reporting.heading("train_step", options.device, settings)
-    busy = reporting.busy_share()
-    result["others_used_of_cpu_before"] = busy
-    if busy is not None and busy > 0.1:
-        tell(f"Other programs use {busy:.0%} of the processor: the times will not be worth much.")
-    hardware = result["hardware"]
-    say(f"{hardware['cpu']}, {options.threads} threads, {hardware['memory_gb']} GB"
-        f"{', ' + hardware['gpu'] if 'gpu' in hardware else ''}; torch {result['versions'].get('torch')}")  # fmt: skip
-    result["sizes"] = []
+    result = reporting.begin("train_step", options, settings)
     with tempfile.TemporaryDirectory(prefix="train_step_") as folder:
         run = Run(options, Path(folder))
         try:
