@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import typer
 
 from sae_lens_med import __version__, distributed
-from sae_lens_med.commands import models, releases, run, sweep, train
+from sae_lens_med.commands import evaluate, models, releases, run, sweep, train
 from sae_lens_med.config import DISCLAIMER
 from sae_lens_med.errors import SaeLensMedError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     f"Start with: sae-lens-med demo. {DISCLAIMER}",
 )
 run.register(app)
+evaluate.register(app)
 train.register(app)
 sweep.register(app)
 models.register(app)

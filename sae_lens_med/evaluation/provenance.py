@@ -2,7 +2,7 @@
 
 `identity` is the part of a provenance that decides the numbers: model, weights of the SAE, items, settings, seed. Batch
 size and device do not belong to it, so that a run stopped by a full memory may go on with smaller batches; nor do the
-names under which the same data and the same SAE were given, so that a moved file is still the same file.
+names under which the same data, SAE and template were given, so that a moved file is still the same file.
 """
 
 import platform
@@ -18,7 +18,10 @@ from sae_lens_med.saes.releases import LoadedSae
 PACKAGES = ("sae-lens-med", "sae-lens", "transformer-lens", "transformers", "torch", "numpy", "scipy")
 NOT_IDENTITY = ("batch_tokens", "device")
 """Settings that do not change a result."""
-NAMES = ("sae.source", "sae.sae_id", "data.source", "data.split", "data.licence", "data.bad_rows")
+NAMES = (
+    *("sae.source", "sae.sae_id", "data.source", "data.split", "data.licence", "data.bad_rows"),
+    "settings.template",
+)
 """What a thing is called, beside the hash that says what it is."""
 
 

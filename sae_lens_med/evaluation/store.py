@@ -30,9 +30,11 @@ def read_results(path: Path) -> list[ItemResult]:
 
 
 class PartialResults:
-    """Results of a run that is not finished, appended as they come. The first line is the identity of the run.
+    """Results of a run that is not finished, appended as they come. The first line is the identity of the run, every
+    other one the results that came together.
 
-    A line torn by an interruption is dropped when the file is opened again: its item is run again.
+    A line torn by an interruption is dropped when the file is opened again: its items are run again, together, so that
+    they come out as they would have.
 
     Of several processes (`distributed`), rank 0 appends to the file itself and each other rank to one of its own beside
     it (`items.partial.rank1.jsonl`). When they are opened again, by any number of processes, all go into the first.
@@ -51,7 +53,7 @@ class PartialResults:
             for each in (path, *self._others()):
                 found.extend(self._results(each, run_identity))
             # Written again: appending after a torn line would spoil the next one.
-            write_text(path, "".join(_line(values) for values in [dict(run_identity), *found]))
+            write_text(path, "".join(_line(values) for values in [dict(run_identity), *([found] if found else [])]))
             for each in self._others():
                 each.unlink()
         self.done = {values["id"]: ItemResult.from_dict(values) for values in distributed.broadcast_object(found)}
@@ -61,7 +63,7 @@ class PartialResults:
     def append(self, results: Sequence[ItemResult]) -> None:
         """Write results to the end of the file."""
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write("".join(_line(result.to_dict()) for result in results))
+            handle.write(_line([result.to_dict() for result in results]))
         self.done |= {result.id: result for result in results}
 
     def remove(self) -> None:
@@ -74,16 +76,16 @@ class PartialResults:
         return sorted(self.first_path.parent.glob(f"{self.first_path.stem}.rank*{self.first_path.suffix}"))
 
     def _results(self, path: Path, run_identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-        lines = self._whole_lines(path) if path.exists() else []
+        lines: list[Any] = self._whole_lines(path) if path.exists() else []
         if lines and (different := changes(lines[0], run_identity)):
             raise StudyError(
                 f"{path.parent} holds an unfinished evaluation with other settings ({'; '.join(different)}); "
                 "give another output folder or the settings it began with."
             )
-        return lines[1:]
+        return [values for line in lines[1:] for values in line]
 
     @staticmethod
-    def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    def _whole_lines(path: Path) -> list[Any]:
         lines = []
         for raw in path.read_bytes().split(b"\n"):
             try:
@@ -93,5 +95,5 @@ class PartialResults:
         return lines
 
 
-def _line(value: dict[str, Any]) -> str:
+def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"

@@ -10,6 +10,9 @@ Interval: Wilson, 95 %. Two nulls stand beside it:
   is the mean over all such permutations and `letter_p` the permutation p. A model that always says "A" has an accuracy
   equal to `letter_null`, whatever guessing gives. Not given by gold letter, where every permutation is the same.
 
+Where the method generates, `accuracy_paper` says the same of the letters that the paper's extraction cascade finds in
+the same texts (`ItemResult.paper_prediction`); `accuracy` is by the strict extractor.
+
 `majority_letter` is the accuracy of always giving the letter that is most often gold (chosen on these same items).
 
 Out of scope: calibration, and clustering of items (several questions on one case).
@@ -27,6 +30,7 @@ from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, MetricValu
 from sae_lens_med.statistics import coarsen_strata, permutation_p, stratified_permutations, wilson_interval
 
 ACCURACY = "accuracy"
+ACCURACY_PAPER = "accuracy_paper"
 SMALL_N = 50
 """Fewer items than this are called few in `notes`."""
 
@@ -42,11 +46,13 @@ def accuracy_metrics(
     variant: str = "model",
     permutations: int = 2000,
     seed: int = 0,
+    extractors: Sequence[str] = (ACCURACY,),
 ) -> list[MetricValue]:
     """`accuracy` for `all`, each of `groups` (`[n_items]` bool), each `subject=...` and each `gold=...` letter.
 
-    `variant` is `model`, or `sae` where an SAE's reconstruction took the place of an activation. Groups without a
-    single item of known gold answer give no metric.
+    `variant` is `model`, or `sae` where an SAE's reconstruction took the place of an activation. `extractors` are
+    `ACCURACY`, `ACCURACY_PAPER` or both, in the order wanted. Groups without a single item of known gold answer give no
+    metric.
 
     Raises `DataError` when items and results do not belong together or a group has the wrong length.
     """
@@ -65,19 +71,26 @@ def accuracy_metrics(
     for letter in sorted({item.gold_letter for item in items if item.gold_letter is not None}):
         wanted[f"gold={letter}"] = np.array([item.gold_letter == letter for item in items])
     metrics = []
-    for name, chosen in wanted.items():
-        rows = np.flatnonzero(chosen).tolist()
-        metric = _accuracy(
-            [items[i] for i in rows],
-            [results[i] for i in rows],
-            group=name,
-            variant=variant,
-            permutations=permutations,
-            seed=seed,
-        )
-        if metric is not None:
-            metrics.append(metric)
+    for extractor in extractors:
+        for name, chosen in wanted.items():
+            rows = np.flatnonzero(chosen).tolist()
+            metric = _accuracy(
+                [items[i] for i in rows],
+                [results[i] for i in rows],
+                extractor=extractor,
+                group=name,
+                variant=variant,
+                permutations=permutations,
+                seed=seed,
+            )
+            if metric is not None:
+                metrics.append(metric)
     return metrics
+
+
+def reason_counts(results: Sequence[ItemResult]) -> dict[str, int]:
+    """How many results have no prediction, by reason, the commonest first."""
+    return dict(Counter(result.reason for result in results if result.reason is not None).most_common())
 
 
 def guessing_distribution(option_counts: Sequence[int]) -> FloatArray:
@@ -92,6 +105,7 @@ def _accuracy(
     items: Sequence[McqItem],
     results: Sequence[ItemResult],
     *,
+    extractor: str,
     group: str,
     variant: str,
     permutations: int,
@@ -101,21 +115,22 @@ def _accuracy(
     if not scored:
         return None
     n = len(scored)
-    right = sum(result.correct is True for _, result in scored)
     counts = [len(item.options) for item, _ in scored]
     chance = float(np.mean([1 / k for k in counts]))
     pmf = guessing_distribution(counts)
     cumulative = np.cumsum(pmf)
     low, high = (int(np.searchsorted(cumulative, q)) / n for q in (0.025, 0.975))
     gold = np.array([item.answer for item, _ in scored])
-    predicted = np.array(
-        [-1 if result.prediction is None else OPTION_LETTERS.index(result.prediction) for _, result in scored]
-    )
+    letters = [result.paper_prediction if extractor == ACCURACY_PAPER else result.prediction for _, result in scored]
+    predicted = np.array([-1 if letter is None else OPTION_LETTERS.index(letter) for letter in letters])
+    right = int(np.count_nonzero(predicted == gold))
     extra = {
         "chance": chance,
         "correct": float(right),
         "unanswered": float(np.count_nonzero(predicted < 0)),
     }
+    if extractor == ACCURACY:
+        extra |= {f"unanswered_{k}": float(v) for k, v in reason_counts([result for _, result in scored]).items()}
     if not group.startswith("gold="):
         extra["majority_letter"] = max(Counter(gold.tolist()).values()) / n
         extra |= _letter_null(gold, predicted, counts, permutations, seed)
@@ -123,7 +138,7 @@ def _accuracy(
         for i in range(max(counts)):
             extra[f"predicted_{OPTION_LETTERS[i]}"] = float(np.mean(predicted == i))
     return MetricValue(
-        name=ACCURACY,
+        name=extractor,
         value=right / n,
         range=(0.0, 1.0),
         n=n,

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError, ModelError, StudyError
-from sae_lens_med.evaluation import letter
-from sae_lens_med.evaluation.letter import MAX_HEAD_ROWS, evaluate_letters, length_batches, letter_result
+from sae_lens_med.evaluation.letter import evaluate_letters
+from sae_lens_med.evaluation.methods import best_option
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
+from sae_lens_med.inference import Engine
 from sae_lens_med.models import MedBridge, bridge
 from sae_lens_med.prompts import question_prompt
 from sae_lens_med.records import ItemResult, McqItem
@@ -120,15 +119,14 @@ def test_a_float32_sae_in_a_bfloat16_model(tmp_path: Path) -> None:
 
 def test_ties_have_no_answer_and_no_gold_is_not_scored() -> None:
     item = ITEMS[0]
-    prompt = question_prompt(item, tiny_model().text_tokenizer)
-    tied = letter_result(item, prompt, [-2.0, -1.0, -1.0, -3.0, -4.0])
+    tied = best_option(item, [-2.0, -1.0, -1.0, -3.0, -4.0])
     assert (tied.prediction, tied.reason, tied.correct) == (None, "ambiguous", False)
-    won = letter_result(replace(item, answer=None), prompt, [-2.0, -1.0, -1.0000001, -3.0, -4.0])
+    won = best_option(replace(item, answer=None), [-2.0, -1.0, -1.0000001, -3.0, -4.0])
     assert (won.prediction, won.reason, won.correct, won.gold) == ("B", None, None, None)
     with pytest.raises(ModelError, match="float16 overflows"):
-        letter_result(item, prompt, [float("nan"), -1.0, -1.0, -3.0, -4.0])
-    with pytest.raises(ModelError, match="5 options but 2 letters"):
-        letter_result(item, prompt, [-1.0, -2.0])
+        best_option(item, [float("nan"), -1.0, -1.0, -3.0, -4.0])
+    with pytest.raises(ModelError, match="5 options but 2 scores"):
+        best_option(item, [-1.0, -2.0])
 
 
 def test_bad_arguments_are_refused() -> None:
@@ -142,34 +140,22 @@ def test_bad_arguments_are_refused() -> None:
         evaluate_letters(model, [long], progress=False)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 300))
-def test_batches_hold_everything_once_within_their_bounds(lengths: list[int], batch_tokens: int) -> None:
-    batches = length_batches(lengths, batch_tokens)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        own = [lengths[i] for i in batch]
-        assert len(batch) == 1 or max(own) * len(batch) <= batch_tokens
-        assert len(batch) == 1 or len(batch) * len(set(own)) <= MAX_HEAD_ROWS
-        assert own == sorted(own, reverse=True)
-
-
 def test_evaluate_writes_resumes_and_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, data, output = tiny_model(), load_items("sample", limit=6), tmp_path / "evaluation"
     ran: list[int] = []
-    forward = letter.next_token_logprobs
+    forward = Engine.next_token_logprobs
 
-    def count_and_stop(model: Any, token_ids: Any, wanted: Any) -> Any:
+    def count_and_stop(engine: Any, prompts: Any, wanted: Any) -> Any:
         if sum(ran) >= 3:
             raise KeyboardInterrupt
-        ran.append(len(token_ids))
-        return forward(model, token_ids, wanted)
+        ran.append(len(prompts))
+        return forward(engine, prompts, wanted)
 
-    monkeypatch.setattr(letter, "next_token_logprobs", count_and_stop)
+    monkeypatch.setattr(Engine, "next_token_logprobs", count_and_stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, data, output, batch_tokens=1, progress=False)
     assert not (output / "summary.json").exists()
-    monkeypatch.setattr(letter, "next_token_logprobs", lambda *args: (ran.append(len(args[1])), forward(*args))[1])
+    monkeypatch.setattr(Engine, "next_token_logprobs", lambda *args: (ran.append(len(args[1])), forward(*args))[1])
     with pytest.raises(StudyError, match="settings.permutations: 2000 -> 50"):
         evaluate(model, data, output, batch_tokens=1, progress=False, permutations=50)
     done = evaluate(model, data, output, batch_tokens=5000, progress=False)
@@ -184,7 +170,7 @@ def test_evaluate_writes_resumes_and_refuses(tmp_path: Path, monkeypatch: pytest
     torch.testing.assert_close(
         numbers(list(done.results)), numbers(evaluate_letters(model, data.items, progress=False)), atol=2e-5, rtol=1e-5
     )
-    assert done.provenance.settings["method"] == "option_letter"
+    assert done.provenance.settings["method"] == "letter"
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine", encoding="utf-8")

@@ -13,11 +13,12 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from sae_lens_med import study as study_module
+from sae_lens_med.commands import evaluate as evaluate_commands
 from sae_lens_med.commands import run as run_commands
 from sae_lens_med.config import json_sha256
 from sae_lens_med.data import LoadedItems, load_items
 from sae_lens_med.errors import ConfigError, StudyError
-from sae_lens_med.evaluation import letter
+from sae_lens_med.inference import Engine
 from sae_lens_med.models import MedBridge
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.saes.releases import LoadedSae, load_folder
@@ -170,16 +171,16 @@ def test_an_interrupted_study_resumes_to_the_same_folder(
 ) -> None:
     """Stopped in the middle of the answers, then in every later stage; each part of the work is done once."""
     output = tmp_path / "study"
-    forward, calls = letter.next_token_logprobs, []
+    forward, calls = Engine.next_token_logprobs, []
 
-    def stop_after_four(model: Any, token_ids: Any, wanted: Any) -> Any:
+    def stop_after_four(engine: Any, prompts: Any, wanted: Any) -> Any:
         if sum(calls) >= 4:
             raise KeyboardInterrupt
-        calls.append(len(token_ids))
-        return forward(model, token_ids, wanted)
+        calls.append(len(prompts))
+        return forward(engine, prompts, wanted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(letter, "next_token_logprobs", stop_after_four)
+        patch.setattr(Engine, "next_token_logprobs", stop_after_four)
         with pytest.raises(KeyboardInterrupt):
             run_study(model, sae, data, output, batch_tokens=1, **SETTINGS)
     assert list(json.loads((output / "manifest.json").read_text(encoding="utf-8"))["stages"]) == ["collect"]
@@ -191,7 +192,7 @@ def test_an_interrupted_study_resumes_to_the_same_folder(
                 run_study(model, sae, data, output, batch_tokens=1, **SETTINGS)
         done = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["stages"]
         assert list(done) == list(STAGES[: STAGES.index(stage)])
-    monkeypatch.setattr(letter, "next_token_logprobs", _interrupt)
+    monkeypatch.setattr(Engine, "next_token_logprobs", _interrupt)
     resumed = run_study(model, sae, data, output, batch_tokens=1, **SETTINGS)
     assert resumed.skipped == STAGES[:-1]
     assert sorted(p.name for p in output.iterdir()) == sorted(p.name for p in finished.folder.iterdir())
@@ -258,6 +259,7 @@ def test_shown_items_are_spread() -> None:
 def test_commands(tmp_path: Path) -> None:
     app = typer.Typer()
     run_commands.register(app)
+    evaluate_commands.register(app)
     tiny = tiny_model()
     save_tiny_model(tmp_path / "model")
     save_tiny_sae(tmp_path / "sae", tiny_sae(tiny))

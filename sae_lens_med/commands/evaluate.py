@@ -1,0 +1,211 @@
+"""`evaluate` and `templates`: accuracy on multiple-choice questions. Heavy imports are inside the commands."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_lens_med.commands.options import (
+    AsJson,
+    BatchTokens,
+    Data,
+    Device,
+    Dtype,
+    ExplanationSource,
+    Limit,
+    Model,
+    Output,
+    Permutations,
+    Shots,
+    SkipBadRows,
+    Split,
+    load_data,
+    open_model,
+    print_json,
+    print_tables,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command()(evaluate)
+    app.command()(templates)
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    output: Output,
+    method: Annotated[
+        str, typer.Option(help="letter, option-text, generate, cot or self-consistency; see the examples.")
+    ] = "letter",
+    split: Split = None,
+    shots: Shots = 0,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt: a name that ships (`sae-lens-med templates`) or a file; the method's own otherwise."
+        ),
+    ] = None,
+    instructions: Annotated[
+        str | None, typer.Option(help="ko or en: of instructions and answer cue; that of each question otherwise.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    thinking: Annotated[
+        bool,
+        typer.Option(
+            "--thinking", help="With --chat, where text is generated: leave Qwen3's thinking on; off otherwise."
+        ),
+    ] = False,
+    normalise: Annotated[
+        str | None,
+        typer.Option(help="option-text: divide by the text's length per character (the default), byte or token."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="self-consistency: how many votes; 11 otherwise.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="self-consistency: of sampling; 0.7 otherwise.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of a generated text; 1024 otherwise, 4096 with --thinking.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="What ends a generated answer, in the place of the template's own. Repeatable."),
+    ] = None,
+    sae: Annotated[
+        str | None,
+        typer.Option("--sae", "-s", help="Evaluate through this SAE: its reconstruction replaces the activation."),
+    ] = None,
+    error_term: Annotated[
+        bool | None,
+        typer.Option(
+            "--error-term/--no-error-term",
+            help="Add what the SAE fails to reconstruct, or not; by default not, but with --intervention it stays.",
+        ),
+    ] = None,
+    intervention: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file of interventions on the features of --sae.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_tokens: BatchTokens = 8192,
+    permutations: Permutations = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling and permutations.")] = 0,
+    skip_bad_rows: SkipBadRows = False,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    explanation_source: ExplanationSource = None,
+) -> None:
+    """Accuracy on multiple-choice questions, by one of five methods.
+
+    Writes items.jsonl (one result an item) and summary.json; an interrupted run goes on when it is started again.
+
+    letter: the option letter that the model holds likeliest in the answer slot.
+
+    Example: sae-lens-med evaluate --model gemma-3-270m --data kormedmcqa:doctor --shots 5 --output eval-letter
+
+    option-text: the option whose text is likeliest after the question, per character.
+
+    Example: sae-lens-med evaluate -m gemma-3-270m -d kormedmcqa:nurse --method option-text --output eval-text
+
+    generate: lm-evaluation-harness' protocol; greedy text, and the answer read out of it.
+
+    Example: sae-lens-med evaluate -m gemma-3-270m -d kormedmcqa:doctor --shots 5 --method generate -o eval-generate
+
+    cot: greedy reasoning that ends with the answer; shots show the professionals' explanations.
+
+    Example: sae-lens-med evaluate -m hari-q3-8b -d kormedmcqa:doctor --method cot --chat --thinking -o eval-cot
+
+    self-consistency: several sampled reasonings vote; also the accuracy when items of little agreement are deferred.
+
+    Example: sae-lens-med evaluate -m hari-q3-8b -d kormedmcqa:doctor --shots 5 --method self-consistency --samples 11
+    -o eval-vote
+
+    Own prompt: copy a template, change it, and give the file.
+
+    Example: sae-lens-med templates cot.ko > mine.j2; sae-lens-med evaluate -m smollm2-135m-instruct -d sample
+    --method cot --template mine.j2 --chat -o eval-mine
+
+    Through an SAE, or with interventions on its features.
+
+    Example: sae-lens-med evaluate -m gemma-3-270m -d sample --sae
+    sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post --intervention steer.yaml -o eval-steered
+    """
+    from sae_lens_med.evaluation.methods import Method
+
+    chosen = Method(
+        method,
+        template=template,
+        language=instructions,
+        chat=chat,
+        enable_thinking=thinking,
+        normalisation=normalise,
+        samples=samples,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        stop=tuple(stop) if stop else None,
+    )
+    chosen.templates()
+    from sae_lens_med.evaluation.hooks import splices
+    from sae_lens_med.evaluation.run import evaluate as run_evaluation
+    from sae_lens_med.evaluation.shots import choose_shots
+    from sae_lens_med.interventions import read_interventions
+
+    interventions = () if intervention is None else read_interventions(intervention)
+    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    examples, loaded = choose_shots(loaded, shots)
+    opened, attached = open_model(model, sae, device, dtype)
+    splices(attached, error_term, interventions)
+    result = run_evaluation(
+        opened,
+        loaded,
+        output,
+        method=chosen,
+        shots=examples,
+        batch_tokens=batch_tokens,
+        sae=attached,
+        error_term=error_term,
+        interventions=interventions,
+        permutations=permutations,
+        seed=seed,
+    )
+    if as_json:
+        print_json(output, result.metrics)
+        return
+    print_tables(f"{opened.provenance['name']} on {loaded.source}, {len(loaded.items)} items", result.metrics)
+    if result.reasons:
+        counted = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
+        typer.echo(f"Without an answer, counted as wrong: {counted}.")
+    typer.echo(f"Results: {output}")
+
+
+def templates(
+    name: Annotated[str | None, typer.Argument(help="Print this one; without a name, list them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The prompt templates that ship: list them, or print one to copy.
+
+    A template is a Jinja2 file. It may use question, options (each with letter and text), letters, language, subject
+    and shots (each with question, options, answer, answer_text and, where the data has one, explanation), and may say
+    what ends an answer by {% set stop = ["..."] %}.
+
+    Example: sae-lens-med templates cot.ko > mine.j2
+    """
+    from sae_lens_med.evaluation.templates import LANGUAGES, SHIPPED, find_templates, shipped, shipped_names
+
+    if name is not None:
+        wanted = f"{name}.{LANGUAGES[0]}" if name in SHIPPED else name
+        text = shipped(wanted).decode("utf-8")
+        if as_json:
+            found = next(iter(find_templates(wanted).by_language.values()))
+            typer.echo(json.dumps({"name": wanted, "sha256": found.sha256, "text": text}, ensure_ascii=False, indent=2))
+        else:
+            sys.stdout.write(text)
+        return
+    if as_json:
+        listed = [{"name": each, "what": SHIPPED[each.rpartition(".")[0]]} for each in shipped_names()]
+        typer.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        return
+    width = max(map(len, SHIPPED))
+    for family, what in SHIPPED.items():
+        typer.echo(f"{family:<{width}}  {', '.join(LANGUAGES)}  {what}")

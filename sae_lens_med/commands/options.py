@@ -1,0 +1,119 @@
+"""Options that several commands share, and what these commands do before and after their own work.
+
+Heavy imports are inside the functions.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sae_lens_med.data import LoadedItems
+    from sae_lens_med.models import MedBridge
+    from sae_lens_med.records import MetricValue
+    from sae_lens_med.saes.releases import LoadedSae
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Alias of the catalogue (`sae-lens-med models`), Hub id, or folder.")
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="kormedmcqa:doctor|nurse|pharm|dentist|all, sample, or a .jsonl, .jsonl.gz, .csv or .parquet file "
+        "(several separated by commas).",
+    ),
+]
+Sae = Annotated[
+    str, typer.Option("--sae", "-s", help="RELEASE/ID, a folder, or REL:ID of a release that SAELens knows.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new, empty, or that of the same run.")]
+Split = Annotated[str | None, typer.Option(help="Split of KorMedMCQA: train, dev, test (the default) or fewshot.")]
+Shots = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Solved examples before every question: the data set's own few-shot rows for KorMedMCQA; otherwise the "
+        "first items of the file, which are then left out.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16: of the model's weights.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Most tokens of one forward pass; does not change the results.")]
+Permutations = Annotated[int, typer.Option(min=1, help="Permutations of every null; the least p is 1 / (this + 1).")]
+Seed = Annotated[int, typer.Option(min=0, help="Of permutations and bootstrap.")]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that are wrong, and report them.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout instead of a table.")]
+ExplanationSource = Annotated[
+    str | None,
+    typer.Option(help="Who wrote the explanations where the rows do not say: expert, model or illustrative."),
+]
+
+
+def load_data(
+    data: str, split: str | None, skip_bad_rows: bool, limit: int | None, explanation_source: str | None
+) -> "LoadedItems":
+    """The items that the options name; rows that were left out are told on stderr."""
+    from sae_lens_med.data import load_items
+
+    loaded = load_items(data, split, skip_bad_rows=skip_bad_rows, limit=limit, explanation_source=explanation_source)
+    if loaded.bad_rows:
+        typer.echo(f"{len(loaded.bad_rows)} bad rows were left out:", err=True)
+        for reason in loaded.bad_rows:
+            typer.echo(f"  {reason}", err=True)
+    return loaded
+
+
+def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[MedBridge, LoadedSae | None]":
+    """Model and SAE; one process of a machine fetches and converts them before the others look."""
+    import torch
+
+    from sae_lens_med import distributed
+    from sae_lens_med.models import load_model
+    from sae_lens_med.saes.releases import load_sae
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = distributed.local_device(device)
+    with distributed.first_before_the_others(of_machine=True):
+        attached = None if sae is None else load_sae(sae, device=device)
+        return load_model(model, device=device, dtype=dtype), attached
+
+
+def print_json(output: Path, metrics: "Sequence[MetricValue]") -> None:
+    """The result for programs, on stdout."""
+    value: dict[str, Any] = {"output": str(output), "metrics": [metric.to_dict() for metric in metrics]}
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_tables(title: str, metrics: "Sequence[MetricValue]") -> None:
+    """One narrow table per metric: with the names in a column, 80 characters would cut them."""
+    typer.echo(title)
+    console = Console()
+    for name in dict.fromkeys(metric.name for metric in metrics):
+        table = Table(title=name, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False)
+        for column in ("group", "variant"):
+            table.add_column(column, overflow="fold")
+        for column in ("n", "value", "95 % interval", "null", "p"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for metric in metrics:
+            if metric.name == name:
+                table.add_row(
+                    metric.group,
+                    metric.variant,
+                    str(metric.n),
+                    f"{metric.value:.4f}",
+                    "" if metric.interval is None else f"{metric.interval[0]:.4f} to {metric.interval[1]:.4f}",
+                    "" if metric.null_mean is None else f"{metric.null_mean:.4f}",
+                    "" if metric.p is None else f"{metric.p:.2g}",
+                )
+        console.print(table)
+        console.print()

@@ -1,0 +1,380 @@
+"""The ways to ask a model a multiple-choice question and to read its answer.
+
+    letter             the likeliest option letter in the answer slot, by its log-probability over the whole vocabulary
+    option-text        the option whose text is likeliest there, by its log-probability over its length
+    generate           lm-evaluation-harness' protocol: greedy text up to a stop string, the answer extracted from it
+    cot                greedy reasoning that ends with the answer; shots show their explanations
+    self-consistency   several sampled reasonings that vote; their agreement is the confidence
+
+All take 0 or more shots, the plain prompt or the tokenizer's chat template, and a prompt template (`templates`).
+
+`option-text`: log P(text of the option | prompt) is a sum over tokens, which favours short options; it is divided by
+the number of the text's characters (lm-evaluation-harness' `acc_norm`), UTF-8 bytes, or tokens. After a plain prompt
+the text follows a space, as in the shots; the space counts in the sum, not in characters and bytes, as there.
+
+Exactly equal best options are no answer (`ambiguous`), never a coin toss.
+
+Items run in fixed groups of like length, made from all items whatever is done already, so that neither an interruption
+nor the number of processes (`distributed`: they take the groups in turn) changes a result.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sae_lens_med import distributed
+from sae_lens_med.errors import ConfigError, ModelError, nearest
+from sae_lens_med.evaluation.generation import cut_after_thinking, sample_seed, text_result, vote_result
+from sae_lens_med.evaluation.templates import Templates, find_templates
+from sae_lens_med.inference import MAX_ROWS, Engine, Generated, TokenText
+from sae_lens_med.models import MedBridge
+from sae_lens_med.prompts import continuation_tokens, text_prompt
+from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, Prompt, require_unique_ids
+
+MethodName = Literal["letter", "option-text", "generate", "cot", "self-consistency"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+GENERATING = ("generate", "cot", "self-consistency")
+NORMALISATIONS = ("character", "byte", "token")
+TEMPLATE = {"self-consistency": "cot"}
+"""The family of templates of a method, where it is not the method's name."""
+
+SAMPLES = 11
+TEMPERATURE = 0.7
+"""Of self-consistency, with `SAMPLES`: Med-PaLM's (Singhal et al., Nature 2023)."""
+MAX_NEW_TOKENS = 1024
+"""lm-evaluation-harness' for kormedmcqa."""
+MAX_NEW_TOKENS_THINKING = 4096
+"""A thought alone is often longer than `MAX_NEW_TOKENS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method with its settings. What is None has the method's default; what the method does not use must be None.
+
+    Raises `ConfigError` when it is made with an unknown name, a value out of range or a setting of another method.
+    """
+
+    name: str = "letter"
+    """One of `METHODS`."""
+    template: str | None = None
+    """A shipped template or the path of a file (`templates.find_templates`); by default the method's own."""
+    language: str | None = None
+    """`ko` or `en`: of cue and instructions; by default that of each question."""
+    chat: bool = False
+    """Put the prompt into the tokenizer's chat template."""
+    enable_thinking: bool = False
+    """Of a Qwen3 chat template; only where text is generated. Stop strings then apply after the thinking."""
+    normalisation: str | None = None
+    """`option-text`: the unit of length, one of `NORMALISATIONS`; `character` by default."""
+    samples: int | None = None
+    """`self-consistency`: how many, >= 1; `SAMPLES` by default."""
+    temperature: float | None = None
+    """`self-consistency`: > 0; `TEMPERATURE` by default."""
+    max_new_tokens: int | None = None
+    """Of each generated text, >= 1; `MAX_NEW_TOKENS` by default, `MAX_NEW_TOKENS_THINKING` with thinking."""
+    stop: tuple[str, ...] | None = None
+    """What ends a generated answer, in the place of the template's own."""
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise ConfigError(
+                f"there is no method {self.name!r}; use one of {', '.join(METHODS)}{nearest(self.name, METHODS)}"
+            )
+        generates = self.name in GENERATING
+        for field, used in (
+            ("normalisation", self.name == "option-text"),
+            ("samples", self.name == "self-consistency"),
+            ("temperature", self.name == "self-consistency"),
+            ("max_new_tokens", generates),
+            ("stop", generates),
+        ):
+            if getattr(self, field) is not None and not used:
+                raise ConfigError(f"the method {self.name} takes no {field}; leave it out.")
+        if self.enable_thinking and not generates:
+            raise ConfigError(
+                f"with thinking on, the model's next word after the prompt is a thought, not an answer, so the method "
+                f"{self.name} has nothing to score; turn thinking off, or use one of {', '.join(GENERATING)}."
+            )
+        if self.enable_thinking and not self.chat:
+            raise ConfigError("thinking is a setting of the chat template; use it together with chat.")
+        if self.normalisation is not None and self.normalisation not in NORMALISATIONS:
+            raise ConfigError(
+                f"option texts are normalised per {', '.join(NORMALISATIONS[:-1])} or {NORMALISATIONS[-1]}, "
+                f"got {self.normalisation!r}."
+            )
+        for field in ("samples", "max_new_tokens"):
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise ConfigError(f"{field} must be at least 1, got {value}.")
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"the temperature of sampling must be above 0, got {self.temperature}.")
+        if self.stop is not None and not all(self.stop):
+            raise ConfigError("a stop string must not be empty.")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes text."""
+        return self.name in GENERATING
+
+    def templates(self) -> Templates:
+        """The templates that it uses."""
+        return find_templates(self.template or TEMPLATE.get(self.name, self.name), self.language)
+
+    def settings(self, languages: Sequence[str]) -> dict[str, Any]:
+        """What decides a result, defaults resolved, for the provenance; `languages` of the questions."""
+        templates = self.templates()
+        chosen: dict[str, Any] = {
+            "method": self.name,
+            "template": templates.name,
+            "template_sha256": templates.sha256(languages),
+            "chat": self.chat,
+            "enable_thinking": self.enable_thinking,
+        }
+        if self.name == "option-text":
+            chosen["normalisation"] = self.normalisation or NORMALISATIONS[0]
+        if self.generates:
+            chosen["max_new_tokens"] = self._max_new_tokens
+            chosen["stop"] = None if self.stop is None else list(self.stop)
+        if self.name == "self-consistency":
+            chosen |= {"samples": self._samples, "temperature": self._temperature}
+        return chosen
+
+    @property
+    def _samples(self) -> int:
+        return SAMPLES if self.samples is None else self.samples
+
+    @property
+    def _temperature(self) -> float:
+        return TEMPERATURE if self.temperature is None else self.temperature
+
+    @property
+    def _max_new_tokens(self) -> int:
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return MAX_NEW_TOKENS_THINKING if self.enable_thinking else MAX_NEW_TOKENS
+
+
+def as_method(method: Method | str) -> Method:
+    """A name stands for the method with its defaults."""
+    return Method(method) if isinstance(method, str) else method
+
+
+def run_method(
+    engine: Engine,
+    items: Sequence[McqItem],
+    method: Method | str = "letter",
+    *,
+    shots: Sequence[McqItem] = (),
+    seed: int = 0,
+    progress: bool = True,
+    done: Mapping[str, ItemResult] | None = None,
+    on_results: Callable[[list[ItemResult]], None] | None = None,
+) -> list[ItemResult]:
+    """One `ItemResult` per item, in the order of `items`.
+
+    Args:
+        engine: the model, under the hooks that are to be in force.
+        items: with or without a gold answer; without one, `correct` is None and the item is not scored.
+        method: a `Method`, or the name of one with its defaults.
+        shots: solved examples put before every question.
+        seed: of sampling.
+        progress: show a bar on stderr.
+        done: results that are already there, by item id; these items are not run. The same in all processes.
+        on_results: called with the results of each group of items as they come, for writing them down; in each process
+            with those of its own groups.
+
+    Raises `ModelError` when a prompt is longer than the model's context or the model gives no number, `DataError`
+    when two items share an id or a template does not fit the data, `ConfigError` for a template that fails.
+    """
+    method = as_method(method)
+    require_unique_ids(list(items), "evaluation")
+    results = dict(done or {})
+    asked = ask(engine.model, items, method, shots)
+    me = distributed.ranks()
+    pending = [[i for i in group if items[i].id not in results] for group in _groups(engine, asked, method)]
+    pending = [group for group in pending if group]
+    own: list[ItemResult] = []
+    with _bar(progress and bool(pending) and me.first) as bar:
+        mine = pending[me.rank :: me.world_size]
+        task = bar.add_task("answers", total=sum(map(len, mine)))
+        for group in mine:
+            fresh = _answer(engine, [(items[i], asked[i]) for i in group], method, seed)
+            own.extend(fresh)
+            if on_results is not None:
+                on_results(fresh)
+            bar.advance(task, len(group))
+    for part in distributed.gather_objects([result.to_dict() for result in own]):
+        results |= {values["id"]: ItemResult.from_dict(values) for values in part}
+    return [results[item.id] for item in items]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How an item is put to the model."""
+
+    prompt: Prompt
+    stop: tuple[str, ...]
+    """What ends its answer."""
+
+    @property
+    def tokens(self) -> TokenText:
+        """For the engine."""
+        return TokenText(self.prompt.token_ids, self.prompt.token_parts)
+
+
+def ask(model: MedBridge, items: Sequence[McqItem], method: Method, shots: Sequence[McqItem] = ()) -> list[Asked]:
+    """The prompt of each item, in order. Raises as `run_method` does."""
+    templates = method.templates()
+    asked = []
+    for item in items:
+        template = templates.of(item)
+        rendered = template.render(item, shots)
+        prompt = text_prompt(
+            item.id,
+            rendered.text,
+            model.text_tokenizer,
+            spans=rendered.spans,
+            n_letters=len(item.options) if method.name == "letter" else 0,
+            chat=method.chat,
+            enable_thinking=method.enable_thinking,
+        )
+        _require_room(model, item, len(prompt.token_ids), "the prompt")
+        asked.append(Asked(prompt, template.stop if method.stop is None else method.stop))
+    return asked
+
+
+def best_option(item: McqItem, scores: Sequence[float]) -> ItemResult:
+    """The answer that one score per option gives, each <= 0. Raises `ModelError` when one is not a finite number."""
+    if len(scores) != len(item.options):
+        raise ModelError(f"item {item.id!r} has {len(item.options)} options but {len(scores)} scores.")
+    if not all(math.isfinite(value) for value in scores):
+        raise ModelError(
+            f"the model gave {list(scores)} as log-probabilities for item {item.id!r}; float16 overflows on some "
+            "models: use bfloat16 or float32."
+        )
+    best = max(scores)
+    winners = [letter for letter, value in zip(OPTION_LETTERS, scores, strict=False) if value == best]
+    prediction = winners[0] if len(winners) == 1 else None
+    gold = item.gold_letter
+    return ItemResult(
+        id=item.id,
+        subject=item.subject,
+        gold=gold,
+        prediction=prediction,
+        option_logprobs=tuple(scores),
+        correct=None if gold is None else prediction == gold,
+        reason=None if prediction is not None else "ambiguous",
+    )
+
+
+def _answer(engine: Engine, asked: Sequence[tuple[McqItem, Asked]], method: Method, seed: int) -> list[ItemResult]:
+    tokens = [each.tokens for _, each in asked]
+    if method.name == "letter":
+        wanted = [each.prompt.letter_token_ids for _, each in asked]
+        rows = engine.next_token_logprobs(tokens, wanted)
+        return [best_option(item, row) for (item, _), row in zip(asked, rows, strict=True)]
+    if method.name == "option-text":
+        return _option_texts(engine, asked, method)
+    if method.name == "self-consistency":
+        n = method._samples
+        seeds = [sample_seed(seed, item.id, k) for item, _ in asked for k in range(n)]
+        drawn = _generate(engine, [each for each in asked for _ in range(n)], method, method._temperature, seeds)
+        return [vote_result(item, drawn[k * n : (k + 1) * n]) for k, (item, _) in enumerate(asked)]
+    texts = _generate(engine, asked, method, 0.0, None)
+    return [text_result(item, text) for (item, _), text in zip(asked, texts, strict=True)]
+
+
+def _generate(
+    engine: Engine,
+    asked: Sequence[tuple[McqItem, Asked]],
+    method: Method,
+    temperature: float,
+    seeds: list[int] | None,
+) -> list[Generated]:
+    stop = asked[0][1].stop  # the same in the group
+    texts = engine.generate(
+        [each.tokens for _, each in asked],
+        max_new_tokens=method._max_new_tokens,
+        stop=() if method.enable_thinking else stop,
+        temperature=temperature,
+        seeds=seeds,
+    )
+    if not method.enable_thinking:
+        return texts
+    return [cut_after_thinking(text, stop) for text in texts]
+
+
+def _option_texts(engine: Engine, asked: Sequence[tuple[McqItem, Asked]], method: Method) -> list[ItemResult]:
+    space = "" if method.chat else " "
+    tokens = [
+        continuation_tokens(
+            each.prompt, [space + text for text in item.options], engine.model.text_tokenizer, chat=method.chat
+        )
+        for item, each in asked
+    ]
+    for (item, each), own in zip(asked, tokens, strict=True):
+        longest = len(each.prompt.token_ids) + max(map(len, own)) - 1
+        _require_room(engine.model, item, longest, "the prompt with the longest option")
+    rows = engine.continuation_logprobs([each.tokens for _, each in asked], tokens)
+    results = []
+    for (item, _), row in zip(asked, rows, strict=True):
+        lengths = {
+            "character": [len(text) for text in item.options],
+            "byte": [len(text.encode()) for text in item.options],
+            "token": [len(values) for values in row],
+        }[method.normalisation or NORMALISATIONS[0]]
+        results.append(best_option(item, [sum(v) / n for v, n in zip(row, lengths, strict=True)]))
+    return results
+
+
+def _groups(engine: Engine, asked: Sequence[Asked], method: Method) -> list[list[int]]:
+    """Indices in groups that each fit one forward pass (or hold one item), same stop strings and like length, longest
+    first."""
+    each_rows = method._samples if method.name == "self-consistency" else 1
+    n_shared = _n_shared([a.prompt.token_ids for a in asked])
+    groups: list[list[int]] = []
+    for stop in dict.fromkeys(a.stop for a in asked):
+        of_stop = [i for i, a in enumerate(asked) if a.stop == stop]
+        group: list[int] = []
+        longest = 0
+        for i in sorted(of_stop, key=lambda i: (-len(asked[i].prompt.token_ids), i)):
+            rows = (len(group) + 1) * each_rows
+            if group and (rows > MAX_ROWS or rows * longest > engine.batch_tokens):
+                groups.append(group)
+                group = []
+            if not group:
+                longest = len(asked[i].prompt.token_ids) - n_shared
+            group.append(i)
+        if group:
+            groups.append(group)
+    return groups
+
+
+def _require_room(model: MedBridge, item: McqItem, n_tokens: int, what: str) -> None:
+    if n_tokens > model.cfg.n_ctx:
+        raise ModelError(
+            f"{what} of item {item.id!r} has {n_tokens} tokens, more than the {model.cfg.n_ctx} that "
+            f"{model.provenance['name']} takes; use fewer shots or leave the item out."
+        )
+
+
+def _n_shared(token_ids: Sequence[tuple[int, ...]]) -> int:
+    """Length of the longest beginning that all have."""
+    if not token_ids:
+        return 0
+    return len(os.path.commonprefix([min(token_ids), max(token_ids)]))
+
+
+def _bar(show: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not show,
+    )
