@@ -32,6 +32,9 @@ from sae_lens_med.models import MedBridge, Reached, activations_at, padded
 OWN_ATTENTION = ("gemma3", "gemma3_text", "llama", "qwen2", "qwen3")
 """`model_type`s whose attention is causal, plainly or within a sliding window, and nothing else."""
 
+CAUSAL = "sae_lens_med_causal"
+"""Name of `causal_attention` among transformers' attention implementations. It asks for no mask and is given none."""
+
 QUERY_BLOCK = 64
 """Queries at a time on the CPU: their scores stay in the cache, and keys after them are never looked at."""
 
@@ -53,7 +56,7 @@ class ResidualReader:
         found = {name: _RESIDUAL.fullmatch(model.require_hook(name)) for name in self.hook_names}
         places = {name: (int(match[1]), match[2]) for name, match in found.items() if match}
         self._places = places
-        if len(places) == len(self.hook_names) and _shares_weights(model):
+        if len(places) == len(self.hook_names) and ready(model) is not None:
             path: str = model.adapter.component_mapping["blocks"].name  # type: ignore[index,assignment]  # None by type alone
             self._layers = model.plain.get_submodule(path)
             self._text_model = model.plain.get_submodule(path.rpartition(".")[0])
@@ -99,27 +102,28 @@ class ResidualReader:
         }
 
 
-def _shares_weights(model: MedBridge) -> bool:
-    """Whether the plain model can stand for the bridge; if so, it is made ready."""
+def ready(model: MedBridge) -> Any | None:
+    """The plain transformers model of a bridge, on its device, with the fastest attention that is right for it; None
+    where it cannot stand for the bridge (spread over devices, or the bridge was given other weights)."""
     plain = model.plain
     if plain is None:
-        return False
+        return None
     device = model.cfg.device or "cpu"
     of_bridge = {id(p) for p in model.parameters()}
     if not all(id(p) in of_bridge for p in plain.parameters()):
-        return False
+        return None
     plain.to(device)  # buffers: parameters are already there, with the bridge's
     if plain.config._attn_implementation == "eager":
         _choose_attention(plain)
-    return True
+    return plain
 
 
 def _choose_attention(plain: Any) -> None:
     text_config = plain.config.get_text_config()
     bidirectional = getattr(text_config, "use_bidirectional_attention", False)
     if text_config.model_type in OWN_ATTENTION and not bidirectional:
-        AttentionInterface.register("sae_lens_med_causal", causal_attention)
-        plain.set_attn_implementation("sae_lens_med_causal")
+        AttentionInterface.register(CAUSAL, causal_attention)
+        plain.set_attn_implementation(CAUSAL)
     elif getattr(text_config, "attn_logit_softcapping", None) is None:  # sdpa knows no soft capping
         with contextlib.suppress(ValueError):  # a model without sdpa stays eager
             plain.set_attn_implementation("sdpa")
@@ -135,10 +139,11 @@ def causal_attention(
     sliding_window: int | None = None,
     **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention over whole right-padded sequences, as transformers' `AttentionInterface` calls it.
+    """Causal attention over right-padded sequences, as transformers' `AttentionInterface` calls it.
 
     Args:
-        query: `[batch, heads, n, d_head]`; `key`, `value`: `[batch, groups, n, d_head]`, heads a multiple of groups.
+        query: `[batch, heads, n, d_head]`; `key`, `value`: `[batch, groups, m, d_head]`, heads a multiple of groups,
+            m >= n: the queries are of the last n of m tokens, those before come from a cache.
         attention_mask: must be None.
         scaling: of the scores; `d_head ** -0.5` by default.
         sliding_window: a token sees itself and the `sliding_window - 1` tokens before it; None: all.
@@ -151,13 +156,13 @@ def causal_attention(
     del module
     if attention_mask is not None:
         raise ModelError("causal_attention takes no attention mask; it reads right-padded sequences only.")
-    n, scale = query.shape[2], query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = n if sliding_window is None else min(sliding_window, n)
+    n, m, scale = query.shape[2], key.shape[2], query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = m if sliding_window is None else min(sliding_window, m)
     if query.device.type == "cpu":
         return _in_blocks(query, key, value, scale, window), None
     mask = None
-    if window < n:
-        mask = torch.ones(n, n, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+    if window < m or n < m:
+        mask = torch.ones(n, m, dtype=torch.bool, device=query.device).tril(m - n).triu(m - n + 1 - window)
     out = F.scaled_dot_product_attention(
         query,
         key,
@@ -172,19 +177,20 @@ def causal_attention(
 
 def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int) -> torch.Tensor:
     batch, heads, n, width = query.shape
-    groups = key.shape[1]
+    groups, cached = key.shape[1], key.shape[2] - n
     out = query.new_empty(batch, n, heads, width)
     for start in range(0, n, QUERY_BLOCK):
         end = min(start + QUERY_BLOCK, n)
-        first = max(0, start - window + 1)
+        first, last = max(0, cached + start - window + 1), cached + end  # of the keys
         rows = (heads // groups) * (end - start)
         # All heads of a group as rows of one product.
         block = query[:, :, start:end].reshape(batch, groups, rows, width)
-        scores = (block @ key[:, :, first:end].transpose(2, 3)).mul_(scale)
-        scores = scores.view(batch, heads, end - start, end - first)
-        seen = torch.ones(end - start, end - first, dtype=torch.bool, device=query.device)
-        seen = seen.tril(start - first).triu(start - first - window + 1)
+        scores = (block @ key[:, :, first:last].transpose(2, 3)).mul_(scale)
+        scores = scores.view(batch, heads, end - start, last - first)
+        seen = torch.ones(end - start, last - first, dtype=torch.bool, device=query.device)
+        itself = cached + start - first  # column of the first query's own key
+        seen = seen.tril(itself).triu(itself - window + 1)
         weights = scores.masked_fill_(~seen, -torch.inf).softmax(-1)
-        found = weights.view(batch, groups, rows, end - first) @ value[:, :, first:end]
+        found = weights.view(batch, groups, rows, last - first) @ value[:, :, first:last]
         out[:, start:end] = found.view(batch, heads, end - start, width).transpose(1, 2)
     return out

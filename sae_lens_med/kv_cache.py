@@ -1,0 +1,72 @@
+"""Key-value caches for texts that begin alike: the beginning is encoded once and lent to every row of every batch.
+
+    shared prefix  [1, heads, p, d]   --on_prefix-->   a cache whose first p columns are it, for any number of rows
+    right-padded rows [p | row | pad] --to_the_right-> [pad | p | row], so that what is generated follows on the row
+
+Layers keep every token, also those of a sliding window (transformers then masks by distance, which is exact here,
+because the columns of a row are contiguous). Built on transformers' `DynamicCache`; out of scope: caches on disk.
+"""
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+
+class _LentPrefix(DynamicLayer):
+    """A layer that puts the prefix before what it is given and keeps nothing: for a single pass over whole rows."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.keys: torch.Tensor = keys
+        self.values: torch.Tensor = values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prefix and rows, `[batch, heads, p + n, d]`."""
+        del args, kwargs
+        rows = key_states.shape[0]
+        keys = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2)
+        return keys, torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2)
+
+
+class _KeptPrefix(_LentPrefix):
+    """A layer that begins with the prefix and then grows, as usual."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prefix and all that came since, `[batch, heads, p + n, d]`."""
+        self.keys, self.values = super().update(key_states, value_states, *args, **kwargs)
+        return self.keys, self.values
+
+
+def on_prefix(prefix: DynamicCache | None, *, grow: bool) -> DynamicCache | None:
+    """A cache that begins with `prefix` (of one row) in each row. With `grow` it keeps what passes, for generation;
+    without, it serves one pass and its memory is that of a layer. `prefix` itself never changes.
+
+    None means no cache at all, where there is neither prefix nor growth.
+    """
+    if prefix is None:
+        return DynamicCache() if grow else None
+    cache = DynamicCache()
+    layer_type = _KeptPrefix if grow else _LentPrefix
+    cache.layers = [layer_type(layer.keys, layer.values) for layer in prefix.layers]  # type: ignore[attr-defined]
+    return cache
+
+
+def to_the_right(cache: DynamicCache, lengths: torch.Tensor) -> torch.Tensor:
+    """Shift each row's first `lengths[i]` columns to the right end, in place; what was padding wraps to the left.
+
+    Returns which columns are real, `[rows, columns]` bool.
+    """
+    columns = cache.get_seq_length()
+    at = torch.arange(columns, device=lengths.device)
+    pad = columns - lengths
+    source = (at[None, :] - pad[:, None]) % columns
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            old = getattr(layer, name)
+            index = source.to(old.device)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3])
+            setattr(layer, name, old.gather(2, index))
+    return at[None, :] >= pad[:, None]
