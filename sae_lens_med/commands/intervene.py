@@ -1,0 +1,188 @@
+"""`intervene`: interventions on SAE features compared with the plain model. Heavy imports are inside the command."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from sae_lens_med.commands.options import (
+    AsJson,
+    BatchTokens,
+    Data,
+    Device,
+    Dtype,
+    ExplanationSource,
+    Limit,
+    Model,
+    Output,
+    Shots,
+    SkipBadRows,
+    Split,
+    load_data,
+    open_model,
+)
+
+if TYPE_CHECKING:
+    from sae_lens_med.evaluation.conditions_report import Comparison, ConditionResult
+
+EXAMPLE = """\
+# Conditions that `sae-lens-med intervene` compares with the plain model, each on the same questions.
+conditions:
+  # The SAE's reconstruction in the place of the activation: what is lost by looking through the SAE.
+  # not_special leaves tokens such as BOS alone, on which SAEs are not trained.
+  - {name: splice, kind: splice, positions: not_special}
+  # The same with what the SAE misses added back: must change nothing, which checks the machinery.
+  - {name: splice-with-error, kind: splice, error_term: true, positions: not_special}
+  # Features switched off together. mode: zero, mean (over these questions), resample.
+  - {name: ablate-two, kind: ablate, features: [25, 237], mode: zero, positions: not_special}
+  # A feature's direction added, in units of the feature's maximum on these questions (unit: max, norm or raw).
+  # strengths: one condition each; they multiply the value of each feature.
+  - name: steer-123
+    kind: steer
+    features: {123: 1.0}
+    unit: max
+    positions: not_special
+    strengths: [-2, -1, -0.5, 0.5, 1, 2]
+# Beside each condition on features: the same on so many random feature sets that fire as often and as strongly.
+# p cannot be below 1 / (this + 1). 0 leaves the null out.
+matched_random: 20
+"""
+"""What `--example` prints; here, so that it is printed at once."""
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command()(intervene)
+
+
+def _print_example(asked: bool) -> None:
+    if asked:
+        typer.echo(EXAMPLE, nl=False)
+        raise typer.Exit
+
+
+def intervene(
+    model: Model,
+    data: Data,
+    conditions: Annotated[
+        Path, typer.Option("--conditions", "-c", help="YAML file of what to compare; --example prints one.")
+    ],
+    output: Output,
+    sae: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sae",
+            "-s",
+            help="RELEASE/ID, a folder, or REL:ID: the SAE of the features. Repeatable; entries of the file then say "
+            "which by `sae: REF`.",
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="letter or option-text: how an answer is read.")] = "letter",
+    template: Annotated[
+        str | None, typer.Option(help="Prompt: a name that ships (`sae-lens-med templates`) or a file.")
+    ] = None,
+    split: Split = None,
+    shots: Shots = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    statistics_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Other data, named as in --data, for the features' maxima, means and firing rates; those of --data "
+            "otherwise."
+        ),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_tokens: BatchTokens = 8192,
+    seed: Annotated[int, typer.Option(min=0, help="Of random feature sets and bootstrap.")] = 0,
+    skip_bad_rows: SkipBadRows = False,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    explanation_source: ExplanationSource = None,
+    example: Annotated[  # noqa: ARG001 - its callback acts
+        bool, typer.Option("--example", callback=_print_example, is_eager=True, help="Print a conditions file and end.")
+    ] = False,
+) -> None:
+    """Compare interventions on SAE features with the plain model, on the same questions.
+
+    Runs the plain model, then each condition of the file: the SAE's reconstruction in the place of the activation,
+    features ablated, clamped or steered at several strengths. Beside each condition on features the same is done to
+    random feature sets that fire as often and as strongly: an effect no larger than theirs says nothing about the
+    features.
+
+    Writes comparison.md (read this), .csv and .json: accuracy with intervals, exact McNemar tests against plain, the
+    change of the gold option's margin, both within the random sets, by subject; flips.csv, item by item; and
+    steering.svg. An interrupted run goes on when it is started again.
+
+    Example: sae-lens-med intervene --example > conditions.yaml
+
+    Example: sae-lens-med intervene --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
+    --data sample --conditions conditions.yaml --output compared
+
+    The number of runs over the data is 1 + the conditions + matched_random for each condition on features. Maxima,
+    means and firing rates are measured once, over the questions without shots, and kept in the folder.
+    """
+    from sae_lens_med.evaluation.conditions import load_conditions
+
+    wanted = load_conditions(conditions)
+    from sae_lens_med.evaluation.conditions_run import run_conditions
+    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.shots import choose_shots
+    from sae_lens_med.saes.releases import load_sae
+
+    chosen = Method(method, template=template, chat=chat)
+    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    examples, loaded = choose_shots(loaded, shots)
+    others = None
+    if statistics_data is not None:
+        others = load_data(statistics_data, None, skip_bad_rows, None, explanation_source).items
+    refs = list(sae or [])
+    opened, attached = open_model(model, refs[0] if refs else None, device, dtype)
+    saes = attached
+    if attached is not None and len(refs) > 1:
+        place = str(attached.sae.device)
+        saes = {refs[0]: attached, **{ref: load_sae(ref, device=place) for ref in refs[1:]}}
+    result = run_conditions(
+        opened,
+        loaded,
+        wanted,
+        output,
+        saes=saes,
+        method=chosen,
+        shots=examples,
+        statistics_items=others,
+        batch_tokens=batch_tokens,
+        seed=seed,
+    )
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), **result.to_dict()}, ensure_ascii=False, indent=2))
+        return
+    _print_table(f"{opened.provenance['name']} on {loaded.source}, {result.n_gold} items", result)
+    typer.echo(f"Report: {output / 'comparison.md'}")
+
+
+def _print_table(title: str, comparison: "Comparison") -> None:
+    typer.echo(title)
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
+    table.add_column("condition", overflow="fold")
+    for column in ("accuracy", "lost/won", "p (FDR)", "margin change", "random sets", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in comparison.results:
+        table.add_row(result.condition.name, f"{result.accuracy:.3f}", *_cells(result))
+    Console().print(table)
+    typer.echo("margin: log-probability of the gold option minus the best other, in nats; p (FDR): exact McNemar")
+    typer.echo("against plain; random sets: the same on matched random features, 95 % of their margin changes.")
+
+
+def _cells(result: "ConditionResult") -> list[str]:
+    if not result.condition.interventions:
+        return []
+    cells = [f"{result.lost}/{result.won}", f"{result.p_fdr:.3g}", f"{result.margin_change:+.3f}"]
+    if result.random is not None:
+        band = result.random.margin_change
+        cells += [f"{band.interval[0]:+.3f} to {band.interval[1]:+.3f}", f"{band.p:.3f}"]
+    return cells
