@@ -1,0 +1,36 @@
+"""`sae-lens-med lm-eval`: lm-evaluation-harness' own command line, to which this package's models are known."""
+
+import sys
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command of this module."""
+    app.command(
+        "lm-eval",
+        # Every argument is lm-eval's, --help too.
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+        add_help_option=False,
+    )(lm_eval)
+
+
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-evaluation-harness with --model sae_lens_med: any of its tasks, on a model with an SAE and interventions.
+
+    The arguments are those of `lm-eval`; `sae-lens-med lm-eval run --help` lists them. --model_args are pretrained,
+    sae, error_term, intervention, dtype, ... Needs the extra [eval].
+
+    Example: sae-lens-med lm-eval --model sae_lens_med --model_args pretrained=gemma-3-270m,sae=RELEASE/ID
+    --tasks kormedmcqa --num_fewshot 5 --output_path results
+    """
+    from lm_eval.__main__ import cli_evaluate
+
+    import sae_lens_med.evaluation.lm_eval_model  # noqa: F401 - importing it makes the model known to lm-eval
+
+    given = sys.argv
+    sys.argv = ["lm-eval", *context.args]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = given
