@@ -19,6 +19,7 @@ Out of scope: methods that generate text, which give no log-probability of the g
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
@@ -57,6 +58,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 COMPARISON = "comparison.json"
 PLOT = "steering.svg"
+_STATISTICS = r"statistics(-\d+)?\.safetensors"
 SCORING = ("letter", "option-text")
 """Methods that give a log-probability of each option."""
 
@@ -145,6 +147,8 @@ def run_conditions(
         for condition in conditions.conditions:
             hooks(condition)  # what cannot be run is said before anything is
         sets = {} if not conditions.matched_random else _random_sets(conditions, found, seed)
+        if me.first:
+            write_json(output / MANIFEST, {"format": FORMAT, "identity": identity(provenance)})
         units = _units(conditions, sets, output)
         with _bar(progress and me.first) as bar:
             # Those of the file first, so that they can be looked at while the random ones run.
@@ -186,7 +190,7 @@ def read_comparison(folder: Path) -> Comparison:
 
 
 def _opened(output: Path, own: Mapping[str, Any]) -> bool:
-    """Whether the run in this folder is finished; a manifest is written where there is none."""
+    """Whether the run in this folder is finished. Raises `StudyError` for a folder of something else."""
     path = output / MANIFEST
     if path.is_file():
         try:
@@ -202,24 +206,28 @@ def _opened(output: Path, own: Mapping[str, Any]) -> bool:
         return (output / COMPARISON).is_file()
     if output.is_file():
         raise StudyError(f"{output} is a file; give a folder as output.")
-    if output.is_dir() and any(not each.name.startswith(".") for each in output.iterdir()):
+    # Statistics alone are left by a run of which a condition was refused.
+    others = [each for each in output.iterdir() if each.name[0] != "."] if output.is_dir() else []
+    if not all(re.fullmatch(_STATISTICS, each.name) for each in others):
         raise StudyError(f"{output} is not empty and holds no comparison; give an empty or a new folder as output.")
-    write_json(path, {"format": FORMAT, "identity": own})
     return False
 
 
 def _statistics(
     model: MedBridge, saes: Mapping[str | None, LoadedSae], texts: Sequence[Any], output: Path, progress: bool
 ) -> dict[str | None, FeatureStatistics]:
-    """Of each SAE, from the folder where they are there."""
+    """Of each SAE; from the folder, where those of this model, SAE and texts are there."""
     found = {}
     for number, (name, sae) in enumerate(saes.items(), 1):
         path = output / ("statistics.safetensors" if number == 1 else f"statistics-{number}.safetensors")
-        if not path.exists():
-            feature_statistics(model, sae, texts, progress=progress).save(path)
-        found[name] = FeatureStatistics.load(path, sae)
-        if found[name].data_sha256 != texts_sha256(texts):
-            raise StudyError(f"{path} is over other texts than this run's; delete it to compute it again.")
+        if path.exists():
+            there = FeatureStatistics.load(path)
+            about = (there.sae["sha256"], there.data_sha256, there.model)
+            if about == (sae.sha256, texts_sha256(texts), json.loads(json.dumps(model.provenance))):
+                found[name] = there
+                continue
+        found[name] = feature_statistics(model, sae, texts, progress=progress)
+        found[name].save(path)
     return found
 
 
