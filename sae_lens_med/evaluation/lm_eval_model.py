@@ -31,11 +31,11 @@ from typing import Any
 import torch
 
 from sae_lens_med.errors import ConfigError, MissingExtraError, ModelError, nearest
+from sae_lens_med.evaluation.hooks import spliced
 from sae_lens_med.evaluation.provenance import versions
 from sae_lens_med.features.statistics import FeatureStatistics
 from sae_lens_med.hf_hooks import HookFn, hook_places, require_place
-from sae_lens_med.interventions import attached, read_interventions, splice
-from sae_lens_med.interventions.positions import read_positions
+from sae_lens_med.interventions import attached, read_interventions
 from sae_lens_med.models import MedBridge, load_model
 from sae_lens_med.passes import Pass, telling
 from sae_lens_med.reader import CAUSAL, ready
@@ -204,7 +204,7 @@ class _Steering:
         intervention: str | None,
         statistics: str | None,
     ) -> None:
-        self._device = str(model.cfg.device or "cpu")
+        self._model = model
         self._special_ids: list[int] = model.text_tokenizer.all_special_ids
         self._sae = self._open(sae) if isinstance(sae, str) else sae
         self._error_term = error_term
@@ -228,8 +228,7 @@ class _Steering:
         """The hooks, in the order in which they act."""
         found: list[tuple[str, HookFn]] = []
         if self._sae is not None and (self._error_term is not None or not self._entries):
-            positions = read_positions("not_special", self._special_ids)
-            found += splice(self._sae, error_term=bool(self._error_term), positions=positions)
+            found += spliced(self._model, self._sae, bool(self._error_term))
         others: dict[str, LoadedSae] = {}
         for number, entry in enumerate(self._entries, 1):
             where = f"intervention {number} ({entry.kind})"
@@ -251,7 +250,7 @@ class _Steering:
         return found
 
     def _open(self, ref: str) -> LoadedSae:
-        return load_sae(ref, self._device)
+        return load_sae(ref, str(self._model.cfg.device or "cpu"))
 
 
 def _identity(loaded: LoadedSae) -> dict[str, str]:
