@@ -94,12 +94,19 @@ class _Generated(Positions):
 @dataclass(frozen=True, slots=True)
 class _Last(Positions):
     def mask(self, seen: Seen) -> torch.Tensor:
-        n = seen.position.shape[1]
-        columns = torch.arange(n, device=seen.position.device)
+        if seen.generated:
+            return torch.zeros_like(seen.position, dtype=torch.bool)
         if seen.told is None:
-            return (columns == n - 1).expand_as(seen.position)
-        real = seen.told.real.to(columns.device)
-        return real & (columns == torch.where(real, columns, -1).amax(1, keepdim=True))
+            n = seen.position.shape[1]
+            return (torch.arange(n, device=seen.position.device) == n - 1).expand_as(seen.position)
+        # A pass may hold the beginning of a prompt only, so the last token of a pass need not end one.
+        last: torch.Tensor | None = getattr(seen.told, "last", None)
+        if last is None:
+            raise ModelError(
+                "these positions need to know which token ends the prompt, which this forward pass does not tell; "
+                "give the positions as positions.from_token or positions.at."
+            )
+        return last.to(seen.position.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +182,9 @@ ALL: Positions = _All()
 GENERATED: Positions = _Generated()
 """Tokens that the model wrote in this run: from the pass on that takes the first of them in."""
 LAST: Positions = _Last()
-"""The last token of each row of a forward pass: of the prompt, then, with a KV cache, each generated one."""
+"""The last token of the prompt, after which the answer comes; `LAST | GENERATED` goes on with each generated one.
+Counted (nobody told), it is the last column of a pass that begins a text: of the whole text so far where generation
+uses no cache."""
 
 
 def from_token(n: int) -> Positions:

@@ -20,6 +20,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from sae_lens_med.errors import ConfigError, ModelError
+from sae_lens_med.inference import Engine, TokenText
 from sae_lens_med.interventions import Recording, ablate, attached, clamp, record, splice, steer
 from sae_lens_med.interventions.positions import ALL, GENERATED, LAST, at, from_token, in_parts, not_tokens
 from sae_lens_med.passes import Pass, telling
@@ -483,6 +484,13 @@ def test_a_bfloat16_model_gets_bfloat16_back_computed_in_float32() -> None:
 # --- positions in a told pass ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class _Ending(Pass):
+    """A pass that also tells which tokens end a prompt."""
+
+    last: torch.Tensor | None = None
+
+
 def test_filters_read_what_the_pass_tells_and_padding_stays(model: Any) -> None:
     real = torch.ones(2, 12, dtype=torch.bool)
     real[1, 9:] = False
@@ -500,16 +508,20 @@ def test_filters_read_what_the_pass_tells_and_padding_stays(model: Any) -> None:
         (from_token(107), False, (columns >= 7) & real),  # positions begin at 100
         (not_tokens([4, 5, 20]), False, ~torch.isin(TOKENS, torch.tensor([4, 5, 20])) & real),
         (LAST, False, last),
+        (LAST, True, torch.zeros_like(real)),
         (LAST | from_token(110), False, last | ((columns >= 10) & real)),
     ):
         offset = 100 if "FromToken(n=1" in repr(positions) else 0
-        told = Pass(TOKENS, columns + offset, part, real, generated)
+        told = _Ending(TOKENS, columns + offset, part, real, generated, last)
         seen: list[torch.Tensor] = []
         pairs = [*steer(_sae(), {3: 5.0}, positions=positions), (HOOK, lambda a, hook, seen=seen: seen.append(a))]
         with telling(told):
             model.run_with_hooks(TOKENS, fwd_hooks=pairs)
         changed = (seen[0] != x).any(-1)
         assert torch.equal(changed, expected), positions
+    untold = Pass(TOKENS, columns, part, real)
+    with telling(untold), pytest.raises(ModelError, match="which token ends the prompt"):
+        model.run_with_hooks(TOKENS, fwd_hooks=steer(_sae(), {3: 5.0}, positions=LAST))
     other = Pass(TOKENS[:1], columns[:1], part[:1], real[:1])
     with telling(other), pytest.raises(ModelError, match=r"has 2 rows of 12 positions, but the pass .* \(1, 12\)"):
         model.run_with_hooks(TOKENS, fwd_hooks=steer(_sae(), {3: 5.0}))
@@ -533,6 +545,24 @@ def test_a_mask_says_each_position(model: Any) -> None:
     assert not changed[:, 10:].any()
     with pytest.raises(ModelError, match="mask has 2 rows, the forward pass 1"):
         model.run_with_hooks(TOKENS[:1], fwd_hooks=steer(_sae(), {3: 5.0}, positions=at(mask)))
+
+
+def test_the_engine_tells_what_filters_need_also_of_a_shared_beginning(model: Any) -> None:
+    other, stem = PARTS.index("other"), PARTS.index("stem")
+    texts = [
+        TokenText((3, 4, 5, 6, 7, 8), (other, stem, stem, other, stem, other)),
+        TokenText((3, 4, 5, 6, 9), (other, stem, stem, other, stem)),
+        TokenText((3, 4, 5, 6, 10, 11, 12, 13), (other, stem, stem, other, other, stem, stem, other)),
+    ]
+    wanted = [[1, 20], [2, 30], [3, 40]]
+    sae = _sae()
+    found = Engine(model, steer(sae, {3: 9.0}, positions="stem")).next_token_logprobs(texts, wanted)
+    for text, ids, values in zip(texts, wanted, found, strict=True):
+        assert text.parts is not None
+        mask = torch.tensor(text.parts) == stem
+        pairs = steer(sae, {3: 9.0}, positions=at(mask))
+        logits = model.run_with_hooks(torch.tensor([text.token_ids]), fwd_hooks=pairs)[0, -1]
+        torch.testing.assert_close(torch.tensor(values), logits.log_softmax(-1)[ids], atol=1e-4, rtol=1e-4)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
