@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sae_lens_med.data import load_items, training_text
     from sae_lens_med.evaluation.letter import evaluate_letters
     from sae_lens_med.features import collect, load_features, top_contexts
+    from sae_lens_med.inference import Engine, TokenText
+    from sae_lens_med.interventions import ablate, attached, clamp, load_interventions, record, splice, steer
     from sae_lens_med.models import MedBridge, load_model
     from sae_lens_med.prompts import explanation_prompt, question_prompt
     from sae_lens_med.records import FeatureActs, FeatureRef, ItemResult, McqItem, MetricValue, Prompt, Provenance
@@ -33,6 +35,15 @@ _WHERE = {
     "collect": "features",
     "load_features": "features",
     "top_contexts": "features",
+    "Engine": "inference",
+    "TokenText": "inference",
+    "ablate": "interventions",
+    "attached": "interventions",
+    "clamp": "interventions",
+    "load_interventions": "interventions",
+    "record": "interventions",
+    "splice": "interventions",
+    "steer": "interventions",
     "MedBridge": "models",
     "load_model": "models",
     "explanation_prompt": "prompts",
@@ -52,6 +63,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Engine",
     "FeatureActs",
     "FeatureRef",
     "ItemResult",
@@ -62,16 +74,24 @@ __all__ = [
     "Provenance",
     "TiedL1TrainingSAE",
     "TiedL1TrainingSAEConfig",
+    "TokenText",
+    "ablate",
     "align",
+    "attached",
+    "clamp",
     "collect",
     "evaluate_letters",
     "explanation_prompt",
     "load_features",
+    "load_interventions",
     "load_items",
     "load_model",
     "load_sae",
     "question_prompt",
+    "record",
     "run_study",
+    "splice",
+    "steer",
     "top_contexts",
     "training_text",
     "write_report",

@@ -338,6 +338,7 @@ class _Rows:
             [p.token_ids[start:] for p in prompts],
             torch.full((len(prompts),), start, device=engine._hf.device),
             [None if p.parts is None else p.parts[start:] for p in prompts],
+            prompt_ends=prefix is not None,
         )
 
     def _set(
@@ -346,6 +347,7 @@ class _Rows:
         start: torch.Tensor,
         parts: Sequence[Sequence[int] | None],
         generated: bool = False,
+        prompt_ends: bool = False,
     ) -> None:
         device = self.engine._hf.device
         longest, pad = max(map(len, ids)), self.engine.model.text_tokenizer.pad_token_id
@@ -357,8 +359,10 @@ class _Rows:
                 part[row, : len(each)] = torch.as_tensor(its_parts, dtype=torch.uint8)
         self.counts = [len(each) for each in ids]
         columns = torch.arange(longest, device=device)
-        real = columns[None, :] < torch.tensor(self.counts, device=device)[:, None]
-        self.what = Pass(tokens.to(device), start[:, None] + columns, part.to(device), real, generated)
+        counts = torch.tensor(self.counts, device=device)[:, None]
+        real, last = columns[None, :] < counts, columns[None, :] == counts - 1
+        last = last if prompt_ends else torch.zeros_like(last)
+        self.what = Pass(tokens.to(device), start[:, None] + columns, part.to(device), real, generated, last)
         self.lengths = start + torch.tensor(self.counts, device=device)
         """Tokens of each row's text so far, those of this pass included."""
 

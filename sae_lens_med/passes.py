@@ -32,6 +32,8 @@ class Pass:
     """False at padding."""
     generated: bool = False
     """Whether these tokens were written by the model in this run."""
+    last: torch.Tensor | None = None
+    """True at the last token of a prompt; None: not told. The shared beginning of several prompts has none."""
 
 
 _current: ContextVar[Pass | None] = ContextVar("sae_lens_med_pass", default=None)

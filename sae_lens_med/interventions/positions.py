@@ -100,13 +100,12 @@ class _Last(Positions):
             n = seen.position.shape[1]
             return (torch.arange(n, device=seen.position.device) == n - 1).expand_as(seen.position)
         # A pass may hold the beginning of a prompt only, so the last token of a pass need not end one.
-        last: torch.Tensor | None = getattr(seen.told, "last", None)
-        if last is None:
+        if seen.told.last is None:
             raise ModelError(
                 "these positions need to know which token ends the prompt, which this forward pass does not tell; "
                 "give the positions as positions.from_token or positions.at."
             )
-        return last.to(seen.position.device)
+        return seen.told.last.to(seen.position.device)
 
 
 @dataclass(frozen=True, slots=True)

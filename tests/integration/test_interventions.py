@@ -484,13 +484,6 @@ def test_a_bfloat16_model_gets_bfloat16_back_computed_in_float32() -> None:
 # --- positions in a told pass ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Ending(Pass):
-    """A pass that also tells which tokens end a prompt."""
-
-    last: torch.Tensor | None = None
-
-
 def test_filters_read_what_the_pass_tells_and_padding_stays(model: Any) -> None:
     real = torch.ones(2, 12, dtype=torch.bool)
     real[1, 9:] = False
@@ -512,7 +505,7 @@ def test_filters_read_what_the_pass_tells_and_padding_stays(model: Any) -> None:
         (LAST | from_token(110), False, last | ((columns >= 10) & real)),
     ):
         offset = 100 if "FromToken(n=1" in repr(positions) else 0
-        told = _Ending(TOKENS, columns + offset, part, real, generated, last)
+        told = Pass(TOKENS, columns + offset, part, real, generated, last)
         seen: list[torch.Tensor] = []
         pairs = [*steer(_sae(), {3: 5.0}, positions=positions), (HOOK, lambda a, hook, seen=seen: seen.append(a))]
         with telling(told):
