@@ -6,7 +6,7 @@
 exist is an error that lists near ones, where upstream runs without it. Nothing here folds or centres weights:
 logits are those of plain transformers.
 
-`residuals` and `next_token_logprobs` are the two ways that the rest of this package runs a model on many texts.
+`residuals` runs the bridge on a few texts; `reader` reads activations and `inference` scores and generates, faster.
 """
 
 import contextlib
@@ -490,38 +490,3 @@ def activations_at(
         name: [activation[row, : len(ids)].clone() for row, ids in enumerate(token_ids)]
         for name, activation in found.items()
     }
-
-
-@torch.no_grad()
-def next_token_logprobs(
-    model: MedBridge, token_ids: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]
-) -> list[list[float]]:
-    """Log-probabilities, over the whole vocabulary, of `wanted[i]` as the token after `token_ids[i]`; one batch.
-
-    Only the last positions go through the LM head. Each value <= 0. In a bfloat16 model, logits are so coarse that
-    options tie; the wanted ones are therefore computed again in float32 from the LM head's input, where its head is
-    linear.
-    """
-    tokens, mask = padded(model, token_ids)
-    last = torch.tensor([len(ids) - 1 for ids in token_ids], device=tokens.device)
-    positions, row_position = last.unique(return_inverse=True)
-    head_input: list[torch.Tensor] = []
-
-    def keep(activation: torch.Tensor, hook: HookPoint) -> None:  # noqa: ARG001 - TransformerLens' hook signature
-        head_input.append(activation)
-
-    with model.hooks(fwd_hooks=[("unembed.hook_in", keep)]):
-        logits = model(tokens, attention_mask=mask, logits_to_keep=positions)
-    each = torch.arange(len(token_ids), device=logits.device)
-    rows = logits[each, row_position.to(logits.device)].float()
-    log_normaliser = rows.logsumexp(-1)
-    config = model.original_model.config
-    linear = all(getattr(config, name, None) in (None, 1.0) for name in NONLINEAR_HEADS)
-    out: list[list[float]] = []
-    for row, ids in enumerate(wanted):
-        wanted_logits = rows[row, list(ids)]
-        if linear and logits.dtype != torch.float32:
-            x = head_input[0][row, row_position[row]].float()
-            wanted_logits = x @ model.W_U[:, list(ids)].float() + model.b_U[list(ids)].float()
-        out.append((wanted_logits - log_normaliser[row]).clamp(max=0.0).tolist())
-    return out
