@@ -549,10 +549,15 @@ def test_the_engine_tells_what_filters_need_also_of_a_shared_beginning(model: An
     ]
     wanted = [[1, 20], [2, 30], [3, 40]]
     sae = _sae()
-    found = Engine(model, steer(sae, {3: 9.0}, positions="stem")).next_token_logprobs(texts, wanted)
-    for text, ids, values in zip(texts, wanted, found, strict=True):
+    of_stem = Engine(model, steer(sae, {3: 9.0}, positions="stem")).next_token_logprobs(texts, wanted)
+    of_last = Engine(model, steer(sae, {3: 9.0}, positions="last")).next_token_logprobs(texts, wanted)
+    each = [(text, ids, values, "stem") for text, ids, values in zip(texts, wanted, of_stem, strict=True)]
+    each += [(text, ids, values, "last") for text, ids, values in zip(texts, wanted, of_last, strict=True)]
+    for text, ids, values, positions in each:
         assert text.parts is not None
         mask = torch.tensor(text.parts) == stem
+        if positions == "last":
+            mask = torch.arange(len(mask)) == len(mask) - 1
         pairs = steer(sae, {3: 9.0}, positions=at(mask))
         logits = model.run_with_hooks(torch.tensor([text.token_ids]), fwd_hooks=pairs)[0, -1]
         torch.testing.assert_close(torch.tensor(values), logits.log_softmax(-1)[ids], atol=1e-4, rtol=1e-4)
