@@ -168,21 +168,23 @@ def intervene(
 def _print_table(title: str, comparison: "Comparison") -> None:
     typer.echo(title)
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
-    table.add_column("condition", overflow="fold")
-    for column in ("accuracy", "lost/won", "p (FDR)", "margin change", "random sets", "p"):
+    table.add_column("condition", overflow="fold", min_width=20)
+    for column in ("accuracy", "p (FDR)", "margin", "random sets", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in comparison.results:
         table.add_row(result.condition.name, f"{result.accuracy:.3f}", *_cells(result))
     Console().print(table)
-    typer.echo("margin: log-probability of the gold option minus the best other, in nats; p (FDR): exact McNemar")
-    typer.echo("against plain; random sets: the same on matched random features, 95 % of their margin changes.")
+    typer.echo("p (FDR): exact McNemar against plain. margin: mean change of ln P(gold option) - ln P(best other).")
+    typer.echo("random sets: 95 % of the margin changes that the same does to matched random features, and p in them.")
 
 
 def _cells(result: "ConditionResult") -> list[str]:
+    from sae_lens_med.evaluation.conditions_tables import signed
+
     if not result.condition.interventions:
         return []
-    cells = [f"{result.lost}/{result.won}", f"{result.p_fdr:.3g}", f"{result.margin_change:+.3f}"]
+    cells = [f"{result.p_fdr:.2g}", signed(result.margin_change)]
     if result.random is not None:
-        band = result.random.margin_change
-        cells += [f"{band.interval[0]:+.3f} to {band.interval[1]:+.3f}", f"{band.p:.3f}"]
+        low, high = result.random.margin_change.interval
+        cells += [f"{signed(low)} to {signed(high)}", f"{result.random.margin_change.p:.3f}"]
     return cells

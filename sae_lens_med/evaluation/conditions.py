@@ -36,7 +36,8 @@ from sae_lens_med.interventions.spec import Intervention
 from sae_lens_med.records import Record
 
 PLAIN = "plain"
-WITH_VALUES = ("clamp", "steer")
+STEER = "steer"
+WITH_VALUES = ("clamp", STEER)
 MATCHED_RANDOM = 20
 """Random sets when the file does not say."""
 
@@ -70,6 +71,11 @@ class Condition(Record):
     def features(self) -> tuple[Feature, ...]:
         """Each feature once, in the order of the interventions; empty for `plain` and `splice`."""
         return tuple(dict.fromkeys((each.sae, index) for each in self.parsed for index, _ in each.features))
+
+    @property
+    def plain_at_zero(self) -> bool:
+        """Whether strength 0 would be the plain model; a clamp to 0 is not."""
+        return self.kind == STEER
 
     def on(self, others: Mapping[Feature, int]) -> "Condition":
         """The same condition with the feature `others[feature]` in the place of each feature."""
@@ -159,16 +165,18 @@ def _entry(entry: Any, where: str) -> list[Condition]:
         )
     return [
         Condition(f"{name}@{strength:g}", kind, name, tuple(_scaled(each, strength) for each in dicts), strength)
-        for strength in _strengths(entry["strengths"], where)
+        for strength in _strengths(entry["strengths"], kind, where)
     ]
 
 
-def _strengths(values: Any, where: str) -> list[float]:
+def _strengths(values: Any, kind: str, where: str) -> list[float]:
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{where}: strengths must be a list of numbers such as [-2, -1, 1, 2].")
     for value in values:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value == 0:
-            raise ConfigError(f"{where}: {value!r} is no strength; give numbers other than 0, which is plain.")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ConfigError(f"{where}: {value!r} is no strength; give finite numbers.")
+        if value == 0 and kind == STEER:
+            raise ConfigError(f"{where}: to steer with strength 0 is the plain model, which is there; leave 0 out.")
     return [float(value) for value in values]
 
 

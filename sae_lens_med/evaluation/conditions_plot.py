@@ -2,8 +2,9 @@
 
 One row of two panels for each entry with strengths: accuracy at the left, the change of the gold option's margin at
 the right. The line with points is the entry itself, with 95 % intervals over items; the hatched band is where 95 % of
-its matched random feature sets lie, the dashed line their mean; the dotted horizontal line is plain, which is also the
-point at strength 0. The colour is one of Okabe and Ito's; dashes and hatching say the same. Values are hover texts.
+its matched random feature sets lie, the dashed line their mean; the dotted horizontal line is plain, and so is the open
+point at strength 0 of what only steers. The colour is one of Okabe and Ito's; dashes and hatching say the same. Values
+are hover texts.
 """
 
 import math
@@ -22,7 +23,7 @@ _PANEL_W, _PANEL_H, _LEFT, _BETWEEN, _TOP, _ROW_GAP, _RIGHT = 330, 210, 66, 84, 
 _WIDTH = _LEFT + 2 * _PANEL_W + _BETWEEN + _RIGHT
 
 What = Literal["accuracy", "margin"]
-_TITLES: dict[What, str] = {"accuracy": "accuracy", "margin": "change of the gold option's margin (nats)"}
+_TITLES: dict[What, str] = {"accuracy": "accuracy", "margin": "change of margin (nats)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class _Point:
     band: tuple[float, float] | None
     band_mean: float | None
     hover: str
+    plain: bool = False
 
 
 def steering_svg(comparison: Comparison) -> str | None:
@@ -50,16 +52,22 @@ def steering_svg(comparison: Comparison) -> str | None:
     model, data = comparison.provenance.model.get("name", "model"), comparison.provenance.data.get("source", "")
     parts = [
         _text(_LEFT, 26, "Steering: accuracy and margin against strength", size=16, weight="bold"),
-        _text(_LEFT, 46, f"{model} on {_short(str(data), 50)}, {plain.n} items", colour="#555"),
+        _text(
+            _LEFT,
+            46,
+            f"{model} on {_short(str(data), 50)}, {plain.n} items. Margin: ln P(gold option) - ln P(best other).",
+            colour="#555",
+        ),
         *_legend(n_sets),
     ]
-    limits = {what: _limits([p for row in rows.values() for p in row[what]], what) for what in _TITLES}
+    limits = {what: _limits([p for row in rows.values() for p in row[what]], plain, what) for what in _TITLES}
     for i, (name, row) in enumerate(rows.items()):
         top = _TOP + i * (_PANEL_H + _ROW_GAP)
         parts.append(_text(_LEFT, top - 12, _family_title(name, families[name]), size=13, weight="bold"))
         for k, what in enumerate(_TITLES):
             left = _LEFT + k * (_PANEL_W + _BETWEEN)
-            parts.append(_panel(row[what], left, top, limits[what], what))
+            base = plain.accuracy if what == "accuracy" else 0.0
+            parts.append(_panel(row[what], base, left, top, limits[what], what))
     desc = "; ".join(p.hover for row in rows.values() for what in row for p in row[what])
     svg = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" role="img" font-family="sans-serif" '
@@ -72,10 +80,10 @@ def steering_svg(comparison: Comparison) -> str | None:
 
 
 def _points(own: Sequence[ConditionResult], plain: ConditionResult, what: What) -> list[_Point]:
-    """By strength, with plain at 0."""
+    """By strength; with plain at 0 where it belongs to the line."""
     base = plain.accuracy if what == "accuracy" else 0.0
     zero = plain.accuracy_interval if what == "accuracy" else None
-    found = [_Point(0.0, base, zero, (base, base), base, f"plain: {base:.3f}")]
+    found = []
     for result in own:
         strength = result.condition.strength
         assert strength is not None  # chosen for it
@@ -89,16 +97,23 @@ def _points(own: Sequence[ConditionResult], plain: ConditionResult, what: What) 
             band, mean = (low, high), base + sets.mean
             hover += f", random sets {_range(band)}, p {sets.p:.3f}"
         found.append(_Point(strength, value, interval, band, mean, hover))
-    # The band is drawn only where there are sets; plain alone is none.
-    if all(p.band is None for p in found[1:]):
-        found[0] = _Point(0.0, base, zero, None, None, found[0].hover)
+    if own[0].condition.plain_at_zero:
+        banded = any(p.band is not None for p in found)
+        found.append(
+            _Point(
+                0.0, base, zero, (base, base) if banded else None, base if banded else None, f"plain: {base:.3f}", True
+            )
+        )
     return sorted(found, key=lambda p: p.strength)
 
 
-def _panel(points: Sequence[_Point], left: float, top: float, limits: tuple[float, float], what: What) -> Markup:
+def _panel(
+    points: Sequence[_Point], base: float, left: float, top: float, limits: tuple[float, float], what: What
+) -> Markup:
+    """`base` is the value of plain."""
     low, high = limits
     first, last = points[0].strength, points[-1].strength
-    pad = 0.05 * (last - first)
+    pad = 0.05 * (last - first) or 1.0  # one strength alone
 
     def x(strength: float) -> float:
         return left + _PANEL_W * (strength - first + pad) / (last - first + 2 * pad)
@@ -125,14 +140,13 @@ def _panel(points: Sequence[_Point], left: float, top: float, limits: tuple[floa
         parts.append(Markup('<path d="M{}Z" fill="url(#hatch)" stroke="#9a9a9a"/>').format("L".join(upper + lower)))
         middle = "L".join(f"{x(p.strength):.1f} {y(p.band_mean):.1f}" for p in banded if p.band_mean is not None)
         parts.append(_path(f"M{middle}", _GREY, width=1.5, dash="6 3"))
-    base = next(p.value for p in points if p.strength == 0)
     parts.append(_path(f"M{left} {y(base):.1f}H{right}", _INK, width=1.2, dash="1.5 3"))
     parts.append(_path("M" + "L".join(f"{x(p.strength):.1f} {y(p.value):.1f}" for p in points), _BLUE, width=2))
     for p in points:
         if p.interval is not None:
             a, b, at = y(p.interval[0]), y(p.interval[1]), x(p.strength)
             parts.append(_path(f"M{at:.1f} {a:.1f}V{b:.1f}M{at - 4:.1f} {a:.1f}h8M{at - 4:.1f} {b:.1f}h8", _BLUE))
-        fill = "white" if p.strength == 0 else _BLUE
+        fill = "white" if p.plain else _BLUE
         parts.append(
             Markup(
                 '<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}" stroke="{}" stroke-width="1.5"><title>{}</title>'
@@ -140,7 +154,7 @@ def _panel(points: Sequence[_Point], left: float, top: float, limits: tuple[floa
             ).format(x(p.strength), y(p.value), fill, _BLUE, p.hover)
         )
     parts.append(_path(f"M{left} {top}V{bottom}H{right}", "#888"))
-    parts.append(_text((left + right) / 2, bottom + 38, "steering strength", anchor="middle"))
+    parts.append(_text((left + right) / 2, bottom + 38, "strength", anchor="middle"))
     parts.append(
         Markup('<text transform="translate({:.0f} {:.0f}) rotate(-90)" text-anchor="middle">{}</text>').format(
             left - 48, (top + bottom) / 2, _TITLES[what]
@@ -170,8 +184,9 @@ def _legend(n_sets: int) -> list[Markup]:
     return parts
 
 
-def _limits(points: Sequence[_Point], what: What) -> tuple[float, float]:
+def _limits(points: Sequence[_Point], plain: ConditionResult, what: What) -> tuple[float, float]:
     values = [v for p in points for v in (p.value, *(p.interval or ()), *(p.band or ()))]
+    values.append(plain.accuracy if what == "accuracy" else 0.0)
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.05
     low, high = low - margin, high + margin

@@ -5,7 +5,7 @@
       statistics.safetensors              feature statistics (`-2`, ... of further SAEs)
       conditions/NAME/items.jsonl         one `ItemResult` a line
       conditions/NAME/random-03.jsonl     the same of the 4th random set
-      comparison.json, .csv, .md          `conditions_report`
+      comparison.json, .csv, .md          `conditions_report`, `conditions_tables`
       flips.csv                           items whose answer changed, item by item
       steering.svg                        `conditions_plot`, where a condition has strengths
 
@@ -40,10 +40,8 @@ from sae_lens_med.evaluation.conditions_report import (
     Comparison,
     Ran,
     compare,
-    comparison_csv,
-    comparison_md,
-    flips_csv,
 )
+from sae_lens_med.evaluation.conditions_tables import comparison_csv, comparison_md, flips_csv
 from sae_lens_med.evaluation.methods import Method, as_method, ask, run_method
 from sae_lens_med.evaluation.provenance import changes, identity, make_provenance
 from sae_lens_med.evaluation.store import PartialResults, read_results, write_results

@@ -23,11 +23,9 @@ from sae_lens_med.evaluation.conditions_report import (
     Comparison,
     Ran,
     compare,
-    comparison_csv,
-    comparison_md,
-    flips_csv,
     margins,
 )
+from sae_lens_med.evaluation.conditions_tables import comparison_csv, comparison_md, flips_csv
 from sae_lens_med.interventions import Intervention
 from sae_lens_med.records import ItemResult, Provenance
 
@@ -141,7 +139,7 @@ def test_conditions_survive_json() -> None:
         ({"conditions": [{"kind": "ablate", "features": [1, 1]}]}, r"named twice in \[1, 1\]"),
         ({"conditions": [{"kind": "ablate", "features": [1], "strengths": [2]}]}, "which only clamp and steer have"),
         ({"conditions": [{**STEER, "strengths": []}]}, "strengths must be a list of numbers"),
-        ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "0 is no strength; give numbers other than 0"),
+        ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "to steer with strength 0 is the plain model"),
         ({"conditions": [{**STEER, "strengths": [float("inf")]}]}, "inf is no strength"),
         ({"conditions": [{**STEER, "strengths": [1, 1]}]}, "two conditions are called 's@1'"),
         ({"conditions": [{**STEER, "name": "../up"}]}, r"the name '\.\./up' cannot be that of a folder"),
@@ -229,10 +227,11 @@ def test_margins_by_hand() -> None:
 
 
 def test_numbers_are_those_of_a_literal_recomputation(comparison: Comparison) -> None:
-    plain = {r.id: r for r in ran()[0].results if r.gold is not None}
+    everything = ran()
+    plain = {r.id: r for r in everything[0].results if r.gold is not None}
     assert (comparison.n_items, comparison.n_gold) == (60, 58)
     raw_p = []
-    for given, found in zip(ran(), comparison.results, strict=True):
+    for given, found in zip(everything, comparison.results, strict=True):
         own = {r.id: r for r in given.results if r.gold is not None}
         lost = sum(plain[i].prediction == plain[i].gold and own[i].prediction != own[i].gold for i in own)
         won = sum(plain[i].prediction != plain[i].gold and own[i].prediction == own[i].gold for i in own)
@@ -256,7 +255,7 @@ def test_numbers_are_those_of_a_literal_recomputation(comparison: Comparison) ->
         assert found.margin_change_interval == pytest.approx(
             (np.mean(change) - 1.96 * se, np.mean(change) + 1.96 * se), abs=0.5 * se + 1e-12
         )
-        flips = [r for r in given.results if r.prediction != ran()[0].results[int(r.id[1:])].prediction]
+        flips = [r for r in given.results if r.prediction != everything[0].results[int(r.id[1:])].prediction]
         assert found.flips == len(flips)
     adjusted = stats.false_discovery_control(raw_p[1:])
     assert [r.p_fdr for r in comparison.results[1:]] == pytest.approx(adjusted)
@@ -280,7 +279,7 @@ def test_the_random_band_is_that_of_a_literal_recomputation(comparison: Comparis
         assert band.p == pytest.approx(np.mean(away >= away[-1]))
         p_values.append(band.p)
         accuracy = found.random.accuracy_change
-        right = [np.mean([r.correct for r in s if r.gold is not None]) for s in own.random_results]
+        right = [np.mean([r.correct is True for r in s if r.gold is not None]) for s in own.random_results]
         assert accuracy.values == pytest.approx([v - comparison.results[0].accuracy for v in right])
         assert (found.random.fold_median, found.random.fold_max) == (1.1, 3.0)
     found_fdr = [r.random.margin_change.p_fdr for r in comparison.results[2:] if r.random]
@@ -344,7 +343,7 @@ def test_the_page_says_what_a_reader_needs(comparison: Comparison) -> None:
     page = comparison_md(comparison, plot="steering.svg")
     assert "Research tool. Not for clinical use" in page
     assert "58 with a known gold answer of 60" in page
-    assert "Loosely matched: in 4 conditions" in page and "(at most 3.0)" in page
+    assert "Loosely matched: in s@-2, s@-1, s@1, s@2, some random feature" in page and "(at most 3.0)" in page
     assert "Never fires on these questions: 3;" in page
     assert "cannot be below 1/11" in page
     assert "![Accuracy and margin against steering strength](steering.svg)" in page
@@ -392,6 +391,17 @@ def test_the_plot_shows_every_value_inside_its_panels(comparison: Comparison) ->
     order = sorted([(-2, by_strength[1]), (-1, by_strength[2]), (0, 0.0), (1, by_strength[3]), (2, by_strength[4])])
     heights = [float(c.attrib["cy"]) for c in right]
     assert np.corrcoef(heights, [v for _, v in order])[0, 1] == pytest.approx(-1, abs=1e-4)
+
+
+def test_plain_is_a_point_of_the_line_only_where_nothing_but_steering_is_done() -> None:
+    """A clamp to 0 times its value is not the plain model."""
+    clamp = {"name": "c", "kind": "clamp", "features": {7: 2.0}, "strengths": [0, 1]}
+    conditions = read(clamp)
+    rng = np.random.default_rng(0)
+    text = steering_svg(compare([Ran(c, results(rng, n=9)) for c in conditions], PROVENANCE))
+    assert text is not None and text.count("<circle") == 1 + 2 * 2  # the legend's, and two in each panel
+    alone = read({**clamp, "strengths": [2]})
+    assert steering_svg(compare([Ran(c, results(rng, n=9)) for c in alone], PROVENANCE)) is not None
 
 
 def test_no_strengths_no_plot(comparison: Comparison) -> None:
