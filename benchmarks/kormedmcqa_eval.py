@@ -160,6 +160,8 @@ def table(result: dict[str, Any]) -> str:
             continue
         seconds = reporting.summary([run["seconds"] for run in found["runs"]])
         accuracy = found["runs"][0]["accuracy"]
+        most = max(found["runs"], key=lambda run: run["peak_gb"])
+        above = "" if most["loaded_gb"] is None else f" (+{most['peak_gb'] - most['loaded_gb']:.2f})"
         speed = found.get("times_as_fast_as", {})
         rows.append(
             [
@@ -168,11 +170,11 @@ def table(result: dict[str, Any]) -> str:
                 f"{1000 * seconds['median'] / result['items']:.0f}",
                 reporting.ratio(speed.get("lm-eval")),
                 f"{1 / speed['floor']['median']:.2f}" if "floor" in speed else "",
-                f"{max(run['peak_gb'] for run in found['runs']):.2f}",
+                f"{most['peak_gb']:.2f}{above}",
                 f"{100 * accuracy:.1f} %" if accuracy is not None else "",
             ]
         )
-    header = ["", "seconds", "ms an item", "x lm-eval", "times the floor", "peak GB", "accuracy"]
+    header = ["", "seconds", "ms an item", "x lm-eval", "times the floor", "peak GB (over loaded)", "accuracy"]
     return "\n".join([reporting.markdown(header, rows), "", *failed, *verdicts(result)])
 
 
