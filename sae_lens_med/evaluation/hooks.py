@@ -24,7 +24,7 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id")
 
 
 def splices(sae: LoadedSae | None, error_term: bool | None, interventions: Sequence[Intervention]) -> bool:
-    """Whether the reconstruction takes the activation's place. Raises `ConfigError` where an SAE is needed and absent."""
+    """Whether the reconstruction takes the activation's place. Raises `ConfigError` without a needed SAE."""
     if sae is None and (error_term is not None or interventions):
         what = "interventions act on the features" if interventions else "the error term is that"
         raise ConfigError(f"{what} of an SAE; give an SAE, too.")
@@ -50,8 +50,8 @@ def evaluation_hooks(
     """The hooks, in the order in which they run.
 
     `prompts` gives those of the evaluation: maxima and means of features, where an intervention is in units of them,
-    are taken over these. Raises `ConfigError` for an error term or interventions without an SAE, and for features that do
-    not exist.
+    are taken over these. Raises `ConfigError` for an error term or interventions without an SAE, and for features that
+    do not exist.
     """
     hooks: list[Hook] = []
     if splices(sae, error_term, interventions):
