@@ -150,7 +150,8 @@ class SaeLensMedLM(HFLM):
             "hooks": [name for name, _ in self.fwd_hooks],
             "versions": versions(),
         }
-        self._lengths: dict[tuple[int, ...], int] = {}
+        self._scored: dict[tuple[int, ...], set[tuple[int, int]]] = {}
+        """Input of a request to score, without zeros at the end -> its length, and where its context ends."""
         super().__init__(
             pretrained=plain,
             backend="causal",
@@ -171,22 +172,28 @@ class SaeLensMedLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         # HFLM pads with token 0, which some models write, and passes no mask.
-        inputs = [(context + answer)[-(self.max_length + 1) :][:-1] for _, context, answer in requests]
-        self._lengths = {_without_zeros(ids): len(ids) for ids in sorted(inputs, key=len)}
+        self._scored = {}
+        for _, context, answer in requests:
+            ids = (context + answer)[-(self.max_length + 1) :][:-1]
+            self._scored.setdefault(_without_zeros(ids), set()).add((len(ids), len(ids) - len(answer)))
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
     def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
         n = inps.shape[1]
-        lengths = [self._lengths.get(_without_zeros(row), n) for row in inps.tolist()]
-        real = torch.arange(n, device=inps.device) < torch.tensor(lengths, device=inps.device)[:, None]
-        with attached(self.model, self.fwd_hooks), _told(self.model, real):
+        columns = torch.arange(n, device=inps.device)
+        rows = [self._scored.get(_without_zeros(row), {(n, -1)}) for row in inps.tolist()]
+        lengths, ends = (torch.tensor([max(row)[k] for row in rows], device=inps.device)[:, None] for k in (0, 1))
+        # Two requests with the same tokens may differ in where the answer begins; lm-eval runs them as one.
+        last = None if any(len(row) > 1 for row in rows) else columns == ends
+        with attached(self.model, self.fwd_hooks), _told(self.model, columns < lengths, last):
             return super()._model_call(inps, attn_mask=attn_mask, labels=labels)
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
         real = generation_kwargs["attention_mask"].bool()
-        with _masked_attention(self.model), attached(self.model, self.fwd_hooks), _told(self.model, real):
+        last = torch.arange(real.shape[1], device=real.device).expand_as(real) == real.shape[1] - 1
+        with _masked_attention(self.model), attached(self.model, self.fwd_hooks), _told(self.model, real, last):
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
 
 
@@ -288,8 +295,11 @@ def _masked_attention(hf_model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(hf_model: torch.nn.Module, real: torch.Tensor) -> Iterator[None]:
-    """Tell hooks what the columns of each forward pass are; `real` `[batch, n]`: of the prompts, False at padding."""
+def _told(hf_model: torch.nn.Module, real: torch.Tensor, last: torch.Tensor | None) -> Iterator[None]:
+    """Tell hooks what the columns of each forward pass are.
+
+    Of the prompts, `[batch, n]`: `real`, False at padding, and `last`, True at the token before the answer, or None.
+    """
     other = PARTS.index("other")
     scopes: list[contextlib.ExitStack] = []
 
@@ -297,15 +307,20 @@ def _told(hf_model: torch.nn.Module, real: torch.Tensor) -> Iterator[None]:
         ids = args[0] if args else kwargs["input_ids"]
         cache = kwargs.get("past_key_values")
         start = 0 if cache is None else int(cache.get_seq_length())
-        prompts = real.repeat_interleave(len(ids) // len(real), 0)  # several beams of each
-        every = torch.nn.functional.pad(prompts, (0, max(0, start + ids.shape[1] - real.shape[1])), value=True)
-        here = slice(start, start + ids.shape[1])
+        end = start + ids.shape[1]
+
+        def of_columns(prompts: torch.Tensor, afterwards: bool) -> torch.Tensor:
+            each = prompts.repeat_interleave(len(ids) // len(prompts), 0)  # several beams of each
+            return torch.nn.functional.pad(each, (0, max(0, end - each.shape[1])), value=afterwards)[:, :end]
+
+        every = of_columns(real, True)
         this = Pass(
             token_ids=ids,
-            position=(every.long().cumsum(-1) - 1).clamp(min=0)[:, here],
+            position=(every.long().cumsum(-1) - 1).clamp(min=0)[:, start:],
             part=torch.full_like(ids, other),
-            real=every[:, here],
+            real=every[:, start:],
             generated=start >= real.shape[1],
+            last=None if last is None else of_columns(last, False)[:, start:],
         )
         scope = contextlib.ExitStack()
         scope.enter_context(telling(this))

@@ -142,6 +142,7 @@ def test_hooks_are_told_padding_positions_and_what_was_generated(model: MedBridg
     lengths = sorted(len(tokenizer(text).input_ids) for text in CONTEXTS)
     prompt, *written = seen
     assert not prompt.generated and sorted(prompt.real.sum(-1).tolist()) == lengths
+    assert prompt.last is not None and prompt.last[:, -1].all() and not prompt.last[:, :-1].any()
     assert (prompt.position.amax(-1) + 1).tolist() == prompt.real.sum(-1).tolist()
     assert prompt.position[prompt.real].unique().tolist() == list(range(lengths[-1]))
     assert len(written) == 3 and all(p.generated and p.real.all() for p in written)
@@ -190,22 +191,43 @@ def test_steering_by_lm_evals_own_file_equals_ours(folder: Path, tmp_path: Path,
     assert ours.generate_until(writing(), disable_tqdm=True) == theirs.generate_until(writing(), disable_tqdm=True)
 
 
-def test_a_padded_row_is_steered_at_its_own_last_token(model: MedBridge) -> None:
+def test_a_padded_row_is_steered_at_the_last_token_of_its_context(model: MedBridge) -> None:
     """HFLM pads with token 0 and passes no mask, also where a text itself ends in token 0."""
-    seen: list[Pass] = []
-
-    def note(activation: torch.Tensor, hook: Any) -> None:
-        seen.append(current())  # type: ignore[arg-type]  # not None: the test fails below if it is
-
+    seen: list[Any] = []
     sae = tiny_sae(model, HOOK)
-    hooks = [*steer(sae, {7: 9.0}, positions=positions.LAST), (HOOK, note)]
-    requests = scoring()[:9:3] + [Instance("loglikelihood", {}, ("<pad> fever<pad>", "<pad> A"), 9, ("t", 9, 1))]
+    hooks = [*steer(sae, {7: 9.0}, positions=positions.LAST), (HOOK, lambda x, hook: seen.append(current()))]
+    pairs = [*PAIRS[:9:4], ("<pad> fever<pad>", "<pad> A")]
+    requests = [Instance("loglikelihood", {}, pair, i, ("t", i, 1)) for i, pair in enumerate(pairs)]
     single, batched = (SaeLensMedLM(model, batch_size=n, hooks=hooks) for n in (1, 4))
     one = logprobs(single, requests)
-    alone = sorted(len(p.token_ids[0]) for p in seen)
+    lengths = sorted(len(p.token_ids[0]) for p in seen)
     seen.clear()
     torch.testing.assert_close(logprobs(batched, requests), one, atol=1e-4, rtol=0)
-    assert len(seen) == 1 and sorted(seen[0].real.sum(-1).tolist()) == alone and len(set(alone)) > 2
+    assert len(seen) == 1 and sorted(seen[0].real.sum(-1).tolist()) == lengths and len(set(lengths)) > 2
+    tokenizer = model.text_tokenizer
+    assert sorted(seen[0].last.nonzero()[:, 1].tolist()) == sorted(len(tokenizer(c).input_ids) - 1 for c, _ in pairs)
+    at_it = []  # by hand, one after the other
+    for context, continuation in pairs:
+        ids = tokenizer(context + continuation, return_tensors="pt").input_ids
+        n = len(tokenizer(context).input_ids)
+
+        def add(x: torch.Tensor, hook: Any, n: int = n) -> torch.Tensor:
+            return x + 9.0 * sae.W_dec[7] * (torch.arange(x.shape[1]) == n - 1)[:, None]
+
+        log_p = model.run_with_hooks(ids, fwd_hooks=[(HOOK, add)]).log_softmax(-1)[0, :-1]
+        at_it.append(log_p.gather(1, ids[0, 1:, None])[n - 1 :].sum().item())
+    assert one.tolist() == pytest.approx(at_it, abs=1e-3)
+
+
+def test_where_an_answer_begins_is_not_told_when_it_is_not_one_place(model: MedBridge) -> None:
+    """Two requests of the same tokens, cut at different places, are one row to lm-eval."""
+    hooks = steer(tiny_sae(model, HOOK), {7: 9.0}, positions=positions.LAST)
+    pairs = [("fever", " fever and"), ("fever fever", " and")]
+    requests = [Instance("loglikelihood", {}, pair, i, ("t", i, 1)) for i, pair in enumerate(pairs)]
+    lm = SaeLensMedLM(model, hooks=hooks)
+    with pytest.raises(ModelError, match="which token ends the prompt"):
+        lm.loglikelihood(requests, disable_tqdm=True)
+    assert torch.isfinite(torch.cat([logprobs(lm, [request]) for request in requests])).all()
 
 
 # --- SAE and interventions by name ---------------------------------------------------------------------------------
