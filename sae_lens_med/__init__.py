@@ -13,7 +13,11 @@ from sae_lens_med._registration import register_with_sae_lens
 if TYPE_CHECKING:
     from sae_lens_med.alignment import align
     from sae_lens_med.data import load_items, training_text
+    from sae_lens_med.evaluation.conditions import load_conditions
+    from sae_lens_med.evaluation.conditions_run import run_conditions
     from sae_lens_med.evaluation.letter import evaluate_letters
+    from sae_lens_med.evaluation.methods import Method, run_method
+    from sae_lens_med.evaluation.run import evaluate
     from sae_lens_med.features import collect, load_features, top_contexts
     from sae_lens_med.inference import Engine, TokenText
     from sae_lens_med.interventions import ablate, attached, clamp, load_interventions, record, splice, steer
@@ -31,7 +35,12 @@ _WHERE = {
     "align": "alignment",
     "load_items": "data",
     "training_text": "data",
+    "load_conditions": "evaluation.conditions",
+    "run_conditions": "evaluation.conditions_run",
     "evaluate_letters": "evaluation.letter",
+    "Method": "evaluation.methods",
+    "run_method": "evaluation.methods",
+    "evaluate": "evaluation.run",
     "collect": "features",
     "load_features": "features",
     "top_contexts": "features",
@@ -69,6 +78,7 @@ __all__ = [
     "ItemResult",
     "McqItem",
     "MedBridge",
+    "Method",
     "MetricValue",
     "Prompt",
     "Provenance",
@@ -80,8 +90,10 @@ __all__ = [
     "attached",
     "clamp",
     "collect",
+    "evaluate",
     "evaluate_letters",
     "explanation_prompt",
+    "load_conditions",
     "load_features",
     "load_interventions",
     "load_items",
@@ -89,6 +101,8 @@ __all__ = [
     "load_sae",
     "question_prompt",
     "record",
+    "run_conditions",
+    "run_method",
     "run_study",
     "splice",
     "steer",

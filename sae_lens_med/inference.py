@@ -11,8 +11,9 @@ positions, not at every one. `Engine` therefore
   under their TransformerLens names (`hf_hooks`). Where that model cannot stand for the bridge, or a hook has no place
   in it, the bridge runs.
 
-Results equal those of one prompt at a time up to rounding. Hooks see the shared beginning once, as a batch of one row;
-`passes.current()` tells them what each position is. A hook must therefore treat each row by itself.
+Results equal those of one prompt at a time up to rounding. Hooks see the shared beginning once, as a batch of one row,
+and not again in a later call with the same beginning; `passes.current()` tells them what each position is. A hook must
+therefore treat each row by itself. Weights must not change between calls.
 
 Out of scope: gradients, beam search, repetition penalties (`generation_config` gives only the end-of-text tokens).
 """
@@ -26,17 +27,17 @@ import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.hf_hooks import hf_hooks, hook_places
-from sae_lens_med.kv_cache import on_prefix, to_the_right
-from sae_lens_med.models import MedBridge
+from sae_lens_med.kv_cache import cut, on_prefix, to_the_right
+from sae_lens_med.models import NONLINEAR_HEADS, MedBridge
 from sae_lens_med.passes import Pass, telling
 from sae_lens_med.reader import CAUSAL, ready
 from sae_lens_med.records import PARTS
 
-NONLINEAR_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Fields of transformers' configs that change logits after the LM head's matrix."""
-
 MAX_ROWS = 64
 """Most rows of a batch: each has a row of logits and, in generation, a key-value cache."""
+
+REUSE = 0.9
+"""A beginning that is known serves again where it covers this share of the one that is shared."""
 
 LOGITS_BYTES = 2**28
 """Most bytes of float32 logits at a time."""
@@ -94,6 +95,7 @@ class Engine:
         else:
             self._hf, self._in_force = model.original_model, lambda: model.hooks(fwd_hooks=self.hooks)
         self._head: Any = self._hf.get_output_embeddings()
+        self._known = _Prefix(None, None)
         self._vocabulary = int(self._hf.config.get_text_config().vocab_size)
 
     @torch.no_grad()
@@ -217,12 +219,21 @@ class Engine:
                 )
         shared = _shared(prompts)
         with self._in_force():
-            cache = None
-            if shared is not None:
-                run = _Rows(self, None, [shared], grow=True)
-                self._run(run, ([], []))
-                cache = run.cache
-            yield _Prefix(shared, cache)
+            yield self._prefix(shared)
+
+    def _prefix(self, shared: TokenText | None) -> "_Prefix":
+        """The shared beginning with its cache. That of the call before serves again where it is nearly as long."""
+        if shared is None:
+            return _Prefix(None, None)
+        known = self._known.text
+        same = 0 if known is None else _agreement(known, shared, len(shared.token_ids))
+        if same < REUSE * len(shared.token_ids):
+            run = _Rows(self, None, [shared], grow=True)
+            self._run(run, ([], []))
+            self._known = _Prefix(shared, run.cache)
+        elif same < len(shared.token_ids) or same < len(self._known):
+            return _Prefix(_first(shared, same), cut(self._known.cache, same))
+        return self._known
 
     def _rows(self, prefix: "_Prefix", prompts: Sequence[TokenText], *, grow: bool) -> "_Rows":
         return _Rows(self, prefix, prompts, grow=grow)
@@ -496,13 +507,19 @@ def _shared(prompts: Sequence[TokenText]) -> TokenText | None:
     n = min(len(p.token_ids) for p in prompts) - 1
     first = prompts[0]
     for prompt in prompts[1:]:
-        if (prompt.parts is None) != (first.parts is None):
-            return None
-        for i in range(n):
-            same_part = prompt.parts is None or first.parts is None or prompt.parts[i] == first.parts[i]
-            if prompt.token_ids[i] != first.token_ids[i] or not same_part:
-                n = i
-                break
-    if n < 1:
-        return None
-    return TokenText(first.token_ids[:n], None if first.parts is None else first.parts[:n])
+        n = _agreement(first, prompt, n)
+    return None if n < 1 else _first(first, n)
+
+
+def _agreement(a: TokenText, b: TokenText, most: int) -> int:
+    """How many tokens two texts begin with in common, with the same parts; at most `most`."""
+    if (a.parts is None) != (b.parts is None):
+        return 0
+    for i, pair in enumerate(zip(a.token_ids[:most], b.token_ids, strict=False)):
+        if pair[0] != pair[1] or (a.parts is not None and b.parts is not None and a.parts[i] != b.parts[i]):
+            return i
+    return min(most, len(a.token_ids), len(b.token_ids))
+
+
+def _first(text: TokenText, n: int) -> TokenText:
+    return TokenText(text.token_ids[:n], None if text.parts is None else text.parts[:n])

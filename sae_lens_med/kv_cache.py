@@ -55,6 +55,13 @@ def on_prefix(prefix: DynamicCache | None, *, grow: bool) -> DynamicCache | None
     return cache
 
 
+def cut(prefix: DynamicCache, n: int) -> DynamicCache:
+    """The first `n` columns of a prefix, which stays as it is."""
+    cache = DynamicCache()
+    cache.layers = [_LentPrefix(layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in prefix.layers]  # type: ignore[attr-defined]
+    return cache
+
+
 def to_the_right(cache: DynamicCache, lengths: torch.Tensor) -> torch.Tensor:
     """Shift each row's first `lengths[i]` columns to the right end, in place; what was padding wraps to the left.
 

@@ -233,3 +233,18 @@ def test_settings_out_of_range_are_refused() -> None:
         Engine(engine.model, [("blocks.1.hook_resid_pots", lambda a, hook: None)])
     with pytest.raises(ModelError, match="a continuation has no tokens"):
         engine.continuation_logprobs(texts(n=1), [[[]]])
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_beginning_that_is_known_serves_the_next_call(arch: Arch) -> None:
+    prompts = texts(n=8)
+    # The first four agree in one token more than all eight do.
+    longer = [TokenText((*p.token_ids[:37], 9, *p.token_ids[37:])) for p in prompts[:4]]
+    widths: list[tuple[int, ...]] = []
+    engine = Engine(tiny_model(arch), [("blocks.0.hook_resid_pre", lambda a, hook: widths.append(tuple(a.shape[:2])))])
+    calls = [longer, prompts, longer[:2], texts(n=3, seed=9)]
+    for call in calls:
+        found = engine.next_token_logprobs(call, [[5, 6]] * len(call))
+        alone = [Engine(engine.model).next_token_logprobs([p], [[5, 6]])[0] for p in call]
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), atol=1e-5, rtol=1e-5)
+    assert [shape for shape in widths if shape[0] == 1] == [(1, 38), (1, 37)]
