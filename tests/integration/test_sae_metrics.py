@@ -1,5 +1,6 @@
 """The quality of SAEs whose quality is known: one that loses nothing, one that gives the mean, one in between."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from sae_lens.saes.sae import SAEMetadata
 
 from sae_lens_med.errors import DataError, ReleaseError
 from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.training import spliced
 from sae_lens_med.training.card import model_card
 from sae_lens_med.training.metrics import measure
-from tests.tiny import HIDDEN, tiny_model, tiny_sae
+from sae_lens_med.training.spliced import compared, spliced_losses
+from tests.tiny import ARCHES, HIDDEN, Arch, tiny_model, tiny_sae
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -112,9 +115,89 @@ def test_every_number_against_its_formula(model: MedBridge, sequences: list[list
     assert quality.ce_loss_mean_ablated == pytest.approx(spliced_loss(lambda _: kept.mean(0)), rel=1e-4)
 
 
+def literal_losses(
+    model: MedBridge, sae: Any, sequences: list[list[int]], mean: torch.Tensor, threshold: float
+) -> dict[str, float]:
+    """Three passes of the bridge a sequence, whole logits, float64."""
+    special = torch.tensor(model.text_tokenizer.all_special_ids)
+    losses: dict[str, list[torch.Tensor]] = {}
+    for ids in sequences:
+
+        def splice(x: torch.Tensor, hook: Any, by: str, ids: list[int] = ids) -> torch.Tensor:
+            stays = torch.isin(torch.tensor(ids), special) | (x[0].norm(dim=-1) > threshold)
+            return torch.where(stays[None, :, None], x, sae(x) if by == "spliced" else mean.expand_as(x))
+
+        runs = {}
+        for by in ("clean", "spliced", "mean_ablated"):
+            hooks = [] if by == "clean" else [(sae.cfg.metadata.hook_name, functools.partial(splice, by=by))]
+            logits = model.run_with_hooks(torch.tensor([ids]), fwd_hooks=hooks)[0, :-1]
+            runs[by] = logits.double().log_softmax(-1)
+        targets = torch.tensor(ids[1:])
+        for by, logp in runs.items():
+            losses.setdefault(f"ce {by}", []).append(torch.nn.functional.nll_loss(logp, targets, reduction="none"))
+            kl = torch.nn.functional.kl_div(logp, runs["clean"], log_target=True, reduction="none").sum(1)
+            losses.setdefault(f"kl {by}", []).append(kl)
+    return {key: torch.cat(found).mean().item() for key, found in losses.items()}
+
+
+def assert_losses(got: dict[str, Any], want: dict[str, float]) -> None:
+    assert got["ce_loss"] == pytest.approx(want["ce clean"], rel=1e-5)
+    for by in ("spliced", "mean_ablated"):
+        assert got[f"ce_loss_{by}"] == pytest.approx(want[f"ce {by}"], rel=1e-5)
+        assert got[f"kl_{by}"] == pytest.approx(want[f"kl {by}"], rel=1e-4, abs=1e-6)
+    assert got["kl_score"] == pytest.approx(1 - want["kl spliced"] / want["kl mean_ablated"], rel=1e-3)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("name", ["hook_resid_post", "hook_resid_pre", "hook_mlp_out", "mlp.hook_in", "hook_resid_mid"])
+def test_three_runs_at_once_are_three_runs(
+    arch: Arch, name: str, sequences: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only the bridge has the hook (hook_resid_mid)."""
+    model = tiny_model(arch)
+    sae = tiny_sae(model, f"blocks.1.{name}")
+    mean = 0.3 * torch.randn(HIDDEN, generator=torch.Generator().manual_seed(1))
+    rows = residuals(model, [sequences[0]], f"blocks.1.{name}")[0]
+    threshold = rows.norm(dim=-1).median().item() * 1.1
+    monkeypatch.setattr(spliced, "BLOCK_VALUES", 3 * 30 * 50)  # several parts of the vocabulary
+    assert_losses(
+        spliced_losses(model, sae, [[5], *sequences[:5]], mean, threshold),
+        literal_losses(model, sae, sequences[:5], mean, threshold),
+    )
+
+
+def test_a_head_that_is_not_linear(sequences: list[list[int]], x: torch.Tensor) -> None:
+    model = tiny_model("gemma3")
+    sae = tiny_sae(model, HOOK)
+    before = spliced_losses(model, sae, sequences[:3], x.mean(0), 100.0)
+    models: list[Any] = [model.original_model, model.plain]
+    for each in models:
+        each.config.final_logit_softcapping = 0.5
+    got = spliced_losses(model, sae, sequences[:3], x.mean(0), 100.0)
+    assert_losses(got, literal_losses(model, sae, sequences[:3], x.mean(0), 100.0))
+    assert got["ce_loss"] != pytest.approx(before["ce_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 300])
+def test_logits_in_parts_are_compared_as_whole_ones(width: int) -> None:
+    random = torch.Generator().manual_seed(width)
+    logits = 10 * torch.randn(3, 9, 300, generator=random) + 30 * torch.randn(3, 9, 1, generator=random)
+    logits[2] = logits[0] + 1e-3 * torch.randn(9, 300, generator=random)  # nearly no difference
+    targets = torch.tensor([0, 299, 7, 6, 150, 63, 64, 1, 298])
+    logp = logits.double().log_softmax(-1)
+    ce, kl = compared(iter(logits.clone().split(width, dim=-1)), targets)
+    want = -logp[:, torch.arange(9), targets].sum(1)
+    torch.testing.assert_close(ce, want, rtol=1e-6, atol=1e-4)
+    literal = (logp[:1].exp() * (logp[:1] - logp[1:])).sum(-1).sum(1)
+    assert kl[0] == pytest.approx(literal[0].item(), rel=1e-5)
+    assert kl[1] == pytest.approx(literal[1].item(), abs=1e-4)
+
+
 def test_too_little_text_is_refused(model: MedBridge) -> None:
     with pytest.raises(DataError, match="fewer than two tokens"):
         measure(model, tiny_sae(model, HOOK), [[2, 5]])
+    with pytest.raises(DataError, match="need a sequence of at least two tokens"):
+        measure(model, tiny_sae(model, HOOK), [[5], [6], [7]])
 
 
 def test_a_card_needs_a_finished_run(tmp_path: Path) -> None:
