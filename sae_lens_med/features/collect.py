@@ -23,13 +23,12 @@ With shots, the tokens before the measured item are run and not stored.
 Out of scope: transcoders (they do not reconstruct what they read), SAEs with negative activations.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,16 @@ from rich.text import Text
 
 from sae_lens_med import distributed
 from sae_lens_med.config import json_sha256
-from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError
+from sae_lens_med.errors import DataError, ModelError, ReleaseError
+from sae_lens_med.features.rules import (
+    CALIBRATION_ITEMS,
+    ENCODE_VALUES,
+    SaeAtHook,
+    flat_input,
+    require_sae,
+    require_settings,
+    special_ids,
+)
 from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_manifest, write_apart, write_manifest
 from sae_lens_med.models import MedBridge
 from sae_lens_med.prompts import explanation_prompt, question_prompt
@@ -50,31 +58,9 @@ from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
 
 SHARD_ITEMS = 64
 """Items of a shard: what an interruption can cost."""
-CALIBRATION_ITEMS = 32
-"""Items whose tokens give the median norm of the sink rule; at most `SHARD_ITEMS`."""
-ENCODE_VALUES = 2**26
-"""Most values of a dense activation matrix at a time (256 MB)."""
 
 _MEAN_OVER = {"question": PARTS.index("stem"), "explanation": PARTS.index("explanation")}
 """The part of each text whose mean residual is kept."""
-
-
-class SaeAtHook(Protocol):
-    """What is read of `saes.releases.LoadedSae`: an SAE with its identity."""
-
-    @property
-    def sae(self) -> Any:
-        """A SAELens SAE in float32."""
-        ...
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def sae_id(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def hook_name(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +138,16 @@ def _collect(
     shots: Sequence[McqItem],
     progress: bool,
 ) -> Path:
-    _require_settings(batch_tokens, sink_multiple)
+    require_settings(batch_tokens, sink_multiple)
     if not items:
         raise DataError("there are no items to collect features of.")
     require_unique_ids(list(items), "the items to collect")
     model.require_hook(loaded_sae.hook_name)
-    _require_sae(loaded_sae)
+    require_sae(loaded_sae)
     texts = _texts(model, items, shots)
     settings = _settings(model, loaded_sae, items, shots, texts, sink_multiple)
     me = distributed.ranks()
-    runner = _Runner(model, loaded_sae, batch_tokens, _special_ids(model))
+    runner = _Runner(model, loaded_sae, batch_tokens, special_ids(model))
     first = [t for t in texts if t.item < CALIBRATION_ITEMS]
     manifest: dict[str, Any] = {}
     # The rule needs the first items' norms before anything is counted; their activations are held meanwhile.
@@ -242,7 +228,7 @@ class _Runner:
         """Encode one text's activations `x` `[n_stored, d_in]`."""
         data, indices, active, errors = [], [], [], []
         rows = max(1, ENCODE_VALUES // self.sae.cfg.d_sae)
-        with _flat_input(self.sae):
+        with flat_input(self.sae):
             for part in x.split(rows):
                 acts = self.sae.encode(part)
                 errors.append((part - self.sae.decode(acts)).norm(dim=-1))
@@ -271,25 +257,6 @@ class _Runner:
             sink=sink,
             raw_mean=_numpy(mean, np.float32),
             n_counted=int(np.count_nonzero(counted)),
-        )
-
-
-def _require_settings(batch_tokens: int, sink_multiple: float) -> None:
-    if batch_tokens < 1:
-        raise ConfigError(f"batch_tokens must be at least 1, got {batch_tokens}.")
-    if not (math.isfinite(sink_multiple) and sink_multiple > 1):
-        raise ConfigError(f"sink_multiple must be a finite number above 1, got {sink_multiple}.")
-
-
-def _require_sae(loaded_sae: SaeAtHook) -> None:
-    sae, name = loaded_sae.sae, f"the SAE {loaded_sae.source}"
-    if sae.dtype != torch.float32:
-        raise ReleaseError(f"{name} is in {sae.dtype}; features are computed in float32, so convert it with .to().")
-    written = sae.cfg.metadata.hook_name_out
-    if written is not None and written != loaded_sae.hook_name:
-        raise ReleaseError(
-            f"{name} is a transcoder: it reads {loaded_sae.hook_name} and writes {written}; give an SAE, which "
-            "reconstructs what it reads."
         )
 
 
@@ -346,12 +313,6 @@ def _settings(
         "prompts_sha256": json_sha256([[t.prompt.to_dict(), t.first] for t in texts]),
         "sink_multiple": sink_multiple,
     }
-
-
-def _special_ids(model: MedBridge) -> npt.NDArray[np.int64]:
-    tokenizer = model.text_tokenizer
-    marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return np.array(sorted(marked | set(tokenizer.all_special_ids)), dtype=np.int64)
 
 
 def _exclusion(runner: _Runner, held: Sequence[tuple[_Text, torch.Tensor]], sink_multiple: float) -> dict[str, Any]:
@@ -436,19 +397,6 @@ def _write(
 
 def _numpy(values: torch.Tensor, kind: type[np.generic]) -> npt.NDArray[Any]:
     return values.detach().cpu().numpy().astype(kind)
-
-
-@contextmanager
-def _flat_input(sae: Any) -> Iterator[None]:
-    """The SAE takes `[n, d_in]`, also one for hook_z, whose own reshaping expects heads."""
-    reshaping = sae.hook_z_reshaping_mode
-    if reshaping:
-        sae.turn_off_forward_pass_hook_z_reshaping()
-    try:
-        yield
-    finally:
-        if reshaping:
-            sae.turn_on_forward_pass_hook_z_reshaping()
 
 
 class _Speed(RichColumn):

@@ -30,14 +30,14 @@ from safetensors.numpy import save_file
 
 from sae_lens_med.config import atomic_path, json_sha256
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError, StudyError
-from sae_lens_med.features.collect import (
+from sae_lens_med.features.rules import (
     CALIBRATION_ITEMS,
     ENCODE_VALUES,
     SaeAtHook,
-    _flat_input,
-    _require_sae,
-    _require_settings,
-    _special_ids,
+    flat_input,
+    require_sae,
+    require_settings,
+    special_ids,
 )
 from sae_lens_med.models import MedBridge
 from sae_lens_med.reader import ResidualReader
@@ -183,8 +183,8 @@ def feature_statistics(
     Raises `DataError` when there is no token that counts, `ModelError` for a hook or width that does not fit and for a
     text longer than the model's context, `ReleaseError` for an SAE that cannot be used here.
     """
-    _require_settings(batch_tokens, sink_multiple)
-    _require_sae(loaded_sae)
+    require_settings(batch_tokens, sink_multiple)
+    require_sae(loaded_sae)
     token_ids = [list(text.token_ids) for text in texts]
     if not token_ids:
         raise DataError("there are no texts to compute feature statistics over.")
@@ -193,21 +193,21 @@ def feature_statistics(
             f"a text has {longest} tokens, more than the {model.cfg.n_ctx} that {model.provenance['name']} takes; "
             "leave it out."
         )
-    special_ids = _special_ids(model)
+    never = special_ids(model)
     reader = ResidualReader(model, [loaded_sae.hook_name])
     counts = {"special_tokens": 0, "activation_sinks": 0}
     sums = _Sums(loaded_sae)
     with _bar(progress, len(token_ids)) as advance:
         # The first texts' activations are held until the rule that they give is known.
         held = list(_activations(reader, loaded_sae, token_ids[:CALIBRATION_ITEMS], batch_tokens))
-        norms = [_norms(x)[~np.isin(ids, special_ids)] for ids, x in held]
+        norms = [_norms(x)[~np.isin(ids, never)] for ids, x in held]
         if not sum(map(len, norms)):
             raise DataError("the first texts have special tokens only; give texts with words in them.")
         median = float(np.median(np.concatenate(norms)))
         threshold = sink_multiple * median
         rest = _activations(reader, loaded_sae, token_ids[CALIBRATION_ITEMS:], batch_tokens)
         for ids, x in _drained(held, rest):
-            special = np.isin(ids, special_ids)
+            special = np.isin(ids, never)
             sink = (_norms(x) > threshold) & ~special
             counts["special_tokens"] += int(special.sum())
             counts["activation_sinks"] += int(sink.sum())
@@ -356,7 +356,7 @@ class _Sums:
 
     def add(self, x: torch.Tensor) -> None:
         """Count the activations of float32 `x` `[n, d_in]`."""
-        with _flat_input(self.sae):
+        with flat_input(self.sae):
             for part in x.split(max(1, ENCODE_VALUES // len(self.maximum))):
                 acts = self.sae.encode(part)
                 if (acts < 0).any() or not torch.isfinite(acts).all():
