@@ -207,8 +207,8 @@ _SLOT, _PROSE = "<slot>", "<prose>"  # in the rules: a target in an answer slot,
 # After a target: denied, asked or supposed.
 _NOT_CLAIMED = (
     r"(?!번?\)?(?:이|가|은|는|도)? ?(?:바로 )?(?:정답|답)?(?:이|은|일|인)? ?"
-    r"(?:아니|아닙|아님|아닌|아닐|않|없|라면|까(?![가-힣])|것 같지만|것처럼|수(?:는|가|도)? ?[없있]|(?:이다|[가지])?\?))"
-    r"(?! (?:(?:is|are|was|would be) (?:not|in|un)|(?:is|are)nt\b))"
+    r"(?:아니|아닙|아님|아닌|아닐|않|없|라면|까(?![가-힣])|것 같지만|것처럼|수(?:는|가|도)? ?[없있]"
+    r"|(?:이다|[가지])?\?))(?! (?:(?:is|are|was|would be) (?:not|in|un)|(?:is|are)nt\b))"
 )
 # After an opinion: the sentence takes it back.
 _NOT_TAKEN_BACK = r"(?![^.\n]{0,12}?(?:않|아니|아닌|지만|없|으나|는지|다면|라면|으면|까|수 있|\bif\b))"
