@@ -5,23 +5,25 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sae_lens_med.distributed import Ranks
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.reader import ResidualReader
 from sae_lens_med.training import harvest as harvesting
 from sae_lens_med.training.activations import Activations, Corpus, corpus, shard_path
 from sae_lens_med.training.harvest import Harvest, default_folder, harvest, like_length
 from sae_lens_med.training.recipe import Recipe, load_recipe
-from tests.tiny import tiny_model
+from tests.tiny import HIDDEN, tiny_model
 
 PRE, POST = "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post"
 
@@ -101,7 +103,7 @@ def test_a_hook_with_heads_and_one_only_the_bridge_has(
 
 
 def test_activations_of_something_else_are_refused(
-    recipe: Recipe, model: MedBridge, text: Corpus, tmp_path: Path
+    recipe: Recipe, model: MedBridge, text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harvest(model, text, recipe, {POST: tmp_path / "acts"})
     with pytest.raises(ConfigError, match="harvested with another model;"):
@@ -111,6 +113,16 @@ def test_activations_of_something_else_are_refused(
     less = dataclasses.replace(text, train=text.train[:-1])
     with pytest.raises(ConfigError, match="another sequences and rows"):
         harvest(model, less, recipe, {POST: tmp_path / "acts"})
+    with pytest.raises(ConfigError, match="harvested with another text_sha256;"):
+        harvest(model, dataclasses.replace(text, sha256="0"), recipe, {POST: tmp_path / "acts"})
+    with monkeypatch.context() as changed:
+        changed.setattr(harvesting, "FORMAT", 3)
+        with pytest.raises(ConfigError, match="harvested with another format;"):
+            harvest(model, text, recipe, {POST: tmp_path / "acts"})
+        changed.setattr(harvesting, "FORMAT", 2)
+        changed.setattr(harvesting, "SEQUENCES_PER_SHARD", 9)
+        with pytest.raises(ConfigError, match="harvested with another sequences_per_shard and rows;"):
+            harvest(model, text, recipe, {POST: tmp_path / "acts"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(ConfigError, match="holds no harvested activations; give another folder"):
@@ -127,8 +139,54 @@ def test_the_default_folder_tells_models_texts_and_hooks_apart(model: MedBridge,
         default_folder(model, text, PRE),
         default_folder(tiny_model("gemma3", seed=1), text, POST),
         default_folder(model, dataclasses.replace(text, sha256="0"), POST),
+        default_folder(model, dataclasses.replace(text, train=text.train[:-1]), POST),  # more of it held out
     }
-    assert len(folders) == 4
+    assert len(folders) == 5
+
+
+def test_the_norm_of_a_row_is_computed_in_float32(
+    model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path
+) -> None:
+    harvest(model, text, recipe, {POST: tmp_path / "acts"})
+    shard = load_file(shard_path(tmp_path / "acts", 0))
+    torch.testing.assert_close(shard["norm"], shard["activations"].float().norm(dim=-1), rtol=1e-6, atol=0)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_model_runs(
+    model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    special = model.text_tokenizer.all_special_ids
+    needed = sum(i not in special for ids in text.train for i in ids) * HIDDEN * 2
+    for free, enough in ((needed - 1, False), (needed, True)):
+        monkeypatch.setattr(harvesting.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if enough:
+            Harvest(model, text, recipe, {POST: tmp_path / "acts"})
+            continue
+        with pytest.raises(ConfigError, match=r"GB are free; give a folder on a larger disk with --activations, or"):
+            Harvest(model, text, recipe, {POST: tmp_path / "acts"})
+
+
+def test_a_shard_that_cannot_be_written_leaves_none(
+    model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(_: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(harvesting, "save_file", torn)
+    with (
+        pytest.raises(OSError, match="no space left"),
+        Harvest(model, text, recipe, {POST: tmp_path / "acts"}) as running,
+    ):
+        running.until(1)
+    assert [p.name for p in (tmp_path / "acts").iterdir()] == ["manifest.json"]
+
+
+def test_all_hooks_are_waited_for(model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path) -> None:
+    harvest(model, text, recipe, {POST: tmp_path / "post"})
+    with Harvest(model, text, recipe, {POST: tmp_path / "post", PRE: tmp_path / "pre"}) as running:
+        running.until(2)
+        assert all(shard_path(tmp_path / "pre", number).is_file() for number in range(2))
 
 
 # --- order
@@ -215,6 +273,42 @@ def test_the_shards_of_two_windows_are_mapped_at_most(acts: Activations) -> None
             maps = Path("/proc/self/maps").read_text().splitlines()
             most = max(most, len({line.split()[-1] for line in maps if str(acts.folder) in line}))
     assert 2 <= most <= 3 + 2  # the shards of two windows: that which ends and that which begins
+
+
+def test_every_window_and_every_pass_has_an_order_of_its_own(tmp_path: Path) -> None:
+    made = {"two": ([20, 20, 20, 20], 40), "one": ([40], 40)}
+    for name, (rows, _) in made.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"rows": rows}))
+        for number, n in enumerate(rows):
+            x = torch.arange(number * n, (number + 1) * n).float()[:, None]
+            save_file({"activations": x.bfloat16(), "norm": torch.ones(n)}, shard_path(tmp_path / name, number))
+    two, one = (Activations(tmp_path / name, 5.0, buffer) for name, (_, buffer) in made.items())
+    with closing(two.batches(8, seed=3)) as batches:
+        first, second = numbers(take(batches, 5)), numbers(take(batches, 5))
+    assert sorted(first) == sorted(row - 40 for row in second)
+    assert first != [row - 40 for row in second]
+    with closing(one.batches(8, seed=3)) as batches:
+        passes = [tuple(numbers(take(batches, 5))) for _ in range(3)]
+    assert len(set(passes)) == 3 and {tuple(sorted(rows)) for rows in passes} == {tuple(range(40))}
+
+
+def test_the_windows_of_later_passes_depend_on_the_seed(acts: Activations) -> None:
+    windows = {tuple(map(tuple, acts._windows(seed, 1))) for seed in range(5)}
+    assert len(windows) > 1
+    assert {tuple(map(tuple, acts._windows(seed, 0))) for seed in range(5)} == {((0, 1, 2), (3, 4), (5, 6))}
+
+
+def test_sinks_are_those_beyond_the_first_windows_median(tmp_path: Path) -> None:
+    """What the later windows hold must not matter: a run that trains while they are harvested knows the first alone."""
+    (tmp_path / "manifest.json").write_text('{"rows": [20, 20]}')
+    for number, norm in enumerate((1.0, 10.0)):
+        x = torch.full((20, 1), float(number))
+        save_file({"activations": x.bfloat16(), "norm": torch.full((20,), norm)}, shard_path(tmp_path, number))
+    acts = Activations(tmp_path, 5.0, 20)
+    with closing(acts.batches(4, seed=3)) as batches:
+        assert set(numbers(take(batches, 30))) == {0.0}
+    assert acts.summary() == {"kept": 20, "sinks": 20, "median_norm": 1.0, "sink_threshold": 5.0}
 
 
 def test_no_batch_is_an_error(acts: Activations) -> None:
@@ -308,8 +402,58 @@ def test_a_wait_can_be_ended(model: MedBridge, recipe: Recipe, text: Corpus, tmp
     assert threading.active_count() == before
 
 
-def test_ranks_share_the_harvest(model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path) -> None:
+def test_what_will_never_come_is_told(model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path) -> None:
+    said = "was not harvested: the harvest has ended"
+    with Harvest(model, text, recipe, {POST: tmp_path / "a"}) as running:
+        running.until(running.n_shards)
+        running._thread.join()
+        shard_path(tmp_path / "a", 0).unlink()  # somebody tidies up
+        with pytest.raises(DataError, match=said):
+            running.activations[POST].shard(0)
+    Harvest(model, text, recipe, {POST: tmp_path / "b"}, me=Ranks(0, 2, 0))  # begins the folder
+    with Harvest(model, text, recipe, {POST: tmp_path / "b"}, me=Ranks(1, 2, 1)) as other:
+        pass
+    with pytest.raises(DataError, match=said):
+        other.activations[POST].shard(0)  # rank 0's
+
+
+def test_a_harvest_that_is_left_ends_at_the_next_batch(
+    model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvesting, "SEQUENCES_PER_SHARD", 1000)
+    read, begun, go_on = ResidualReader.read, threading.Event(), threading.Event()
+    n_read: list[int] = []
+
+    def slow(self: ResidualReader, token_ids: Sequence[Sequence[int]]) -> dict[str, list[torch.Tensor]]:
+        n_read.append(len(token_ids))
+        begun.set()
+        go_on.wait(60)
+        return read(self, token_ids)
+
+    monkeypatch.setattr(ResidualReader, "read", slow)
+    small = dataclasses.replace(recipe, harvest_batch_tokens=64)
+    running = Harvest(model, text, small, {POST: tmp_path / "a"})
+    with running:
+        waiting = threading.Thread(target=lambda: pytest.raises(DataError, running.until, 1))
+        waiting.start()
+        begun.wait(60)
+        running._closing = True
+        go_on.set()
+    waiting.join()
+    assert len(n_read) == 1 and sum(n_read) < len(text.train)
+
+
+def test_ranks_share_the_harvest(
+    model: MedBridge, recipe: Recipe, text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = harvest(model, text, recipe, {POST: tmp_path / "whole"})[POST]
+    plain, read = ResidualReader.read, []
+
+    def counted(self: ResidualReader, token_ids: Sequence[Sequence[int]]) -> dict[str, list[torch.Tensor]]:
+        read.extend(map(len, token_ids))
+        return plain(self, token_ids)
+
+    monkeypatch.setattr(ResidualReader, "read", counted)
     folders = {POST: tmp_path / "shared"}
     with (
         Harvest(model, text, recipe, folders, me=Ranks(0, 2, 0)) as first,
@@ -319,6 +463,7 @@ def test_ranks_share_the_harvest(model: MedBridge, recipe: Recipe, text: Corpus,
         waiting.start()
         first.until(first.n_shards)
         waiting.join()
+        assert sorted(read) == sorted(map(len, text.train))  # each sequence once
         assert second.activations[POST].rows_per_shard == whole.rows_per_shard
         for number in range(first.n_shards):
             assert torch.equal(first.activations[POST].shard(number), whole.shard(number))

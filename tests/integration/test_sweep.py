@@ -13,6 +13,7 @@ from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.models import MedBridge
 from sae_lens_med.reader import ResidualReader
 from sae_lens_med.training import run
+from sae_lens_med.training import sweep as sweeping
 from sae_lens_med.training.recipe import load_recipe
 from sae_lens_med.training.sweep import Variant, plan, sweep
 from tests.tiny import save_tiny_model, tiny_model
@@ -209,12 +210,46 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
         sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts")
     result = sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts", resume=True)
     assert len(steps) == 60  # every step once
+    assert not result.failed
     assert whole.frontier is not None and result.frontier is not None
     assert [p.l0 for p in result.frontier.points] == [p.l0 for p in whole.frontier.points]
     for variant in variants:
         want, got = (load_file(tmp_path / f / variant.name / "sae_weights.safetensors") for f in ("whole", "out"))
         for name in want:
             assert torch.equal(want[name], got[name]), (variant.name, name)
+
+
+def test_seeds_and_contexts_are_texts_of_their_own(model: MedBridge, short: list[str], tmp_path: Path) -> None:
+    variants = plan(["tiny"], ["seed=7,8", "context_size=32,64"], [*short, "training_tokens=640"])
+    result = sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts")
+    assert not result.failed
+    assert len(list((tmp_path / "acts").iterdir())) == 4
+
+
+def test_an_error_that_nobody_foresaw_is_kept_with_its_traceback(
+    model: MedBridge, short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the roof fell in")
+
+    monkeypatch.setattr(sweeping, "train", broken)
+    result = sweep(plan(["tiny"], [], short), model, tmp_path / "out", activations=tmp_path / "acts")
+    assert result.failed == (("tiny", "RuntimeError: the roof fell in"),) and result.frontier is None
+    text = (tmp_path / "out/errors/tiny.txt").read_text(encoding="utf-8")
+    assert text.startswith("Traceback") and "in broken" in text
+
+
+def test_a_changed_plan_is_not_resumed(short: list[str], tmp_path: Path) -> None:
+    overs = ["sae.l1_coefficient=0.1,0.2"]
+    sweeping._prepare(plan(["tiny"], overs, short), tmp_path / "out", resume=False)
+    sweeping._prepare(plan(["tiny"], overs, short), tmp_path / "out", resume=True)
+    for changed, said in (
+        (plan(["tiny"], overs, [*short, "lr=0.5"]), "with another lr;"),
+        (plan(["tiny"], ["sae.l1_coefficient=0.2,0.1"], short), "in another order;"),
+        (plan(["tiny"], ["sae.l1_coefficient=0.1,0.3"], short), "with l1_coefficient-0.2; without l1_coefficient-0.3;"),
+    ):
+        with pytest.raises(ConfigError, match=f"begun as another sweep: {said} resume with the same command"):
+            sweeping._prepare(changed, tmp_path / "out", resume=True)
 
 
 def test_another_sweep_is_not_resumed(model: MedBridge, short: list[str], tmp_path: Path) -> None:

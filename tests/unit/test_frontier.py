@@ -47,6 +47,12 @@ def test_runs_that_differ_in_the_coefficient_alone_make_one_curve(tmp_path: Path
     assert {p.coefficient for p in found.points} == {"l1_coefficient 0.2", "l1_coefficient 0.1", "k 8"}
 
 
+def test_a_curve_is_sorted_by_l0(tmp_path: Path) -> None:
+    for name, l0 in (("a", 40), ("b", 5), ("c", 12)):
+        run(tmp_path / "s" / name, f"sae.l1_coefficient={l0}", l0=l0)
+    assert [p.l0 for p in frontier([tmp_path / "s"]).points] == [5, 12, 40]
+
+
 def test_one_architecture_and_size_needs_no_more_than_its_name(tmp_path: Path) -> None:
     run(tmp_path / "s/a", "sae.l1_coefficient=0.2")
     run(tmp_path / "s/b", "sae.l1_coefficient=0.1", "hook_name=blocks.10.hook_resid_post")
@@ -83,6 +89,18 @@ def test_the_table_and_the_notes(tmp_path: Path) -> None:
     assert "measured on different texts" in table
     assert "1 of the runs have an L0 of 0" in table
     assert "- c: it broke | here" in table
+    assert "runs are of different models" not in table
+    metrics = json.loads((tmp_path / "s/a/metrics.json").read_text())
+    (tmp_path / "s/a/metrics.json").write_text(json.dumps(metrics | {"model": {"name": "m", "dtype": "bfloat16"}}))
+    assert "runs are of different models, or of one model in different precisions" in frontier_table(
+        frontier([tmp_path / "s"])
+    )
+
+
+def test_a_bar_in_a_name_does_not_end_its_cell(tmp_path: Path) -> None:
+    run(tmp_path / "s/a", "hook_name=a|b")
+    row = frontier_table(frontier([tmp_path / "s"])).splitlines()[4]
+    assert row.startswith("| a\\|b | tied_l1 |")
 
 
 def test_the_plot_has_a_panel_a_hook_a_line_a_curve_and_a_mark_a_run(tmp_path: Path) -> None:

@@ -144,6 +144,14 @@ def test_nothing_is_dead_nothing_changes() -> None:
         assert torch.equal(value, before[name]), name
 
 
+def test_a_feature_is_dead_after_more_steps_than_given() -> None:
+    trainer = trained()
+    trainer.n_forward_passes_since_fired.zero_()
+    trainer.n_forward_passes_since_fired[:3] = torch.tensor([29, 30, 31])
+    assert revive(trainer, next(samples(5)), seed=1, step=60, dead_steps=30) == 1
+    assert trainer.n_forward_passes_since_fired[:3].tolist() == [29, 30, 0]
+
+
 def test_a_dictionary_that_is_all_dead_comes_back() -> None:
     trainer = trained()
     with torch.no_grad():
