@@ -16,7 +16,6 @@ subject are the shots, the next are asked. Needs the extras [demo] and [eval].
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -252,7 +251,6 @@ def main() -> None:
     settings = {k: v for k, v in vars(options).items() if k not in ("json", "data")}
     result = reporting.begin("kormedmcqa_eval", options, settings)
     del result["sizes"]
-    result["versions"]["lm-eval"] = importlib.metadata.version("lm-eval")
     result["methods"] = []
     with tempfile.TemporaryDirectory(prefix="kormedmcqa_eval_") as name:
         folder = Path(name)

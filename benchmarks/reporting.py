@@ -25,6 +25,7 @@ PACKAGES = (
     "transformers",
     "torch",
     "triton",
+    "lm-eval",
     "numba",
     "numpy",
     "eai-sparsify",

@@ -75,9 +75,11 @@ def vote_result(item: McqItem, samples: Sequence[Generated]) -> ItemResult:
     letters = [each.letter for each in found]
     prediction, confidence = vote(letters)
     reason: NoAnswerReason | None = None
-    if prediction is None:
-        reasons = Counter(each.reason for each in found if each.reason is not None)
-        reason = "ambiguous" if any(letters) else reasons.most_common(1)[0][0]
+    if prediction is None and any(letters):
+        reason = "ambiguous"
+    elif prediction is None:
+        reasons: Counter[NoAnswerReason] = Counter(each.reason for each in found if each.reason is not None)
+        reason = reasons.most_common(1)[0][0]
     return ItemResult(
         id=item.id,
         subject=item.subject,

@@ -221,7 +221,7 @@ class _Steering:
         if error_term is not None and not isinstance(error_term, bool):
             raise ConfigError(f"error_term must be True or False, got {error_term!r}.")
         self._entries = read_interventions(intervention) if intervention is not None else ()
-        self._statistics: Any = None
+        self._statistics: FeatureStatistics | None = None
         if statistics is not None and self._sae is not None:
             self._statistics = FeatureStatistics.load(Path(statistics), self._sae)
         self.about: dict[str, Any] = {

@@ -45,10 +45,15 @@ _CHOICES = {"clamp": ("unit", CLAMP_UNITS), "steer": ("unit", STEER_UNITS), "abl
 class Statistics(Protocol):
     """`features.statistics.FeatureStatistics` has these."""
 
-    maximum: Any
-    """`[d_sae]`"""
-    mean: Any
-    """`[d_sae]`"""
+    @property
+    def maximum(self) -> Any:
+        """`[d_sae]`"""
+        ...
+
+    @property
+    def mean(self) -> Any:
+        """`[d_sae]`"""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
