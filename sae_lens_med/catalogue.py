@@ -49,6 +49,8 @@ class CatalogueEntry:
     d_model: int
     note: str
     wheel: Wheel | None = None
+    base: str | None = None
+    """Hub id of the model it was tuned from, where its card says; dictionaries of that one can be used on it."""
 
 
 GEMMA_WHEEL = Wheel(
@@ -70,7 +72,15 @@ SMOLLM_WHEEL = Wheel(
 
 CATALOGUE: tuple[CatalogueEntry, ...] = (
     CatalogueEntry("hari-q3", "snuh/hari-q3", "14B", 40, 5120, "Korean medical, Qwen3-based (SNUH)"),
-    CatalogueEntry("hari-q3-8b", "snuh/hari-q3-8b", "8B", 36, 4096, "Korean medical, Qwen3-8B-Base tuned (SNUH)"),
+    CatalogueEntry(
+        "hari-q3-8b",
+        "snuh/hari-q3-8b",
+        "8B",
+        36,
+        4096,
+        "Korean medical, Qwen3-8B-Base tuned (SNUH)",
+        base="Qwen/Qwen3-8B-Base",
+    ),
     CatalogueEntry("qwen3-0.6b", "Qwen/Qwen3-0.6B", "0.6B", 28, 1024, "general"),
     CatalogueEntry("qwen3-1.7b", "Qwen/Qwen3-1.7B", "1.7B", 28, 2048, "general"),
     CatalogueEntry("qwen3-4b", "Qwen/Qwen3-4B", "4B", 36, 2560, "general"),

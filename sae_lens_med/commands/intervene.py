@@ -24,6 +24,7 @@ from sae_lens_med.commands.options import (
     Split,
     load_data,
     open_model,
+    tell_other_model,
 )
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def intervene(
     if attached is not None and len(refs) > 1:
         place = str(attached.sae.device)
         saes = {refs[0]: attached, **{ref: load_sae(ref, device=place) for ref in refs[1:]}}
+        for ref in refs[1:]:
+            tell_other_model(opened, saes[ref])
     result = run_conditions(
         opened,
         loaded,

@@ -73,7 +73,8 @@ def load_data(
 
 
 def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[MedBridge, LoadedSae | None]":
-    """Model and SAE; one process of a machine fetches and converts them before the others look."""
+    """Model and SAE; one process of a machine fetches and converts them before the others look. An SAE of another
+    model is told on stderr."""
     import torch
 
     from sae_lens_med import distributed
@@ -85,7 +86,18 @@ def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[M
     device = distributed.local_device(device)
     with distributed.first_before_the_others(of_machine=True):
         attached = None if sae is None else load_sae(sae, device=device)
-        return load_model(model, device=device, dtype=dtype), attached
+        opened = load_model(model, device=device, dtype=dtype)
+    if attached is not None:
+        tell_other_model(opened, attached)
+    return opened, attached
+
+
+def tell_other_model(model: "MedBridge", sae: "LoadedSae") -> None:
+    """Say on stderr where the SAE was trained on another model."""
+    from sae_lens_med.saes.releases import other_model
+
+    if sentence := other_model(sae, model.provenance["name"]):
+        typer.echo(sentence, err=True)
 
 
 def print_json(output: Path, metrics: "Sequence[MetricValue]") -> None:

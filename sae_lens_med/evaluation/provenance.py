@@ -19,7 +19,7 @@ PACKAGES = ("sae-lens-med", "sae-lens", "transformer-lens", "transformers", "tor
 NOT_IDENTITY = ("batch_tokens", "device")
 """Settings that do not change a result."""
 NAMES = (
-    *("sae.source", "sae.sae_id", "data.source", "data.split", "data.licence", "data.bad_rows"),
+    *("sae.source", "sae.sae_id", "sae.trained_on", "data.source", "data.split", "data.licence", "data.bad_rows"),
     "settings.template",
 )
 """What a thing is called, beside the hash that says what it is."""
@@ -48,6 +48,7 @@ def make_provenance(
             "sae_id": sae.sae_id,
             "sha256": sae.sha256,
             "hook_name": sae.hook_name,
+            "trained_on": sae.trained_on,
         }
     return Provenance(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -14,8 +14,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from sae_lens_med import catalogue
 from sae_lens_med.errors import ReleaseError, nearest
 from sae_lens_med.saes.listing import (
     CFG_FILE,
@@ -54,13 +56,20 @@ class LoadedSae:
     left_out_ids: frozenset[str] | None
     """Exam items that were kept out of its training text; None when nothing says."""
 
+    @property
+    def trained_on(self) -> str | None:
+        """The model that it says it was trained on."""
+        name = self.sae.cfg.metadata.model_name
+        return str(name) if name else None
+
 
 def load_sae(ref: str, device: str = "cpu", *, releases: Releases | None = None) -> LoadedSae:
     """Load the SAE that `ref` names, in float32.
 
     `ref` is `RELEASE/ID` of a release listed here, a folder that SAELens or `sae-lens-med train` exported, or
     `REL:ID` with a release or Hub repository that SAELens knows; they are tried in this order, so `./NAME` always means
-    a folder. A packaged release is compared with its recorded hashes first.
+    a folder. A packaged release is compared with its recorded hashes first. Releases whose files are pickles
+    (Qwen-Scope's `.sae.pt`) are read by torch as tensors alone; a file with anything else in it is refused.
 
     Raises `ReleaseError` for an unknown release or id (near names are given), a folder without an SAE, a damaged file,
     a training checkpoint, or an SAE that cannot be fetched.
@@ -104,6 +113,21 @@ def load_folder(
     left_out = folder / LEFT_OUT_FILE
     ids = frozenset(json.loads(left_out.read_text(encoding="utf-8"))) if left_out.is_file() else None
     return _loaded(sae, source=source or str(folder), sae_id=sae_id or folder.resolve().name, left_out_ids=ids)
+
+
+def other_model(loaded: LoadedSae, model: str) -> str | None:
+    """One sentence where the SAE was trained on another model than `model` (alias, Hub id or folder, as
+    `MedBridge.provenance` names it); None where it is the same one or the SAE does not say.
+
+    Whether a folder holds the model that the SAE names is not known unless the folder has its name.
+    """
+    name = loaded.trained_on
+    if name is None or _full_name(name) == _full_name(model) or _last_name(name) == _last_name(model):
+        return None
+    entry = catalogue.find(model)
+    if entry is not None and entry.base is not None and _full_name(entry.base) == _full_name(name):
+        return f"The SAE {loaded.source} was trained on {name}, from which {model} was tuned, not on it itself."
+    return f"The SAE {loaded.source} was trained on {name}; here it reads {model}."
 
 
 def weights_sha256(sae: "SAE[Any]") -> str:
@@ -284,6 +308,11 @@ def _from_saelens(name: str, sae_id: str, device: str) -> "SAE[Any]":
         )
     try:
         return SAE.from_pretrained(name, sae_id, device=device)
+    except UnpicklingError as error:
+        raise ReleaseError(
+            f"The SAE {name}:{sae_id} was not opened: its file is a pickle with more in it than tensors, or a damaged "
+            f"one; do not load it by other means unless you trust who made it."
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, HTTPError) as error:
         raise ReleaseError(
             f"The SAE {name}:{sae_id} could not be fetched through SAELens ({first_line(error)}); check the name and "
@@ -296,6 +325,15 @@ def _loaded(sae: "SAE[Any]", *, source: str, sae_id: str, left_out_ids: frozense
     if not hook_name:
         raise ReleaseError(f"The SAE {source!r} does not say where it reads: {CFG_FILE} lacks metadata.hook_name.")
     return LoadedSae(sae, source, sae_id, weights_sha256(sae), hook_name, left_out_ids)
+
+
+def _full_name(model: str) -> str:
+    entry = catalogue.find(model)
+    return (entry.hub_id if entry else model).lower()
+
+
+def _last_name(model: str) -> str:
+    return _full_name(model).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _refs(known: Mapping[str, Release]) -> list[str]:
