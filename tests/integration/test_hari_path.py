@@ -383,7 +383,7 @@ def test_cot_with_thinking_ends_after_the_thought(plain: Any, tmp_path: Path) ->
 
 
 def test_self_consistency_in_a_chat(tmp_path: Path) -> None:
-    short = ["--samples", "3", "--max-new-tokens", "4"]
+    short = ["--samples", "3", "--max-new-tokens", "4", "--dtype", "bfloat16"]
     done, _ = evaluated(tmp_path / "e", "--method", "self-consistency", "--chat", "--thinking", *short)
     assert all(len(result.samples) == 3 and result.confidence is not None for result in done.results)
 
@@ -459,7 +459,7 @@ def test_ablation_and_steering_on_a_qwen_scope_sae(plain: Any, tmp_path: Path) -
 
 
 def test_a_study_with_a_qwen_scope_sae(tmp_path: Path) -> None:
-    short = ["--limit", "4", "--permutations", "20", "--device", "cpu"]
+    short = ["--limit", "4", "--permutations", "20", "--device", "cpu", "--dtype", "bfloat16"]
     shown = command(
         *("study", "--model", "hari-q3-8b", "--sae", QWEN_SCOPE, "--data", "sample"),
         *(*short, "--output", tmp_path / "s"),
@@ -478,6 +478,9 @@ def test_a_transcoder_of_the_14b_spliced(plain: Any, tmp_path: Path) -> None:
     done, shown = evaluated(tmp_path / "e", "--method", "letter", "--sae", TRANSCODER, model="hari-q3")
     told = f"The SAE {TRANSCODER} was trained on Qwen/Qwen3-14B; here it reads hari-q3."
     assert told in shown.stderr.splitlines()
+    half, _ = evaluated(tmp_path / "half", "--sae", TRANSCODER, "--dtype", "bfloat16", model="hari-q3")
+    for result, coarse in zip(done.results, half.results, strict=True):
+        assert coarse.option_logprobs == pytest.approx(result.option_logprobs, abs=0.5)
     (tmp_path / "c.yaml").write_text("conditions: [{name: splice, kind: splice, positions: not_special}]\n")
     compare = ["--sae", TRANSCODER, "--data", "sample", "--limit", "4", "--conditions", tmp_path / "c.yaml"]
     command("intervene", "--model", "hari-q3", *compare, "--device", "cpu", "--output", tmp_path / "out")
