@@ -27,7 +27,7 @@ import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.hf_hooks import hf_hooks, hook_places
-from sae_lens_med.kv_cache import cut, on_prefix, to_the_right
+from sae_lens_med.kv_cache import bytes_per_token, cut, on_prefix, to_the_right
 from sae_lens_med.models import NONLINEAR_HEADS, MedBridge
 from sae_lens_med.passes import Pass, telling
 from sae_lens_med.reader import CAUSAL, ready
@@ -38,6 +38,9 @@ MAX_ROWS = 64
 
 REUSE = 0.9
 """A beginning that is known serves again where it covers this share of the one that is shared."""
+
+CACHE_BYTES = 4 * 2**30
+"""Most bytes of the key-value cache of texts that are generated together; on a GPU half of what is free."""
 
 LOGITS_BYTES = 2**28
 """Most bytes of float32 logits at a time."""
@@ -188,7 +191,7 @@ class Engine:
             )
         results: list[Any] = [None] * len(prompts)
         with self._running(prompts) as prefix:
-            for batch in self._batches([prefix.rest(p) for p in prompts]):
+            for batch in self._batches([prefix.rest(p) for p in prompts], kept=len(prefix) + max_new_tokens):
                 texts = list(dict.fromkeys(prompts[i] for i in batch))
                 row_of = {text: row for row, text in enumerate(texts)}
                 run = self._rows(prefix, texts, grow=True)
@@ -238,16 +241,26 @@ class Engine:
     def _rows(self, prefix: "_Prefix", prompts: Sequence[TokenText], *, grow: bool) -> "_Rows":
         return _Rows(self, prefix, prompts, grow=grow)
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indices of prompts of like length, longest first."""
+    def _batches(self, lengths: Sequence[int], kept: int | None = None) -> Iterator[list[int]]:
+        """Indices of prompts of like length, longest first. `kept`: the tokens beside its own that a row's cache will
+        hold, where rows keep theirs."""
         batch: list[int] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            if batch and (len(batch) == MAX_ROWS or (len(batch) + 1) * lengths[batch[0]] > self.batch_tokens):
+            if batch and len(batch) == self._most_rows(lengths[batch[0]], kept):
                 yield batch
                 batch = []
             batch.append(i)
         if batch:
             yield batch
+
+    def _most_rows(self, longest: int, kept: int | None) -> int:
+        rows = min(MAX_ROWS, self.batch_tokens // longest)
+        if kept is not None:
+            room = CACHE_BYTES
+            if self._hf.device.type == "cuda":
+                room = torch.cuda.mem_get_info(self._hf.device)[0] // 2
+            rows = min(rows, room // ((longest + kept) * bytes_per_token(self._hf.config, self._hf.dtype)))
+        return max(1, rows)
 
     @staticmethod
     def _deliver(results: list[Any], batch: list[int], found: list[Any], on_batch: OnBatch | None) -> None:

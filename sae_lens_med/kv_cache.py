@@ -7,6 +7,8 @@ Layers keep every token, also those of a sliding window (transformers then masks
 because the columns of a row are contiguous). Built on transformers' `DynamicCache`; out of scope: caches on disk.
 """
 
+from typing import Any
+
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -77,3 +79,11 @@ def to_the_right(cache: DynamicCache, lengths: torch.Tensor) -> torch.Tensor:
             index = source.to(old.device)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3])
             setattr(layer, name, old.gather(2, index))
     return at[None, :] >= pad[:, None]
+
+
+def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """What one token of one row takes in the cache of a model with this transformers config."""
+    text = config.get_text_config(decoder=True)
+    heads = text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return 2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width * dtype.itemsize

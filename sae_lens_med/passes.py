@@ -1,4 +1,4 @@
-"""What the columns of a forward pass are: told by whoever runs the model, read by hooks that act on some positions only.
+"""What the columns of a forward pass are: told by whoever runs the model, read by hooks that act on some positions.
 
 A TransformerLens hook sees an activation `[batch, n, d]` and nothing else: not which tokens these are, where in their
 text they stand (with a KV cache, n counts only the new ones), what is padding, or what the model wrote itself. This

@@ -8,6 +8,7 @@ import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.inference import Engine, TokenText
+from sae_lens_med.kv_cache import bytes_per_token
 from sae_lens_med.models import MedBridge
 from sae_lens_med.passes import Pass, current
 from sae_lens_med.records import PARTS
@@ -248,3 +249,24 @@ def test_a_beginning_that_is_known_serves_the_next_call(arch: Arch) -> None:
         alone = [Engine(engine.model).next_token_logprobs([p], [[5, 6]])[0] for p in call]
         torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), atol=1e-5, rtol=1e-5)
     assert [shape for shape in widths if shape[0] == 1] == [(1, 38), (1, 37)]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_cache_takes_what_its_size_says_and_texts_together_stay_within(
+    arch: Arch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hf_model = reference(arch)
+    cache = hf_model(torch.arange(3, 10)[None], use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    each = bytes_per_token(hf_model.config, torch.float32)
+    assert held == 7 * each
+
+    prompts = texts(n=6, shared=0)
+    longest = max(len(p.token_ids) for p in prompts)
+    monkeypatch.setattr("sae_lens_med.inference.CACHE_BYTES", 2 * (longest + 4) * each)
+    batches: list[list[int]] = []
+    engine = Engine(tiny_model(arch))
+    few = engine.generate(prompts, max_new_tokens=4, on_batch=lambda indices, found: batches.append(indices))
+    assert len(batches[0]) == 2
+    monkeypatch.undo()
+    assert few == engine.generate(prompts, max_new_tokens=4)
