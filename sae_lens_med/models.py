@@ -251,7 +251,8 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
         """The canonical name of hook `name`. Raises `ModelError` naming near ones when there is none."""
         hooks = self.hook_dict
         if name not in hooks:
-            raise ModelError(f"{self.provenance['name']} has no hook {name!r}{nearest(name, hooks)}")
+            hint = nearest(name, hooks) or "; hooks have names like blocks.0.hook_resid_post."
+            raise ModelError(f"{self.provenance['name']} has no hook {name!r}{hint}")
         return hooks[name].name or name
 
     def add_hook(
@@ -324,10 +325,13 @@ def load_model(
         revision: of the Hub repository.
         device_map: as in transformers (`auto` spreads a large model over the GPUs).
 
-    Raises `ModelError` for a name that cannot be found, an unknown dtype, or files that are no causal language model.
+    Raises `ModelError` for a name that cannot be found, an unknown dtype, a device that is not there, or files that are
+    no causal language model.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}")
+    if device_map is None:
+        _require_device(device)
     name = str(name_or_path)
     source, where, identity = _locate(name, revision)
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -350,6 +354,16 @@ def load_model(
     if device_map is None:
         hf_model = hf_model.to(device)
     return bridge(hf_model, tokenizer, {"name": _canonical_name(name), "source": source, "dtype": dtype, **identity})
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"there is no device {device!r} here ({str(error).splitlines()[0].rstrip('.')[:100]}); give cpu, or cuda "
+            "where torch finds a GPU."
+        ) from error
 
 
 def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBridge:
@@ -497,3 +511,9 @@ def activations_at(
         name: [activation[row, : len(ids)].clone() for row, ids in enumerate(token_ids)]
         for name, activation in found.items()
     }
+
+
+def shape_at(model: MedBridge, hook_name: str) -> tuple[int, ...]:
+    """Shape of the activation of one token at `hook_name`: `(d_model,)` of a residual. Runs the model on one token."""
+    [activation] = residuals(model, [[model.text_tokenizer.eos_token_id or 0]], hook_name)
+    return tuple(activation.shape[1:])

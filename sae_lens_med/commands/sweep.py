@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from sae_lens_med.training.frontier import Frontier
-    from sae_lens_med.training.sweep import Variant
+    from sae_lens_med.training.plan import Variant
 
 
 def register(app: typer.Typer) -> None:
@@ -48,15 +48,22 @@ def sweep(
 
     Example: sae-lens-med sweep tied.yaml topk.yaml --over sae.l1_coefficient=0.2,0.4 --over sae.k=32,64 -o runs/both
     """
-    from sae_lens_med.training.sweep import plan
-    from sae_lens_med.training.sweep import sweep as run_sweep
+    from sae_lens_med.training.outputs import require_folder, require_sweep, require_texts
+    from sae_lens_med.training.plan import plan
 
     variants = plan(recipes, overs or [], overrides or [])
     if dry_run:
         _list_variants(variants, as_json)
         return
+    require_sweep(variants, output, resume)
+    for variant in variants:
+        require_texts(variant.recipe)
+    if activations is not None:
+        require_folder(activations, "--activations")
+
     from sae_lens_med import distributed
     from sae_lens_med.models import load_model
+    from sae_lens_med.training.sweep import sweep as run_sweep
 
     first = variants[0].recipe
     device = distributed.local_device(str(first.runner.get("device", "cpu")))
@@ -69,9 +76,9 @@ def sweep(
         raise typer.Exit(130) from None
     if result.frontier is not None:
         _show(result.frontier, output, as_json)
-    for name, error in result.failed:
-        typer.echo(f"failed: {name}: {error}", err=True)
     if result.failed:
+        failed = f"{len(result.failed)} of {len(variants)} variants"
+        typer.echo(f"{failed} failed; the same command with --resume tries them again.", err=True)
         raise typer.Exit(1)
 
 
@@ -88,7 +95,9 @@ def frontier(
     """
     from sae_lens_med.training.frontier import frontier as read_frontier
     from sae_lens_med.training.frontier import write_frontier
+    from sae_lens_med.training.outputs import require_folder
 
+    require_folder(output, "--output")
     found = read_frontier(folders)
     write_frontier(found, output)
     _show(found, output, as_json)

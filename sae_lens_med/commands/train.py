@@ -34,12 +34,19 @@ def train(
 
     Example: sae-lens-med train gemma-3-270m-res --set data.folder=texts --set sae.l1_coefficient=0.4 --output runs/a
     """
-    from sae_lens_med import distributed
-    from sae_lens_med.models import load_model
+    from sae_lens_med.training.outputs import require_folder, require_run, require_texts
     from sae_lens_med.training.recipe import load_recipe
-    from sae_lens_med.training.run import train as run_training
 
     loaded = load_recipe(recipe, overrides)
+    require_run(loaded, output, resume)
+    require_texts(loaded)
+    if activations is not None:
+        require_folder(activations, "--activations")
+
+    from sae_lens_med import distributed
+    from sae_lens_med.models import load_model
+    from sae_lens_med.training.run import train as run_training
+
     device = distributed.local_device(str(loaded.runner.get("device", "cpu")))
     with distributed.first_before_the_others(of_machine=True):
         model = load_model(loaded.model_name, device=device, dtype=loaded.model_dtype)

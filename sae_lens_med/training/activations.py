@@ -35,6 +35,7 @@ from sae_lens_med.config import json_sha256
 from sae_lens_med.data import training_text
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.models import adds_bos
+from sae_lens_med.training.outputs import require_texts
 from sae_lens_med.training.recipe import Recipe
 
 QUEUED_BATCHES = 4
@@ -61,10 +62,7 @@ class Corpus:
 
 def corpus(recipe: Recipe, tokenizer: Any, seed: int) -> Corpus:
     """Read the recipe's sources and cut them into sequences of at most `context_size` tokens, in random order."""
-    paths = [Path(recipe.folder) / source.path for source in recipe.sources]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"the recipe's text {path} does not exist; say where it lies with --set data.folder=PATH.")
+    paths = require_texts(recipe)
     text = training_text(paths, recipe.leave_out)
     rng = np.random.default_rng(seed)
     source_of = np.array(text.dataset["source"])

@@ -154,8 +154,9 @@ def _finished(folder: Path) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/cfg.json") if _is_finished(path.parent))
     if not found:
+        what = "holds no finished training run" if folder.is_dir() else "is no folder"
         raise ConfigError(
-            f"{folder} holds no finished training run (a folder with cfg.json, recipe.yaml and metrics.json)."
+            f"{folder} {what}; name the output of a sweep, or a run that has cfg.json, recipe.yaml and metrics.json."
         )
     return found
 

@@ -33,6 +33,7 @@ from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.models import MedBridge
 from sae_lens_med.reader import ResidualReader
 from sae_lens_med.training.activations import Activations, Corpus, Stopped, shard_path
+from sae_lens_med.training.outputs import require_folder
 from sae_lens_med.training.recipe import Recipe
 
 FORMAT = 2
@@ -277,6 +278,7 @@ def like_length(sequences: Sequence[Sequence[int]], batch_tokens: int) -> Iterat
 
 
 def _require_same(folder: Path, identity: dict[str, Any]) -> None:
+    require_folder(folder, "--activations")
     path = folder / "manifest.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -20,6 +20,7 @@ import yaml
 
 from sae_lens_med.config import configs_dir
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
 RUNNER_KEYS = (
     "hook_name",
@@ -44,6 +45,10 @@ RUNNER_KEYS = (
 )
 """The fields of SAELens' runner config that training here reads. The others belong to its `ActivationsStore` and to
 wandb, which are not used."""
+
+_NOT_GIVEN = ("d_in", "device", "metadata", "reshape_activations")
+"""Fields of a SAELens training config that a recipe does not hold: the first three follow from the rest, and
+activations are harvested flat."""
 
 REQUIRED = ("hook_name", "context_size", "training_tokens", "train_batch_size_tokens")
 
@@ -146,16 +151,20 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
+    key, separator, given = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set needs key=value, got {override!r}.")
+    try:
+        value = yaml_value(given)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: what stands after the = is no YAML value.") from error
     *sections, last = key.split(".")
     target = values
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override}: {section!r} is a value, not a section.")
-    target[last] = yaml_value(text)
+    target[last] = value
 
 
 def yaml_value(text: str) -> Any:
@@ -187,35 +196,56 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     for key in REQUIRED:
         if key not in runner:
             raise ConfigError(f"{where} lacks the key {key!r}.")
-    _known(sae, sae_fields(sae["architecture"], where), f"{where}: sae")
+    if not isinstance(data["sources"], list) or not data["sources"]:
+        raise ConfigError(f"{where}: data.sources must be a list of one file at least, got {data['sources']!r}.")
     recipe = Recipe(
-        model_name=str(model["name"]),
-        model_dtype=str(model.get("dtype", "float32")),
-        folder=str(data.get("folder", ".")),
+        model_name=text(model["name"], "model.name", where),
+        model_dtype=text(model.get("dtype", "float32"), "model.dtype", where),
+        folder=text(data.get("folder", "."), "data.folder", where),
         sources=tuple(_source(s, where) for s in data["sources"]),
-        leave_out=float(data.get("leave_out", 1 / 3)),
-        heldout=float(data.get("heldout", 0.02)),
-        sink_multiple=float(data.get("sink_multiple", 5.0)),
-        buffer_tokens=data.get("buffer_tokens", 500_000),
-        harvest_batch_tokens=data.get("harvest_batch_tokens"),
+        leave_out=number(data.get("leave_out", 1 / 3), "data.leave_out", where, 0, below=1),
+        heldout=number(data.get("heldout", 0.02), "data.heldout", where, 0, below=1),
+        sink_multiple=number(data.get("sink_multiple", 5.0), "data.sink_multiple", where, 1),
+        buffer_tokens=whole(data.get("buffer_tokens", 500_000), "data.buffer_tokens", where),
+        harvest_batch_tokens=(
+            None
+            if data.get("harvest_batch_tokens") is None
+            else whole(data["harvest_batch_tokens"], "data.harvest_batch_tokens", where)
+        ),
         sae=dict(sae),
         runner=runner,
         revive=_revival(values, where),
         unshrink=_yes_or_no(values, "unshrink", where),
     )
-    if not recipe.sources:
-        raise ConfigError(f"{where}: data.sources is empty; name at least one file.")
-    if not 0 < recipe.heldout < 1:
-        raise ConfigError(f"{where}: data.heldout must lie between 0 and 1, got {recipe.heldout}.")
-    for key, value in (("buffer_tokens", recipe.buffer_tokens), ("harvest_batch_tokens", recipe.harvest_batch_tokens)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{where}: data.{key} must be a whole number of at least 1, got {value!r}.")
-    if recipe.sink_multiple <= 1:
-        raise ConfigError(f"{where}: data.sink_multiple must exceed 1, got {recipe.sink_multiple}.")
-    for key in ("context_size", "training_tokens", "train_batch_size_tokens"):
-        if not isinstance(runner[key], int) or runner[key] < 1:
-            raise ConfigError(f"{where}: {key} must be a whole number of at least 1, got {runner[key]!r}.")
+    if recipe.heldout == 0:
+        raise ConfigError(f"{where}: data.heldout must lie between 0 and 1, got 0.")
+    if recipe.sink_multiple == 1:
+        raise ConfigError(f"{where}: data.sink_multiple must exceed 1, got 1.")
+    _require_settings(recipe, where)
     return recipe
+
+
+def _require_settings(recipe: Recipe, where: str) -> None:
+    """The runner's fields and those of the SAE, by SAELens' own configs: importing them takes seconds, so this comes
+    last."""
+    known = sae_fields(text(recipe.sae["architecture"], "sae.architecture", where), where)
+    _known(recipe.sae, known, f"{where}: sae")
+    from sae_lens import LanguageModelSAERunnerConfig
+    from sae_lens.registry import get_sae_training_class
+
+    config_class = get_sae_training_class(recipe.sae["architecture"])[1]
+    require_values(recipe.runner, LanguageModelSAERunnerConfig, where)
+    fields = {key: value for key, value in recipe.sae.items() if key != "architecture"}
+    require_values(fields, config_class, f"{where}: sae")
+    try:
+        config_class(d_in=1, **fields)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: SAELens refuses the section sae: {error}.") from error
+    total, batch = recipe.runner["training_tokens"], recipe.runner["train_batch_size_tokens"]
+    if total < batch:
+        raise ConfigError(
+            f"{where}: training_tokens ({total}) must be train_batch_size_tokens ({batch}), one step, at least."
+        )
 
 
 def _revival(values: dict[str, Any], where: str) -> Revival | None:
@@ -227,9 +257,7 @@ def _revival(values: dict[str, Any], where: str) -> Revival | None:
         if key not in section:
             raise ConfigError(f"{where} lacks the key {key!r} of its section 'revive'.")
     for key in ("every", "dead_steps", "rows"):
-        value = section.get(key, 1)
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{where}: revive.{key} must be a whole number of at least 1, got {value!r}.")
+        whole(section.get(key, 1), f"revive.{key}", where)
     until = section.get("until", 1.0)
     if not isinstance(until, (int, float)) or not 0 < until <= 1:
         raise ConfigError(f"{where}: revive.until is a share of the training, above 0 and at most 1, got {until!r}.")
@@ -255,7 +283,7 @@ def sae_fields(architecture: str, where: str) -> tuple[str, ...]:
             f"{nearest(architecture, known) or '; it has ' + ', '.join(known) + '.'}"
         )
     config_class = SAE_TRAINING_CLASS_REGISTRY[architecture][1]
-    names = [f.name for f in dataclasses.fields(config_class) if f.name not in ("d_in", "device", "metadata")]
+    names = [f.name for f in dataclasses.fields(config_class) if f.name not in _NOT_GIVEN]
     return ("architecture", *names)
 
 
@@ -285,5 +313,9 @@ def _source(value: Any, where: str) -> Source:
         return Source(value)
     if isinstance(value, dict) and "path" in value:
         _known(value, ("path", "max_rows"), f"{where}: data.sources")
-        return Source(str(value["path"]), value.get("max_rows"))
+        max_rows = value.get("max_rows")
+        return Source(
+            text(value["path"], "data.sources: path", where),
+            None if max_rows is None else whole(max_rows, "data.sources: max_rows", where),
+        )
     raise ConfigError(f"{where}: a source is a path, or {{path, max_rows}}; got {value!r}.")

@@ -37,11 +37,12 @@ from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
 from sae_lens_med import distributed
 from sae_lens_med.config import write_json, write_text
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models import MedBridge, shape_at
 from sae_lens_med.training.activations import Activations, corpus
 from sae_lens_med.training.export import export
 from sae_lens_med.training.harvest import Harvest, default_folder
 from sae_lens_med.training.metrics import SaeQuality
+from sae_lens_med.training.outputs import require_run
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe, Revival
 from sae_lens_med.training.revive import is_due, revive, rows_for
@@ -76,7 +77,7 @@ def train(
     """
     with distributed.initialised() as me:
         if me.first:
-            _prepare_output(recipe, output, resume)
+            require_run(recipe, output, resume)
         distributed.barrier()
         return _train(recipe, model, output, activations, resume)
 
@@ -87,8 +88,15 @@ def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | N
     text = corpus(recipe, model.text_tokenizer, seed)
     hook_name = recipe.runner["hook_name"]
     folder = activations or default_folder(model, text, hook_name)
+    if recipe.runner["context_size"] > model.cfg.n_ctx:
+        raise ConfigError(
+            f"context_size is {recipe.runner['context_size']}, but {model.provenance['name']} reads at most "
+            f"{model.cfg.n_ctx} tokens; lower it."
+        )
     runner_cfg = _runner_config(recipe, model)
     with Harvest(model, text, recipe, {hook_name: folder}) as harvest:
+        if me.first:  # not before all has been looked at: what is refused leaves nothing behind
+            write_text(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
         acts = harvest.activations[hook_name]
         harvest.until(acts.first_window)
         trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
@@ -103,27 +111,6 @@ def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | N
     return TrainedSae(output, quality, trainer.n_training_steps)
 
 
-def _prepare_output(recipe: Recipe, output: Path, resume: bool) -> None:
-    stored = output / "recipe.yaml"
-    if (output / "cfg.json").is_file():
-        raise ConfigError(f"{output} already holds a trained SAE; give another --output.")
-    if stored.is_file():
-        if not resume:
-            raise ConfigError(
-                f"{output} holds an unfinished run; add --resume to go on with it, or give another --output."
-            )
-        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
-        changed = sorted(k for k in before | recipe.to_dict() if before.get(k) != recipe.to_dict().get(k))
-        if changed:
-            raise ConfigError(f"{output} was begun with another {', '.join(changed)}; resume with the same recipe.")
-    elif output.is_dir() and any(output.iterdir()):
-        raise ConfigError(f"{output} is not empty and holds no training run; give another --output.")
-    elif resume:
-        raise ConfigError(f"{output} holds no run to resume; leave --resume out to begin one.")
-    else:
-        write_text(stored, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
-
-
 def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerConfig[Any]:
     """SAELens' runner config: it validates the fields, and is what `runner_cfg.json` records."""
     fields = dict(recipe.sae)
@@ -133,7 +120,7 @@ def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerCo
     n_checkpoints = runner.pop("n_checkpoints", 4)
     try:
         return LanguageModelSAERunnerConfig(
-            sae=config_class(d_in=model.cfg.d_model, device=device, **fields),
+            sae=config_class(d_in=_width(model, runner["hook_name"]), device=device, **fields),
             model_name=_hub_name(model),
             model_class_name="TransformerBridge",
             dataset_path=", ".join(s.path for s in recipe.sources),
@@ -150,6 +137,16 @@ def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerCo
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"SAELens refuses the recipe: {error}.") from error
+
+
+def _width(model: MedBridge, hook_name: str) -> int:
+    shape = shape_at(model, hook_name)
+    if len(shape) != 1:
+        raise ConfigError(
+            f"an SAE is trained on one vector a token, but {hook_name} of {model.provenance['name']} gives heads "
+            f"({' x '.join(map(str, shape))}); name another hook_name, such as blocks.N.hook_attn_out."
+        )
+    return shape[0]
 
 
 def _hub_name(model: MedBridge) -> str:

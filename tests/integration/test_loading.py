@@ -174,3 +174,9 @@ def test_logprobs_of_a_half_precision_model_are_as_fine_as_float32(tmp_path: Pat
     torch.testing.assert_close(torch.tensor(got), want, rtol=1e-5, atol=1e-5)
     coarse = half(tokens)[0, -1].float()[wanted[0]]
     assert len(coarse.unique()) < len(set(got))
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_told_before_the_model_is_read(device: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"there is no device '{device}' here .*; give cpu, or cuda where"):
+        load_model(tmp_path / "nothing", device=device)

@@ -9,13 +9,16 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sae_lens_med.cli import app
+from sae_lens_med.config import write_json
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.models import MedBridge
 from sae_lens_med.reader import ResidualReader
 from sae_lens_med.training import run
 from sae_lens_med.training import sweep as sweeping
+from sae_lens_med.training.outputs import as_written, require_sweep
+from sae_lens_med.training.plan import Variant, plan
 from sae_lens_med.training.recipe import load_recipe
-from sae_lens_med.training.sweep import Variant, plan, sweep
+from sae_lens_med.training.sweep import sweep
 from tests.tiny import save_tiny_model, tiny_model
 
 TOPK = """
@@ -172,10 +175,11 @@ def test_several_hooks_are_harvested_in_one_pass(
 
 
 def test_a_variant_that_fails_does_not_lose_the_others(model: MedBridge, short: list[str], tmp_path: Path) -> None:
-    variants = plan(["tiny"], ["train_batch_size_tokens=64,1000000,32"], short)
+    # 6,400 rows are more than the text has
+    variants = plan(["tiny"], ["train_batch_size_tokens=64,6400,32"], [*short, "training_tokens=6400"])
     result = sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts")
     [(name, error)] = result.failed
-    assert name == "train_batch_size_tokens-1000000"
+    assert name == "train_batch_size_tokens-6400"
     assert result.frontier is not None and len(result.frontier.points) == 2
     listed = json.loads((tmp_path / "out/frontier.json").read_text())["failed"]
     assert listed == [{"name": name, "error": error}]
@@ -241,15 +245,15 @@ def test_an_error_that_nobody_foresaw_is_kept_with_its_traceback(
 
 def test_a_changed_plan_is_not_resumed(short: list[str], tmp_path: Path) -> None:
     overs = ["sae.l1_coefficient=0.1,0.2"]
-    sweeping._prepare(plan(["tiny"], overs, short), tmp_path / "out", resume=False)
-    sweeping._prepare(plan(["tiny"], overs, short), tmp_path / "out", resume=True)
+    write_json(tmp_path / "out/sweep.json", as_written(plan(["tiny"], overs, short)))
+    require_sweep(plan(["tiny"], overs, short), tmp_path / "out", resume=True)
     for changed, said in (
         (plan(["tiny"], overs, [*short, "lr=0.5"]), "with another lr;"),
         (plan(["tiny"], ["sae.l1_coefficient=0.2,0.1"], short), "in another order;"),
         (plan(["tiny"], ["sae.l1_coefficient=0.1,0.3"], short), "with l1_coefficient-0.2; without l1_coefficient-0.3;"),
     ):
         with pytest.raises(ConfigError, match=f"begun as another sweep: {said} resume with the same command"):
-            sweeping._prepare(changed, tmp_path / "out", resume=True)
+            require_sweep(changed, tmp_path / "out", resume=True)
 
 
 def test_another_sweep_is_not_resumed(model: MedBridge, short: list[str], tmp_path: Path) -> None:
@@ -298,8 +302,10 @@ def test_the_command_lists_trains_and_resumes(short: list[str], tmp_path: Path) 
 def test_the_command_ends_with_a_status_when_a_variant_fails(short: list[str], tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model", "gemma3")
     sets = [f"--set={s}" for s in short if not s.startswith("model")] + [f"--set=model.name={tmp_path / 'model'}"]
-    given = ["sweep", "tiny", "--over", "train_batch_size_tokens=64,1000000", *sets, "-o", str(tmp_path / "out")]
+    sets.append("--set=training_tokens=6400")
+    given = ["sweep", "tiny", "--over", "train_batch_size_tokens=64,6400", *sets, "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(app, [*given, "--activations", str(tmp_path / "acts")])
     assert done.exit_code == 1
-    assert "failed: train_batch_size_tokens-1000000:" in done.stderr
+    assert "failed: train_batch_size_tokens-6400: " in done.stderr
+    assert "1 of 2 variants failed; the same command with --resume tries them again." in done.stderr
     assert "train_batch_size_tokens-64: L0 " in done.stdout

@@ -1,5 +1,6 @@
 """Recipe -> SAE on a tiny model: what is written loads in stock SAELens, and an interrupted run loses nothing."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from sae_lens import SAE
 from safetensors.torch import load_file
 
@@ -102,10 +104,35 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
 
 def test_resuming_with_another_recipe_is_refused(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    run._prepare_output(recipe, tmp_path / "out", resume=False)
+    (tmp_path / "out/recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
     other = load_recipe("tiny", [f"data.folder={recipe.folder}", "model.name=tiny", "lr=0.5"])
     with pytest.raises(ConfigError, match="begun with another lr"):
         run.train(other, model, tmp_path / "out", resume=True)
+
+
+def test_an_sae_is_as_wide_as_what_its_hook_gives(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
+    for name, refused in (("mlp.hook_post", False), ("attn.hook_z", True)):
+        own = dataclasses.replace(recipe, runner=recipe.runner | {"hook_name": f"blocks.1.{name}"})
+        if refused:
+            with pytest.raises(ConfigError, match=r"hook_z of tiny-gemma3-0 gives heads \(4 x 16\); name another hook"):
+                run.train(own, model, tmp_path / name, activations=tmp_path / "acts")
+            assert not (tmp_path / name).exists()
+            continue
+        trained = run.train(own, model, tmp_path / name, activations=tmp_path / "acts")
+        assert SAE.load_from_disk(trained.folder).cfg.d_in == 48
+        assert trained.quality.explained_variance > 0
+
+
+def test_what_is_refused_leaves_nothing(
+    trained: run.TrainedSae, model: MedBridge, recipe: Recipe, tmp_path: Path
+) -> None:
+    acts = trained.folder.parent / "acts"
+    with pytest.raises(ConfigError, match="harvested with another model"):
+        run.train(recipe, tiny_model("gemma3", seed=1), tmp_path / "out", activations=acts)
+    too_long = dataclasses.replace(recipe, runner=recipe.runner | {"context_size": 4096})
+    with pytest.raises(ConfigError, match="context_size is 4096, but tiny-gemma3-0 reads at most 2048 tokens"):
+        run.train(too_long, model, tmp_path / "out", activations=acts)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_key_is_refused_with_the_nearest() -> None:

@@ -1,0 +1,112 @@
+"""The values of a recipe: of the type that SAELens' configs declare, and in the range that training here can use.
+
+Checked when the recipe is read: SAELens itself finds most of them out of range in the middle of a run, or not at all.
+"""
+
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from sae_lens_med.errors import ConfigError, nearest
+
+LEAST = {
+    "context_size": 2,  # BOS and a token
+    "training_tokens": 1,
+    "train_batch_size_tokens": 1,
+    "lr": 0,
+    "lr_end": 0,
+    "lr_warm_up_steps": 0,
+    "lr_decay_steps": 0,
+    "n_restart_cycles": 1,
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+    "seed": 0,
+    "n_checkpoints": 0,
+    "dead_feature_window": 1,
+    "feature_sampling_window": 1,
+    "n_batches_for_norm_estimate": 1,
+    "d_sae": 1,
+    "k": 1,
+    "l1_coefficient": 0,
+    "l1_warm_up_steps": 0,
+    "l0_coefficient": 0,
+    "l0_warm_up_steps": 0,
+    "center_batches": 1,
+    "initial_density": 0,
+}
+"""The smallest value of a key, of the runner's and of the `sae` section."""
+
+BELOW_1 = ("adam_beta1", "adam_beta2")
+
+CHOICES = {
+    "lr_scheduler_name": ("constant", "cosineannealing", "cosineannealingwarmrestarts"),
+    "dtype": ("float32", "bfloat16", "float16", "float64"),
+}
+"""Keys whose type is `str` in SAELens and that take one of these."""
+
+
+def require_values(values: Mapping[str, Any], config_class: type, where: str) -> None:
+    """Check each of `values` by the field of its name of a SAELens config class. Raises `ConfigError`."""
+    hints = typing.get_type_hints(config_class)
+    for key, value in values.items():
+        if key not in hints:
+            continue
+        if not _fits(value, hints[key]):
+            raise ConfigError(f"{where}: {key} must be {_in_words(hints[key])}, got {value!r}.")
+        if key in LEAST and value is not None and value < LEAST[key]:
+            raise ConfigError(f"{where}: {key} must be at least {LEAST[key]}, got {value!r}.")
+        if key in BELOW_1 and value is not None and value >= 1:
+            raise ConfigError(f"{where}: {key} must be below 1, got {value!r}.")
+        if key in CHOICES and value not in CHOICES[key]:
+            hint = nearest(str(value), CHOICES[key]) or f"; there are {', '.join(CHOICES[key])}."
+            raise ConfigError(f"{where}: SAELens has no {key} {value!r}{hint}")
+
+
+def number(value: Any, name: str, where: str, least: float, below: float = math.inf) -> float:
+    """A number of at least `least` and below `below`. Raises `ConfigError`."""
+    if not _fits(value, float) or not least <= value < below:
+        limit = "" if math.isinf(below) else f" and below {below:g}"
+        raise ConfigError(f"{where}: {name} must be a number of at least {least:g}{limit}, got {value!r}.")
+    return float(value)
+
+
+def whole(value: Any, name: str, where: str) -> int:
+    """A whole number of at least 1. Raises `ConfigError`."""
+    if not _fits(value, int) or value < 1:
+        raise ConfigError(f"{where}: {name} must be a whole number of at least 1, got {value!r}.")
+    return int(value)
+
+
+def text(value: Any, name: str, where: str) -> str:
+    """A text. Raises `ConfigError`."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: {name} must be a text, got {value!r}.")
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_fits(value, each) for each in typing.get_args(hint))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, typing.get_args(hint)[0]) for each in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, type(None)) else True
+
+
+def _in_words(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    if origin is types.UnionType:
+        return " or ".join(_in_words(each) for each in typing.get_args(hint))
+    if origin is list:
+        return f"a list of which each is {_in_words(typing.get_args(hint)[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")

@@ -1,0 +1,144 @@
+"""What a recipe may hold, and what is said of one that may not; where its run may be written."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sae_lens_med.cli import app
+from sae_lens_med.config import configs_dir
+from sae_lens_med.errors import ConfigError, DataError, SaeLensMedError
+from sae_lens_med.training.outputs import require_folder, require_run, require_texts
+from sae_lens_med.training.recipe import load_recipe
+
+RECIPES = sorted((configs_dir() / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path.stem)
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("foo", "--set needs key=value, got 'foo'"),
+        ("lr=[1", "--set lr=\\[1: what stands after the = is no YAML value"),
+        ("lr.x=1", "'lr' is a value, not a section"),
+        ("lr=abc", "tiny.yaml: lr must be a number, got 'abc'"),
+        ("lr=.inf", "lr must be a number, got inf"),
+        ("lr=-1", "lr must be at least 0, got -1"),
+        ("lr_end=x", "lr_end must be a number or null, got 'x'"),
+        ("training_tokens=1e6", "training_tokens must be a whole number, got 1000000.0"),
+        ("train_batch_size_tokens=10000", "training_tokens \\(6400\\) must be train_batch_size_tokens \\(10000\\)"),
+        ("context_size=1", "context_size must be at least 2, got 1"),
+        ("seed=abc", "seed must be a whole number, got 'abc'"),
+        ("seed=true", "seed must be a whole number, got True"),
+        ("adam_beta1=1", "adam_beta1 must be below 1, got 1"),
+        ("n_checkpoints=-1", "n_checkpoints must be at least 0, got -1"),
+        ("n_batches_for_norm_estimate=0", "n_batches_for_norm_estimate must be at least 1, got 0"),
+        ("feature_sampling_window=0", "feature_sampling_window must be at least 1, got 0"),
+        ("autocast=maybe", "autocast must be true or false, got 'maybe'"),
+        ("hook_name=3", "hook_name must be a text, got 3"),
+        ("lr_scheduler_name=cosin", "SAELens has no lr_scheduler_name 'cosin'; did you mean cosineannealing?"),
+        ("lr_scheduler_name=x", "no lr_scheduler_name 'x'; there are constant, cosineannealing"),
+        ("sae.d_sae=abc", "tiny.yaml: sae: d_sae must be a whole number, got 'abc'"),
+        ("sae.d_sae=-3", "sae: d_sae must be at least 1, got -3"),
+        ("sae.dtype=float13", "SAELens has no dtype 'float13'; did you mean float32"),
+        ("sae.center=medium", "sae: center must be one of none, mean, got 'medium'"),
+        ("sae.initial_density=2", "initial_density must lie between 0 and 1, got 2"),
+        ("sae.architecture=[1]", "sae.architecture must be a text"),
+        ("sae.reshape_activations=hook_z", "nothing reads the key 'reshape_activations'"),
+        (
+            "sae={architecture: matryoshka_batchtopk, d_sae: 8, matryoshka_widths: [x]}",
+            "a list of which each is a whole",
+        ),
+        ("data.sources=text.jsonl", "data.sources must be a list of one file at least, got 'text.jsonl'"),
+        ("data.sources=[]", "data.sources must be a list of one file at least"),
+        ("data.sources=[3]", "a source is a path, or {path, max_rows}; got 3"),
+        ("data.sources=[{path: 3}]", "data.sources: path must be a text, got 3"),
+        ("data.sources=[{path: a, max_rows: 0}]", "data.sources: max_rows must be a whole number of at least 1, got 0"),
+        ("data.folder=3", "data.folder must be a text, got 3"),
+        ("data.leave_out=1", "data.leave_out must be a number of at least 0 and below 1, got 1"),
+        ("data.heldout=abc", "data.heldout must be a number of at least 0 and below 1, got 'abc'"),
+        ("data.heldout=0", "data.heldout must lie between 0 and 1, got 0"),
+        ("data.sink_multiple=0.5", "data.sink_multiple must be a number of at least 1, got 0.5"),
+        ("data.sink_multiple=1", "data.sink_multiple must exceed 1, got 1"),
+        ("data.buffer_tokens=1.5", "data.buffer_tokens must be a whole number of at least 1, got 1.5"),
+        ("data.harvest_batch_tokens=0", "data.harvest_batch_tokens must be a whole number of at least 1, got 0"),
+        ("model.name=[1]", "model.name must be a text, got"),
+        ("unshrink=maybe", "unshrink is true or false, got 'maybe'"),
+    ],
+)
+def test_a_wrong_value_is_told_when_the_recipe_is_read(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("tiny", [override])
+
+
+def test_where_a_run_may_be_written(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny")
+    for output in (tmp_path / "new" / "deep", tmp_path):
+        require_run(recipe, output, resume=False)
+        with pytest.raises(ConfigError, match="holds no run to resume; leave --resume out to begin one"):
+            require_run(recipe, output, resume=True)
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=r"--output .*/file is a file; give a folder"):
+            require_run(recipe, path, resume=False)
+    with pytest.raises(ConfigError, match="is not empty and holds no training run"):
+        require_run(recipe, tmp_path, resume=False)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds an unfinished run; add --resume"):
+        require_run(recipe, run, resume=False)
+    require_run(recipe, run, resume=True)
+    with pytest.raises(ConfigError, match="was begun with another lr, seed; resume with the same recipe"):
+        require_run(load_recipe("tiny", ["lr=0.5", "seed=8"]), run, resume=True)
+    (run / "cfg.json").touch()
+    with pytest.raises(ConfigError, match="already holds a trained SAE"):
+        require_run(recipe, run, resume=True)
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs the tests may be allowed everything
+    with pytest.raises(ConfigError, match=rf"--activations .*: you may not write to {tmp_path}; give another folder"):
+        require_folder(tmp_path / "acts", "--activations")
+
+
+def test_texts_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"text.jsonl does not exist; say where it lies with --set data.folder=PATH"):
+        require_texts(load_recipe("tiny", [f"data.folder={tmp_path}"]))
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("train", ["nope"], "there is no recipe 'nope'"),
+        ("train", ["tiny", "-o", "FULL"], "is not empty and holds no training run"),
+        ("train", ["tiny", "-o", "NEW"], "text.jsonl does not exist"),
+        ("train", ["tiny", "-o", "NEW", "--set=data.folder=FULL", "--activations", "FULL/text.jsonl"], "is a file"),
+        ("sweep", ["nope"], "there is no recipe 'nope'"),
+        ("sweep", ["tiny", "-o", "FULL"], "is not empty and holds no sweep"),
+        ("sweep", ["tiny", "-o", "NEW"], "text.jsonl does not exist"),
+        ("sweep", ["tiny", "-o", "NEW", "--over=data.folder=FULL,NEW"], "NEW/text.jsonl does not exist"),
+        ("sweep", ["tiny", "-o", "NEW", "--set=data.folder=FULL", "--activations", "FULL/text.jsonl"], "is a file"),
+    ],
+)
+def test_what_can_be_told_before_the_model_is_loaded_is(
+    command: str, options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("sae_lens_med.models.load_model", loaded)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FULL").mkdir()
+    (tmp_path / "FULL" / "text.jsonl").touch()
+    output = [] if "-o" in options else ["-o", "NEW"]
+    done = CliRunner().invoke(app, [command, *options, *output])
+    assert isinstance(done.exception, SaeLensMedError) and message in str(done.exception)
+    assert not (tmp_path / "NEW").exists()
