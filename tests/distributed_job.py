@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,10 +27,12 @@ from sae_lens_med.features.collect import collect
 from sae_lens_med.models import MedBridge
 from sae_lens_med.saes import sparse_step
 from sae_lens_med.saes.releases import LoadedSae, load_folder
+from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
 from sae_lens_med.study import run_study
 from sae_lens_med.training import run
+from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe, load_recipe
-from tests.tiny import save_tiny_sae, tiny_model, tiny_sae
+from tests.tiny import save_tiny_sae, tiny_model, tiny_sae, tiny_trainer
 
 # `features` has a function of the module's name.
 collect_module: Any = importlib.import_module("sae_lens_med.features.collect")
@@ -120,7 +123,34 @@ def collect_with_a_failure(folder: Path, model: MedBridge, sae: LoadedSae) -> No
         collect_module.write_apart = write
 
 
+def parts(folder: Path, model: MedBridge) -> None:
+    """What keeps processes together, each by itself."""
+    with noted(folder, "small"):
+        train(folder, "run-small", model, ["train_batch_size_tokens=1", "training_tokens=1"])
+    with distributed.initialised() as me:
+        torch.manual_seed(me.rank)
+        sae = TiedL1TrainingSAE(TiedL1TrainingSAEConfig(d_in=8, d_sae=16, device="cpu"))
+        before = sae.E.sum().item()
+        tiny_trainer(sae, 8, trainer_class=ParallelTrainer)
+        after = sae.E.sum().item()
+        with distributed.first_before_the_others():
+            times = [time.monotonic()]
+            time.sleep(0.3 if me.first else 0.0)
+            times.append(time.monotonic())
+        found = distributed.gather_objects({"before": before, "after": after, "times": times})
+        if me.first:
+            (folder / "parts.json").write_text(json.dumps(found), encoding="utf-8")
+        with noted(folder, "drift"):
+            sae.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
+            tiny_trainer(sae, 8, trainer_class=ParallelTrainer).step(torch.randn(4, 8))
+        with noted(folder, "own-gpu"):
+            distributed.local_device("cuda:0")
+        with noted(folder, "no-gpu"):
+            distributed.local_device("cuda")
+
+
 def two(folder: Path, model: MedBridge) -> None:
+    parts(folder, model)
     train(folder, "run-2", model)
     train(folder, "revived-2", model, REVIVING)
     step = run.ParallelTrainer.step

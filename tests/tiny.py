@@ -157,7 +157,12 @@ def save_tiny_sae(folder: Path, sae: SAE[Any]) -> str:
     return json_sha256({f.name: file_sha256(f) for f in sorted(Path(folder).iterdir())})
 
 
-def tiny_trainer(sae: TrainingSAE[Any], batch: int, dead_feature_window: int = 100) -> SAETrainer[Any, Any]:
+def tiny_trainer(
+    sae: TrainingSAE[Any],
+    batch: int,
+    dead_feature_window: int = 100,
+    trainer_class: type[SAETrainer[Any, Any]] = SAETrainer,
+) -> SAETrainer[Any, Any]:
     """SAELens' trainer at a constant learning rate of 3e-3 with Adam's usual moments; give batches to its `step`."""
     config = SAETrainerConfig(
         total_training_samples=batch * 10_000,
@@ -179,4 +184,4 @@ def tiny_trainer(sae: TrainingSAE[Any], batch: int, dead_feature_window: int = 1
         checkpoint_path=None,
         save_final_checkpoint=False,
     )
-    return SAETrainer(config, sae, iter(()))
+    return trainer_class(config, sae, iter(()))

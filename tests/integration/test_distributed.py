@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -106,6 +107,43 @@ def assert_same_run(got: Path, want: Path) -> None:
     mine, its = (json.loads((f / "cfg.json").read_text(encoding="utf-8"))["metadata"] for f in (got, want))
     assert mine["l0"] == pytest.approx(its["l0"], rel=1e-4)
     assert mine["num_dead_features"] == its["num_dead_features"]
+
+
+def told(folder: Path, name: str, rank: int) -> tuple[str, str]:
+    kind, message = json.loads((folder / f"{name}.rank{rank}.json").read_text(encoding="utf-8"))
+    return kind, message
+
+
+def test_processes_begin_with_the_weights_of_rank_0(two: Path) -> None:
+    first, second = json.loads((two / "parts.json").read_text(encoding="utf-8"))
+    assert first["before"] != second["before"]
+    assert first["after"] == second["after"] == first["before"]
+
+
+def test_the_first_goes_before_the_others(two: Path) -> None:
+    first, second = (part["times"] for part in json.loads((two / "parts.json").read_text(encoding="utf-8")))
+    assert first[1] - first[0] >= 0.3 and second[0] >= first[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        (
+            "small",
+            "ConfigError",
+            "train_batch_size_tokens is 1, the batch of all processes together; it must be",
+        ),
+        ("drift", "DistributedError", "1 of the SAE's parameters got no gradient, .* train this architecture in one"),
+        ("own-gpu", "ConfigError", "2 processes cannot share cuda:0; give the device cuda: each takes its own"),
+        ("no-gpu", "ConfigError", r"rank \d finds no GPU \d: .*start as many processes per machine as it has GPUs"),
+    ],
+)
+def test_what_processes_cannot_do_together_is_told_by_each(two: Path, name: str, kind: str, message: str) -> None:
+    if name == "no-gpu" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    for rank in range(2):
+        got_kind, got_message = told(two, name, rank)
+        assert got_kind == kind and re.search(message, got_message), got_message
 
 
 def test_two_processes_train_as_one(two: Path) -> None:

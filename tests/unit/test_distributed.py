@@ -65,6 +65,17 @@ def test_an_environment_that_is_none_is_refused(given_: dict[str, str], monkeypa
     assert distributed.speaks(ConfigError("of the environment"))
 
 
+def test_a_process_group_of_somebody_else_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", 2), ("RANK", 0), ("LOCAL_RANK", 0)):
+        monkeypatch.setenv(name, str(value))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(DistributedError, match="has a process group already"), distributed.initialised():
+            pass
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_rank_0_speaks_or_the_next_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def who(error: ConfigError | DistributedError) -> list[int]:
         found = []

@@ -154,8 +154,11 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_unfinished_runs_are_left_out_and_none_is_an_error(tmp_path: Path) -> None:
     (run(tmp_path / "s/a") / "cfg.json").unlink()
-    with pytest.raises(ConfigError, match="s holds no finished training run"):
-        frontier([tmp_path / "s"])
+    for folder in (tmp_path / "s", tmp_path / "s/a"):
+        with pytest.raises(ConfigError, match=f"{folder} holds no finished training run; name the output of a sweep"):
+            frontier([folder])
+    with pytest.raises(ConfigError, match="nowhere is no folder; name the output of a sweep"):
+        frontier([tmp_path / "nowhere"])
     run(tmp_path / "s/b")
     assert [Path(p.folder).name for p in frontier([tmp_path / "s"]).points] == ["b"]
     (tmp_path / "s/b/metrics.json").write_text('{"heldout": {"l0": 3}}')

@@ -89,6 +89,9 @@ def test_killed_features_fire_again_and_the_error_falls() -> None:
 def test_revived_rows_biases_and_moments() -> None:
     trainer = trained()
     sae, batch = trainer.sae, next(samples(5))
+    for p in (sae.E, sae.b_enc):  # what a feature leaves that was alive once
+        for name in ("exp_avg", "exp_avg_sq"):
+            trainer.optimizer.state[p][name][KILLED] = 0.5
     before = {name: value.clone() for name, value in sae.state_dict().items()}
     moments = {
         (p, name): trainer.optimizer.state[p][name].clone()

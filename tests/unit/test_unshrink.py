@@ -99,6 +99,48 @@ def test_explained_variance_never_falls_and_the_active_set_stays() -> None:
         assert torch.equal(sae.W_dec, W_dec) and torch.equal(sae.b_dec, b_dec)
 
 
+def test_explained_variance_is_that_of_the_rows_around_their_mean() -> None:
+    sae, x = tied(random_unit_rows(D_SAE, 0), -1.0), inputs() + 1
+    fitting = torch.cat([chunk for i, chunk in enumerate(x.split(len(x) // 5)) if i % 5 != 4])
+    before = explained(sae, fitting)
+    found = unshrink(sae, [x], ridges=[10.0])
+    assert found.fitted[0] == pytest.approx(before, abs=1e-4)
+    assert found.fitted[1] == pytest.approx(explained(sae, fitting), abs=1e-4)
+    assert found.held_back[1] == pytest.approx(explained(sae, x[-len(x) // 5 :]), abs=1e-4)
+
+
+def test_the_ridge_that_is_best_on_rows_held_back_is_chosen_wherever_it_stands() -> None:
+    x = inputs()
+    alone = {}
+    for ridge in (1.0, 1e6):  # one that hardly holds back, one that allows hardly a change
+        alone[ridge] = unshrink(tied(random_unit_rows(D_SAE, 0), -1.0), [x], ridges=[ridge]).held_back[1]
+    assert alone[1.0] > alone[1e6] + 0.01
+    for ridges in ([1.0, 1e6], [1e6, 1.0]):
+        found = unshrink(tied(random_unit_rows(D_SAE, 0), -1.0), [x], ridges=ridges)
+        assert found.ridge == 1.0
+        assert found.held_back[1] == pytest.approx(alone[1.0], rel=1e-4)
+
+
+def test_limits_that_would_raise_the_error_are_not_gone_to() -> None:
+    """Two features that write along one direction; the best gains are -3 and 9, and both limits together are worse
+    than no gain at all."""
+    random = torch.Generator().manual_seed(0)
+    c = 1 + torch.rand(4000, generator=random)
+    other = c * (1 + 0.1 * torch.randn(4000, generator=random))
+    x = torch.stack([c, other, -6 * c + 9 * other], dim=1)
+    sae = StandardSAE(StandardSAEConfig(d_in=3, d_sae=2))
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+        sae.W_dec.copy_(torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 1.0]]))
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    found = unshrink(sae, [x], ridges=[1e-3], tolerance=1e-6)
+    assert found.ridge is not None
+    assert found.n_at_limit == 2
+    assert found.fitted[1] > found.fitted[0] and found.held_back[1] > found.held_back[0]
+    assert FLOOR < found.gains[0] < 1 < found.gains[1] < CEILING
+
+
 def test_a_feature_that_should_vanish_stays_at_the_floor_and_the_error_still_falls() -> None:
     rows = random_unit_rows(D_SAE, 3)
     rows[1] = rows[0]  # writes twice what is there once
