@@ -164,6 +164,7 @@ def measure_again(release: "Release", data: Path) -> "Recompute":
     from sae_lens_med.saes.publish import Check
     from sae_lens_med.training.activations import corpus
     from sae_lens_med.training.metrics import measure
+    from sae_lens_med.training.outputs import require_texts
     from sae_lens_med.training.recipe import parse_recipe
 
     values = release.manifest()["recipe"]
@@ -172,6 +173,7 @@ def measure_again(release: "Release", data: Path) -> "Recompute":
             f"The release {release.name!r} records no recipe, so its held-out text cannot be made again."
         )
     recipe = parse_recipe(values | {"data": values["data"] | {"folder": str(data)}}, release.name)
+    require_texts(recipe, "--data FOLDER")
     model = load_model(recipe.model_name, dtype=recipe.model_dtype)
     text = corpus(recipe, model.text_tokenizer, recipe.runner.get("seed", 42))
 

@@ -43,6 +43,10 @@ MAX_WEIGHTS_BYTES = 16_000_000
 """What a release that ships inside the package may weigh per SAE."""
 
 
+LEAST_COSINE = 0.999
+"""Between what a tied feature reads and what it writes: both are rounded to 16 bits by themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing that was checked."""
@@ -184,8 +188,23 @@ def _check_sae(release: Release, sae_id: str, recompute: Recompute | None) -> li
         wrong.append("the output")
     detail = f"not finite float32: {', '.join(wrong)}" if wrong else f"weights sha256 {loaded.sha256[:12]}…"
     checks.append(Check(f"load {sae_id}", not wrong, detail))
-    checks += _check_listed(release, sae_id)
+    checks += [*_check_tied(loaded), *_check_listed(release, sae_id)]
     return checks if recompute is None else checks + recompute(loaded, release.metrics(sae_id))
+
+
+def _check_tied(loaded: LoadedSae) -> list[Check]:
+    """Whether an SAE that was trained tied reads along what it writes; gains (`training.unshrink`) change lengths only.
+    The product of both lengths is the gain, whatever scaling was folded in."""
+    import torch
+
+    sae = loaded.sae
+    if sae.cfg.metadata.training_architecture != "tied_l1":
+        return []
+    reads, writes = sae.state_dict()["W_enc"].T, sae.state_dict()["W_dec"]
+    along = torch.nn.functional.cosine_similarity(reads, writes, dim=1).min().item()
+    gains = reads.norm(dim=1) * writes.norm(dim=1)
+    detail = f"smallest cosine {along:.5f}, gains {gains.min():.2f} to {gains.max():.2f}"
+    return [Check(f"encoder along decoder {loaded.sae_id}", along > LEAST_COSINE, detail)]
 
 
 def _check_listed(release: Release, sae_id: str) -> list[Check]:

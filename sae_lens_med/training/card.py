@@ -49,6 +49,7 @@ def model_card(release: str, sae_id: str, trained: Path, beside: Sequence[Path] 
         **{key: metrics[key] for key in ("text", "activations", "heldout", "steps", "tokens")},
         model={"dequantised_from": None, "sha256": None, "revision": None, **metrics["model"]},
         model_hub_id=entry.hub_id if entry else metrics["model"]["name"],
+        unshrunk=metrics.get("unshrunk"),
         release=release,
         sae_id=sae_id,
         hook_name=recipe["hook_name"],

@@ -76,12 +76,12 @@ def require_folder(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: you may not write to {there}; give another folder.")
 
 
-def require_texts(recipe: Recipe) -> list[Path]:
-    """The recipe's files of text. Raises `DataError` for one that does not exist."""
+def require_texts(recipe: Recipe, option: str = "--set data.folder=PATH") -> list[Path]:
+    """The recipe's files of text. Raises `DataError` for one that is not there; `option` is what names their folder."""
     paths = [Path(recipe.folder) / source.path for source in recipe.sources]
     for path in paths:
         if not path.is_file():
-            raise DataError(f"the recipe's text {path} does not exist; say where it lies with --set data.folder=PATH.")
+            raise DataError(f"the recipe's text {path} does not exist; say where it lies with {option}.")
     return paths
 
 

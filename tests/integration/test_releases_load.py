@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sae_lens_med.commands.releases import releases_app
@@ -267,3 +268,63 @@ def test_measuring_again_finds_the_recorded_numbers_and_a_wrong_one(tmp_path: Pa
     for name in ("l0", "dead_fraction"):
         assert f"ok      {name} {IDS[0]}: recorded" in output
     assert f"FAILED  dead_fraction {IDS[0]}" in verify(quality | {"dead_fraction": 0.9})
+
+
+def test_a_release_with_gains_says_so_and_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from sae_lens_med.models import load_model
+    from sae_lens_med.training import run
+    from sae_lens_med.training.recipe import load_recipe
+
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(Path("model"), "gemma3")
+    Path("text").mkdir()
+    rows = [
+        {"text": f"The patient {i} has fever and chest pain; 환자는 발열과 기침으로 {i * i}. " * 3} for i in range(60)
+    ]
+    Path("text/notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    common = ["model.name=model", "data.folder=text", "data.sources=[notes.jsonl]", f"hook_name={IDS[0]}"]
+    common += ["sae.l1_coefficient=5", "sae.initial_density=0.05"]
+    releases = Releases(listing(tmp_path / "releases.yaml"), tmp_path / "weights")
+    entry = yaml.safe_load(releases.listing.read_text())
+    entry[NAME]["saes"] = [{"id": IDS[0], "path": IDS[0], "l0": None, "variance_explained": None, "neuronpedia": None}]
+    releases.listing.write_text(yaml.safe_dump(entry))
+    model = load_model("model")
+    cards = {}
+    for unshrink in ("false", "true"):
+        recipe = load_recipe("tiny", [*common, f"unshrink={unshrink}"])
+        trained = run.train(recipe, model, Path(unshrink), activations=Path("acts")).folder
+        args = ["package", str(trained), NAME, IDS[0], "--target", str(releases.weights)]
+        assert CliRunner().invoke(releases_app, args).exit_code == 0
+        card = (releases.weights / NAME / "README.md").read_text(encoding="utf-8")
+        assert "\n\n## Model\n" in card and "\n\n\n" not in card
+        cards[unshrink] = " ".join(card.split())
+        done = CliRunner().invoke(releases_app, ["verify", NAME, "--recompute", "--data", "text"], obj=releases)
+        assert done.exit_code == 0, done.output
+        for name in ("l0", "explained_variance", "dead_fraction", "ce_loss_score", "kl_score"):
+            assert f"ok      {name} {IDS[0]}: recorded" in done.output
+        [line] = [line for line in done.output.splitlines() if "encoder along decoder" in line]
+        low, high = (float(value) for value in line.split("gains ")[1].split(" to "))
+        if unshrink == "false":
+            assert low == high == 1.0
+    metrics = json.loads((releases.weights / NAME / IDS[0] / "metrics.json").read_text())["unshrunk"]
+    assert metrics["ridge"] is not None and high > 1.2
+    median = f"{metrics['gain_quantiles_05_50_95'][1]:.2f} in the median"
+    after = f"to {metrics['explained_variance_held_back'][1]:.3f}. All metrics below are of the SAE with its gains."
+    for said in (
+        "Encoder and decoder share directions, not magnitudes",
+        median,
+        after,
+        "undo the shrinkage on average",
+    ):
+        assert said in cards["true"] and said not in cards["false"]
+    assert "L1 shrinks activations" in cards["false"] and "L1 shrinks activations" not in cards["true"]
+
+    # a feature that reads something else than it writes is found
+    path = releases.weights / NAME / IDS[0] / "sae_weights.safetensors"
+    state = load_file(path)
+    state["W_enc"][:, 3] = state["W_enc"][:, 4]
+    save_file(state, path)
+    broken = CliRunner().invoke(releases_app, ["verify", NAME], obj=releases)
+    assert broken.exit_code == 1 and f"FAILED  encoder along decoder {IDS[0]}: smallest cosine" in broken.output
+    lost = CliRunner().invoke(releases_app, ["verify", NAME, "--recompute", "--data", "nowhere"], obj=releases)
+    assert "nowhere/notes.jsonl does not exist; say where it lies with --data FOLDER" in str(lost.exception)
