@@ -4,9 +4,10 @@ Multiple-choice prompts begin with the same few-shot examples, and scoring an an
 positions, not at every one. `Engine` therefore
 
 - encodes the longest beginning that all prompts of a call share once, and lends its key-value cache to every batch;
-- batches the rest by length, so that little of a batch is padding;
+- runs the rest in passes of like length, so that little of a pass is padding;
 - takes only the positions that are read through the LM head (a vocabulary of 262,144 times a width of 640 costs more
-  than the whole transformer below it);
+  than the whole transformer below it), those of many passes at once: on a CPU reading its matrix from memory is what
+  costs, for 3 rows as much as for 64;
 - runs the transformers model inside the bridge as it was before the bridge wrapped it (`reader.ready`), with hooks
   under their TransformerLens names (`hf_hooks`). Where that model cannot stand for the bridge, or a hook has no place
   in it, the bridge runs.
@@ -19,22 +20,23 @@ Out of scope: gradients, beam search, repetition penalties (`generation_config` 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.hf_hooks import hf_hooks, hook_places
-from sae_lens_med.kv_cache import bytes_per_token, cut, on_prefix, to_the_right
-from sae_lens_med.models import NONLINEAR_HEADS, MedBridge
+from sae_lens_med.kv_cache import bytes_per_token, cut, joined, on_prefix, to_the_right
+from sae_lens_med.models import NONLINEAR_HEADS, MedBridge, Reached, default_batch_tokens
 from sae_lens_med.passes import Pass, telling
 from sae_lens_med.reader import CAUSAL, ready
 from sae_lens_med.records import PARTS
 
 MAX_ROWS = 64
-"""Most rows of a batch: each has a row of logits and, in generation, a key-value cache."""
+"""Most prompts that are finished together: each has a row of logits and, in generation, a key-value cache."""
 
 REUSE = 0.9
 """A beginning that is known serves again where it covers this share of the one that is shared."""
@@ -78,11 +80,12 @@ class Engine:
     Args:
         model: from `load_model`.
         hooks: `(hook_name, fn)` pairs, as `interventions` makes them, in force at every forward pass.
-        batch_tokens: most tokens of a forward pass, padding included, the shared beginning not. Results do not depend
-            on it but for rounding.
+        batch_tokens: most tokens of a forward pass, padding included, the shared beginning not; None: what suits the
+            device (`default_batch_tokens`). Results do not depend on it but for rounding.
     """
 
-    def __init__(self, model: MedBridge, hooks: Sequence[Hook] = (), *, batch_tokens: int = 8192) -> None:
+    def __init__(self, model: MedBridge, hooks: Sequence[Hook] = (), *, batch_tokens: int | None = None) -> None:
+        batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1, got {batch_tokens}.")
         for name, _ in hooks:
@@ -99,7 +102,9 @@ class Engine:
             self._hf, self._in_force = model.original_model, lambda: model.hooks(fwd_hooks=self.hooks)
         self._head: Any = self._hf.get_output_embeddings()
         self._known = _Prefix(None, None)
-        self._vocabulary = int(self._hf.config.get_text_config().vocab_size)
+        config = self._hf.config.get_text_config()
+        self._vocabulary = int(config.vocab_size)
+        self._linear = all(getattr(config, name, None) in (None, 1.0) for name in NONLINEAR_HEADS)
 
     @torch.no_grad()
     def next_token_logprobs(
@@ -117,9 +122,8 @@ class Engine:
         results: list[Any] = [None] * len(prompts)
         with self._running(prompts) as prefix:
             for batch in self._batches([prefix.rest(p) for p in prompts]):
-                run = self._rows(prefix, [prompts[i] for i in batch], grow=False)
-                head = self._run(run, run.last)
-                found = head.logprobs([list(wanted[i]) for i in batch])
+                runs = self._passes(prefix, [prompts[i] for i in batch], grow=False)
+                found = self._last(runs).logprobs([list(wanted[i]) for i in batch])
                 self._deliver(results, batch, found, on_batch)
         return results
 
@@ -142,25 +146,19 @@ class Engine:
         longest = max((len(c) for each in continuations for c in each), default=0)
         results: list[Any] = [None] * len(prompts)
         with self._running(prompts, room=longest - 1) as prefix:
-            most = max(1, LOGITS_BYTES // (4 * self._vocabulary))
-            for batch in self._batches([prefix.rest(p) for p in prompts]):
-                run = self._rows(prefix, [prompts[i] for i in batch], grow=True)
+            for batch in self._batches([prefix.rest(p) for p in prompts], kept=len(prefix) + longest):
                 wanted = [[list(c) for c in continuations[i]] for i in batch]
-                first = self._run(run, run.last).logprobs([[c[0] for c in each] for each in wanted])
+                runs = list(self._passes(prefix, [prompts[i] for i in batch], grow=True))
+                first = self._last(runs).logprobs([[c[0] for c in each] for each in wanted])
                 found = [[[value] for value in row] for row in first]
-                run.align()
-                rest = [(r, k) for r, each in enumerate(wanted) for k, c in enumerate(each) if len(c) > 1]
-                while rest:
-                    now, room = 0, most
-                    while now < len(rest) and (now == 0 or room >= len(wanted[rest[now][0]][rest[now][1]]) - 1):
-                        room -= len(wanted[rest[now][0]][rest[now][1]]) - 1
-                        now += 1
-                    chosen, rest = rest[:now], rest[now:]
-                    after = run.followed_by([r for r, _ in chosen], [wanted[r][k][:-1] for r, k in chosen])
+                rows = _Rows.joined(runs)
+                pairs = [(r, k) for r, each in enumerate(wanted) for k, c in enumerate(each) if len(c) > 1]
+                for some in self._some(pairs, [len(wanted[r][k]) - 1 for r, k in pairs], int(rows.lengths.max())):
+                    after = rows.followed_by([r for r, _ in some], [wanted[r][k][:-1] for r, k in some])
                     head = self._run(after, after.every)
-                    flat = head.logprobs([[token] for r, k in chosen for token in wanted[r][k][1:]])
+                    flat = head.logprobs([[token] for r, k in some for token in wanted[r][k][1:]])
                     values = iter(value for (value,) in flat)
-                    for r, k in chosen:
+                    for r, k in some:
                         found[r][k].extend(next(values) for _ in wanted[r][k][1:])
                 self._deliver(results, batch, [[tuple(c) for c in each] for each in found], on_batch)
         return results
@@ -194,16 +192,15 @@ class Engine:
             for batch in self._batches([prefix.rest(p) for p in prompts], kept=len(prefix) + max_new_tokens):
                 texts = list(dict.fromkeys(prompts[i] for i in batch))
                 row_of = {text: row for row, text in enumerate(texts)}
-                run = self._rows(prefix, texts, grow=True)
-                logits = self._run(run, run.last).logits
-                run.align()
-                run.select([row_of[prompts[i]] for i in batch])
-                logits = logits[[row_of[prompts[i]] for i in batch]]
+                runs = list(self._passes(prefix, texts, grow=True))
+                logits = self._last(runs).logits[[row_of[prompts[i]] for i in batch]]
+                rows = _Rows.joined(runs)
+                rows.select([row_of[prompts[i]] for i in batch])
                 writers = [
                     _Writer(self.model.text_tokenizer, stop, self._ends(), temperature, seeds[i] if seeds else 0)
                     for i in batch
                 ]
-                self._write(run, logits, writers, max_new_tokens)
+                self._write(rows, logits, writers, max_new_tokens)
                 self._deliver(results, batch, [writer.result() for writer in writers], on_batch)
         return results
 
@@ -232,35 +229,56 @@ class Engine:
         same = 0 if known is None else _agreement(known, shared, len(shared.token_ids))
         if same < REUSE * len(shared.token_ids):
             run = _Rows(self, None, [shared], grow=True)
-            self._run(run, ([], []))
+            self._run(run, ([], []), head=False)
             self._known = _Prefix(shared, run.cache)
         elif same < len(shared.token_ids) or same < len(self._known):
             return _Prefix(_first(shared, same), cut(self._known.cache, same))
         return self._known
 
-    def _rows(self, prefix: "_Prefix", prompts: Sequence[TokenText], *, grow: bool) -> "_Rows":
-        return _Rows(self, prefix, prompts, grow=grow)
-
     def _batches(self, lengths: Sequence[int], kept: int | None = None) -> Iterator[list[int]]:
-        """Indices of prompts of like length, longest first. `kept`: the tokens beside its own that a row's cache will
-        hold, where rows keep theirs."""
+        """Indices of prompts that are finished together, longest first. `kept`: the tokens beside its own that a row's
+        cache will hold, where rows keep theirs."""
         batch: list[int] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            if batch and len(batch) == self._most_rows(lengths[batch[0]], kept):
+            most = MAX_ROWS
+            if batch and kept is not None:
+                each = (lengths[batch[0]] + kept) * bytes_per_token(self._hf.config, self._hf.dtype)
+                most = max(1, min(most, self._cache_room() // each))
+            if len(batch) == most:
                 yield batch
                 batch = []
             batch.append(i)
         if batch:
             yield batch
 
-    def _most_rows(self, longest: int, kept: int | None) -> int:
-        rows = min(MAX_ROWS, self.batch_tokens // longest)
-        if kept is not None:
-            room = CACHE_BYTES
-            if self._hf.device.type == "cuda":
-                room = torch.cuda.mem_get_info(self._hf.device)[0] // 2
-            rows = min(rows, room // ((longest + kept) * bytes_per_token(self._hf.config, self._hf.dtype)))
-        return max(1, rows)
+    def _cache_room(self) -> int:
+        if self._hf.device.type == "cuda":
+            return torch.cuda.mem_get_info(self._hf.device)[0] // 2
+        return CACHE_BYTES
+
+    def _passes(self, prefix: "_Prefix", prompts: Sequence[TokenText], *, grow: bool) -> Iterator["_Rows"]:
+        """The prompts, longest first, in passes of at most `batch_tokens` tokens."""
+        at = 0
+        while at < len(prompts):
+            n = max(1, self.batch_tokens // prefix.rest(prompts[at]))
+            yield _Rows(self, prefix, prompts[at : at + n], grow=grow)
+            at += n
+
+    def _some(self, pairs: list[Any], lengths: Sequence[int], before: int) -> Iterator[list[Any]]:
+        """Continuations that run together, after at most `before` tokens each: limited by their tokens, the logits of
+        these, and the copies of the caches that they follow."""
+        tokens = min(self.batch_tokens, LOGITS_BYTES // (4 * self._vocabulary))
+        copies = self._cache_room() // 8 // (before * bytes_per_token(self._hf.config, self._hf.dtype))
+        some: list[Any] = []
+        n = 0
+        for pair, length in zip(pairs, lengths, strict=True):
+            if some and (n + length > tokens or len(some) >= copies):
+                yield some
+                some, n = [], 0
+            some.append(pair)
+            n += length
+        if some:
+            yield some
 
     @staticmethod
     def _deliver(results: list[Any], batch: list[int], found: list[Any], on_batch: OnBatch | None) -> None:
@@ -269,19 +287,30 @@ class Engine:
         if on_batch is not None:
             on_batch(batch, found)
 
-    def _run(self, run: "_Rows", read: tuple[list[int], list[int]]) -> "_Head":
-        """One forward pass; the LM head sees position `(row, column)` for each pair of `read`."""
+    def _last(self, runs: Iterable["_Rows"]) -> "_Head":
+        """The LM head at the last position of each row of several passes."""
+        heads = [self._run(run, run.last, head=not self._linear) for run in runs]
+        hidden = torch.cat([head.hidden for head in heads])
+        logits = self._head(hidden[None])[0] if self._linear else torch.cat([head.logits for head in heads])
+        return _Head(self, logits.float(), hidden, exact=self._hf.dtype == torch.float32)
+
+    def _run(self, run: "_Rows", read: tuple[list[int], list[int]], *, head: bool = True) -> "_Head":
+        """One forward pass; the LM head sees position `(row, column)` for each pair of `read`, or, without `head`, it
+        is not run."""
         seen: list[torch.Tensor] = []
         rows, columns = read
 
         def only(_module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             hidden = args[0][rows, columns][None]
             seen.append(hidden[0])
+            if not head:
+                raise Reached
             return (hidden, *args[1:])
 
+        logits = torch.empty(0)
         handle = self._head.register_forward_pre_hook(only)
         try:
-            with telling(run.what), self._attention(run.padded_left):
+            with telling(run.what), self._attention(run.padded_left), contextlib.suppress(Reached):
                 logits = self._hf(
                     input_ids=run.what.token_ids,
                     attention_mask=run.mask(),
@@ -291,7 +320,7 @@ class Engine:
                 ).logits[0]
         finally:
             handle.remove()
-        return _Head(self, logits.float(), seen[0], exact=logits.dtype == torch.float32)
+        return _Head(self, logits.float(), seen[0], exact=self._hf.dtype == torch.float32)
 
     @contextlib.contextmanager
     def _attention(self, masked: bool) -> Iterator[None]:
@@ -411,6 +440,17 @@ class _Rows:
         self.past = to_the_right(self.cache, self.lengths)
         self.padded_left = True
 
+    @staticmethod
+    def joined(runs: Sequence["_Rows"]) -> "_Rows":
+        """The rows of several passes, aligned, as one; for what follows on them."""
+        for run in runs:
+            run.align()
+        rows, columns = runs[0], max(run.past.shape[1] for run in runs)
+        rows.cache = joined([run.cache for run in runs if run.cache is not None], columns)
+        rows.past = torch.cat([F.pad(run.past, (columns - run.past.shape[1], 0)) for run in runs])
+        rows.lengths = torch.cat([run.lengths for run in runs])
+        return rows
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows of the cache, each as often as it is named."""
         assert self.cache is not None
@@ -452,7 +492,8 @@ class _Head:
 
     def __init__(self, engine: Engine, logits: torch.Tensor, hidden: torch.Tensor, exact: bool) -> None:
         self.logits = logits
-        self._engine, self._hidden, self._exact = engine, hidden, exact
+        self.hidden = hidden
+        self._engine, self._exact = engine, exact
 
     def logprobs(self, wanted: Sequence[Sequence[int]]) -> list[list[float]]:
         """Of `wanted[i]` at position i.
@@ -461,14 +502,12 @@ class _Head:
         the head's input, where the head is linear.
         """
         normaliser = self.logits.logsumexp(-1)
-        config = self._engine._hf.config.get_text_config()
-        linear = all(getattr(config, name, None) in (None, 1.0) for name in NONLINEAR_HEADS)
         weight, bias = self._engine._head.weight, getattr(self._engine._head, "bias", None)
         out = []
         for row, ids in enumerate(wanted):
             values = self.logits[row, list(ids)]
-            if not self._exact and linear:
-                values = weight[list(ids)].float() @ self._hidden[row].float()
+            if not self._exact and self._engine._linear:
+                values = weight[list(ids)].float() @ self.hidden[row].float()
                 if bias is not None:
                     values = values + bias[list(ids)].float()
             out.append((values - normaliser[row]).clamp(max=0.0).tolist())

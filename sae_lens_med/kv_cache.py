@@ -7,10 +7,15 @@ Layers keep every token, also those of a sliding window (transformers then masks
 because the columns of a row are contiguous). Built on transformers' `DynamicCache`; out of scope: caches on disk.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+GROWTH = 32
+"""Columns by which a cache that grows is enlarged."""
 
 
 class _LentPrefix(DynamicLayer):
@@ -33,13 +38,30 @@ class _LentPrefix(DynamicLayer):
 
 
 class _KeptPrefix(_LentPrefix):
-    """A layer that begins with the prefix and then grows, as usual."""
+    """A layer that begins with the prefix and then grows.
+
+    `DynamicLayer` copies all that it holds for each token; here there is room for `GROWTH` tokens more each time.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__(keys, values)
+        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Prefix and all that came since, `[batch, heads, p + n, d]`."""
-        self.keys, self.values = super().update(key_states, value_states, *args, **kwargs)
+        del args, kwargs
+        held, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        # Whoever selects rows or shifts columns puts other tensors here, to which the room does not belong.
+        ours = self._room is not None and self._room[0].data_ptr() == self.keys.data_ptr()
+        if self._room is None or not ours or end > self._room[0].shape[-2]:
+            keys, values = super().update(key_states, value_states)
+            self._room = tuple(F.pad(held, (0, 0, 0, GROWTH)) for held in (keys, values))  # type: ignore[assignment]
+            assert self._room is not None
+        else:
+            self._room[0][:, :, held:end], self._room[1][:, :, held:end] = key_states, value_states
+        self.keys, self.values = self._room[0][:, :, :end], self._room[1][:, :, :end]
         return self.keys, self.values
 
 
@@ -49,9 +71,11 @@ def on_prefix(prefix: DynamicCache | None, *, grow: bool) -> DynamicCache | None
 
     None means no cache at all, where there is neither prefix nor growth.
     """
-    if prefix is None:
-        return DynamicCache() if grow else None
+    if prefix is None and not grow:
+        return None
     cache = DynamicCache()
+    if prefix is None:
+        return cache
     layer_type = _KeptPrefix if grow else _LentPrefix
     cache.layers = [layer_type(layer.keys, layer.values) for layer in prefix.layers]  # type: ignore[attr-defined]
     return cache
@@ -62,6 +86,18 @@ def cut(prefix: DynamicCache, n: int) -> DynamicCache:
     cache = DynamicCache()
     cache.layers = [_LentPrefix(layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in prefix.layers]  # type: ignore[attr-defined]
     return cache
+
+
+def joined(caches: Sequence[DynamicCache], columns: int) -> DynamicCache:
+    """One cache of the rows of several, whose columns end together: shorter ones are padded at the left."""
+    whole = DynamicCache()
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        keys, values = (
+            torch.cat([F.pad(held, (0, 0, columns - held.shape[2], 0)) for held in every])
+            for every in ([layer.keys for layer in layers], [layer.values for layer in layers])
+        )
+        whole.layers.append(_KeptPrefix(keys, values))
+    return whole
 
 
 def to_the_right(cache: DynamicCache, lengths: torch.Tensor) -> torch.Tensor:

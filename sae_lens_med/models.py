@@ -457,6 +457,12 @@ def _cannot_open(name: str, source: str) -> ModelError:
     )
 
 
+def default_batch_tokens(model: MedBridge) -> int:
+    """Tokens of one forward pass, padding included: on a CPU few, so that what one layer hands to the next stays in
+    the cache and the memory of one operation serves the next."""
+    return 1024 if torch.device(model.cfg.device or "cpu").type == "cpu" else 32768
+
+
 class Reached(Exception):
     """Ends a forward pass at the last hook that was wanted."""
 

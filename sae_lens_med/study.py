@@ -91,7 +91,7 @@ def run_study(
     permutations: int = 2000,
     seed: int = 0,
     n_shown: int = 6,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     progress: bool = True,
     on_stage: Callable[[str, bool], None] | None = None,
 ) -> StudyResult:
@@ -139,11 +139,11 @@ def _run_study(
     permutations: int,
     seed: int,
     n_shown: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     progress: bool,
     on_stage: Callable[[str, bool], None] | None,
 ) -> StudyResult:
-    if permutations < 1 or n_shown < 0 or batch_tokens < 1:
+    if permutations < 1 or n_shown < 0 or (batch_tokens is not None and batch_tokens < 1):
         raise ConfigError(
             "a study needs permutations >= 1, n_shown >= 0 and batch_tokens >= 1, "
             f"got {permutations}, {n_shown} and {batch_tokens}."

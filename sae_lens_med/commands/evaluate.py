@@ -88,7 +88,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     permutations: Permutations = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling and permutations.")] = 0,
     skip_bad_rows: SkipBadRows = False,

@@ -98,7 +98,7 @@ def intervene(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     seed: Annotated[int, typer.Option(min=0, help="Of random feature sets and bootstrap.")] = 0,
     skip_bad_rows: SkipBadRows = False,
     limit: Limit = None,

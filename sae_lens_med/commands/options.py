@@ -46,7 +46,12 @@ Shots = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16: of the model's weights.")]
-BatchTokens = Annotated[int, typer.Option(min=1, help="Most tokens of one forward pass; does not change the results.")]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Most tokens of one forward pass; what suits the device by default. Does not change the results."
+    ),
+]
 Permutations = Annotated[int, typer.Option(min=1, help="Permutations of every null; the least p is 1 / (this + 1).")]
 Seed = Annotated[int, typer.Option(min=0, help="Of permutations and bootstrap.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that are wrong, and report them.")]

@@ -80,7 +80,7 @@ def run_conditions(
     method: Method | str = "letter",
     shots: Sequence[McqItem] = (),
     statistics_items: Sequence[McqItem] | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,

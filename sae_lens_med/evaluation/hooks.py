@@ -44,7 +44,7 @@ def evaluation_hooks(
     *,
     error_term: bool | None = None,
     interventions: Sequence[Intervention] = (),
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     progress: bool = True,
 ) -> list[Hook]:
     """The hooks, in the order in which they run.

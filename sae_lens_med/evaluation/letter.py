@@ -19,7 +19,7 @@ def evaluate_letters(
     *,
     shots: Sequence[McqItem] = (),
     chat: bool = False,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     progress: bool = True,
     sae: LoadedSae | None = None,
     done: Mapping[str, ItemResult] | None = None,

@@ -56,7 +56,7 @@ def evaluate(
     *,
     method: Method | str = "letter",
     shots: Sequence[McqItem] = (),
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     sae: LoadedSae | None = None,
     error_term: bool | None = None,
     interventions: Sequence[Intervention] = (),

@@ -51,7 +51,7 @@ from sae_lens_med.features.rules import (
     special_ids,
 )
 from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_manifest, write_apart, write_manifest
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models import MedBridge, default_batch_tokens
 from sae_lens_med.prompts import explanation_prompt, question_prompt
 from sae_lens_med.reader import ResidualReader
 from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
@@ -98,7 +98,7 @@ def collect(
     items: Sequence[McqItem],
     *,
     output: Path,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     sink_multiple: float = 5.0,
     shots: Sequence[McqItem] = (),
     progress: bool = True,
@@ -125,6 +125,7 @@ def collect(
     finite, `DistributedError` when another process of the job ended.
     """
     with distributed.initialised():
+        batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
         return _collect(model, loaded_sae, items, Path(output), batch_tokens, sink_multiple, shots, progress)
 
 

@@ -39,7 +39,7 @@ from sae_lens_med.features.rules import (
     require_settings,
     special_ids,
 )
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models import MedBridge, default_batch_tokens
 from sae_lens_med.reader import ResidualReader
 
 FORMAT = 1
@@ -165,7 +165,7 @@ def feature_statistics(
     loaded_sae: SaeAtHook,
     texts: Sequence[HasTokens],
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     sink_multiple: float = 5.0,
     progress: bool = True,
 ) -> FeatureStatistics:
@@ -183,6 +183,7 @@ def feature_statistics(
     Raises `DataError` when there is no token that counts, `ModelError` for a hook or width that does not fit and for a
     text longer than the model's context, `ReleaseError` for an SAE that cannot be used here.
     """
+    batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
     require_settings(batch_tokens, sink_multiple)
     require_sae(loaded_sae)
     token_ids = [list(text.token_ids) for text in texts]

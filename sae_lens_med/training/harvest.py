@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from sae_lens_med import distributed
 from sae_lens_med.config import atomic_path, cache_dir, json_sha256, write_json
 from sae_lens_med.errors import ConfigError, DataError, ModelError
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models import MedBridge, default_batch_tokens
 from sae_lens_med.reader import ResidualReader
 from sae_lens_med.training.activations import Activations, Corpus, Stopped, shard_path
 from sae_lens_med.training.outputs import require_folder
@@ -254,11 +254,6 @@ def default_folder(model: MedBridge, text: Corpus, hook_name: str) -> Path:
     """In the user's cache, named after the model, the text and the hook: runs that differ in the SAE alone share it."""
     identity = json_sha256([FORMAT, model.provenance, text.sha256, len(text.train), hook_name])
     return cache_dir() / "activations" / identity[:16]
-
-
-def default_batch_tokens(model: MedBridge) -> int:
-    """Padded tokens in one forward pass: on a CPU few, so that what one layer hands to the next stays in the cache."""
-    return 1024 if _on_cpu(model) else 32768
 
 
 def _on_cpu(model: MedBridge) -> bool:

@@ -22,9 +22,9 @@ import torch
 from sae_lens import SAE
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models import MedBridge, default_batch_tokens
 from sae_lens_med.reader import ResidualReader
-from sae_lens_med.training.harvest import default_batch_tokens, like_length
+from sae_lens_med.training.harvest import like_length
 from sae_lens_med.training.spliced import spliced_losses
 
 

@@ -178,17 +178,20 @@ def test_a_hook_that_only_the_bridge_has_runs_on_the_bridge() -> None:
     assert seen
 
 
-def test_batches_keep_to_batch_tokens_and_are_reported() -> None:
+def test_passes_keep_to_batch_tokens_and_batches_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae_lens_med.inference.MAX_ROWS", 4)
     prompts = texts(n=9)
     whole = Engine(tiny_model()).next_token_logprobs(prompts, [[5]] * 9)
     batches: list[list[int]] = []
-    small = Engine(tiny_model(), batch_tokens=40).next_token_logprobs(
-        prompts, [[5]] * 9, on_batch=lambda indices, results: batches.append(indices)
+    widths: list[torch.Size] = []
+    engine = Engine(
+        tiny_model(), [("blocks.0.hook_resid_pre", lambda a, hook: widths.append(a.shape))], batch_tokens=40
     )
+    small = engine.next_token_logprobs(prompts, [[5]] * 9, on_batch=lambda indices, results: batches.append(indices))
     assert sorted(i for batch in batches for i in batch) == list(range(9))
-    for batch in batches:
-        lengths = [len(prompts[i].token_ids) - 37 for i in batch]
-        assert len(batch) == 1 or max(lengths) * len(batch) <= 40
+    assert [len(batch) for batch in batches] == [4, 4, 1]
+    assert len(widths) > 4
+    assert all(rows == 1 or rows * n <= 40 for rows, n, _ in widths)
     torch.testing.assert_close(torch.tensor(small), torch.tensor(whole), atol=1e-5, rtol=1e-5)
 
 
