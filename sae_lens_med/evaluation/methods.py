@@ -19,6 +19,7 @@ nor the number of processes (`distributed`: they take the groups in turn) change
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -45,6 +46,8 @@ TEMPLATE = {"self-consistency": "cot"}
 SAMPLES = 11
 TEMPERATURE = 0.7
 """Of self-consistency, with `SAMPLES`: Med-PaLM's (Singhal et al., Nature 2023)."""
+PASSES = 16
+"""Forward passes after which results are written at the latest."""
 MAX_NEW_TOKENS = 1024
 """lm-evaluation-harness' for kormedmcqa."""
 MAX_NEW_TOKENS_THINKING = 4096
@@ -194,7 +197,7 @@ def run_method(
     results = dict(done or {})
     asked = ask(engine.model, items, method, shots)
     me = distributed.ranks()
-    pending = [[i for i in group if items[i].id not in results] for group in _groups(asked, method)]
+    pending = [[i for i in group if items[i].id not in results] for group in _groups(engine, asked, method)]
     pending = [group for group in pending if group]
     own: list[ItemResult] = []
     with _bar(progress and bool(pending) and me.first) as bar:
@@ -330,16 +333,21 @@ def _option_texts(engine: Engine, asked: Sequence[tuple[McqItem, Asked]], method
     return results
 
 
-def _groups(asked: Sequence[Asked], method: Method) -> list[list[int]]:
-    """Indices in groups that are finished together: of at most `MAX_ROWS` texts (or one item), same stop strings and
-    like length, longest first."""
+def _groups(engine: Engine, asked: Sequence[Asked], method: Method) -> list[list[int]]:
+    """Indices in groups that are finished, and written, together: same stop strings and like length, longest first; at
+    most `MAX_ROWS` texts and `PASSES` forward passes, or one item."""
     each_rows = method._samples if method.name == "self-consistency" else 1
+    n_shared = _n_shared([a.prompt.token_ids for a in asked])
     groups: list[list[int]] = []
     for stop in dict.fromkeys(a.stop for a in asked):
         of_stop = [i for i, a in enumerate(asked) if a.stop == stop]
         of_stop.sort(key=lambda i: (-len(asked[i].prompt.token_ids), i))
-        n = max(1, MAX_ROWS // each_rows)
-        groups.extend(of_stop[at : at + n] for at in range(0, len(of_stop), n))
+        while of_stop:
+            longest = len(asked[of_stop[0]].prompt.token_ids) - n_shared
+            rows = min(MAX_ROWS, PASSES * engine.batch_tokens // max(1, longest))
+            n = max(1, rows // each_rows)
+            groups.append(of_stop[:n])
+            of_stop = of_stop[n:]
     return groups
 
 
@@ -349,6 +357,13 @@ def _require_room(model: MedBridge, item: McqItem, n_tokens: int, what: str) -> 
             f"{what} of item {item.id!r} has {n_tokens} tokens, more than the {model.cfg.n_ctx} that "
             f"{model.provenance['name']} takes; use fewer shots or leave the item out."
         )
+
+
+def _n_shared(token_ids: Sequence[tuple[int, ...]]) -> int:
+    """Length of the longest beginning that all have."""
+    if not token_ids:
+        return 0
+    return len(os.path.commonprefix([min(token_ids), max(token_ids)]))
 
 
 def _bar(show: bool) -> Progress:
