@@ -157,7 +157,7 @@ def test_foreign_and_damaged_folders_are_refused(
     (tmp_path / "manifest.json").write_text('{"format": 9}', encoding="utf-8")
     with pytest.raises(StudyError, match="has format 9, this version reads 1"):
         run_study(model, sae, data, tmp_path, **SETTINGS)
-    with pytest.raises(ConfigError, match="got 0, 6 and 4096"):
+    with pytest.raises(ConfigError, match="got 0, 6 and None"):
         run_study(model, sae, data, tmp_path / "new", permutations=0)
 
 
