@@ -1,4 +1,4 @@
-"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER`.
+"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER [left-alone]`.
 
 The jobs are functions of a folder, so that the test runs the same ones in one process. An error that a job ends with is
 written to `FOLDER/NAME.rankR.json` as `[type, message]`.
@@ -176,6 +176,17 @@ def three(folder: Path, model: MedBridge) -> None:
         collect_with_a_failure(folder, model, load_folder(folder / "sae"))
 
 
+def left_alone(folder: Path) -> None:
+    """Rank 1 dies while rank 0 exchanges nothing, and is told to stop by the launcher."""
+    with noted(folder, "left-alone"), distributed.initialised() as me:
+        if not me.first:
+            os._exit(3)
+        time.sleep(120)
+
+
 if __name__ == "__main__":
     assert not distributed.ranks().rank
-    {"2": two, "3": three}[os.environ["WORLD_SIZE"]](Path(sys.argv[1]), tiny_model("gemma3"))
+    if sys.argv[2:] == ["left-alone"]:
+        left_alone(Path(sys.argv[1]))
+    else:
+        {"2": two, "3": three}[os.environ["WORLD_SIZE"]](Path(sys.argv[1]), tiny_model("gemma3"))

@@ -261,16 +261,27 @@ def test_a_killed_process_ends_the_job_and_the_last_checkpoint_goes_on(one: Path
     finally:
         process.kill()
     assert process.returncode != 0
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1, errors
-    assert "rank 2 of 3 ended without a word (killed" in told[0]
-    assert "with --resume" in told[0]
+    said = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1, errors
+    assert "rank 2 of 3 ended without a word (killed" in said[0]
+    assert "with --resume" in said[0]
     [checkpoint] = (output / "checkpoints").glob("step-*")
     before = json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
     resumed = run.train(load_recipe("tiny", settings), load_model(folder), output, activations=acts, resume=True)
     assert resumed.steps == 150000 // 64
     assert curve(output)[: len(before)] == before
     assert [point["step"] for point in curve(output)][:-1] == list(range(10, resumed.steps, 10))
+
+
+def test_a_process_that_the_launcher_stops_says_which_one_died(tmp_path: Path) -> None:
+    process = torchrun(2, "-m", "tests.distributed_job", str(tmp_path), "left-alone")
+    try:
+        process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    kind, message = told(tmp_path, "left-alone", 0)
+    assert kind == "DistributedError" and message.startswith("rank 1 of 2 ended without a word (killed"), message
 
 
 def test_the_module_is_the_command_line() -> None:
