@@ -108,7 +108,7 @@ def floor(job: Mapping[str, Any], asked: Sequence[Row], shots: Sequence[Row]) ->
     n_rest = sum(len(p) - n_shared for p in prompts)
     job["counts"].update(prompt_tokens=sum(map(len, prompts)), distinct_tokens=n_shared + n_rest)  # type: ignore[attr-defined]  # a dict
     width = max(1, round(n_rest / len(prompts)))
-    at_a_time = max(1, job["batch_tokens"] // width)
+    at_a_time = max(1, (job["batch_tokens"] or 1024) // width)
     rows = torch.randint(0, len(model.text_tokenizer), (max(1, round(n_rest / width)), width), device=job["device"])
     passes = [torch.tensor([first[:n_shared]], device=job["device"])] if n_shared else []
     passes += list(rows.split(at_a_time))

@@ -226,7 +226,7 @@ def _arguments() -> argparse.Namespace:
     add("--model", default="gemma-3-270m", help="alias, folder or Hub id (gemma-3-270m)")
     add("--sae", default="sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post", help="spliced; '' for none")
     add("--batch", type=int, default=8, help="lm-eval's batch size (8)")
-    add("--batch-tokens", type=int, default=8192, help="tokens of a forward pass of this package (8192)")
+    add("--batch-tokens", type=int, help="tokens of a forward pass of this package (what suits the device)")
     add("--device", default="cpu", help="cpu or cuda (cpu)")
     add("--threads", type=int, default=reporting.usable_cores(), help="of each process (all usable cores)")
     add("--json", type=Path, metavar="FILE", help="write the whole result there, after each method")
