@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sae_lens import SAE
@@ -18,12 +19,15 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readmes_example_runs(
+def test_the_readmes_examples_run(
     name: str, gemma: MedBridge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", (README.parent / name).read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (README.parent / name).read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.setattr(slm, "load_model", lambda _: gemma, raising=False)  # the session's copy, not another one
-    exec(code, {})
+    names: dict[str, Any] = {}
+    for code in blocks:
+        exec(code, names)
+    assert names["logits"].shape[:2] == names["tokens"].shape
     question = slm.load_items("sample").items[0].question
     assert re.fullmatch(re.escape(question) + r" \[\d+, \d+, \d+, \d+, \d+\]\n", capsys.readouterr().out)
 
