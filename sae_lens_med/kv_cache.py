@@ -57,12 +57,15 @@ class _KeptPrefix(_LentPrefix):
         ours = self._room is not None and self._room[0].data_ptr() == self.keys.data_ptr()
         if self._room is None or not ours or end > self._room[0].shape[-2]:
             keys, values = super().update(key_states, value_states)
-            self._room = tuple(F.pad(held, (0, 0, 0, GROWTH)) for held in (keys, values))  # type: ignore[assignment]
-            assert self._room is not None
+            self._room = F.pad(keys, (0, 0, 0, GROWTH)), F.pad(values, (0, 0, 0, GROWTH))
         else:
             self._room[0][:, :, held:end], self._room[1][:, :, held:end] = key_states, value_states
         self.keys, self.values = self._room[0][:, :, :end], self._room[1][:, :, :end]
         return self.keys, self.values
+
+
+def _held(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return layer.keys, layer.values
 
 
 def on_prefix(prefix: DynamicCache | None, *, grow: bool) -> DynamicCache | None:
@@ -77,14 +80,14 @@ def on_prefix(prefix: DynamicCache | None, *, grow: bool) -> DynamicCache | None
     if prefix is None:
         return cache
     layer_type = _KeptPrefix if grow else _LentPrefix
-    cache.layers = [layer_type(layer.keys, layer.values) for layer in prefix.layers]  # type: ignore[attr-defined]
+    cache.layers.extend(layer_type(*_held(layer)) for layer in prefix.layers)
     return cache
 
 
 def cut(prefix: DynamicCache, n: int) -> DynamicCache:
     """The first `n` columns of a prefix, which stays as it is."""
     cache = DynamicCache()
-    cache.layers = [_LentPrefix(layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in prefix.layers]  # type: ignore[attr-defined]
+    cache.layers.extend(_LentPrefix(*(held[:, :, :n] for held in _held(layer))) for layer in prefix.layers)
     return cache
 
 
@@ -94,7 +97,7 @@ def joined(caches: Sequence[DynamicCache], columns: int) -> DynamicCache:
     for layers in zip(*(cache.layers for cache in caches), strict=True):
         keys, values = (
             torch.cat([F.pad(held, (0, 0, columns - held.shape[2], 0)) for held in every])
-            for every in ([layer.keys for layer in layers], [layer.values for layer in layers])
+            for every in zip(*map(_held, layers), strict=True)
         )
         whole.layers.append(_KeptPrefix(keys, values))
     return whole

@@ -24,8 +24,7 @@ def lm_eval(context: typer.Context) -> None:
     Example: sae-lens-med lm-eval --model sae_lens_med --model_args pretrained=gemma-3-270m,sae=RELEASE/ID
     --tasks kormedmcqa --num_fewshot 5 --output_path results
     """
-    # Makes the model known to lm-eval; first, because it says which extra is missing where lm-eval is.
-    import sae_lens_med.evaluation.lm_eval_model  # noqa: F401, I001
+    import sae_lens_med.evaluation.lm_eval_model  # noqa: F401, I001 - makes the model known, or says what is missing
     from lm_eval.__main__ import cli_evaluate
 
     given = sys.argv

@@ -17,8 +17,9 @@ from markupsafe import Markup
 
 from sae_lens_med.evaluation.conditions_report import Comparison, ConditionResult
 from sae_lens_med.statistics import quantile_interval
+from sae_lens_med.svg import INK, line, words
 
-_BLUE, _GREY, _INK = "#0072B2", "#6b6b6b", "#333"
+_BLUE, _GREY = "#0072B2", "#6b6b6b"
 _PANEL_W, _PANEL_H, _LEFT, _BETWEEN, _TOP, _ROW_GAP, _RIGHT = 330, 210, 66, 84, 116, 96, 24
 _WIDTH = _LEFT + 2 * _PANEL_W + _BETWEEN + _RIGHT
 
@@ -51,8 +52,8 @@ def steering_svg(comparison: Comparison) -> str | None:
     n_sets = max(len(r.random.sets) if r.random else 0 for own in families.values() for r in own)
     model, data = comparison.provenance.model.get("name", "model"), comparison.provenance.data.get("source", "")
     parts = [
-        _text(_LEFT, 26, "Steering: accuracy and margin against strength", size=16, weight="bold"),
-        _text(
+        words(_LEFT, 26, "Steering: accuracy and margin against strength", size=16, weight="bold"),
+        words(
             _LEFT,
             46,
             f"{model} on {_short(str(data), 50)}, {plain.n} items. Margin: ln P(gold option) - ln P(best other).",
@@ -63,7 +64,7 @@ def steering_svg(comparison: Comparison) -> str | None:
     limits = {what: _limits([p for row in rows.values() for p in row[what]], plain, what) for what in _TITLES}
     for i, (name, row) in enumerate(rows.items()):
         top = _TOP + i * (_PANEL_H + _ROW_GAP)
-        parts.append(_text(_LEFT, top - 12, _family_title(name, families[name]), size=13, weight="bold"))
+        parts.append(words(_LEFT, top - 12, _family_title(name, families[name]), size=13, weight="bold"))
         for k, what in enumerate(_TITLES):
             left = _LEFT + k * (_PANEL_W + _BETWEEN)
             base = plain.accuracy if what == "accuracy" else 0.0
@@ -76,7 +77,7 @@ def steering_svg(comparison: Comparison) -> str | None:
         '<rect width="6" height="6" fill="#ececec"/><path d="M0 0V6" stroke="#c2c2c2" stroke-width="1.6"/></pattern>'
         '</defs><rect width="100%" height="100%" fill="white"/>{body}</svg>\n'
     )
-    return str(svg.format(w=_WIDTH, h=height, ink=_INK, desc=desc, body=Markup("").join(parts)))
+    return str(svg.format(w=_WIDTH, h=height, ink=INK, desc=desc, body=Markup("").join(parts)))
 
 
 def _points(own: Sequence[ConditionResult], plain: ConditionResult, what: What) -> list[_Point]:
@@ -124,14 +125,14 @@ def _panel(
     bottom, right = top + _PANEL_H, left + _PANEL_W
     parts = []
     for tick in _ticks(low, high):
-        parts.append(_path(f"M{left} {y(tick):.1f}H{right}", "#e3e3e3"))
-        parts.append(_text(left - 7, y(tick) + 4, f"{tick:.4g}", anchor="end"))
+        parts.append(line(f"M{left} {y(tick):.1f}H{right}", "#e3e3e3"))
+        parts.append(words(left - 7, y(tick) + 4, f"{tick:.4g}", anchor="end"))
     shown = -math.inf
     for point in points:
-        parts.append(_path(f"M{x(point.strength):.1f} {bottom}v4", "#888"))
+        parts.append(line(f"M{x(point.strength):.1f} {bottom}v4", "#888"))
         label = f"{point.strength:g}"
         if x(point.strength) - shown >= 7 * len(label) + 5:  # labels of near strengths would overlap
-            parts.append(_text(x(point.strength), bottom + 18, label, anchor="middle"))
+            parts.append(words(x(point.strength), bottom + 18, label, anchor="middle"))
             shown = x(point.strength)
     banded = [p for p in points if p.band is not None]
     if banded:
@@ -139,13 +140,13 @@ def _panel(
         lower = [f"{x(p.strength):.1f} {y(p.band[0]):.1f}" for p in reversed(banded) if p.band]
         parts.append(Markup('<path d="M{}Z" fill="url(#hatch)" stroke="#9a9a9a"/>').format("L".join(upper + lower)))
         middle = "L".join(f"{x(p.strength):.1f} {y(p.band_mean):.1f}" for p in banded if p.band_mean is not None)
-        parts.append(_path(f"M{middle}", _GREY, width=1.5, dash="6 3"))
-    parts.append(_path(f"M{left} {y(base):.1f}H{right}", _INK, width=1.2, dash="1.5 3"))
-    parts.append(_path("M" + "L".join(f"{x(p.strength):.1f} {y(p.value):.1f}" for p in points), _BLUE, width=2))
+        parts.append(line(f"M{middle}", _GREY, width=1.5, dash="6 3"))
+    parts.append(line(f"M{left} {y(base):.1f}H{right}", INK, width=1.2, dash="1.5 3"))
+    parts.append(line("M" + "L".join(f"{x(p.strength):.1f} {y(p.value):.1f}" for p in points), _BLUE, width=2))
     for p in points:
         if p.interval is not None:
             a, b, at = y(p.interval[0]), y(p.interval[1]), x(p.strength)
-            parts.append(_path(f"M{at:.1f} {a:.1f}V{b:.1f}M{at - 4:.1f} {a:.1f}h8M{at - 4:.1f} {b:.1f}h8", _BLUE))
+            parts.append(line(f"M{at:.1f} {a:.1f}V{b:.1f}M{at - 4:.1f} {a:.1f}h8M{at - 4:.1f} {b:.1f}h8", _BLUE))
         fill = "white" if p.plain else _BLUE
         parts.append(
             Markup(
@@ -153,8 +154,8 @@ def _panel(
                 "</circle>"
             ).format(x(p.strength), y(p.value), fill, _BLUE, p.hover)
         )
-    parts.append(_path(f"M{left} {top}V{bottom}H{right}", "#888"))
-    parts.append(_text((left + right) / 2, bottom + 38, "strength", anchor="middle"))
+    parts.append(line(f"M{left} {top}V{bottom}H{right}", "#888"))
+    parts.append(words((left + right) / 2, bottom + 38, "strength", anchor="middle"))
     parts.append(
         Markup('<text transform="translate({:.0f} {:.0f}) rotate(-90)" text-anchor="middle">{}</text>').format(
             left - 48, (top + bottom) / 2, _TITLES[what]
@@ -166,20 +167,20 @@ def _panel(
 def _legend(n_sets: int) -> list[Markup]:
     y, at = 70, float(_LEFT)
     parts = [
-        _path(f"M{at} {y}h26M{at + 13} {y - 7}v14M{at + 9} {y - 7}h8M{at + 9} {y + 7}h8", _BLUE, width=1.5),
+        line(f"M{at} {y}h26M{at + 13} {y - 7}v14M{at + 9} {y - 7}h8M{at + 9} {y + 7}h8", _BLUE, width=1.5),
         Markup('<circle cx="{}" cy="{}" r="4" fill="{}"/>').format(at + 13, y, _BLUE),
-        _text(at + 33, y + 4, "these features, 95 % over items"),
+        words(at + 33, y + 4, "these features, 95 % over items"),
     ]
     at += 240
-    parts += [_path(f"M{at} {y}h26", _INK, width=1.2, dash="1.5 3"), _text(at + 33, y + 4, "plain")]
+    parts += [line(f"M{at} {y}h26", INK, width=1.2, dash="1.5 3"), words(at + 33, y + 4, "plain")]
     at += 90
     if n_sets:
         parts += [
             Markup('<rect x="{}" y="{}" width="26" height="14" fill="url(#hatch)" stroke="#9a9a9a"/>').format(
                 at, y - 7
             ),
-            _path(f"M{at} {y}h26", _GREY, width=1.5, dash="6 3"),
-            _text(at + 33, y + 4, f"{n_sets} matched random sets: 95 % and mean"),
+            line(f"M{at} {y}h26", _GREY, width=1.5, dash="6 3"),
+            words(at + 33, y + 4, f"{n_sets} matched random sets: 95 % and mean"),
         ]
     return parts
 
@@ -216,23 +217,3 @@ def _short(text: str, n: int) -> str:
 
 def _range(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}"
-
-
-def _path(d: str, colour: str, *, width: float = 1, dash: str = "") -> Markup:
-    dashes = Markup(' stroke-dasharray="{}"').format(dash) if dash else ""
-    return Markup('<path d="{}" fill="none" stroke="{}" stroke-width="{}"{}/>').format(d, colour, width, dashes)
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    size: int = 12,
-    weight: str = "normal",
-    colour: str = _INK,
-) -> Markup:
-    return Markup(
-        '<text x="{:.1f}" y="{:.1f}" text-anchor="{}" font-size="{}" font-weight="{}" fill="{}">{}</text>'
-    ).format(x, y, anchor, size, weight, colour, text)

@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from sae_lens_med import distributed
 from sae_lens_med.config import json_sha256, write_json, write_text
@@ -49,6 +48,7 @@ from sae_lens_med.features.statistics import FeatureStatistics, feature_statisti
 from sae_lens_med.inference import Engine
 from sae_lens_med.interventions import intervention_pairs
 from sae_lens_med.models import MedBridge
+from sae_lens_med.progress import progress_bar
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.saes.releases import LoadedSae
 
@@ -148,7 +148,7 @@ def run_conditions(
         if me.first:
             write_json(output / MANIFEST, {"format": FORMAT, "identity": identity(provenance)})
         units = _units(conditions, sets, output)
-        with _bar(progress and me.first) as bar:
+        with progress_bar(progress and me.first) as bar:
             # Those of the file first, so that they can be looked at while the random ones run.
             for unit in sorted(units, key=lambda u: u.path.name != "items.jsonl"):
                 _run(unit, engine, hooks, data.items, method, shots, identity(provenance), seed, bar)
@@ -376,14 +376,3 @@ def _about_statistics(statistics: FeatureStatistics) -> dict[str, Any]:
         "exclusion": statistics.exclusion,
         "features_that_fire": int((statistics.firing_rate > 0).sum()),
     }
-
-
-def _bar(show: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not show,
-    )

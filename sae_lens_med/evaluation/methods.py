@@ -24,15 +24,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError, ModelError, nearest
 from sae_lens_med.evaluation.generation import cut_after_thinking, sample_seed, text_result, vote_result
 from sae_lens_med.evaluation.templates import Templates, find_templates
 from sae_lens_med.inference import MAX_ROWS, Engine, Generated, TokenText
 from sae_lens_med.models import MedBridge
+from sae_lens_med.progress import progress_bar
 from sae_lens_med.prompts import continuation_tokens, text_prompt
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, Prompt, require_unique_ids
 
@@ -200,7 +198,7 @@ def run_method(
     pending = [[i for i in group if items[i].id not in results] for group in _groups(engine, asked, method)]
     pending = [group for group in pending if group]
     own: list[ItemResult] = []
-    with _bar(progress and bool(pending) and me.first) as bar:
+    with progress_bar(progress and bool(pending) and me.first) as bar:
         mine = pending[me.rank :: me.world_size]
         task = bar.add_task("answers", total=sum(map(len, mine)))
         for group in mine:
@@ -364,14 +362,3 @@ def _n_shared(token_ids: Sequence[tuple[int, ...]]) -> int:
     if not token_ids:
         return 0
     return len(os.path.commonprefix([min(token_ids), max(token_ids)]))
-
-
-def _bar(show: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not show,
-    )

@@ -23,8 +23,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -40,6 +38,7 @@ from sae_lens_med.features.rules import (
     special_ids,
 )
 from sae_lens_med.models import MedBridge, default_batch_tokens
+from sae_lens_med.progress import progress_bar
 from sae_lens_med.reader import ResidualReader
 
 FORMAT = 1
@@ -425,7 +424,6 @@ def _norms(x: torch.Tensor) -> npt.NDArray[np.float64]:
 
 @contextmanager
 def _bar(shown: bool, total: int) -> Iterator[Any]:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with progress_bar(shown) as bar:
         task = bar.add_task("feature statistics", total=total)
         yield lambda: bar.advance(task)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from sae_lens_med.svg import line, words
+
 if TYPE_CHECKING:
     from sae_lens_med.training.frontier import FrontierPoint
 
@@ -33,11 +35,11 @@ def frontier_svg(points: "Sequence[FrontierPoint]") -> str:
     margin = 44 + _CHAR * max((len(c) for c in curves), default=0)
     width, height = _LEFT + _WIDTH + margin, _TOP + max(1, len(hooks)) * (_HEIGHT + _GAP) - 20
     parts = [
-        _text(_LEFT, 26, "Sparsity against reconstruction, on held-out text", size=16, weight="bold"),
-        _text(_LEFT, 44, "Up and to the left is better. Each mark is one trained SAE.", colour="#555"),
+        words(_LEFT, 26, "Sparsity against reconstruction, on held-out text", size=16, weight="bold"),
+        words(_LEFT, 44, "Up and to the left is better. Each mark is one trained SAE.", colour="#555"),
     ]
     if not drawn:
-        parts.append(_text(_LEFT, _TOP + 40, "No run with an L0 above 0."))
+        parts.append(words(_LEFT, _TOP + 40, "No run with an L0 above 0."))
     else:
         x, x_ticks = _log_axis([p.l0 for p in drawn])
         low, high, y_ticks = _linear_axis([p.explained_variance for p in drawn])
@@ -91,15 +93,15 @@ def _axes(
     y_ticks: Sequence[float],
 ) -> Markup:
     bottom, right = top + _HEIGHT, _LEFT + _WIDTH
-    parts = [_text(_LEFT, top - 10, hook, size=13, weight="bold")]
+    parts = [words(_LEFT, top - 10, hook, size=13, weight="bold")]
     for tick in y_ticks:
-        parts.append(_path(f"M{_LEFT} {y(tick):.1f}H{right}", "#e3e3e3"))
-        parts.append(_text(_LEFT - 7, y(tick) + 4, f"{tick:.3g}", anchor="end"))
+        parts.append(line(f"M{_LEFT} {y(tick):.1f}H{right}", "#e3e3e3"))
+        parts.append(words(_LEFT - 7, y(tick) + 4, f"{tick:.3g}", anchor="end"))
     for tick in x_ticks:
-        parts.append(_path(f"M{x(tick):.1f} {top}V{bottom}", "#efefef"))
-        parts.append(_text(x(tick), bottom + 17, f"{tick:.3g}", anchor="middle"))
-    parts.append(_path(f"M{_LEFT} {top}V{bottom}H{right}", "#888"))
-    parts.append(_text((_LEFT + right) / 2, bottom + 36, "L0: active features a token (log scale)", anchor="middle"))
+        parts.append(line(f"M{x(tick):.1f} {top}V{bottom}", "#efefef"))
+        parts.append(words(x(tick), bottom + 17, f"{tick:.3g}", anchor="middle"))
+    parts.append(line(f"M{_LEFT} {top}V{bottom}H{right}", "#888"))
+    parts.append(words((_LEFT + right) / 2, bottom + 36, "L0: active features a token (log scale)", anchor="middle"))
     middle = (top + bottom) / 2
     parts.append(
         Markup(
@@ -123,8 +125,8 @@ def _curves(
         if not own:
             continue
         colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
-        line = "L".join(f"{x(p.l0):.1f} {y(p.explained_variance):.1f}" for p in own)
-        parts.append(_path(f"M{line}", colour, width=2, dash=dash))
+        route = "L".join(f"{x(p.l0):.1f} {y(p.explained_variance):.1f}" for p in own)
+        parts.append(line(f"M{route}", colour, width=2, dash=dash))
         for p in own:
             hover = f"{p.curve}, {p.coefficient}: L0 {p.l0:.1f}, EV {p.explained_variance:.3f}, "
             hover += f"dead {p.dead_fraction:.1%}, CE-loss score {p.ce_loss_score:.3f}"
@@ -147,9 +149,9 @@ def _labels(ends: "Sequence[_End]", top: int) -> list[Markup]:
     start = _LEFT + _WIDTH + 10
     parts = []
     for height, (end, at, name, colour, shape) in zip(heights, ordered, strict=True):
-        parts.append(_path(f"M{at + 7:.1f} {end:.1f}L{start - 2} {height:.1f}", colour, dash="1 3"))
+        parts.append(line(f"M{at + 7:.1f} {end:.1f}L{start - 2} {height:.1f}", colour, dash="1 3"))
         parts.append(_mark(shape, start + 5, height, colour, name))
-        parts.append(_text(start + 15, height + 4, name))
+        parts.append(words(start + 15, height + 4, name))
     return parts
 
 
@@ -166,23 +168,3 @@ def _mark(shape: str, x: float, y: float, colour: str, hover: str) -> Markup:
         )
     stroke = Markup(' stroke="{}" stroke-width="2.5"').format(colour) if shape == "cross" else ""
     return Markup('<path d="{}" fill="{}"{}><title>{}</title></path>').format(corners[shape], colour, stroke, hover)
-
-
-def _path(d: str, colour: str, *, width: float = 1, dash: str = "") -> Markup:
-    dashes = Markup(' stroke-dasharray="{}"').format(dash) if dash else ""
-    return Markup('<path d="{}" fill="none" stroke="{}" stroke-width="{}"{}/>').format(d, colour, width, dashes)
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    size: int = 12,
-    weight: str = "normal",
-    colour: str = "#333",
-) -> Markup:
-    return Markup(
-        '<text x="{:.1f}" y="{:.1f}" text-anchor="{}" font-size="{}" font-weight="{}" fill="{}">{}</text>'
-    ).format(x, y, anchor, size, weight, colour, text)

@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 
 from sae_lens_med import distributed
 from sae_lens_med.config import atomic_path, cache_dir, json_sha256, write_json
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.models import MedBridge, default_batch_tokens
+from sae_lens_med.progress import progress_bar
 from sae_lens_med.reader import ResidualReader
 from sae_lens_med.training.activations import Activations, Corpus, Stopped, shard_path
 from sae_lens_med.training.outputs import require_folder
@@ -107,10 +106,9 @@ class Harvest:
 
     def until(self, n_shards: int, *, progress: bool = True) -> None:
         """Wait for the first `n_shards` shards at all hooks, with a bar that shows them coming."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         total = sum(map(len, self._parts[:n_shards]))
         needed = [(folder, number) for number in range(n_shards) for folder in self.folders.values()]
-        with Progress(*columns, console=Console(stderr=True), disable=not progress or not self.me.first) as bar:
+        with progress_bar(progress and self.me.first) as bar:
             task = bar.add_task("harvesting (sequences)", total=total, completed=min(total, self._n_there()))
             for folder, number in needed:
                 while not self._is_there(folder, number, wanted=n_shards, timeout=0.5):

@@ -19,6 +19,8 @@ LAYER = {
     "prompts": 1,
     "answers": 1,
     "statistics": 1,
+    "svg": 1,
+    "progress": 1,
     "distributed": 1,
     "catalogue": 2,
     "models": 2,

@@ -1,0 +1,16 @@
+"""The progress bar of long work, on stderr: what is done of how much, and how long the rest will take."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def progress_bar(shown: bool) -> Progress:
+    """A bar to add tasks to; `shown=False` gives one that prints nothing."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
