@@ -42,14 +42,12 @@ def listing(path: Path, name: str = NAME) -> Path:
 def make_release(root: Path) -> Releases:
     """A packaged release under `root`."""
     releases = Releases(listing=listing(root / "releases.yaml"), weights=root / "weights")
-    for seed, sae_id in enumerate(IDS):
-        package_release(
-            trained_folder(root / "trained" / sae_id, sae_id, seed=seed),
-            NAME,
-            sae_id,
-            target=releases.weights,
-            card=CARD,
-            left_out_ids=["b", "a"],
-            recipe={"data": {"folder": "../somewhere/data"}},
-        )
+    package_release(
+        {sae_id: trained_folder(root / "trained" / sae_id, sae_id, seed=seed) for seed, sae_id in enumerate(IDS)},
+        NAME,
+        target=releases.weights,
+        card=CARD,
+        left_out_ids=["b", "a"],
+        recipes={sae_id: {"data": {"folder": "../somewhere/data"}} for sae_id in IDS},
+    )
     return releases

@@ -89,33 +89,42 @@ def verify(
 
 @releases_app.command()
 def package(
-    trained: Annotated[Path, typer.Argument(metavar="RUN", help="What `sae-lens-med train` wrote.")],
-    release: ReleaseName,
-    sae_id: Annotated[str, typer.Argument(metavar="SAE_ID", help="Its id in the release: the hook's name.")],
+    release: Annotated[str, typer.Argument(metavar="RELEASE", help="Its name; `releases.yaml` lists it.")],
+    trained: Annotated[list[Path], typer.Argument(metavar="RUN...", help="What `train` or `sweep` wrote, one a hook.")],
     beside: Annotated[
-        list[Path] | None, typer.Option(help="Another run on the same text, to show on the card. Repeatable.")
+        list[Path] | None, typer.Option(help="A run or a sweep to compare with on the card. Repeatable.")
     ] = None,
     target: Annotated[
         Path | None, typer.Option(help="Folder of releases to write to; this package's own by default.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the release when it exists.")] = False,
 ) -> None:
-    """Make a release of a training run: weights in bfloat16, model card, metrics, recipe, hashes."""
-    import yaml
+    """Make a release of training runs: weights in bfloat16, model card, metrics, recipes, hashes. The id of an SAE is
+    its hook's name."""
+    import tempfile
 
+    from sae_lens_med.config import write_text
     from sae_lens_med.saes.publish import package_release
-    from sae_lens_med.training.card import model_card, published_recipe
+    from sae_lens_med.training.card import model_card, read_runs
+    from sae_lens_med.training.frontier import frontier
+    from sae_lens_med.training.frontier_plot import frontier_svg
 
-    card = model_card(release, sae_id, trained, beside or [])
-    folder = package_release(
-        trained,
-        release,
-        sae_id,
-        card=card,
-        left_out_ids=json.loads((trained / "left_out_ids.json").read_text(encoding="utf-8")),
-        recipe=published_recipe(yaml.safe_load((trained / "recipe.yaml").read_text(encoding="utf-8"))),
-        extra_files=[trained / "curve.svg"],
-        target=target,
-    )
+    runs = read_runs(trained)
+    compared = frontier([*trained, *beside]) if beside else None
+    with tempfile.TemporaryDirectory() as drawn:
+        plot = Path(drawn) / "frontier.svg"
+        if compared:
+            write_text(plot, frontier_svg(compared.points))
+        folder = package_release(
+            {sae_id: run.folder for sae_id, run in runs.items()},
+            release,
+            card=model_card(release, runs, compared),
+            left_out_ids=next(iter(runs.values())).left_out_ids,
+            recipes={sae_id: run.recipe for sae_id, run in runs.items()},
+            extra_files=[plot] if compared else [],
+            target=target,
+            force=force,
+        )
     typer.echo(str(folder))
 
 
@@ -157,7 +166,7 @@ def publish(
 
 
 def measure_again(release: "Release", data: Path) -> "Recompute":
-    """Checks that measure an SAE on the held-out text of its recipe, read from the folder `data`, and compare with
+    """Checks that measure an SAE on the held-out text of the recipes, read from the folder `data`, and compare with
     what is recorded: L0 to 2 %, shares to 0.01 (the recorded numbers were measured before the weights were rounded)."""
     from sae_lens_med.errors import ReleaseError
     from sae_lens_med.models import load_model
@@ -167,22 +176,25 @@ def measure_again(release: "Release", data: Path) -> "Recompute":
     from sae_lens_med.training.outputs import require_texts
     from sae_lens_med.training.recipe import parse_recipe
 
-    values = release.manifest()["recipe"]
-    if values is None:
+    recipes = {
+        sae_id: parse_recipe(values | {"data": values["data"] | {"folder": str(data)}}, release.name)
+        for sae_id, values in release.manifest()["recipes"].items()
+    }
+    if not recipes:
         raise ReleaseError(
             f"The release {release.name!r} records no recipe, so its held-out text cannot be made again."
         )
-    recipe = parse_recipe(values | {"data": values["data"] | {"folder": str(data)}}, release.name)
-    require_texts(recipe, "--data FOLDER")
-    model = load_model(recipe.model_name, dtype=recipe.model_dtype)
-    text = corpus(recipe, model.text_tokenizer, recipe.runner.get("seed", 42))
+    first = next(iter(recipes.values()))  # a release is of one text and one model
+    require_texts(first, "--data FOLDER")
+    model = load_model(first.model_name, dtype=first.model_dtype)
+    text = corpus(first, model.text_tokenizer, first.runner.get("seed", 42))
 
     def recompute(loaded: "LoadedSae", recorded: Any) -> "list[Check]":
-        if not isinstance(recorded, dict) or "heldout" not in recorded:
-            return [Check(f"recompute {loaded.sae_id}", False, "no metrics are recorded")]
+        if not isinstance(recorded, dict) or "heldout" not in recorded or loaded.sae_id not in recipes:
+            return [Check(f"recompute {loaded.sae_id}", False, "no metrics or no recipe are recorded")]
         same = text.sha256 == recorded["text"]["sha256"]
         checks = [Check(f"text {loaded.sae_id}", same, "as recorded" if same else f"{data} holds another text")]
-        now = measure(model, loaded.sae, text.heldout, sink_multiple=recipe.sink_multiple).to_dict()
+        now = measure(model, loaded.sae, text.heldout, sink_multiple=recipes[loaded.sae_id].sink_multiple).to_dict()
         for name in ("l0", "explained_variance", "dead_fraction", "ce_loss_score", "kl_score"):
             was = recorded["heldout"][name]
             close = abs(now[name] - was) <= (0.02 * was if name == "l0" else 0.01)

@@ -2,8 +2,8 @@
 
 A release is a named set of SAEs. `pretrained_configs/releases.yaml` lists them in the schema of SAELens'
 `pretrained_saes.yaml`; the files of a packaged release lie in `saes/weights/RELEASE/`: the model card `README.md`,
-`release.json` (SHA-256 of every other file, the recipe), `left_out_ids.json`, and per SAE `PATH/cfg.json`,
-`sae_weights.safetensors`, `sparsity.safetensors`, `runner_cfg.json`, `metrics.json`.
+`release.json` (SHA-256 of every other file, the recipe of each SAE), `left_out_ids.json`, and per SAE `PATH/cfg.json`,
+`sae_weights.safetensors`, `sparsity.safetensors`, `runner_cfg.json`, `metrics.json`, `curve.svg`.
 
 Loading is `saes.releases`; making, checking and publishing a release is `saes.publish`.
 """

@@ -1,6 +1,6 @@
 """Make, check, export and publish an SAE release.
 
-`package_release` turns the folder that training wrote into the files of a release (layout: `saes.listing`);
+`package_release` turns the folders that training wrote into the files of a release (layout: `saes.listing`);
 `verify_release` checks them; `export_release` copies them as a Hub repository holds them, and `publish_release` uploads
 them. In both, the folder of an SAE is its listed path, so that stock SAELens loads it with
 `SAE.from_pretrained("OWNER/NAME", PATH)`.
@@ -32,16 +32,15 @@ from sae_lens_med.saes.listing import (
     Release,
     first_line,
     packaged_releases,
-    read_json_object,
     safe_relative,
 )
 from sae_lens_med.saes.releases import LoadedSae, load_folder, read_exported_config
 
 RUNNER_CFG_FILE = "runner_cfg.json"
+CURVE_FILE = "curve.svg"
 STORED_DTYPES = ("bfloat16", "float16", "float32")
 MAX_WEIGHTS_BYTES = 16_000_000
 """What a release that ships inside the package may weigh per SAE."""
-
 
 LEAST_COSINE = 0.999
 """Between what a tied feature reads and what it writes: both are rounded to 16 bits by themselves."""
@@ -62,36 +61,36 @@ Recompute = Callable[[LoadedSae, Any], list[Check]]
 
 
 def package_release(
-    sae_folder: Path,
+    trained: Mapping[str, Path],
     release: str,
-    sae_id: str,
     *,
     card: str,
     left_out_ids: Iterable[str],
+    recipes: Mapping[str, Mapping[str, Any]],
     target: Path | None = None,
     dtype: str = "bfloat16",
-    recipe: Mapping[str, Any] | None = None,
     extra_files: Iterable[Path] = (),
     max_bytes: int | None = MAX_WEIGHTS_BYTES,
+    force: bool = False,
 ) -> Path:
-    """Write (or replace) one SAE of a release, and return the release's folder.
+    """Write a release, and return its folder.
 
     Args:
-        sae_folder: what training exported: cfg.json, sae_weights.safetensors, and where there are any,
-            sparsity.safetensors, runner_cfg.json, metrics.json.
+        trained: per SAE id, which is also its path in the release, what training exported: cfg.json,
+            sae_weights.safetensors, and where there are any, sparsity.safetensors, runner_cfg.json, metrics.json,
+            curve.svg.
         release: its name in `releases.yaml`; the folder is `target/release`.
-        sae_id: its id, which is also its path.
         card: the model card, Markdown.
         left_out_ids: ids of the items that were kept out of training.
+        recipes: per SAE id, how it was trained; may lack some.
         target: the folder with one folder per release; None for the package's own.
         dtype: what matrices are stored as: bfloat16, float16 or float32.
-        recipe: how it was trained, for `release.json`.
-        extra_files: files to put beside the weights (a training curve).
+        extra_files: files to put beside the card (a plot).
         max_bytes: refuse a larger weights file; None for no limit.
+        force: replace a release of that name; without it, one that exists is an error.
 
-    Other SAEs of the release are kept. Paths in the JSON files that are absolute or lead upwards are cut to their last
-    part: a release does not name the machine that made it. Nothing is changed when anything fails.
-    Raises `ReleaseError`.
+    Paths in the JSON files that are absolute or lead upwards are cut to their last part: a release does not name the
+    machine that made it. Nothing is changed when anything fails. Raises `ReleaseError`.
     """
     if dtype not in STORED_DTYPES:
         raise ReleaseError(f"Weights cannot be stored as {dtype!r}; use one of {', '.join(STORED_DTYPES)}.")
@@ -99,40 +98,30 @@ def package_release(
         raise ReleaseError(f"{release!r} is no release name: use letters, digits, '.', '_' and '-'.")
     target = packaged_releases().weights if target is None else target
     folder, staging = target / release, target / f".{release}.{os.getpid()}.new"
-    path = safe_relative(sae_id, folder)
-    config = read_exported_config(sae_folder)
-    saes = {sae_id: str(path)}
+    if folder.exists() and not force:
+        raise ReleaseError(f"{folder} exists; give another name or --target, or --force to replace it.")
     target.mkdir(parents=True, exist_ok=True)
     try:
-        if (folder / MANIFEST_FILE).is_file():
-            saes = read_json_object(folder / MANIFEST_FILE)["saes"] | saes
-            shutil.copytree(
-                folder, staging, ignore=lambda at, _: [path.name] if Path(at) == folder / path.parent else []
-            )
-        sae_target = staging / path
-        sae_target.mkdir(parents=True)
-        _write_weights(sae_folder / WEIGHTS_FILE, sae_target / WEIGHTS_FILE, dtype, max_bytes)
-        write_json(sae_target / CFG_FILE, _portable(config | {"dtype": "float32", "device": "cpu"}))
-        for name in (RUNNER_CFG_FILE, METRICS_FILE):
-            if (sae_folder / name).is_file():
-                write_json(sae_target / name, _portable(json.loads((sae_folder / name).read_text(encoding="utf-8"))))
-        for extra in (sae_folder / SPARSITY_FILE, *extra_files):
-            if extra.is_file():
-                shutil.copyfile(extra, sae_target / extra.name)
-            elif extra.name != SPARSITY_FILE:
+        saes: dict[str, str] = {}
+        for sae_id, source in trained.items():
+            path = safe_relative(sae_id, folder)
+            _write_sae(source, staging / path, dtype, max_bytes)
+            saes[sae_id] = str(path)
+        for extra in extra_files:
+            if not extra.is_file():
                 raise ReleaseError(f"The file {extra}, which should go with the release, does not exist.")
-        load_folder(sae_target)
+            shutil.copyfile(extra, staging / extra.name)
         write_text(staging / CARD_FILE, card)
         write_json(staging / LEFT_OUT_FILE, sorted(set(left_out_ids)))
         write_json(
             staging / MANIFEST_FILE,
             {
-                "format": 1,
+                "format": 2,
                 "release": release,
                 "saes": saes,
                 "stored_dtype": dtype,
                 "left_out_ids": LEFT_OUT_FILE,
-                "recipe": None if recipe is None else _portable(dict(recipe)),
+                "recipes": {sae_id: portable(dict(recipe)) for sae_id, recipe in recipes.items()},
                 "files": {name: file_sha256(staging / name) for name in _files(staging)},
             },
         )
@@ -140,6 +129,20 @@ def package_release(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def _write_sae(source: Path, target: Path, dtype: str, max_bytes: int | None) -> None:
+    config = read_exported_config(source)
+    target.mkdir(parents=True)
+    _write_weights(source / WEIGHTS_FILE, target / WEIGHTS_FILE, dtype, max_bytes)
+    write_json(target / CFG_FILE, portable(config | {"dtype": "float32", "device": "cpu"}))
+    for name in (RUNNER_CFG_FILE, METRICS_FILE):
+        if (source / name).is_file():
+            write_json(target / name, portable(json.loads((source / name).read_text(encoding="utf-8"))))
+    for name in (SPARSITY_FILE, CURVE_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    load_folder(target)
 
 
 def verify_release(release: Release, recompute: Recompute | None = None) -> list[Check]:
@@ -329,12 +332,12 @@ def _write_weights(source: Path, target: Path, dtype: str, max_bytes: int | None
         )
 
 
-def _portable(value: Any) -> Any:
+def portable(value: Any) -> Any:
     """A JSON value with paths that are absolute or lead upwards cut to their last part."""
     if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items()}
+        return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_portable(item) for item in value]
+        return [portable(item) for item in value]
     if isinstance(value, str) and re.match(r"(/|~/|\.\./|[A-Za-z]:[\\/])[^\n]*$", value):
         return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
     return value

@@ -1,7 +1,8 @@
 """The model card of a release, from what training wrote: no number is typed by hand."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import yaml
 
 from sae_lens_med.catalogue import find
 from sae_lens_med.errors import ReleaseError
+from sae_lens_med.saes.publish import portable
+from sae_lens_med.training.frontier import Frontier
 
 ROWS = (
     ("l0", "L0", "{:.1f}"),
@@ -23,58 +26,110 @@ ROWS = (
     ("ce_loss_spliced", "... with the reconstruction", "{:.3f}"),
     ("ce_loss_mean_ablated", "... with the mean (the null)", "{:.3f}"),
     ("kl_score", "KL score", "{:.3f}"),
+    ("sink_threshold", "tokens of a larger norm are sinks", "{:,.0f}"),
 )
 """Key in `metrics.json`, label, format."""
 
+SOURCES = {
+    "kormedmcqa_train_shared.jsonl": "KorMedMCQA train questions (CC BY-NC 2.0, Kweon et al. 2024) with "
+    "**model-written** rationales (github.com/AITEAM444/KoMEDMCQA_CoT, no licence stated)",
+    "kormedmcqa_dev_r1_reasoning.jsonl.gz": "**model-written** reasoning over KorMedMCQA dev questions (same source)",
+    "medquad_en.jsonl.gz": "MedQuAD (CC BY 4.0, Ben Abacha and Demner-Fushman 2019), English",
+}
+"""What a file of text is and under which licence; of others the card gives the name."""
 
-def model_card(release: str, sae_id: str, trained: Path, beside: Sequence[Path] = ()) -> str:
-    """The card, Markdown with the Hub's front matter, of the SAE that `sae-lens-med train` wrote to `trained`.
 
-    `beside` are folders of other runs, to show next to it. Raises `ReleaseError` when a run has no metrics, or one
-    beside it was not trained on the same text for the same steps.
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """What `sae-lens-med train` wrote to a folder, as far as a card and a manifest need it."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    """This and the metrics without paths of the machine that made them."""
+    metrics: dict[str, Any]
+    config: dict[str, Any]
+    left_out_ids: tuple[str, ...]
+
+    @property
+    def hook_name(self) -> str:
+        """Where the SAE reads; its id in a release."""
+        return str(self.recipe["hook_name"])
+
+
+def read_runs(folders: Sequence[Path]) -> dict[str, TrainedRun]:
+    """Finished runs by hook name, for one release.
+
+    Raises `ReleaseError` when a folder holds no finished run, when two are at one hook, or when they are of different
+    models, texts or left-out items.
     """
-    metrics, recipe = _read(trained)
-    others = []
-    for folder in beside:
-        other, other_recipe = _read(folder)
-        if (other["text"]["sha256"], other["steps"]) != (metrics["text"]["sha256"], metrics["steps"]):
-            raise ReleaseError(f"{folder} was trained on another text or for other steps than {trained}; compare like.")
-        others.append({"name": f"SAELens {other_recipe['sae']['architecture']}", "heldout": other["heldout"]})
-    config = json.loads((trained / "cfg.json").read_text(encoding="utf-8"))
-    entry = find(metrics["model"]["name"])
+    runs: dict[str, TrainedRun] = {}
+    for folder in folders:
+        run = _read(folder)
+        if run.hook_name in runs:
+            raise ReleaseError(
+                f"{folder} and {runs[run.hook_name].folder} are both at {run.hook_name}; a release has one SAE a hook."
+            )
+        first = next(iter(runs.values()), run)
+        for what, own, other in (
+            ("another text", run.metrics["text"]["sha256"], first.metrics["text"]["sha256"]),
+            ("another model", run.metrics["model"], first.metrics["model"]),
+            ("other left-out items", run.left_out_ids, first.left_out_ids),
+        ):
+            if own != other:
+                raise ReleaseError(f"{folder} has {what} than {first.folder}; a release is of one text and one model.")
+        runs[run.hook_name] = run
+    return runs
+
+
+def model_card(release: str, runs: Mapping[str, TrainedRun], compared: Frontier | None = None) -> str:
+    """The card of `runs` (one at least, `read_runs`), Markdown with the Hub's front matter.
+
+    `compared` are runs to list below the metrics, those of other architectures among them.
+    """
+    first = next(iter(runs.values()))
+    entry = find(first.metrics["model"]["name"])
+    flat = [_flat(run.recipe) for run in runs.values()]
+    varied = [key for key in flat[0] if any(each.get(key) != flat[0][key] for each in flat) and key != "hook_name"]
+    gains = {hook_name: run.metrics["unshrunk"] for hook_name, run in runs.items() if "unshrunk" in run.metrics}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sae_lens_med"), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     return environment.get_template("card.md.j2").render(
-        **{key: metrics[key] for key in ("text", "activations", "heldout", "steps", "tokens")},
-        model={"dequantised_from": None, "sha256": None, "revision": None, **metrics["model"]},
-        model_hub_id=entry.hub_id if entry else metrics["model"]["name"],
-        unshrunk=metrics.get("unshrunk"),
         release=release,
-        sae_id=sae_id,
-        hook_name=recipe["hook_name"],
-        architecture=recipe["sae"]["architecture"],
-        d_in=config["d_in"],
-        d_sae=config["d_sae"],
-        context_size=recipe["context_size"],
-        sink_multiple=recipe["data"]["sink_multiple"],
-        batch=recipe["train_batch_size_tokens"],
-        n_left_out=len(json.loads((trained / "left_out_ids.json").read_text(encoding="utf-8"))),
-        recipe_yaml=yaml.safe_dump(published_recipe(recipe), sort_keys=False, allow_unicode=True),
+        runs=runs,
+        first=first,
+        varied=[(key, [each[key] for each in flat]) for key in varied],
+        model={"dequantised_from": None, "sha256": None, "revision": None, **first.metrics["model"]},
+        model_hub_id=entry.hub_id if entry else first.metrics["model"]["name"],
+        fitted={hook_name: each for hook_name, each in gains.items() if each["ridge"] is not None},
+        unfitted=[hook_name for hook_name, each in gains.items() if each["ridge"] is None],
+        sources=[_source(each) for each in first.recipe["data"]["sources"]],
+        recipe_yaml=yaml.safe_dump(first.recipe, sort_keys=False, allow_unicode=True),
         rows=ROWS,
-        others=others,
+        compared=compared,
     )
 
 
-def published_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without the folder of one machine."""
-    return {**recipe, "data": {**recipe["data"], "folder": "data"}}
+def _source(source: Mapping[str, Any]) -> str:
+    known = SOURCES.get(Path(source["path"]).name, f"`{Path(source['path']).name}`")
+    return known if source["max_rows"] is None else f"{known}, {source['max_rows']:,} rows of it at random"
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read(folder: Path) -> TrainedRun:
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        metrics, config, left_out = (
+            json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in ("metrics.json", "cfg.json", "left_out_ids.json")
+        )
     except FileNotFoundError as error:
         raise ReleaseError(f"{folder} is no finished training run: it lacks {Path(error.filename).name}.") from error
-    return metrics, recipe
+    published = {**recipe, "data": {**recipe["data"], "folder": "data"}}
+    return TrainedRun(folder, portable(published), portable(metrics), config, tuple(left_out))

@@ -258,8 +258,8 @@ def test_measuring_again_finds_the_recorded_numbers_and_a_wrong_one(tmp_path: Pa
     def verify(recorded: dict[str, float]) -> str:
         write_json(folder / "metrics.json", {"heldout": recorded, "text": {"sha256": text.sha256}})
         releases = Releases(listing(tmp_path / "releases.yaml"), tmp_path / "weights")
-        given = {"card": "# x", "left_out_ids": [], "recipe": recipe.to_dict(), "target": releases.weights}
-        package_release(folder, NAME, IDS[0], **given)
+        given = {"card": "# x", "left_out_ids": [], "recipes": {IDS[0]: recipe.to_dict()}, "target": releases.weights}
+        package_release({IDS[0]: folder}, NAME, **given, force=True)
         args = ["verify", NAME, "--recompute", "--data", "text"]
         return CliRunner().invoke(releases_app, args, obj=releases).output
 
@@ -293,7 +293,7 @@ def test_a_release_with_gains_says_so_and_is_measured_again(tmp_path: Path, monk
     for unshrink in ("false", "true"):
         recipe = load_recipe("tiny", [*common, f"unshrink={unshrink}"])
         trained = run.train(recipe, model, Path(unshrink), activations=Path("acts")).folder
-        args = ["package", str(trained), NAME, IDS[0], "--target", str(releases.weights)]
+        args = ["package", NAME, str(trained), "--target", str(releases.weights), "--force"]
         assert CliRunner().invoke(releases_app, args).exit_code == 0
         card = (releases.weights / NAME / "README.md").read_text(encoding="utf-8")
         assert "\n\n## Model\n" in card and "\n\n\n" not in card
@@ -308,12 +308,14 @@ def test_a_release_with_gains_says_so_and_is_measured_again(tmp_path: Path, monk
             assert low == high == 1.0
     metrics = json.loads((releases.weights / NAME / IDS[0] / "metrics.json").read_text())["unshrunk"]
     assert metrics["ridge"] is not None and high > 1.2
-    median = f"{metrics['gain_quantiles_05_50_95'][1]:.2f} in the median"
-    after = f"to {metrics['explained_variance_held_back'][1]:.3f}. All metrics below are of the SAE with its gains."
+    low, median, high = metrics["gain_quantiles_05_50_95"]
+    gained = f"| {IDS[0]} | {median:.2f}, {low:.2f} to {high:.2f} |"
+    held_back = "{:.3f}, {:.3f} |".format(*metrics["explained_variance_held_back"])
     for said in (
         "Encoder and decoder share directions, not magnitudes",
-        median,
-        after,
+        "All metrics below are of the SAE with its gains",
+        gained,
+        held_back,
         "undo the shrinkage on average",
     ):
         assert said in cards["true"] and said not in cards["false"]

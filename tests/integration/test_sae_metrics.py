@@ -1,9 +1,7 @@
 """The quality of SAEs whose quality is known: one that loses nothing, one that gives the mean, one in between."""
 
 import functools
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,9 @@ import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from sae_lens_med.errors import DataError, ReleaseError
+from sae_lens_med.errors import DataError
 from sae_lens_med.models import MedBridge, residuals
 from sae_lens_med.training import spliced
-from sae_lens_med.training.card import model_card
 from sae_lens_med.training.metrics import measure
 from sae_lens_med.training.spliced import compared, spliced_losses
 from tests.tiny import ARCHES, HIDDEN, Arch, tiny_model, tiny_sae
@@ -198,20 +195,3 @@ def test_too_little_text_is_refused(model: MedBridge) -> None:
         measure(model, tiny_sae(model, HOOK), [[2, 5]])
     with pytest.raises(DataError, match="need a sequence of at least two tokens"):
         measure(model, tiny_sae(model, HOOK), [[5], [6], [7]])
-
-
-def test_a_card_needs_a_finished_run(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("{}")
-    with pytest.raises(ReleaseError, match="lacks metrics.json"):
-        model_card("r", HOOK, tmp_path)
-
-
-def test_the_card_compares_like_with_like(tmp_path: Path) -> None:
-    for name, steps in (("a", 5), ("b", 6)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "recipe.yaml").write_text("sae: {architecture: standard}")
-        (tmp_path / name / "metrics.json").write_text(
-            json.dumps({"text": {"sha256": "x"}, "steps": steps, "heldout": {}})
-        )
-    with pytest.raises(ReleaseError, match="compare like"):
-        model_card("r", HOOK, tmp_path / "a", [tmp_path / "b"])

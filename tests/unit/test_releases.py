@@ -47,7 +47,7 @@ def test_packaged_files_and_hashes(releases: Releases, tmp_path: Path):
     assert releases.get(NAME).card() == CARD
     assert not list(releases.weights.glob(".*")), "nothing half-made is left"
     assert b"someone" not in b"".join(b for n, b in files.items() if n.endswith(".json"))
-    assert manifest["recipe"] == {"data": {"folder": "data"}}
+    assert manifest["recipes"] == {i: {"data": {"folder": "data"}} for i in IDS}
 
 
 def test_matrices_are_rounded_vectors_are_not(releases: Releases, tmp_path: Path):
@@ -68,24 +68,25 @@ def test_stock_load_from_disk_gives_float32(releases: Releases):
 def test_packaging_refuses_and_changes_nothing(releases: Releases, tmp_path: Path):
     before = contents(releases.weights)
     trained = tmp_path / "trained" / IDS[0]
-    common = {"card": CARD, "left_out_ids": [], "target": releases.weights}
+    common = {"card": CARD, "left_out_ids": [], "recipes": {}, "target": releases.weights, "force": True}
     for wrong, message in [
         ({"dtype": "int8"}, "'int8'; use one of bfloat16"),
         ({"max_bytes": 100}, "bytes, more than the 100 allowed"),
         ({"extra_files": [tmp_path / "absent.svg"]}, "absent.svg, which should go with the release, does not exist"),
+        ({"force": False}, "tiny-res exists; give another name or --target, or --force to replace it"),
     ]:
         with pytest.raises(ReleaseError, match=message):
-            package_release(trained, NAME, IDS[0], **{**common, **wrong})
+            package_release({IDS[0]: trained}, NAME, **{**common, **wrong})
     for release, sae_id, message in [("../x", IDS[0], "no release name"), (NAME, "../x", "does not lie below")]:
         with pytest.raises(ReleaseError, match=message):
-            package_release(trained, release, sae_id, **common)
+            package_release({sae_id: trained}, release, **common)
     state = load_file(trained / "sae_weights.safetensors")
     save_file(state | {"W_enc": state["W_enc"] * 1e6}, trained / "sae_weights.safetensors")
     with pytest.raises(ReleaseError, match=r"W_enc of .* holds values that torch.float16 cannot"):
-        package_release(trained, NAME, IDS[0], dtype="float16", **common)
+        package_release({IDS[0]: trained}, NAME, dtype="float16", **common)
     save_file({"W_enc": state["W_enc"]}, trained / "sae_weights.safetensors")
     with pytest.raises(ReleaseError, match="cannot be loaded"):
-        package_release(trained, NAME, IDS[0], **common)
+        package_release({IDS[0]: trained}, NAME, **common)
     assert contents(releases.weights) == before
 
 
