@@ -108,7 +108,7 @@ class SaeLensMedLM(HFLM):
 
     def __init__(
         self,
-        pretrained: str | MedBridge,
+        pretrained: str | MedBridge | None = None,
         sae: str | LoadedSae | None = None,
         error_term: bool | None = None,
         intervention: str | None = None,
@@ -127,6 +127,8 @@ class SaeLensMedLM(HFLM):
                 raise ConfigError(
                     f"--model {NAME} takes no setting {name!r}{nearest(name, known)}; it takes {', '.join(known)}."
                 )
+        if pretrained is None:
+            raise ConfigError(f"--model {NAME} needs a model; give --model_args pretrained=NAME,...")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun's and accelerate's
             raise ConfigError(f"--model {NAME} runs in one process; start it without torchrun or accelerate.")
         if isinstance(pretrained, MedBridge):

@@ -375,6 +375,8 @@ def test_positions_that_name_parts_are_refused(model: MedBridge, sae_folder: Pat
 
 
 def test_settings_of_an_sae_need_one(model: MedBridge, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a model; give --model_args pretrained=NAME"):
+        SaeLensMedLM()
     with pytest.raises(ConfigError, match="error_term belongs to an SAE; give sae="):
         SaeLensMedLM(model, error_term=True)
     with pytest.raises(ConfigError, match=r"intervention 1 \(steer\) names no SAE"):
