@@ -23,6 +23,7 @@ LAYER = {
     "progress": 1,
     "distributed": 1,
     "catalogue": 2,
+    "concepts": 2,
     "models": 2,
     "passes": 2,
     "hf_hooks": 2,
@@ -51,7 +52,7 @@ LAYER = {
 }
 
 MAY_IMPORT_SAE_LENS = {"models", "interventions", "saes", "training"}
-WITHOUT_TORCH = ["statistics.py", "report.py", "study_reader.py", "verdict.py", "figures.py", "alignment"]
+WITHOUT_TORCH = ["statistics.py", "report.py", "study_reader.py", "verdict.py", "figures.py", "alignment", "concepts"]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
