@@ -115,7 +115,7 @@ class ConceptMatcher:
                 mentions.extend(Mention(self._ids[concept], first, last) for concept in concepts)
         return tuple(sorted(mentions, key=lambda mention: (mention.start, mention.end, mention.concept_id)))
 
-    def _at(self, text: str, folded: Folded, start: int) -> Iterator[tuple[int, list[int]]]:
+    def _at(self, text: str, folded: Folded, start: int) -> Iterator[tuple[int, set[int]]]:
         """Lengths of the forms that match at `start`, with the concepts that each names."""
         key = folded.key
         left = len(key) - start
@@ -123,10 +123,8 @@ class ConceptMatcher:
             for length in self._lengths.get(key[start : start + head], ()):
                 # A short head is a whole form; only a head of full length begins longer ones.
                 if length <= left and (head == _HEAD or length == head):
-                    entries = self._forms.get(key[start : start + length])
-                    concepts = entries and sorted(
-                        {entry.concept for entry in entries if self._fits(text, folded, start, length, entry)}
-                    )
+                    entries = self._forms.get(key[start : start + length], ())
+                    concepts = {form.concept for form in entries if self._fits(text, folded, start, length, form)}
                     if concepts:
                         yield length, concepts
 
