@@ -263,6 +263,20 @@ def stratified_permutations(strata: Strata, permutations: int, rng: np.random.Ge
     return rows
 
 
+def permuted_means(table: FloatArray, permutations: IntArray, rows: IntArray) -> FloatArray:
+    """`[B]`: the mean over `rows` (`[m]`) of `table[i, pi(i)]`, permutation by permutation.
+
+    `table` `[n, n]` says what item i adds when it is paired with the partner of item j: it is made once, so that a
+    permutation costs m look-ups, whatever the statistic costs.
+    """
+    means = np.empty(len(permutations))
+    step = max(1, _CHUNK // max(1, len(rows)))
+    for start in range(0, len(permutations), step):
+        chosen = permutations[start : start + step][:, rows]
+        means[start : start + len(chosen)] = table[rows, chosen].mean(axis=1)
+    return means
+
+
 def _spread(array: FloatArray) -> float | None:
     """Standard deviation (n - 1 in the denominator); None when n < 2 or the values are all the same."""
     if len(array) < 2:

@@ -44,6 +44,7 @@ from sae_lens_med.statistics import (
     harmonic_numbers,
     mrr_chance,
     permutation_p,
+    permuted_means,
     quantile_interval,
 )
 
@@ -54,8 +55,6 @@ RETRIEVAL_CUTS = (1, 5, 10)
 """The k of R@k."""
 SMALL_N = 50
 """Fewer items than this are called few in `notes`."""
-_CHUNK = 4_000_000
-"""Elements gathered at once (32 MB)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +135,7 @@ def matched_minus_mismatched(similarity: FloatArray, strata: Strata, permutation
     return MatchedMismatched(
         matched=matched,
         mismatched_mean=matched - contrast[positions, positions],
-        null=_gathered_means(contrast, permutations, positions),
+        null=permuted_means(contrast, permutations, positions),
         positions=positions,
     )
 
@@ -152,8 +151,8 @@ def retrieval(similarity: FloatArray, permutations: IntArray, cuts: tuple[int, .
     return Retrieval(
         reciprocal_rank=np.diagonal(reciprocal).copy(),
         hits={k: np.diagonal(table).copy() for k, table in within.items()},
-        null_mrr=_gathered_means(reciprocal, permutations, everyone),
-        null_hits={k: _gathered_means(table, permutations, everyone) for k, table in within.items()},
+        null_mrr=permuted_means(reciprocal, permutations, everyone),
+        null_hits={k: permuted_means(table, permutations, everyone) for k, table in within.items()},
     )
 
 
@@ -270,13 +269,3 @@ def _better_and_equal(similarity: FloatArray) -> tuple[IntArray, IntArray]:
         better[i] = len(row) - not_above
         equal[i] = not_above - below
     return better, equal
-
-
-def _gathered_means(table: FloatArray, permutations: IntArray, rows: IntArray) -> FloatArray:
-    """`[B]`: the mean over `rows` of `table[i, pi(i)]`, permutation by permutation."""
-    means = np.empty(len(permutations))
-    step = max(1, _CHUNK // max(1, len(rows)))
-    for start in range(0, len(permutations), step):
-        chosen = permutations[start : start + step][:, rows]
-        means[start : start + len(chosen)] = table[rows, chosen].mean(axis=1)
-    return means
