@@ -1,0 +1,205 @@
+"""Are items alike for the model where they are alike for the expert? RSA with Mantel tests (domain metric #12).
+
+Two dissimilarity matrices over the same n items (`[n, n]`, symmetric, the diagonal is not read), for example of their
+feature vectors and of embeddings of their explanations:
+
+    rho = Spearman(upper triangle of X, upper triangle of Y),   in [-1, 1]      (Kriegeskorte et al. 2008)
+
+rho > 0: pairs of items far apart in one are far apart in the other. The pairs are not independent, so the null moves
+items (rows and columns of X together) within strata (Mantel 1967); the p is one-sided.
+
+**Partial** (Smouse, Long & Sokal 1986): what other dissimilarities Z explain (shared wording) is taken from both.
+X, Y and Z are replaced by ranks; X and Y by their least-squares residuals on the constant, Z and powers of Z (ranks
+follow ranks along a curve even where the cause is linear). The null moves the items of X's residual and fits that to Z
+again (Freedman & Lane 1983; Legendre 2000). The residuals of items that are unusual in Z vary more, in X and in Y at
+once, so rho itself varies more than the moved residuals say. The p therefore compares rho over its standard error, from
+the share h_i that each item's pairs have in it (DiCiccio & Romano 2017):
+
+    T = sum_i h_i / sqrt(sum_i (h_i - mean h)²),    h_i = sum_j res(X)_ij res(Y)_ij
+
+What partialling cannot take: a Z that measures the confound with noise leaves part of it, and so does one that is not
+a function of Z's ranks (cosines of noisy vectors depend on the vectors' lengths as well).
+
+A permutation is one pass over the pairs: ranks and residuals do not change when items move.
+
+Out of scope: making the matrices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from sae_lens_med.errors import DataError
+from sae_lens_med.statistics import null_z, permutation_p
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+POWERS = 3
+"""Powers of the ranks of each Z that are partialled out."""
+MIN_ITEMS = 4
+"""With fewer items there are at most 3 pairs."""
+
+_jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+"""Sums may be reordered, so that they use vector instructions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rsa:
+    """A (partial) Mantel test."""
+
+    value: float
+    """Spearman's rho over the pairs, or the partial one; in [-1, 1]. 0 where a matrix (or its residual) is constant."""
+    null: FloatArray
+    """`[B]`, rho under each permutation."""
+    p: float
+    """One-sided; of rho, or of T where something is partialled out. 1 when there are no permutations."""
+    n_items: int
+    n_pairs: int
+
+    @property
+    def z(self) -> float | None:
+        """Distance from the null's mean in its standard deviations."""
+        return null_z(self.value, self.null)
+
+
+def cosine_dissimilarity(similarity: FloatArray) -> FloatArray:
+    """`1 - S`, made symmetric, with a diagonal of 0, of a matrix of cosines `[n, n]` of items with themselves."""
+    dissimilarity = 1.0 - (similarity + similarity.T) / 2
+    np.fill_diagonal(dissimilarity, 0.0)
+    return dissimilarity
+
+
+def mantel(
+    x: FloatArray,
+    y: FloatArray,
+    permutations: IntArray,
+    partial: Sequence[FloatArray] = (),
+    powers: int = POWERS,
+) -> Rsa:
+    """Metric #12: Spearman's rho of two dissimilarity matrices, with those of `partial` taken out; see the module.
+
+    Args:
+        x: `[n, n]`, the matrix whose items move.
+        y: `[n, n]`.
+        permutations: `[B, n]` of `stratified_permutations`.
+        partial: matrices `[n, n]` to partial out on ranks.
+        powers: of the ranks of each of `partial`, >= 1; 1 is the textbook partial Spearman correlation.
+
+    Value on no data: 0 with p = 1 where x or y says nothing (beyond `partial`) about any pair. Raises
+    `DataError` unless there are at least four items and all matrices are symmetric, finite and of one shape.
+    """
+    n = len(x)
+    for name, matrix in [("x", x), ("y", y), *((f"partial[{i}]", z) for i, z in enumerate(partial))]:
+        _require_dissimilarity(matrix, n, name)
+    upper = np.triu_indices(n, 1)
+    confounds = _orthonormal([_ranks(z[upper]) for z in partial], powers, len(upper[0]))
+    left, right = (_residual(_ranks(matrix[upper]), confounds) for matrix in (x, y))
+    if not (left.any() and right.any()):
+        return Rsa(value=0.0, null=np.zeros(len(permutations)), p=1.0, n_items=n, n_pairs=len(left))
+    left, right = left / np.linalg.norm(left), right / np.linalg.norm(right)
+    directions = np.stack([_square(column, n, upper) for column in (right, *confounds.T)])
+    orders = np.concatenate([np.arange(n)[None], permutations])
+    rho, studentised = _moved(_square(left, n, upper), directions, orders)
+    statistic = studentised if len(partial) else rho
+    return Rsa(
+        value=float(rho[0]),
+        null=rho[1:],
+        p=permutation_p(float(statistic[0]), statistic[1:]),
+        n_items=n,
+        n_pairs=len(left),
+    )
+
+
+@_jit
+def _moved(left: FloatArray, directions: FloatArray, orders: IntArray) -> tuple[FloatArray, FloatArray]:
+    """rho and T (`[B]` each) of `left` `[n, n]` with its items in each of `orders` `[B, n]`.
+
+    `directions` `[1 + q, n, n]`: the residual of Y, then the confounds, to which it is orthogonal. All are of length 1
+    over the pairs.
+    """
+    n, q = len(left), len(directions) - 1
+    rho, studentised = np.zeros(len(orders)), np.zeros(len(orders))
+    moved, fitted, share = np.empty((n, n)), np.empty(q), np.empty(n)
+    for b in range(len(orders)):
+        order = orders[b]
+        fitted[:] = 0.0
+        for i in range(n):
+            row = left[order[i]]
+            for j in range(i):
+                moved[i, j] = row[order[j]]
+        for k in range(q):
+            inner = 0.0
+            for i in range(n):
+                for j in range(i):
+                    inner += moved[i, j] * directions[1 + k, i, j]
+            fitted[k] = inner
+        for k in range(q):
+            for i in range(n):
+                for j in range(i):
+                    moved[i, j] -= fitted[k] * directions[1 + k, i, j]
+        share[:] = 0.0
+        length = 0.0
+        for i in range(n):
+            own = 0.0
+            for j in range(i):
+                value = moved[i, j]
+                product = value * directions[0, i, j]
+                length += value * value
+                own += product
+                share[j] += product
+            share[i] += own
+        total = share.sum() / 2
+        spread = 0.0
+        for i in range(n):
+            spread += (share[i] - 2 * total / n) ** 2
+        if length > 1e-12:
+            rho[b] = total / np.sqrt(length)
+        if spread > 1e-24:
+            studentised[b] = 2 * total / np.sqrt(spread)
+    return rho, studentised
+
+
+def _square(pairs: FloatArray, n: int, upper: tuple[IntArray, ...]) -> FloatArray:
+    square = np.zeros((n, n))
+    square[upper] = pairs
+    return square + square.T
+
+
+def _ranks(values: FloatArray) -> FloatArray:
+    """Average ranks, centred and scaled into [-1, 1]."""
+    ranks = rankdata(values)
+    return (2 * ranks - (len(ranks) + 1)) / max(1, len(ranks) - 1)
+
+
+def _orthonormal(ranks: Sequence[FloatArray], powers: int, n_pairs: int) -> FloatArray:
+    """`[n_pairs, q]`, orthonormal and each of mean 0: the span of the powers of every confound's ranks."""
+    columns = [rank**power for rank in ranks for power in range(1, powers + 1)]
+    design = np.column_stack(columns) if columns else np.zeros((n_pairs, 0))
+    design -= design.mean(axis=0)
+    if not design.any():
+        return design[:, :0]
+    u, singular, _ = np.linalg.svd(design, full_matrices=False)
+    return u[:, singular > 1e-9 * singular[0]]
+
+
+def _residual(ranks: FloatArray, confounds: FloatArray) -> FloatArray:
+    centred = ranks - ranks.mean()
+    residual = centred - confounds @ (confounds.T @ centred)
+    # What rounding leaves of a matrix that the confounds explain altogether is no residual.
+    return residual if np.linalg.norm(residual) > 1e-9 * np.linalg.norm(centred) else np.zeros_like(residual)
+
+
+def _require_dissimilarity(matrix: FloatArray, n: int, name: str) -> None:
+    if matrix.shape != (n, n) or n < MIN_ITEMS:
+        raise DataError(
+            f"the dissimilarities {name} have shape {matrix.shape}; RSA needs square matrices over the same items, "
+            f"at least {MIN_ITEMS}."
+        )
+    off = ~np.eye(n, dtype=bool)
+    if not np.isfinite(matrix[off]).all() or not np.allclose(matrix, matrix.T, atol=1e-9, equal_nan=True):
+        raise DataError(f"the dissimilarities {name} are not symmetric and finite.")
