@@ -12,9 +12,9 @@ from importlib import import_module
 from sae_lens_med.concepts import particles
 from sae_lens_med.errors import MissingExtraError
 
-# Tags of the Sejong set: particles, endings, copula, suffixes that make verbs and adjectives, dependent nouns, and the
-# verbs 하다 and 되다 where they stand by themselves.
-_ENDING_TAGS = ("J", "E", "VC", "XSV", "XSA", "XSN", "NNB")
+# Tags of the Sejong set: particles, endings, copula, suffixes that make verbs and adjectives, dependent nouns. Suffixes
+# that make nouns (XSN) are not among them: they make another noun, as -제 does of 인두 (throat): 인두제 (capitation).
+_ENDING_TAGS = ("J", "E", "VC", "XSV", "XSA", "NNB")
 
 
 class KiwiEndings:

@@ -14,7 +14,8 @@ The rules, on the text as `folding` reads it (NFC, case-folded; white space and 
 The forms lie in a hash table by their first characters, and are looked up only where a word begins, so that the time
 grows with the text and hardly with the number of forms.
 
-Out of scope: negation, misspellings, abbreviations that a text introduces, and words that stand between the parts.
+Out of scope: negation, misspellings, abbreviations that a text introduces, words that stand between the parts, and
+verbs that look like a noun with an ending ("감기는" of a cold, or of eyes that close).
 """
 
 import re

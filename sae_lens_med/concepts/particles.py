@@ -8,8 +8,8 @@
   sound must agree, which is what tells "피부과" (the department) from a skin "and", and "소아과" likewise;
 - the copula: 이다, 입니다, 이며, 인, 일, 임 ..., and after a vowel 다, 며, 라 ...;
 - verbs made of nouns: 하다, 되다, 받다, 시키다, 당하다, in the endings that written Korean uses;
-- suffixes and dependent nouns that are written without a space, alone or with a particle: 들 성 시 후 전 중 내 상 등
-  때.
+- suffixes and dependent nouns that are written without a space, alone or with a particle: 들 성 적 시 후 전 중 내 상
+  등 때.
 
 Out of scope: compound nouns. What follows in "당뇨병환자" or "통증완화" is a noun, so that there the form is part of a
 longer word. The analyser (`analyser`) reads endings that no table holds.
@@ -22,11 +22,13 @@ _ANY = (
     "에게서|에게|에서|에로|에|께서|께|한테|의|도|만|까지|부터|보다|처럼|같이|마다"
     "|조차|마저|밖에|뿐|커녕|대로|만큼|하고|으로서"
 )
-_SECOND = "(?:은|는|도|만|의|이|가|을|를|로|으로|과|와|나|부터|까지|이다|입니다|이며|이고|인)?"
+_SECOND = "(?:은|는|도|만|의|이|가|을|를|로|으로|과|와|나|부터|까지|이다|입니다|이며|이고|인)?(?:는|도|만|의)?"
 _AFTER_CONSONANT = "은|이|을|과|이나|이란|이라는|이라고|이라도|이든지|이든|이랑|이야말로"
-_AFTER_VOWEL = "는|가|를|와|나|란|라는|라고|라도|든지|든|랑|야말로|다|며|면|라|로서|였다|였고|였으며|였으나|예요"
+_AFTER_VOWEL = (
+    "는|가|를|와|나|란|라는|라고|라도|든지|든|랑|야말로|다|며|면|라|로서|였다|였고|였으며|였으나|였습니다|예요"
+)
 _COPULA = (
-    "이(?:다|고|며|면|면서|므로|나|라|라면|라서|지만|지|니|자|었다|었고|었으며|었으나|었던|었을|어서|어야|거나|에요|죠|기|더라도)"
+    "이(?:다|고|며|면|면서|므로|나|라|라면|라서|지만|지|니|자|었다|었고|었으며|었으나|었던|었을|었습니다|어서|어야|거나|에요|죠|기|더라도)"
     "|인|인가|인지|인데|일|일까|임|임을|임이|입니다|입니까"
 )
 _VERB_END = (
@@ -46,7 +48,7 @@ _AND_CONSONANT, _AND_VOWEL = "과(?:의|는|도)?", "와(?:의|는|도)?"
 _CONSONANT = f"(?:{_FIRST}|{_TO_CONSONANT}|{_AND_CONSONANT}|{_AFTER_CONSONANT}|{_COPULA}|{_VERB})?"
 _RIEUL = f"(?:{_FIRST}|{_TO_VOWEL}|{_AND_CONSONANT}|{_AFTER_CONSONANT}|{_COPULA}|{_VERB})?"
 _VOWEL = f"(?:{_FIRST}|{_TO_VOWEL}|{_AND_VOWEL}|{_AFTER_VOWEL}|{_COPULA}|{_VERB})?"
-_SUFFIX = f"(?:들{_RIEUL}|(?:성|전|중|상|등){_CONSONANT}|(?:시|후|내|때){_VOWEL})"
+_SUFFIX = f"(?:들{_RIEUL}|(?:성|적|전|중|상|등){_CONSONANT}|(?:시|후|내|때){_VOWEL})"
 
 
 def _pattern(particles: str) -> re.Pattern[str]:

@@ -4,7 +4,8 @@ Sources: the lexicon of this package (`lexicon.jsonl`), a user's file, MedQuAD's
 provenance: its `sha256` covers every id, category, form and code.
 
 The lexicon was written for this package, for questions of Korean licensing exams; no clinician has reviewed it. A
-concept counts its usual subtypes as itself (acute pancreatitis is pancreatitis) unless they have an entry.
+concept counts its usual subtypes as itself (acute pancreatitis is pancreatitis) unless they have an entry. Names that
+everyday Korean uses otherwise are left out, organs of one syllable above all (간, 위, 폐, 눈); they are not found.
 
 A user's file (.jsonl, .jsonl.gz, .csv or .parquet) has a row per concept: `concept` (its name, unique), `category` (any
 text), `ko` and `en` (surface forms: a list in JSON, texts separated by "|" in CSV), at least one form in all. Unknown
