@@ -75,7 +75,7 @@ def weighted_jaccard_table(stems: sparse.csr_array, explanations: sparse.csr_arr
         shared.data = np.minimum(shared.data, np.repeat(stems.data[own], np.diff(shared.indptr)))
         smaller[i] = np.bincount(shared.indices, weights=shared.data, minlength=_rows(explanations))
     left, right = (np.asarray(side.sum(axis=1), dtype=np.float64) for side in (stems, explanations))
-    larger = left[:, None] + right[None, :] - smaller
+    larger = np.add.outer(left, right) - smaller
     return np.clip(np.divide(smaller, larger, out=np.zeros_like(smaller), where=larger > 0), 0.0, 1.0)
 
 
@@ -88,8 +88,8 @@ def top_k_sets(vectors: sparse.csr_array, k: int) -> sparse.csr_array:
         raise ConfigError(f"a set of the strongest features needs k of at least 1, got {k}.")
     row_of = np.repeat(np.arange(_rows(vectors)), np.diff(vectors.indptr))
     positive = vectors.data > 0
-    rows, features, values = row_of[positive], vectors.indices[positive], vectors.data[positive]
-    order = np.lexsort((features, -values, rows))
+    rows, features, values = row_of[positive], vectors.indices[positive], np.asarray(vectors.data[positive])
+    order = np.lexsort((features, np.negative(values), rows))
     rows, features = rows[order], features[order]
     first = np.searchsorted(rows, np.arange(_rows(vectors)))
     chosen = np.arange(len(rows)) - first[rows] < k
