@@ -164,9 +164,7 @@ _NOT_SPECIES = (
     r"|lumbricoides|fumigatus|dermatitidis|immitis|burnetii|psittaci|cloacae|granulosus)\b)"
 )
 # "A patient" is no answer, "A because" is.
-_NOT_ARTICLE = (
-    r"(?! (?!because|since|as|and|or|is|are|due|for|in|but|not|which|given|would|must|seems|should)[a-z0-9])"
-)
+_NOT_ARTICLE = r"(?! (?!because|since|as|and|or|is|are|due|for|in|but|not|which|given|would|must|seems|should)[a-z0-9])"
 # Words whose letter names something: vitamin A, hepatitis B, protein C.
 _NAMED_LETTER = re.compile(
     r"((?:비타민|간염|인플루엔자|타입|단백질?|프로테인|면역글로불린|트로포닌|사이클로스포린|시클로스포린|아밀로이드|독소"
@@ -186,7 +184,7 @@ _BETWEEN = r"(?: ?(?:,(?: ?(?:and|or)\b)?|/|·|&|및|와|과|또는|혹은|이�
 def _target(last: str, *, slot: bool) -> str:
     """The pattern of one option, or of several in a list: letters up to `last`, numbers, option texts.
 
-    In an answer slot ("정답: ") a small letter and a number alone count; in running prose a number needs 번 or brackets.
+    In an answer slot ("정답: ") a small letter and a number alone count; in prose a number needs 번 or brackets.
     """
     left = r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][-–+/])"
     right = rf"(?![A-Za-z0-9])(?![-–+][A-Za-z0-9가-힣])(?!/(?![A-{last}](?![A-Za-z]))\w){_NOT_SPECIES}{_AFTER}"
@@ -231,7 +229,8 @@ _EN_ANSWER = (
     r"(?:answer|choice|option|response|one|letter)|answer|correct(?= is|:))(?: (?:choice|option|letter|number))?"
 )
 _EN_FILLER = (
-    r"(?:(?:therefore|thus|clearly|definitely|most likely|likely|probably|indeed|option|choice|letter|answer|number|the)"
+    r"(?:(?:therefore|thus|clearly|definitely|most likely|likely|probably|indeed"
+    r"|option|choice|letter|answer|number|the)"
     rf"\b[,:]? ?|an? (?={_M})){{0,3}}"
 )
 _IS = r" (?:is|would be|should be|must be|will be|has to be|seems to be|was)\b:? ?"
@@ -277,7 +276,8 @@ _RULES: tuple[tuple[Literal["explicit", "opinion"], str], ...] = (
     # 가장 적절한 것은 B / 옳지 않은 것은 C입니다
     (
         "opinion",
-        r"(?:가장|제일|옳은|옳지 않은|틀린|잘못된|적절한|적절하지 않은|맞는|해당하는|해당하지 않는)[^.\n:]{0,40}?(?:은|는|:) ?"
+        r"(?:가장|제일|옳은|옳지 않은|틀린|잘못된|적절한|적절하지 않은|맞는|해당하는|해당하지 않는)"
+        r"[^.\n:]{0,40}?(?:은|는|:) ?"
         rf"{_KO_FILLER}{_PROSE}{_KO_END}",
     ),
     # the most likely diagnosis is B
@@ -326,7 +326,8 @@ _REFUSAL = re.compile(
 # A base model goes on with the next question: marked, or in the layout of the prompt with options that are not these.
 _NEXT_QUESTION = re.compile(
     r"\n(?:Q|질문|문제|Question)(?: ?\d{1,4})? ?[:.]"
-    rf"|\nA\. ?(?!{_M})[^\n]*\n{{1,2}}B\. ?(?!{_M})[^\n]*\n(?:\n?[C-Z]\. ?[^\n]*\n){{0,24}}[^\n]*\n?\n?(?:[^\n]*\n)?정답 ?:"
+    rf"|\nA\. ?(?!{_M})[^\n]*\n{{1,2}}B\. ?(?!{_M})[^\n]*\n(?:\n?[C-Z]\. ?[^\n]*\n){{0,24}}"
+    r"[^\n]*\n?\n?(?:[^\n]*\n)?정답 ?:"
 )
 _LABEL = re.compile(r"\(?(?:([A-Z])|([1-9]))\)?[.):, ]")
 
@@ -347,7 +348,9 @@ def _grammar(n_options: int) -> _Grammar:
     slot, prose = _target(last, slot=True), _target(last, slot=False)
     claimed = {_SLOT: f"(?P<target>{slot}){_NOT_CLAIMED}", _PROSE: f"(?P<target>{prose}){_NOT_CLAIMED}"}
     return _Grammar(
-        tuple((weight, re.compile(re.sub(f"{_SLOT}|{_PROSE}", lambda m: claimed[m[0]], rule))) for weight, rule in _RULES),
+        tuple(
+            (weight, re.compile(re.sub(f"{_SLOT}|{_PROSE}", lambda m: claimed[m[0]], rule))) for weight, rule in _RULES
+        ),
         re.compile(rf"(?P<target>{slot}(?: {slot}){{0,25}})[):]? ?(?:입니다|이다|임|이에요|예요|이죠)? ?[.,!]?"),
         re.compile(rf"(?P<target>\(?[A-{last}]{_NOT_SPECIES}[.):]) ?(?P<text>{_M}?)"),
     )
@@ -500,7 +503,8 @@ def _listed(read: str, claims: list[_Claim]) -> frozenset[int]:
     """The options of three or more statements at the end that stand on lines of their own, one below the other."""
     run = [claims[-1]]
     for claim in reversed(claims[:-1]):
-        if read[claim.end : run[-1].start].strip(" .").count("\n") != 1 or _TURN.search(read[claim.end : run[-1].start]):
+        between = read[claim.end : run[-1].start]
+        if between.strip(" .").count("\n") != 1 or _TURN.search(between):
             break
         run.append(claim)
     named = _NO_OPTION.union(*(claim.options for claim in run))

@@ -85,7 +85,7 @@ class _Run:
 
 
 def frontier(folders: Sequence[Path]) -> Frontier:
-    """Read the finished runs in `folders`: each a run itself, or a folder of runs (a sweep). One named twice counts once.
+    """Read the finished runs in `folders`: each a run, or a folder of runs (a sweep); one named twice counts once.
 
     Runs that are not finished are left out. Raises `ConfigError` when a folder holds no finished run at all.
     """
