@@ -85,11 +85,12 @@ class _Run:
 
 
 def frontier(folders: Sequence[Path]) -> Frontier:
-    """Read the finished runs in `folders`: each a run itself, or a folder of runs (a sweep).
+    """Read the finished runs in `folders`: each a run, or a folder of runs (a sweep); one named twice counts once.
 
     Runs that are not finished are left out. Raises `ConfigError` when a folder holds no finished run at all.
     """
-    runs = [_read(folder) for given in folders for folder in _finished(given)]
+    named = {folder.resolve(): folder for given in folders for folder in _finished(given)}
+    runs = [_read(folder) for folder in named.values()]
     if not runs:
         raise ConfigError("there is no folder to draw; name the output of a sweep, or of a training run.")
     settings = [run.settings() for run in runs]

@@ -4,6 +4,7 @@
     data:   {folder, sources, leave_out, ...}   what `training_text` takes
     sae:    {architecture, d_sae, ...}          the fields of the architecture's SAELens training config
     revive: {every, until, dead_steps, rows}    optional: dead features get new directions (`revive.py`)
+    start_at_mean: true                         optional: `b_dec` starts at the activations' mean, not at 0
     unshrink: true                              optional: magnitudes without the penalty's shrinkage (`unshrink.py`)
     hook_name, context_size, lr, ...            fields of SAELens' `LanguageModelSAERunnerConfig`
 
@@ -49,6 +50,9 @@ wandb, which are not used."""
 _NOT_GIVEN = ("d_in", "device", "metadata", "reshape_activations")
 """Fields of a SAELens training config that a recipe does not hold: the first three follow from the rest, and
 activations are harvested flat."""
+
+PLAIN_SCALES = ("none", "expected_average_only_in")
+"""Normalisations that scale all rows alike."""
 
 REQUIRED = ("hook_name", "context_size", "training_tokens", "train_batch_size_tokens")
 
@@ -102,6 +106,8 @@ class Recipe:
     """The given `RUNNER_KEYS`."""
     revive: Revival | None = None
     """None: dead features stay as they are."""
+    start_at_mean: bool = False
+    """Whether `b_dec` starts at the mean of the first batches; SAELens' architectures have it start at 0."""
     unshrink: bool = False
     """Whether the trained SAE's magnitudes are fitted anew before it is measured."""
 
@@ -120,6 +126,7 @@ class Recipe:
             },
             "sae": dict(self.sae),
             **({"revive": dataclasses.asdict(self.revive)} if self.revive else {}),
+            **({"start_at_mean": True} if self.start_at_mean else {}),
             **({"unshrink": True} if self.unshrink else {}),
             **self.runner,
         }
@@ -184,7 +191,7 @@ def _numbers(value: Any) -> Any:
 
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Check the structure of a recipe. `where` names it in errors."""
-    _known(values, ("model", "data", "sae", "revive", "unshrink", *RUNNER_KEYS), where)
+    _known(values, ("model", "data", "sae", "revive", "start_at_mean", "unshrink", *RUNNER_KEYS), where)
     model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
     _known(model, ("name", "dtype"), f"{where}: model")
     data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens")
@@ -215,8 +222,16 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         sae=dict(sae),
         runner=runner,
         revive=_revival(values, where),
+        start_at_mean=_yes_or_no(values, "start_at_mean", where),
         unshrink=_yes_or_no(values, "unshrink", where),
     )
+    if recipe.start_at_mean and recipe.sae["architecture"] == "tied_l1":
+        raise ConfigError(f"{where}: start_at_mean is not for tied_l1; give sae.center: mean instead.")
+    if recipe.start_at_mean and recipe.sae.get("normalize_activations", "none") not in PLAIN_SCALES:
+        raise ConfigError(
+            f"{where}: start_at_mean needs sae.normalize_activations to be one of {', '.join(PLAIN_SCALES)}: "
+            "the mean of what is normalised row by row is another."
+        )
     if recipe.heldout == 0:
         raise ConfigError(f"{where}: data.heldout must lie between 0 and 1, got 0.")
     if recipe.sink_multiple == 1:

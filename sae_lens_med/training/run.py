@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | N
             write_text(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
         acts = harvest.activations[hook_name]
         harvest.until(acts.first_window)
-        trainer, curve = _trainer(runner_cfg, acts, output if resume else None)
+        trainer, curve = _trainer(runner_cfg, recipe, acts, output if resume else None)
         _fit(trainer, runner_cfg, recipe.revive, harvest, acts, curve, output)
     if me.first:
         _save_checkpoint(trainer, curve, output)
@@ -157,7 +158,7 @@ def _hub_name(model: MedBridge) -> str:
 
 
 def _trainer(
-    cfg: LanguageModelSAERunnerConfig[Any], acts: Activations, resume_from: Path | None
+    cfg: LanguageModelSAERunnerConfig[Any], recipe: Recipe, acts: Activations, resume_from: Path | None
 ) -> tuple[SAETrainer[Any, Any], list[dict[str, float]]]:
     torch.manual_seed(cfg.seed)
     sae_cfg: TrainingSAEConfig = TrainingSAEConfig.from_dict(cfg.get_training_sae_cfg_dict())
@@ -174,6 +175,10 @@ def _trainer(
     if sae.cfg.normalize_activations == "expected_average_only_in":
         sample = acts.batches(cfg.train_batch_size_tokens, cfg.seed)
         trainer.activation_scaler.estimate_scaling_factor(cfg.sae.d_in, sample, cfg.n_batches_for_norm_estimate)
+    if recipe.start_at_mean:
+        sample = acts.batches(cfg.train_batch_size_tokens, cfg.seed)
+        mean = torch.stack([batch.mean(0) for batch in islice(sample, cfg.n_batches_for_norm_estimate)]).mean(0)
+        sae.b_dec.data.copy_(mean * (trainer.activation_scaler.scaling_factor or 1.0))
     _fuse(trainer.optimizer)
     return trainer, []
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models import MedBridge, residuals
 from sae_lens_med.training import run
-from sae_lens_med.training.recipe import Recipe, load_recipe
+from sae_lens_med.training.recipe import Recipe, load_recipe, parse_recipe
 from tests.tiny import tiny_model
 
 
@@ -156,6 +156,26 @@ def test_the_gpu_recipes_run_on_a_tiny_qwen3(name: str, recipe: Recipe, tmp_path
     ]
     trained = run.train(load_recipe(name, overrides), tiny_model("qwen3"), tmp_path / "o", activations=tmp_path / "a")
     assert SAE.load_from_disk(trained.folder).cfg.d_in == 32
+
+
+@pytest.mark.parametrize("normalisation", ["none", "expected_average_only_in"])
+def test_start_at_mean_starts_b_dec_at_the_mean_of_the_activations(
+    normalisation: str, trained: run.TrainedSae, model: MedBridge, recipe: Recipe, tmp_path: Path
+) -> None:
+    values = recipe.to_dict() | {"start_at_mean": True, "lr": 1e-12, "n_batches_for_norm_estimate": 400}
+    values["sae"] = {"architecture": "standard", "d_sae": 96, "normalize_activations": normalisation}
+    acts = trained.folder.parent / "acts"
+    folder = run.train(parse_recipe(values, "test"), model, tmp_path / "o", activations=acts).folder
+    kept = torch.cat([load_file(path)["activations"] for path in sorted(acts.glob("*.safetensors"))]).float()
+    torch.testing.assert_close(SAE.load_from_disk(folder).b_dec.data, kept.mean(0), rtol=0.02, atol=0.02)
+    assert kept.mean(0).abs().max() > 0.2
+
+
+def test_start_at_mean_needs_a_mean_that_is_the_same_for_all_rows(recipe: Recipe) -> None:
+    values = recipe.to_dict() | {"start_at_mean": True}
+    values["sae"] = {"architecture": "standard", "d_sae": 96, "normalize_activations": "layer_norm"}
+    with pytest.raises(ConfigError, match="start_at_mean needs sae.normalize_activations to be one of none, expected"):
+        parse_recipe(values, "test")
 
 
 def test_the_recipe_revives_features_and_undoes_shrinkage(

@@ -51,6 +51,7 @@ def test_a_curve_is_sorted_by_l0(tmp_path: Path) -> None:
     for name, l0 in (("a", 40), ("b", 5), ("c", 12)):
         run(tmp_path / "s" / name, f"sae.l1_coefficient={l0}", l0=l0)
     assert [p.l0 for p in frontier([tmp_path / "s"]).points] == [5, 12, 40]
+    assert frontier([tmp_path / "s" / "a", tmp_path / "s"]) == frontier([tmp_path / "s"])
 
 
 def test_one_architecture_and_size_needs_no_more_than_its_name(tmp_path: Path) -> None:

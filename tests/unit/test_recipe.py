@@ -71,6 +71,7 @@ def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp
         ("data.harvest_batch_tokens=0", "data.harvest_batch_tokens must be a whole number of at least 1, got 0"),
         ("model.name=[1]", "model.name must be a text, got"),
         ("unshrink=maybe", "unshrink is true or false, got 'maybe'"),
+        ("start_at_mean=true", "start_at_mean is not for tied_l1; give sae.center: mean instead"),
     ],
 )
 def test_a_wrong_value_is_told_when_the_recipe_is_read(override: str, message: str) -> None:
