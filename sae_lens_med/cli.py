@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import typer
 
 from sae_lens_med import __version__, distributed
-from sae_lens_med.commands import evaluate, intervene, lm_eval, models, releases, run, sweep, train
+from sae_lens_med.commands import align, evaluate, intervene, lm_eval, models, releases, run, sweep, train
 from sae_lens_med.config import DISCLAIMER
 from sae_lens_med.errors import SaeLensMedError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 run.register(app)
 evaluate.register(app)
+align.register(app)
 intervene.register(app)
 lm_eval.register(app)
 train.register(app)

@@ -50,7 +50,7 @@ def write_report(study: Path) -> tuple[Path, Path]:
     records = read_study(study)
     values = _view(records)
     written: list[Path] = []
-    for name, environment in (("report.md", _markdown_environment()), ("report.html", _html_environment())):
+    for name, environment in (("report.md", markdown_environment()), ("report.html", html_environment())):
         text = environment.get_template(f"{name}.j2").render(values)
         try:
             write_text(study / name, text)
@@ -261,7 +261,8 @@ def _outcome(result: ItemResult) -> tuple[str, str]:
     return ("right", "correct") if result.correct else ("wrong", "wrong")
 
 
-def _html_environment() -> Environment:
+def html_environment() -> Environment:
+    """For pages of this package: every value is escaped; the filters of `_FILTERS`."""
     environment = Environment(
         loader=PackageLoader("sae_lens_med"),
         autoescape=True,
@@ -277,7 +278,8 @@ class _Plain(str):
     """Text that is already Markdown."""
 
 
-def _markdown_environment() -> Environment:
+def markdown_environment() -> Environment:
+    """For Markdown of this package: every value is escaped on output; as `html_environment` otherwise."""
     environment = Environment(
         loader=PackageLoader("sae_lens_med"),
         autoescape=False,

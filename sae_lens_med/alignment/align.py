@@ -12,7 +12,7 @@ Vectors and weights are made once, over all compared items and blind to who belo
 similarity matrix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
@@ -135,6 +135,7 @@ def align(
     permutations: int = 2000,
     seed: int = 0,
     top_features: int = TOP_FEATURES,
+    more: Mapping[str, FloatArray] | None = None,
 ) -> AlignmentResult:
     """Every alignment metric of a study.
 
@@ -145,6 +146,7 @@ def align(
         permutations: B of every null, >= 1. The least p is 1 / (B + 1).
         seed: of permutations and bootstrap; equal inputs and seed give equal results.
         top_features: the most features in each list of an item.
+        more: further variants: name -> similarities `[m, m]` in [-1, 1] of the m items with an explanation, in order.
 
     Raises `DataError` when items and features do not belong together or a group has the wrong length, `ConfigError`
     when B < 1. Groups with fewer than two explained items give no metric and a note.
@@ -180,7 +182,14 @@ def align(
         baselines, size = _baseline_similarities(features, items, explained)
         similarities |= baselines
         notes.append(f"The pca baseline has {size} components.")
-    properties = tuple(_properties(acts, scripts, parts)[explained] for parts in (STEM_PARTS, EXPLANATION_PARTS))
+        for variant, matrix in (more or {}).items():
+            if matrix.shape != similarities["sae"].shape:
+                raise DataError(
+                    f"the similarities of {variant!r} have shape {matrix.shape}, expected {similarities['sae'].shape}: "
+                    "one row and column for each item with an explanation."
+                )
+            similarities[variant] = matrix
+    properties = tuple(text_properties(acts, scripts, parts)[explained] for parts in (STEM_PARTS, EXPLANATION_PARTS))
     tallies = _tallies(acts, items)
 
     for name, chosen in wanted.items():
@@ -189,7 +198,7 @@ def align(
         if len(rows) < 2:
             notes.append(f"Group {name!r} has {len(rows)} items with an explanation: alignment is not measured.")
             continue
-        strata = coarsen_strata([_stratum_labels(items[i]) for i in explained[rows]])
+        strata = coarsen_strata([stratum_labels(items[i]) for i in explained[rows]])
         if strata.n_alone == len(rows):
             notes.append(
                 f"Group {name!r}: no two items share a subject, so explanations cannot be exchanged; "
@@ -237,7 +246,8 @@ def _require_same_items(features: Collected, items: Sequence[McqItem]) -> None:
         raise DataError(f"has_explanation has shape {shape}, expected ({len(items)},).")
 
 
-def _stratum_labels(item: McqItem) -> list[tuple[str | None, ...]]:
+def stratum_labels(item: McqItem) -> list[tuple[str | None, ...]]:
+    """For `statistics.coarsen_strata`: language, subject and gold letter; then language and subject."""
     return [(item.language, item.subject, item.gold_letter), (item.language, item.subject)]
 
 
@@ -262,7 +272,7 @@ def _baseline_similarities(
     return matrices, reduced[0].shape[1]
 
 
-def _properties(acts: FeatureActs, scripts: TokenScripts, parts: tuple[str, ...]) -> FloatArray:
+def text_properties(acts: FeatureActs, scripts: TokenScripts, parts: tuple[str, ...]) -> FloatArray:
     """`[n_items, 3]`: log length in counted tokens, its square, and the share of Hangul among tokens with letters."""
     counted = counted_tokens(acts, parts)
     log_length = np.log1p(tokens_per_item(acts, counted))

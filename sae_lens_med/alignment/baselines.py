@@ -9,8 +9,9 @@ An alignment of SAE features says something about the features only where it dif
   fire on a counted token, so that the code has the SAE's size per token; it is capped by the rank.
 - `tfidf`: the words: counts of character n-grams (2 to 4 characters; Korean inflects, so word tokens would split one
   noun into many), `(1 + ln tf) * ln((1 + M) / (1 + df))`. Alignment that TF-IDF already shows is shared wording.
+- `bm25`: the words once more, as search engines weigh them (Robertson & Zaragoza 2009), on the same n-grams.
 
-Out of scope: BM25, and a model with random weights (a run of its own).
+Out of scope: what needs a run of its own (`controls`: an SAE with shuffled directions, a model with random weights).
 """
 
 import re
@@ -30,6 +31,8 @@ FloatArray = npt.NDArray[np.float64]
 
 NGRAMS = (2, 3, 4)
 """Lengths of the character n-grams; at most 4, so that an n-gram of 16-bit characters fits 64 bits."""
+
+_K1, _B = 1.5, 0.75
 
 
 def standardised(means: npt.NDArray[np.floating]) -> FloatArray:
@@ -75,6 +78,28 @@ def tfidf(stems: Sequence[str], explanations: Sequence[str]) -> tuple[sparse.csr
     left, right = counts[:n], counts[n:]
     weights = idf_weights(left, right)
     return weighted(left, weights), weighted(right, weights)
+
+
+def bm25(stems: Sequence[str], explanations: Sequence[str]) -> FloatArray:
+    """`[n, n]` in [0, 1): BM25 of every stem as a query (its distinct n-grams) with every explanation as a document,
+
+        sum_t idf_t tf_t / (tf_t + k1 (1 - b + b length / mean length))  /  sum_t idf_t,   k1 = 1.5, b = 0.75
+
+    as a share of the most that a text could score for this stem, which leaves every ranking as it is. `idf_t = ln(1 +
+    (n - df + 1/2) / (df + 1/2))` over the explanations. A stem without n-grams has 0 with all.
+    """
+    n = len(stems)
+    counts = _ngram_counts([*stems, *explanations])
+    query, document = counts[:n], sparse.csr_array(counts[n:])
+    query.data = np.ones_like(query.data)
+    frequency = np.bincount(document.indices, minlength=counts.shape[1])  # type: ignore[index]
+    idf = np.log1p((n - frequency + 0.5) / (frequency + 0.5))
+    length = np.asarray(document.sum(axis=1), dtype=np.float64)
+    scale = _K1 * (1 - _B + _B * length / max(float(length.mean()), 1e-12))
+    document.data = document.data / (document.data + np.repeat(scale, np.diff(document.indptr)))
+    score = (weighted(query, idf) @ document.T).toarray()
+    most = np.asarray(query @ idf)
+    return np.divide(score, most[:, None], out=np.zeros_like(score), where=most[:, None] > 0)
 
 
 def _ngram_counts(texts: Sequence[str]) -> sparse.csr_array:

@@ -26,6 +26,9 @@ with P_X the projection on the stem properties (a constant, log length, its squa
 the explanation's: the least-squares fit of S on all products of the two, over all n^2 pairs. The fit looks at all pairs
 alike, so the permutation test on S' is as exact as that on S.
 
+Texts of one subject share words and features, so that length may count more among them than across subjects. Where the
+pairs of a stratum alone are compared, the fit on these alone (`adjust_within_strata`) leaves less of it.
+
 Out of scope: similarities that need a model of their own (sentence embeddings).
 """
 
@@ -115,6 +118,31 @@ def adjust_for_nuisance(
     adjusted = similarity - _fitted(similarity, stem_properties, explanation_properties) + similarity.mean()
     nonzero = similarity != 0
     return np.where(nonzero.any(axis=1)[:, None] & nonzero.any(axis=0)[None, :], adjusted, similarity)
+
+
+def adjust_within_strata(
+    similarity: FloatArray, stem_properties: FloatArray, explanation_properties: FloatArray, strata: Strata
+) -> FloatArray:
+    """As `adjust_for_nuisance`, with the fit made on the pairs within strata, and taken from these: `[n, n]`.
+
+    Other pairs stay as they are: permutations within strata never meet them. Pairs of a text that resembles none (all
+    zero) take no part and stay zero. Where there are fewer than twice as many pairs as coefficients, nothing is fitted.
+    """
+    nonzero = similarity != 0
+    same = (strata.index[:, None] == strata.index[None]) & strata.exchangeable[:, None]
+    same &= nonzero.any(axis=1)[:, None] & nonzero.any(axis=0)[None]
+    row, column = np.nonzero(same)
+    left, right = _basis(stem_properties), _basis(explanation_properties)
+    products = (left[row][:, :, None] * right[column][:, None, :]).reshape(len(row), -1)
+    if len(row) < 2 * products.shape[1]:
+        return similarity
+    # All columns are of one scale, so that rounding is what the least singular values hold.
+    u, singular, _ = np.linalg.svd(products, full_matrices=False)
+    u = u[:, singular > 1e-9 * singular[0]]
+    values = similarity[row, column]
+    adjusted = similarity.copy()
+    adjusted[row, column] = values - u @ (u.T @ values) + values.mean()
+    return adjusted
 
 
 def matched_minus_mismatched(similarity: FloatArray, strata: Strata, permutations: IntArray) -> MatchedMismatched:

@@ -41,6 +41,7 @@ LAYER = {
     "study": 5,
     "report": 5,
     "study_reader": 5,
+    "alignment_study": 5,
     "verdict": 5,
     "figures": 5,
     "app": 5,

@@ -1,0 +1,278 @@
+"""`align`, `list-metrics` and `compare`: the alignment metrics of finished studies. Heavy imports are inside."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sae_lens_med.commands.options import AsJson, BatchTokens, Device, Permutations, Seed, open_model, print_tables
+
+if TYPE_CHECKING:
+    from sae_lens_med.alignment.inputs import ModelSide
+    from sae_lens_med.alignment_study.run import AlignmentRun
+    from sae_lens_med.alignment_study.sentences import Confirmatory
+    from sae_lens_med.records import McqItem, Provenance
+
+Study = Annotated[Path, typer.Argument(help="Folder of a finished study (`sae-lens-med study`).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command()(align)
+    app.command("list-metrics")(list_metrics)
+    app.command()(compare)
+
+
+def align(
+    study: Study,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="Names of `sae-lens-med list-metrics`, separated by commas or repeated; all: what can be."),
+    ] = None,
+    permutations: Permutations = 2000,
+    seed: Seed = 0,
+    concepts: Annotated[
+        str,
+        typer.Option(
+            help="lexicon: the packaged one; annotated: within the spans that an expert marked in the questions; or a "
+            "file (.jsonl, .jsonl.gz, .csv, .parquet) of concepts."
+        ),
+    ] = "lexicon",
+    controls: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="shuffled_decoder, random_model or all: collected with an SAE or a model that has learned nothing, "
+            "and measured by the same code."
+        ),
+    ] = None,
+    run_model: Annotated[
+        bool, typer.Option("--model-metrics/--no-model", help="Whether metrics that run the model are measured.")
+    ] = True,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Where the study's model lies now; as the study named it.")
+    ] = None,
+    sae: Annotated[
+        str | None, typer.Option("--sae", "-s", help="Where the study's SAE lies now; as the study named it.")
+    ] = None,
+    ratings: Annotated[Path | None, typer.Option(help="CSV or JSON file of clinicians' ratings.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="JSON or CSV file of feature labels; made from concepts when not given.")
+    ] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible endpoint that judges labels, with --judge-model (key: OPENAI_API_KEY); the study's "
+            "own model judges when not given."
+        ),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Model at --judge-url.")] = None,
+    reasoning: Annotated[
+        bool, typer.Option("--reasoning", help="Let the model reason, for models that can: metric 'reasoning'.")
+    ] = False,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=N: a setting of the metrics that run the model (see list-metrics)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure again what is finished.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="For the concept scores; does not change the results.")] = 1,
+    device: Device = "auto",
+    batch_tokens: BatchTokens = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the alignment metrics of a finished study: does the model compute with what the explanations name?
+
+    Writes STUDY/alignment/: report.html (read this), report.md, features.md, metrics.json. Every number stands beside
+    its null; q is p corrected over all numbers that count. A metric that was measured with the same settings is not
+    measured again.
+
+    Example: sae-lens-med align my-study --metrics overlap,concepts,rsa --no-model
+
+    Example: sae-lens-med align my-study --controls all
+    """
+    from sae_lens_med.alignment.judges import OpenAiJudge
+    from sae_lens_med.alignment.registry import ALL, read_options
+    from sae_lens_med.alignment_study.run import run_alignment
+    from sae_lens_med.errors import ConfigError
+
+    err = Console(stderr=True)
+
+    def opener(provenance: "Provenance") -> "ModelSide":
+        return _open(provenance, model, sae, device, batch_tokens)
+
+    def tell(name: str, what: str) -> None:
+        said = {"measure": "", "skip": ": done before, skipped"}.get(what, f": {what}")
+        err.print(f"[bold]{name}[/bold]", end="", highlight=False)
+        err.print(said, markup=False, highlight=False)
+
+    if (judge_url is None) != (judge_model is None):
+        raise ConfigError("a judge needs both --judge-url and --judge-model.")
+    judge = None if judge_url is None or judge_model is None else OpenAiJudge(judge_url, judge_model)
+    result = run_alignment(
+        study,
+        _split(metrics) or [ALL],
+        permutations=permutations,
+        seed=seed,
+        concepts=concepts,
+        controls=_split(controls),
+        open_model=opener if run_model else None,
+        sae=sae,
+        ratings=ratings,
+        labels=labels,
+        judge=judge,
+        reasoning=reasoning,
+        options=read_options(_split(setting)),
+        force=force,
+        threads=threads,
+        on_metric=tell,
+    )
+    _print(study, result, as_json=as_json)
+
+
+def list_metrics(as_json: AsJson = False) -> None:
+    """List the alignment metrics: what each means, its range, its null, what it needs, where it comes from.
+
+    Example: sae-lens-med list-metrics --json
+    """
+    from sae_lens_med.alignment.registry import METRICS, OPTIONS
+
+    if as_json:
+        typer.echo(json.dumps([metric.to_dict() for metric in METRICS], ensure_ascii=False, indent=2))
+        return
+    for metric in METRICS:
+        low, high = ("unbounded" if bound is None else f"{bound:g}" for bound in metric.range)
+        typer.echo(f"{metric.name}  (#{metric.number}) {metric.title}")
+        typer.echo(f"    {metric.meaning}")
+        typer.echo(f"    range: {low} to {high}; null: {metric.null}")
+        typer.echo(f"    needs: {', '.join(metric.needs)}; source: {metric.source}")
+    typer.echo("Settings of the metrics that run the model (align --set NAME=N; several numbers joined by +):")
+    for name, (default, meaning) in OPTIONS.items():
+        shown = "+".join(map(str, default)) if isinstance(default, tuple) else default
+        typer.echo(f"    {name}={shown}: {meaning}")
+
+
+def compare(
+    study_a: Study,
+    study_b: Annotated[
+        Path | None, typer.Argument(help="Another study of the same items; or none, with two variants.")
+    ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is compared: sae, raw, pca, tfidf, bm25 or a collected control. One for both studies, or two, "
+            "separated by a comma: of the first and of the second (or of the one study)."
+        ),
+    ] = None,
+    permutations: Permutations = 10_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two studies (two layers, two models), or two variants of one study, on the items that they share.
+
+    Paired over items: matched minus mismatched similarity, reciprocal rank, and the share of other explanations of its
+    stratum that are less similar than the own. Two-sided sign-flip p and bootstrap interval of the difference A - B.
+
+    Example: sae-lens-med compare layer-9-study layer-14-study
+
+    Example: sae-lens-med compare my-study --variants sae,raw
+    """
+    from sae_lens_med.alignment_study.compare import compare_studies
+
+    result = compare_studies(study_a, study_b, variants=_split(variants), permutations=permutations, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), ensure_ascii=False, indent=2))
+        return
+    print_tables(f"A: {result.name_a}; B: {result.name_b}; {result.n_items} items; values are A - B", result.metrics)
+    for note in result.notes:
+        typer.echo(note)
+    typer.echo(result.said.en)
+    typer.echo(result.said.ko)
+
+
+def _open(
+    provenance: "Provenance", model: str | None, sae: str | None, device: str, batch_tokens: int | None
+) -> "ModelSide":
+    from sae_lens_med.alignment.inputs import ModelSide
+    from sae_lens_med.data import load_items
+    from sae_lens_med.errors import StudyError
+    from sae_lens_med.evaluation.shots import choose_shots
+
+    if provenance.sae is None:
+        raise StudyError("the study was made without an SAE, so nothing can be measured with one.")
+    opened, attached = open_model(
+        model or str(provenance.model["name"]),
+        sae or str(provenance.sae["source"]),
+        device,
+        str(provenance.model.get("dtype", "float32")),
+    )
+    assert attached is not None
+    shots: tuple[McqItem, ...] = ()
+    if n_shots := len(provenance.settings.get("shots", [])):
+        # The folder keeps their ids alone.
+        split = provenance.data.get("split")
+        shots, _ = choose_shots(load_items(str(provenance.data["source"]), split), n_shots)
+    return ModelSide(opened, attached, batch_tokens, shots=shots)
+
+
+def _print_table(study: Path, entries: "Sequence[Confirmatory]") -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    typer.echo(f"Alignment of {study}: the numbers that count")
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
+    table.add_column("value of", overflow="fold")
+    for column in ("n", "value", "null", "null, 95 %", "p", "q"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in entries:
+        value = entry.value
+        table.add_row(
+            value.name.removeprefix("alignment/"),
+            str(value.n),
+            f"{value.value:.4f}",
+            "" if value.null_mean is None else f"{value.null_mean:.4f}",
+            "" if value.null_interval is None else f"{value.null_interval[0]:.4f} to {value.null_interval[1]:.4f}",
+            "" if value.p is None else f"{value.p:.2g}",
+            "" if entry.q is None else f"{entry.q:.2g}",
+        )
+    Console().print(table)
+
+
+def _split(values: list[str] | None) -> list[str]:
+    """Options that may be repeated or separated by commas."""
+    return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
+
+
+def _print(study: Path, result: "AlignmentRun", *, as_json: bool) -> None:
+    from sae_lens_med.alignment_study.sentences import confirmatory
+    from sae_lens_med.config import DISCLAIMER
+
+    entries = confirmatory(result.metrics)
+    if as_json:
+        value: dict[str, Any] = {
+            "output": str(result.folder),
+            "measured": list(result.measured),
+            "skipped": list(result.skipped),
+            "absent": result.absent,
+            "changed": {name: list(what) for name, what in result.changed.items()},
+            "confirmatory": [
+                {
+                    "metric": e.metric.name,
+                    "name": e.value.name,
+                    "group": e.value.group,
+                    "variant": e.value.variant,
+                    "q": e.q,
+                }
+                for e in entries
+            ],
+            "metrics": [metric.to_dict() for metric in result.metrics],
+        }
+        typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+        return
+    _print_table(study, entries)
+    for reason in result.absent.values():
+        typer.echo(reason)
+    typer.echo(DISCLAIMER)
+    typer.echo(f"Report: {result.report_html}")
+    typer.echo(f"        {result.report_md}")

@@ -1,0 +1,367 @@
+"""The causal metrics on a model whose answer is computed by known features: what is planted is found, and no more."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sae_lens_med.alignment import measure_causal
+from sae_lens_med.alignment.ablation_runs import AblationSettings, ablated, ablation_plan
+from sae_lens_med.alignment.align import align, stratum_labels
+from sae_lens_med.alignment.causal import feature_verdicts
+from sae_lens_med.alignment.causal_values import (
+    agreement_values,
+    comprehensiveness_value,
+    steering_values,
+    sufficiency_value,
+    verdict_values,
+)
+from sae_lens_med.alignment.edit_runs import EditStore, Planned, answer_texts, run_edits
+from sae_lens_med.alignment.feature_effects import (
+    EffectSettings,
+    causal_tests,
+    effect_plan,
+    effects,
+    items_of_features,
+)
+from sae_lens_med.alignment.inputs import Inputs, ModelSide, label_concepts
+from sae_lens_med.alignment.matched import rates
+from sae_lens_med.alignment.saliency import token_saliency
+from sae_lens_med.alignment.shared import aligned_features, choose_features, mention_p
+from sae_lens_med.alignment.steering import SteeringPair, SteeringSettings, steer_pairs
+from sae_lens_med.alignment.vectors import STEM_PARTS, counted_tokens, max_pool
+from sae_lens_med.concepts.matching import ConceptMatcher
+from sae_lens_med.concepts.sets import Concept, ConceptSet
+from sae_lens_med.errors import DataError, StudyError
+from sae_lens_med.evaluation.letter import evaluate_letters
+from sae_lens_med.features.collect import collect
+from sae_lens_med.features.store import load_features
+from sae_lens_med.interventions.above import AboveHook, Without
+from sae_lens_med.records import Span
+from sae_lens_med.statistics import coarsen_strata, stratified_permutations
+from tests.known_model import (
+    D_SAE,
+    HIDDEN_CAUSAL,
+    MENTIONED_CAUSAL,
+    MENTIONED_UNUSED,
+    NOISE,
+    SYMBOLS,
+    known_items,
+    known_model,
+    known_sae,
+    letter_of,
+)
+
+N = 80
+BATCH = 8192
+EVERY = (*MENTIONED_CAUSAL, *HIDDEN_CAUSAL)
+
+
+class Case:
+    """Items, their features, and the model that answers them."""
+
+    def __init__(self, folder: Path, causal: tuple[int, ...]) -> None:
+        self.model, self.sae, self.items = known_model(causal), known_sae(), known_items(N)
+        self.features = load_features(collect(self.model, self.sae, self.items, output=folder, progress=False))
+        acts = self.features.acts
+        self.aligned = aligned_features(self.features)
+        self.study = rates(acts.acts, counted_tokens(acts, STEM_PARTS))
+        self.texts = answer_texts(self.items, self.features, self.model.text_tokenizer)
+        self.above = AboveHook(self.model, self.sae, batch_tokens=BATCH)
+        self.gold = {item.id: item.answer for item in self.items}
+
+    def ablated(self, **settings):
+        chosen = AblationSettings(**{"sizes": (1, 2), "sets": 5, **settings})
+        plan = ablation_plan(self.aligned.features, self.aligned.kept, self.study, chosen)
+        ran, skipped = run_edits(self.above, self.texts, plan, progress=False)
+        assert not skipped
+        return ablated(ran, self.gold, chosen)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> Case:
+    return Case(tmp_path_factory.mktemp("known"), EVERY)
+
+
+@pytest.fixture(scope="module")
+def hidden_case(tmp_path_factory) -> Case:
+    """Here the named features move nothing; the answer comes from features that no explanation names."""
+    return Case(tmp_path_factory.mktemp("hidden"), HIDDEN_CAUSAL)
+
+
+def test_the_model_answers_by_its_features_and_every_symbol_is_a_feature(case: Case) -> None:
+    sizes = np.diff(max_pool(case.features.acts, STEM_PARTS).indptr)
+    assert (sizes == 13).all()  # 1 + 3 named, 1 hidden, 8 noise
+    ran, _ = run_edits(case.above, case.texts, lambda text, hooked: _nothing(), progress=False)
+    assert [r.predicted for r in ran] == [item.answer for item in case.items]
+
+
+def test_aligned_features_are_those_that_align_lists(case: Case) -> None:
+    listed = align(case.features, case.items, permutations=1, top_features=100).item_features
+    for entry in listed:
+        assert [use["feature"] for use in entry["shared"]] == case.aligned.features[entry["id"]].tolist()
+        assert [min(use["stem"], use["explanation"]) for use in entry["shared"]] == pytest.approx(
+            case.aligned.scores[entry["id"]].tolist()
+        )
+
+
+def test_comprehensiveness_and_sufficiency_find_the_named_features_that_the_answer_rests_on(case: Case) -> None:
+    runs = case.ablated()
+    drop = comprehensiveness_value(runs, draws=500, seed=0)
+    assert drop.value > 0.01 and drop.p == 1 / 501 and drop.extra["z"] > 5
+    assert drop.null_interval is not None and drop.null_interval[1] < drop.value
+    assert drop.extra["removed_length_ratio"] == pytest.approx(1)  # every feature is as long as any other
+    kept, note = sufficiency_value(runs, draws=500, seed=0)
+    assert kept is not None and note is None and kept.p == 1 / 501
+    # The gold letter has one named and one hidden feature; the named one alone gives half of the margin. It is the
+    # rarest of the shared ones, so that it is among the first two.
+    assert kept.value == pytest.approx(0.5, abs=0.03)
+    assert kept.extra["margin_none"] == pytest.approx(0, abs=1e-5)
+
+
+def test_named_features_that_move_nothing_are_not_called_causal(hidden_case: Case) -> None:
+    runs = hidden_case.ablated()
+    drop = comprehensiveness_value(runs, draws=500, seed=0)
+    assert drop.value == pytest.approx(0, abs=1e-6) and drop.p is not None and drop.p > 0.5
+    kept, _ = sufficiency_value(runs, draws=500, seed=0)
+    assert kept is not None and kept.value == pytest.approx(0, abs=1e-5) and kept.p is not None and kept.p > 0.5
+
+
+def _verdicts(case: Case):
+    settings = EffectSettings(stand_ins=4, items=15)
+    stems = max_pool(case.features.acts, STEM_PARTS)
+    fires = {item.id: stems[[i]].indices.astype(np.int64) for i, item in enumerate(case.items)}
+    features = np.arange(D_SAE)
+    wanted = items_of_features(fires, features, settings)
+    sets = {name: {str(f): (f,) for f in own} for name, own in wanted.items()}
+    plan = effect_plan(sets, np.ones(D_SAE, dtype=bool), case.study, settings)
+    ran, _ = run_edits(case.above, case.texts, plan, progress=False)
+    tests = causal_tests(effects(ran, settings), features, settings, 5000)
+    strata = coarsen_strata([stratum_labels(item) for item in case.items])
+    drawn = stratified_permutations(strata, 2000, np.random.default_rng(0))
+    p = mention_p(case.aligned.stems, case.aligned.explanations, features, drawn)
+    return feature_verdicts(p, tests.p), tests
+
+
+def test_the_verdict_of_every_planted_feature_is_right(case: Case) -> None:
+    verdicts, tests = _verdicts(case)
+    assert {verdicts.verdict[f] for f in MENTIONED_CAUSAL} == {"shared_reasoning"}
+    assert {verdicts.verdict[f] for f in HIDDEN_CAUSAL} == {"hidden_driver"}
+    assert {verdicts.verdict[f] for f in MENTIONED_UNUSED} == {"present_unused"}
+    assert [verdicts.verdict[f] for f in NOISE].count("neither") >= len(NOISE) - 1  # FDR 5 %
+    assert (tests.effect[list(MENTIONED_UNUSED)] < 1e-5).all() and (tests.signed[list(EVERY)] > 0.1).all()
+    [value] = verdict_values(verdicts, tests)
+    assert value.value == 8 / D_SAE and value.extra["n_hidden_driver"] == 8
+
+
+def test_in_the_other_model_no_named_feature_is_called_causal(hidden_case: Case) -> None:
+    verdicts, _ = _verdicts(hidden_case)
+    assert verdicts.counts["shared_reasoning"] == 0
+    assert {verdicts.verdict[f] for f in (*MENTIONED_CAUSAL, *MENTIONED_UNUSED)} == {"present_unused"}
+
+
+def test_saliency_lies_on_the_tokens_of_the_causal_features(case: Case) -> None:
+    texts = case.texts[:10]
+    salient = token_saliency(case.above, texts, case.aligned.features, progress=False)
+    acts = case.features.acts
+    for text, item, each in zip(texts, case.items, salient, strict=False):
+        assert each.answer == item.answer
+        at = counted_tokens(acts, STEM_PARTS) & (acts.token_item == int(item.id[-3:]))
+        rows = acts.acts[np.flatnonzero(at)].toarray()
+        named = rows[:, list(MENTIONED_CAUSAL)].any(axis=1)
+        causal = rows[:, list(EVERY)].any(axis=1)
+        assert len(each.tokens["aligned"]) == text.chosen.sum() == len(rows)
+        assert (each.tokens["aligned"][named] > 0.1).all() and np.abs(each.tokens["aligned"][~named]).max() < 1e-6
+        assert (each.tokens["all"][causal] > 0.1).all() and np.abs(each.tokens["all"][~causal]).max() < 1e-6
+        # Layer 1 reads c / sqrt(9 + c²), at c = 1: the slope is 9/10 of the value, and little else bends.
+        assert each.effects[np.isin(each.features, EVERY)].sum() == pytest.approx(0.9 * each.margin, rel=0.01)
+    chosen, others = choose_features(
+        case.aligned.features, {each.id: (each.features, np.abs(each.effects)) for each in salient}, D_SAE
+    )
+    assert not set(HIDDEN_CAUSAL) & set(chosen.tolist())
+    seen = {int(f) for each in salient for f in each.features[np.abs(each.effects) > 0.1]} & set(HIDDEN_CAUSAL)
+    assert set(others[: len(seen)].tolist()) == seen
+
+
+def test_concepts_that_the_expert_weighs_agree_with_effects_only_where_they_move_the_answer(
+    case: Case, hidden_case: Case
+) -> None:
+    settings = EffectSettings(stand_ins=3)
+
+    def agreement(of: Case) -> dict[str, float]:
+        sets = {}
+        pooled = max_pool(of.features.acts, STEM_PARTS).toarray()
+        for item, row in zip(of.items, pooled, strict=True):
+            sets[item.id] = {str(f): (f,) for f in (*EVERY, *MENTIONED_UNUSED) if row[f]}
+        plan = effect_plan(sets, np.ones(D_SAE, dtype=bool), of.study, settings)
+        ran, _ = run_edits(of.above, of.texts, plan, progress=False)
+        found = effects(ran, settings)
+        # The expert of this test weighs features of the first kind only.
+        weights = np.array([float(int(name) in MENTIONED_CAUSAL) for name in found.names])
+        values, notes = agreement_values(found, weights, draws=500, seed=0)
+        assert not notes
+        return {v.name: v.p if v.p is not None else 1.0 for v in values}
+
+    assert agreement(case)["alignment/causal_agreement_pooled"] == 1 / 501
+    assert agreement(case)["alignment/causal_agreement_excess_mean"] == 1 / 501
+    assert min(agreement(hidden_case).values()) > 0.5
+
+
+def test_steering_a_feature_that_the_answer_reads_is_specific(case: Case, hidden_case: Case) -> None:
+    def specificity(of: Case):
+        pairs = [
+            SteeringPair(item.id, str(f), f, letter_of(f))
+            for k, item in enumerate(of.items[:12])
+            for f in MENTIONED_CAUSAL[k % 8 : k % 8 + 1]
+        ]
+        settings = SteeringSettings(draws=5)
+        found = steer_pairs(of.above, of.texts, pairs, np.ones(D_SAE), settings, progress=False)
+        [value] = steering_values(found, settings.strengths, draws=500, seed=0)
+        return value
+
+    value, other = specificity(case), specificity(hidden_case)
+    assert value.value > 0 and value.p is not None and value.p < 0.05
+    assert value.extra["shift_at_10"] > value.extra["shift_at_5"] > 0 and value.extra["shift_at_-5"] > 0
+    assert other.value == pytest.approx(0, abs=1e-2) and other.p is not None and other.p > 0.2
+
+
+def test_a_run_that_was_ended_goes_on_and_gives_the_same(case: Case, tmp_path: Path) -> None:
+    settings = AblationSettings(sizes=(1, 2), sets=3)
+    plan = ablation_plan(case.aligned.features, case.aligned.kept, case.study, settings)
+    texts, path = case.texts[:6], tmp_path / "runs.jsonl"
+    whole, _ = run_edits(case.above, texts, plan, store=EditStore(path, {"a": 1}), progress=False)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 7
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:40])  # two items, and a torn line
+    store, planned = EditStore(path, {"a": 1}), []
+
+    def counting(text, hooked):
+        planned.append(text.id)
+        return plan(text, hooked)
+
+    again, _ = run_edits(case.above, texts, counting, store=store, progress=False)
+    assert planned == [text.id for text in texts[2:]]
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+        assert one.id == other.id and one.about == other.about
+    assert path.read_bytes() == b"".join(lines)
+    with pytest.raises(StudyError, match=r"other settings \(a\)"):
+        EditStore(path, {"a": 2})
+
+
+def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case: Case, tmp_path: Path) -> None:
+    measured = {}
+    for name, of in (("known", case), ("hidden", hidden_case)):
+        inputs = _inputs(of, tmp_path / name)
+        for measure in (
+            measure_causal.measure_plausibility,
+            measure_causal.measure_comprehensiveness,
+            measure_causal.measure_sufficiency,
+            measure_causal.measure_causal_agreement,
+            measure_causal.measure_steering,
+            measure_causal.measure_verdicts,
+        ):
+            found = measure(inputs)
+            assert found.metrics or (name == "hidden" and found.notes), (measure.__name__, found.notes)
+            for value in found.metrics:
+                measured[name, value.name, value.variant, value.group] = value
+            for file, content in found.files.items():
+                assert json.dumps(content, allow_nan=False) if file.endswith(".json") else isinstance(content, str)
+
+    def p(name: str, metric: str, variant: str = "sae", group: str = "all") -> float:
+        key = name, f"alignment/{metric}", variant, group
+        if key not in measured:
+            assert (name, metric) == ("hidden", "causal_agreement_pooled")  # no concept moves any answer there
+            return 1.0
+        value = measured[key]
+        assert value.p is not None
+        return value.p
+
+    for metric in (
+        "comprehensiveness",
+        "sufficiency",
+        "plausibility_auprc",
+        "causal_agreement_pooled",
+    ):
+        assert p("known", metric) < 0.05 < p("hidden", metric), metric
+    assert p("known", "steering_specificity") < 0.1 < p("hidden", "steering_specificity")  # four concepts
+    assert p("known", "comprehensiveness", group="left_out") < 0.05
+    verdicts = [measured[name, "alignment/verdict_shared_reasoning", "sae", "all"] for name in ("known", "hidden")]
+    assert verdicts[0].value > 0 == verdicts[1].value
+    assert all(verdict.extra["n_hidden_driver"] > 0 for verdict in verdicts)
+    assert measured["known", "alignment/comprehensiveness", "sae", "left_out"].n == 21
+    assert measured["known", "alignment/comprehensiveness", "sae", "all"].n == 60
+    # The whole is there, and a second run has nothing to do.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "known").iterdir()}
+    assert len(before) == 5
+    again = _inputs(case, tmp_path / "known")
+    measure_causal.measure_comprehensiveness(again)
+    assert measure_causal._above(again).tokens_run == 0
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "known").iterdir()}
+
+
+def test_causal_metrics_of_a_study_with_shots_need_them(case: Case, tmp_path: Path) -> None:
+    manifest = {**case.features.manifest, "settings": {**case.features.manifest["settings"], "shots": ["x"]}}
+    inputs = replace(_inputs(case, tmp_path), features=replace(case.features, manifest=manifest))
+    with pytest.raises(DataError, match="after 1 solved examples, and 0 were given"):
+        measure_causal.measure_comprehensiveness(inputs)
+
+
+def _inputs(case: Case, folder: Path) -> Inputs:
+    """A study of the case: concepts for the first kind, of which four are what an option says, and for noise."""
+    said = dict(zip((0, 2, 4, 6), case.items[0].options, strict=True))
+    concepts = ConceptSet(
+        tuple(
+            Concept(f"c{f}", "sign", (SYMBOLS[f], said[f]) if f in said else (SYMBOLS[f],))
+            for f in (*MENTIONED_CAUSAL, *NOISE)
+            if SYMBOLS[f].isalnum()
+        ),
+        "test",
+    )
+    # The expert marks the first kind.
+    items = tuple(
+        replace(
+            item,
+            question_spans=tuple(
+                Span(k, k + 1, "premise")
+                for k, c in enumerate(item.question)
+                if c in SYMBOLS and SYMBOLS.index(c) in MENTIONED_CAUSAL
+            ),
+        )
+        for item in case.items
+    )
+    left_out = np.zeros(N, dtype=bool)
+    left_out[::4] = True
+    left_out[1] = True
+    return Inputs(
+        items=items,
+        features=case.features,
+        results=tuple(evaluate_letters(case.model, case.items, progress=False)),
+        groups={"left_out": left_out},
+        permutations=500,
+        concepts=label_concepts(items, case.features.texts, ConceptMatcher(concepts)),
+        model=ModelSide(case.model, case.sae, batch_tokens=BATCH, progress=False),
+        folder=folder,
+        options={
+            "causal_items": 60,
+            "causal_sizes": (1, 2),
+            "causal_sets": 4,
+            "tested_features": 12,
+            # The next ones are of the same letter: a concept's features are found by what goes along with it.
+            "concept_features": 1,
+            "steering_pairs": 24,
+            "steering_draws": 8,
+        },
+    )
+
+
+def test_prompts_that_are_not_those_of_the_features_are_refused(case: Case) -> None:
+    other = [replace(case.items[0], question="F G H")]
+    with pytest.raises(DataError, match="which are not the 2"):
+        answer_texts(other, case.features, case.model.text_tokenizer)
+
+
+def _nothing() -> Planned:
+    return Planned((Without(()),))

@@ -1,0 +1,354 @@
+"""Metric #13: pieces are what they are said to be, scores equal scikit-learn's formulas by hand, the null is a
+permutation of labels; and the judge behind an endpoint, against a server on this machine."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from sae_lens_med.alignment.judges import OpenAiJudge, read_verdicts
+from sae_lens_med.alignment.label_tasks import CLOSE, OPEN, Kind, LabelTask, label_tasks
+from sae_lens_med.alignment.labels import balanced_accuracy, labels_from_concepts, read_labels, score_labels
+from sae_lens_med.alignment.measure_labels import label_metrics
+from sae_lens_med.errors import ConfigError, DataError, ModelError
+from sae_lens_med.records import PARTS, FeatureActs
+
+WORDS = ("fever", "rash", "cough", "insulin", "fracture", "anemia", "stroke", "asthma")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Collected features of texts of words; feature f fires on the word `WORDS[f]`."""
+
+    acts: FeatureActs
+    texts: dict[str, dict[str, str]]
+    raw_mean_stem: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    raw_mean_explanation: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    has_explanation: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+
+def _case(n: int = 60, seed: int = 0) -> Case:
+    rng = np.random.default_rng(seed)
+    rows, item_of, part_of, start, end, texts = [], [], [], [], [], {}
+    for i in range(n):
+        texts[f"q{i}"] = {}
+        for part, kind in (("stem", "question"), ("explanation", "explanation")):
+            words = [f"w{w}" for w in rng.integers(100, 999, size=24)]
+            words[int(rng.integers(24))] = WORDS[int(rng.integers(len(WORDS)))]
+            text, at = " ".join(words), 0
+            texts[f"q{i}"][kind] = text
+            for word in words:
+                rows.append([(1 + rng.random()) * (word == name) for name in WORDS])
+                item_of.append(i)
+                part_of.append(PARTS.index(part))
+                start.append(at)
+                end.append(at + len(word))
+                at += len(word) + 1
+    tokens = len(rows)
+    acts = FeatureActs(
+        item_ids=tuple(texts),
+        acts=sparse.csr_array(np.array(rows, np.float32)),
+        token_item=np.array(item_of, np.int32),
+        token_part=np.array(part_of, np.uint8),
+        token_id=np.zeros(tokens, np.int32),
+        char_start=np.array(start, np.int32),
+        char_end=np.array(end, np.int32),
+        norm=np.ones(tokens, np.float32),
+        error_norm=np.zeros(tokens, np.float32),
+        excluded=np.zeros(tokens, bool),
+    )
+    return Case(acts, texts)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A judge that reads: yes where the label's word stands in the text, between the marks if there are any."""
+
+    wrong: float = 0.0
+    """Share of verdicts that it turns round."""
+    name: str = "reader"
+
+    def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
+        rng = np.random.default_rng(0)
+        found: list[tuple[float | None, ...]] = []
+        for label, texts in asked:
+            said = [(f"{OPEN}{label}{CLOSE}" if kind == "fuzzing" else label) in text for text in texts]
+            found.append(tuple(float(yes ^ (rng.random() < self.wrong)) for yes in said))
+        return found
+
+
+def test_pieces_are_what_they_are_said_to_be() -> None:
+    case = _case()
+    for kind in ("detection", "fuzzing"):
+        tasks = label_tasks(case, range(len(WORDS)), np.random.default_rng(1), kinds=(kind,), n_examples=6, window=30)
+        assert [task.feature for task in tasks] == list(range(len(WORDS)))
+        for task in tasks:
+            word = WORDS[task.feature]
+            truths = [example.truth for example in task.examples]
+            assert sum(truths) * 2 == len(truths)
+            for example in task.examples:
+                if kind == "detection":
+                    assert (word in example.text) == example.truth
+                    assert OPEN not in example.text
+                else:
+                    assert word in example.text
+                    assert (f"{OPEN}{word}{CLOSE}" in example.text) == example.truth
+                    assert example.text.count(OPEN) == example.text.count(CLOSE) == 1
+
+
+def test_left_out_items_and_parts_are_not_shown() -> None:
+    case = _case()
+    out = np.arange(60) < 40
+    tasks = label_tasks(case, range(8), np.random.default_rng(1), exclude_items=out, parts=("explanation",), window=200)
+    allowed = {case.texts[f"q{i}"]["explanation"] for i in range(40, 60)}
+    assert tasks
+    assert all(e.text.replace(OPEN, "").replace(CLOSE, "") in allowed for task in tasks for e in task.examples)
+    with pytest.raises(ConfigError, match="feature 99 does not exist"):
+        label_tasks(case, [99], np.random.default_rng(0))
+
+
+def test_a_judge_that_reads_tells_true_labels_from_others() -> None:
+    labels = dict(enumerate(WORDS))
+    for kind in ("detection", "fuzzing"):
+        tasks = label_tasks(_case(), range(8), np.random.default_rng(1), kinds=(kind,))
+        scores = score_labels(tasks, labels, Reader(), 999, np.random.default_rng(2), foreign=None)
+        np.testing.assert_array_equal(scores.balanced_accuracy, 1.0)
+        np.testing.assert_array_equal(scores.auroc, 1.0)
+        assert scores.p < 0.005
+        assert scores.null.mean() == pytest.approx(scores.table.mean(), abs=0.02)
+        # Labels that belong to the next feature are no better than any.
+        moved = {f: WORDS[(f + 1) % 8] for f in range(8)}
+        wrong = score_labels(tasks, moved, Reader(), 999, np.random.default_rng(2), foreign=None)
+        assert wrong.value < 0.6
+        assert wrong.p > 0.2
+
+
+def test_few_foreign_labels_are_cyclic_shifts_each_asked_once() -> None:
+    tasks = label_tasks(_case(), range(8), np.random.default_rng(1), kinds=("detection",))
+    scores = score_labels(tasks, dict(enumerate(WORDS)), Reader(0.1), 999, np.random.default_rng(2), foreign=3)
+    asked = np.isfinite(scores.table)
+    assert asked.sum() == 8 * 4
+    assert (asked.sum(axis=0) == 4).all()
+    assert (asked.sum(axis=1) == 4).all()
+    assert len(scores.null) == 3
+    assert scores.p == 1 / 4
+
+
+def test_balanced_accuracy_counts_what_is_missing_as_wrong() -> None:
+    truth = np.array([True, True, True, True, False, False])
+    said = np.array([0.9, 0.5, np.nan, 1.0, 0.2, 0.7])
+    assert balanced_accuracy(said, truth) == pytest.approx((2 / 4 + 1 / 2) / 2)
+    assert balanced_accuracy(np.ones(6), truth) == 0.5
+    assert balanced_accuracy(np.ones(3), truth[:3]) == 0.5
+
+
+def test_records_say_judge_and_null() -> None:
+    labels = dict(enumerate(WORDS[:7])) | {7: "something else"}
+    metrics, notes = label_metrics(_case(), labels, Reader(), foreign=None, draws=199)
+    assert [m.name for m in metrics] == ["alignment/labels_detection", "alignment/labels_fuzzing"]
+    for metric in metrics:
+        assert (metric.n, metric.unit) == (8, "features")
+        assert metric.value == pytest.approx(7.5 / 8)
+        assert metric.p == 1 / 200
+        assert "judge: reader" in metric.notes
+    assert notes == ()
+    none, notes = label_metrics(_case(n=1), labels, Reader())
+    assert none == ()
+    assert "too few contexts for detection" in notes[0]
+
+
+def test_labels_are_read_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    file.write_text('{"3": " fever \\n of children ", "12": "rash"}', encoding="utf-8")
+    assert read_labels(file, d_sae=13) == {3: "fever of children", 12: "rash"}
+    rows = tmp_path / "labels.csv"
+    rows.write_text("feature,label\n3,fever\n12,rash\n", encoding="utf-8")
+    assert read_labels(rows) == {3: "fever", 12: "rash"}
+    for text, message in (
+        ('{"3": "a", "3": "b"}', "feature 3 has two labels"),
+        ('{"x": "a"}', "a whole number"),
+        ('{"-1": "a"}', "a whole number"),
+        ('{"30": "a"}', "from 0 to 12"),
+        ('{"3": ""}', "is empty"),
+        ('["a"]', "labels are a JSON object"),
+        ("{", "no JSON object of labels"),
+        ("{}", "there are no labels"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=message):
+            read_labels(file, d_sae=13)
+    rows.write_text("feature,name\n3,fever\n", encoding="utf-8")
+    with pytest.raises(DataError, match="row 1 lacks the field 'label'"):
+        read_labels(rows)
+
+
+def test_labels_from_concepts_name_the_strongest_first() -> None:
+    made = labels_from_concepts(
+        np.array([4, 2, 4, 4]), np.array([0, 1, 2, 1]), np.array([0.7, 0.9, 0.8, 0.6]), ["fever", "rash", "cough"], 2
+    )
+    assert made == {2: "rash", 4: "cough; fever"}
+
+
+def test_a_reply_is_read_or_it_is_no_verdict() -> None:
+    assert read_verdicts("[1, 0, 1]", 3) == (1.0, 0.0, 1.0)
+    assert read_verdicts("Text 1 fits [1].\n```json\n[true, false, 1]\n```", 3) == (1.0, 0.0, 1.0)
+    for reply in ("[1, 0]", "[1, 0, 2]", "[1, 0, null]", "yes, no, yes", "", "[0.5, 1, 1]"):
+        assert read_verdicts(reply, 3) == (None, None, None)
+
+
+# --- an endpoint on this machine ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Endpoint:
+    """What the server was asked, and what it will answer next: (status, body, headers); then verdicts by reading."""
+
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    script: list[tuple[int, Any, dict[str, str]]] = field(default_factory=list)
+    url: str = ""
+
+
+@contextmanager
+def _serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                endpoint.requests.append({"path": self.path, **body})
+                endpoint.keys.append(self.headers.get("Authorization"))
+                status, answer, headers = endpoint.script.pop(0) if endpoint.script else (200, _reading(body), {})
+            raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    try:
+        yield endpoint
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _reading(body: dict[str, Any]) -> dict[str, Any]:
+    """What an endpoint answers whose model reads."""
+    kind = "fuzzing" if OPEN in body["messages"][0]["content"] else "detection"
+    label, *texts = body["messages"][1]["content"].split("\n\n")
+    word = label.removeprefix("Label: ")
+    wanted = f"{OPEN}{word}{CLOSE}" if kind == "fuzzing" else word
+    return {"choices": [{"message": {"content": str([int(wanted in text) for text in texts])}}]}
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with _serving(Endpoint()) as found:
+        yield found
+
+
+def _ask(judge: OpenAiJudge) -> list[tuple[float | None, ...]]:
+    return judge.judge("detection", [("fever", ("a fever", "a rash")), ("rash", ("a fever", "a rash"))])
+
+
+def test_the_endpoint_scores_labels_as_the_reader_does(endpoint: Endpoint) -> None:
+    judge = OpenAiJudge(endpoint.url + "/", "tiny", extra={"max_tokens": 50})
+    tasks: list[LabelTask] = label_tasks(_case(), range(8), np.random.default_rng(1), kinds=("fuzzing",))
+    labels = dict(enumerate(WORDS))
+    scores = score_labels(tasks, labels, judge, 99, np.random.default_rng(2), foreign=2)
+    expected = score_labels(tasks, labels, Reader(), 99, np.random.default_rng(2), foreign=2)
+    np.testing.assert_array_equal(scores.table, expected.table)
+    assert len(endpoint.requests) == 8 * 3
+    first = endpoint.requests[0]
+    assert (first["path"], first["model"], first["temperature"]) == ("/v1/chat/completions", "tiny", 0)
+    assert first["max_tokens"] == 50
+    assert set(endpoint.keys) == {None}
+
+
+def test_the_key_comes_from_the_environment(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret")
+    judge = OpenAiJudge(endpoint.url, "tiny", key_variable="JUDGE_KEY", parallel=1, retries=0)
+    assert _ask(judge) == [(1.0, 0.0), (0.0, 1.0)]
+    assert endpoint.keys == ["Bearer sk-secret"] * 2
+    assert "sk-secret" not in repr(judge)
+    endpoint.script = [(401, {"error": {"message": "no such key: sk-secret"}}, {})]
+    with pytest.raises(ModelError, match="status 401 .no such key: .*JUDGE_KEY") as refused:
+        _ask(judge)
+    assert "sk-secret" not in str(refused.value)
+
+
+def test_the_key_goes_nowhere_else(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with pytest.raises(ConfigError, match="unencrypted to example.org"):
+        OpenAiJudge("http://example.org/v1", "tiny")
+    with _serving(Endpoint()) as other:
+        endpoint.script = [(307, {}, {"Location": other.url})]
+        with pytest.raises(ModelError, match="has moved"):
+            _ask(OpenAiJudge(endpoint.url, "tiny", parallel=1, retries=0))
+        assert other.requests == []
+
+
+def test_what_may_pass_is_tried_again(endpoint: Endpoint) -> None:
+    busy = (429, {"error": {"message": "slow down"}}, {"Retry-After": "0"})
+    endpoint.script = [busy, (503, b"", {}), busy]
+    judge = OpenAiJudge(endpoint.url, "tiny", parallel=1, first_wait=0.0)
+    assert _ask(judge) == [(1.0, 0.0), (0.0, 1.0)]
+    assert len(endpoint.requests) == 5
+    endpoint.script = [busy] * 3
+    with pytest.raises(ModelError, match=r"did not answer after 3 tries \(status 429 \(slow down\)\)"):
+        _ask(OpenAiJudge(endpoint.url, "tiny", parallel=1, first_wait=0.0, retries=2))
+
+
+def test_other_answers_are_one_sentence(endpoint: Endpoint) -> None:
+    judge = OpenAiJudge(endpoint.url, "tiny", parallel=1, first_wait=0.0, retries=1)
+    for answer in (b"<html>", {"choices": []}, {"answer": 1}, []):
+        endpoint.script = [(200, answer, {})]
+        with pytest.raises(ModelError, match="no chat completion"):
+            _ask(judge)
+    endpoint.script = [(404, {"error": {"message": "no model"}}, {})]
+    with pytest.raises(ModelError, match=r"status 404 \(no model\); check the base URL"):
+        _ask(judge)
+    # Chatter is no verdict, and no error.
+    endpoint.script = [(200, {"choices": [{"message": {"content": "I cannot tell."}}]}, {})] * 2
+    assert _ask(judge) == [(None, None), (None, None)]
+    nobody = OpenAiJudge("http://127.0.0.1:9/v1", "tiny", retries=1, first_wait=0.0)
+    with pytest.raises(ModelError, match="did not answer after 2 tries"):
+        _ask(nobody)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base_url": "ftp://x"}, "begins with http"),
+        ({"base_url": "https://me:secret@example.org"}, "holds a password"),
+        ({"model": " "}, "name of a model"),
+        ({"timeout": 0}, "timeout > 0"),
+        ({"key_variable": "NO_SUCH_VARIABLE_HERE"}, "no variable NO_SUCH_VARIABLE_HERE"),
+    ],
+)
+def test_settings_are_checked(changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=message) as error:
+        OpenAiJudge(**({"base_url": "https://example.org/v1", "model": "m"} | changes))
+    assert "secret" not in str(error.value)

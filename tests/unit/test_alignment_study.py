@@ -1,0 +1,268 @@
+"""`run_alignment` on folders made by hand: what it writes, skips, measures again and refuses; what the report says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_lens_med.alignment.inputs import NEEDS
+from sae_lens_med.alignment.registry import BY_NAME, METRICS, choose, owner, read_options
+from sae_lens_med.alignment_study import AlignmentRun, run_alignment
+from sae_lens_med.alignment_study.report import write_alignment_report
+from sae_lens_med.alignment_study.sentences import Limits, confirmatory, said_of, warnings
+from sae_lens_med.errors import ConfigError, StudyError
+from sae_lens_med.records import MetricValue
+from tests.synthetic_study import synthetic, without_explanations, write_study
+
+ARRAYS = ("retrieval", "difference", "overlap", "concepts", "coverage", "rsa", "monosemanticity")
+
+
+@pytest.fixture(scope="module")
+def lexicon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lexicon") / "concepts.jsonl"
+    rows = [
+        {"concept": name, "category": "<b>sign</b>", "en": [name]} for name in ("fever", "cough", "anemia", "jaundice")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(lexicon: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AlignmentRun]:
+    study = write_study(tmp_path_factory.mktemp("studies") / "study", *synthetic())
+    return study, run_alignment(study, permutations=99, concepts=str(lexicon))
+
+
+def again(study: Path, lexicon: Path, metrics: Any = ("all",), **changed: Any) -> AlignmentRun:
+    return run_alignment(study, metrics, **({"permutations": 99, "concepts": str(lexicon)} | changed))
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_what_can_be_measured_is_and_the_rest_is_said(finished: tuple[Path, AlignmentRun]) -> None:
+    study, run = finished
+    assert run.measured == ARRAYS
+    assert set(run.absent) == set(BY_NAME) - set(ARRAYS)
+    assert "nothing that runs the model was asked for" in run.absent["comprehensiveness"]
+    assert run.absent["ratings"] == "Clinicians' ratings (#15) was not measured: no file of ratings was given."
+    stored = json.loads((study / "alignment" / "metrics.json").read_text(encoding="utf-8"))
+    assert [MetricValue.from_dict(values) for values in stored] == list(run.metrics)
+    assert all(owner(value.name) is not None for value in run.metrics)
+    assert {p.name for p in (study / "alignment").iterdir()} == {
+        *("manifest.json", "metrics.json", "notes.json", "concepts.json", "report.md", "report.html", "features.md")
+    }
+
+
+def test_the_report_holds_every_number_and_escapes_what_it_shows(finished: tuple[Path, AlignmentRun]) -> None:
+    study, run = finished
+    html = run.report_html.read_text(encoding="utf-8")
+    for value in run.metrics:
+        assert f'value="{value.value}"' in html, value.name
+        assert value.p is None or f'value="{value.p}"' in html
+    assert "<b>sign</b>" not in html
+    assert "&lt;b&gt;sign&lt;/b&gt;" in html
+    assert "synthetic &lt;data&gt;" in html
+    assert "<script" not in html
+    markdown = run.report_md.read_text(encoding="utf-8")
+    assert "<b>sign</b>" not in (study / "alignment" / "features.md").read_text(encoding="utf-8")
+    for text in (html, markdown):
+        assert "May be concluded" in text
+        assert "내릴 수 있는 결론" in text
+        assert "The model does not answer above chance" in text
+        assert "Not measured" in text
+    entries = confirmatory(run.metrics)
+    assert [e.value.name for e in entries] == [
+        *("alignment/retrieval_mrr", "alignment/matched_minus_mismatched", "alignment/overlap_jaccard"),
+        *("alignment/concept_auroc_z", "alignment/concept_f1", "alignment/concept_coverage"),
+        *("alignment/rsa_partial", "alignment/monosemanticity"),
+    ]
+    assert all(f'value="{e.q}"' in html for e in entries)
+
+
+def test_a_second_run_measures_nothing_and_writes_the_same(finished: tuple[Path, AlignmentRun], lexicon: Path) -> None:
+    study, run = finished
+    before, told = snapshot(study), []
+    second = again(study, lexicon, on_metric=lambda *what: told.append(what))
+    assert second.measured == ()
+    assert second.skipped == ARRAYS
+    assert ("overlap", "skip") in told
+    assert second.metrics == run.metrics
+    assert snapshot(study) == before
+
+
+def test_changed_settings_are_said_and_measured_again(lexicon: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", *synthetic(n=24))
+    again(study, lexicon, ["overlap", "concepts"])
+    told: list[tuple[str, str]] = []
+    other = again(study, lexicon, ["overlap"], permutations=50, on_metric=lambda *what: told.append(what))
+    assert told == [("overlap", "again: permutations: 99 -> 50")]
+    assert other.changed == {"overlap": ("permutations: 99 -> 50",)}
+    names = [(v.name, v.variant, v.group) for v in other.metrics]
+    assert len(names) == len(set(names))
+    assert {v.extra["permutations"] for v in other.metrics if "overlap" in v.name} == {50.0}
+    assert {v.extra["permutations"] for v in other.metrics if "concept" in v.name} == {99.0}
+    # A metric that does not use concepts does not depend on which were given.
+    rows = lexicon.read_text(encoding="utf-8").splitlines(keepends=True)
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(rows[:3]), encoding="utf-8")
+    third = again(study, fewer, ["overlap", "concepts"], permutations=50, seed=0)
+    assert third.skipped == ("overlap",)
+    assert any(what.startswith("concepts:") for what in third.changed["concepts"])
+    assert again(study, fewer, ["overlap"], permutations=50, force=True).measured == ("overlap",)
+
+
+def test_an_interrupted_metric_is_measured_again(
+    lexicon: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while its values are written: the manifest does not say that it is finished."""
+    from sae_lens_med.alignment_study import store
+
+    study = write_study(tmp_path / "study", *synthetic(n=24))
+    again(study, lexicon, ["difference"])
+    write = store.write_json
+
+    def stop(path: Path, values: Any) -> None:
+        if path.name == "notes.json":
+            raise KeyboardInterrupt
+        write(path, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", stop)
+        with pytest.raises(KeyboardInterrupt):
+            again(study, lexicon, ["overlap"])
+    resumed = again(study, lexicon, ["difference", "overlap"])
+    assert resumed.measured == ("overlap",)
+    names = [(v.name, v.variant, v.group) for v in resumed.metrics]
+    assert len(names) == len(set(names))
+
+
+def test_what_cannot_be_is_one_sentence(lexicon: Path, tmp_path: Path) -> None:
+    items, features, results = synthetic(n=12)
+    study = write_study(tmp_path / "study", items, features, results)
+    with pytest.raises(ConfigError, match="no metric 'overlp'; did you mean overlap"):
+        again(study, lexicon, ["overlp"])
+    with pytest.raises(ConfigError, match="ratings cannot be measured: no file of ratings was given"):
+        again(study, lexicon, ["ratings"])
+    with pytest.raises(ConfigError, match="control 'random_modl'; did you mean random_model"):
+        again(study, lexicon, controls=["random_modl"])
+    with pytest.raises(ConfigError, match="shuffled_decoder cannot be collected: nothing that runs the model"):
+        again(study, lexicon, controls=["shuffled_decoder"])
+    with pytest.raises(StudyError, match="is not a study folder"):
+        again(tmp_path / "nowhere", lexicon)
+    (study / "alignment").mkdir(exist_ok=True)
+    (study / "alignment" / "manifest.json").write_text('{"format": 1', encoding="utf-8")
+    with pytest.raises(StudyError, match="alignment is damaged .*; delete it and measure again"):
+        again(study, lexicon)
+    (study / "alignment" / "manifest.json").write_text('{"format": 7}', encoding="utf-8")
+    with pytest.raises(StudyError, match="has format 7, this version reads 1"):
+        again(study, lexicon)
+
+
+def test_a_study_without_explanations_and_concepts_says_so(lexicon: Path, tmp_path: Path) -> None:
+    items, features, results = synthetic(n=12, concepts=False)
+    bare = replace(features, has_explanation=features.has_explanation & False)
+    study = write_study(tmp_path / "study", without_explanations(items), bare, results)
+    elsewhere = tmp_path / "other.jsonl"
+    elsewhere.write_text('{"concept": "scurvy", "category": "disease", "en": ["scurvy"]}\n', encoding="utf-8")
+    run = again(study, elsewhere)
+    assert run.measured == ("monosemanticity",)
+    assert "fewer than two items have an explanation" in run.absent["overlap"]
+    assert "name none of the 1 concepts" in run.absent["concepts"]
+    assert "fewer than two items have an explanation" in run.report_md.read_text(encoding="utf-8")
+
+
+def test_the_list_of_metrics_is_whole() -> None:
+    assert sorted(metric.number for metric in METRICS) == list(range(1, 17))
+    assert len({metric.name for metric in METRICS}) == 16
+    for metric in METRICS:
+        assert set(metric.needs) <= set(NEEDS)
+        assert all(metric.owns(name) for name in metric.confirmatory)
+        for text in (metric.meaning, metric.null):
+            assert text.endswith(".")
+        for other in METRICS:
+            assert other is metric or not any(other.owns(name) for name in metric.values)
+    assert choose(["rsa", "overlap", "rsa"]) == (BY_NAME["overlap"], BY_NAME["rsa"])
+    assert choose(["all"]) == METRICS
+    with pytest.raises(ConfigError, match="no metric was named"):
+        choose([])
+
+
+def test_settings_of_metrics_are_read() -> None:
+    assert read_options(["causal_items=20", "causal_sizes=1+5"]) == {"causal_items": 20, "causal_sizes": (1, 5)}
+    with pytest.raises(ConfigError, match="no setting 'causal_item' of a metric; did you mean causal_items"):
+        read_options(["causal_item=20"])
+    for wrong in ("causal_items", "causal_items=", "causal_items=0", "causal_items=many", "causal_sizes=1+"):
+        with pytest.raises(ConfigError, match="N a whole number above 0"):
+            read_options([wrong])
+
+
+FREE = Limits(model_written=False, illustrative=False, at_chance=False)
+
+
+def metric_value(name: str = "alignment/retrieval_mrr", /, **changed: Any) -> MetricValue:
+    about: dict[str, Any] = {
+        **{"value": 0.4, "range": (0.0, 1.0), "n": 100, "p": 0.001, "null_mean": 0.1, "null_interval": (0.05, 0.15)}
+    }
+    return MetricValue(name, **(about | changed))
+
+
+def said(values: list[MetricValue], limits: Limits = FREE) -> tuple[str, str]:
+    found = said_of(confirmatory(values)[0], values, limits)
+    return found.en, found.ko
+
+
+def test_sentences_claim_only_what_stands_out() -> None:
+    control = metric_value(variant="random_model", value=0.12)
+    en, ko = said([metric_value(), control])
+    assert "May be concluded: that a question's features find its own explanation" in en
+    assert "자기 해설을 더 잘 찾아낸다는 것" in ko.split("내릴 수 없는")[0]
+    assert "no control" not in en
+    for changed in ({"p": 0.2}, {"n": 20}, {"value": 0.05}):
+        en, ko = said([metric_value(**changed), control])
+        assert "that a question's features find" in en.split("May not:")[1], changed
+        assert "자기 해설을 더 잘 찾아낸다는 것" in ko.split("내릴 수 없는 결론")[1]
+    assert "20 items are too few" in said([metric_value(n=20)])[0]
+    assert "only what these texts gave" in said([metric_value()], replace(FREE, illustrative=True))[0]
+
+
+def test_sentences_name_the_limits() -> None:
+    learned_nothing = metric_value(variant="random_model", value=0.5)
+    words = metric_value(variant="tfidf", value=0.6)
+    en, ko = said([metric_value(), learned_nothing, words])
+    assert "what has learned nothing gives as much (model with random weights)" in en
+    assert "무작위 가중치 모델도 같거나 더 큼" in ko
+    assert "the words alone give as much (TF-IDF)" in en
+    assert "no control that has learned nothing was measured" in said([metric_value()])[0]
+    limits = Limits(model_written=True, illustrative=False, at_chance=True)
+    en, ko = said([metric_value()], limits)
+    assert "a language model wrote explanations" in en
+    assert "the model answers at chance" in en
+    assert "무작위 수준" in ko
+    assert [w.en[:20] for w in warnings([metric_value(n=20)], limits)] == [
+        *("Explanations were wr", "The model does not a", "Some numbers rest on")
+    ]
+
+
+def test_q_is_over_confirmatory_numbers_alone() -> None:
+    values = [
+        metric_value(p=0.02),
+        metric_value(p=0.9, group="left_out"),
+        metric_value("alignment/matched_minus_mismatched", p=0.04),
+        metric_value("alignment/retrieval_at_1", p=0.001),
+        metric_value(p=0.001, variant="raw"),
+    ]
+    entries = confirmatory(values)
+    # Of the MRR the left-out items count; 0.04 * 2 / 1 is its q.
+    assert [(e.value.group, e.q) for e in entries] == [("left_out", 0.9), ("all", 0.08)]
+
+
+def test_a_report_without_numbers_can_be_written(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", *synthetic(n=6))
+    paths = write_alignment_report(study, absent={"rsa": "RSA was not measured: <why>."})
+    assert [p.name for p in paths] == ["report.md", "report.html", "features.md"]
+    assert "No number was measured" in paths[0].read_text(encoding="utf-8")
+    assert "&lt;why&gt;" in paths[1].read_text(encoding="utf-8")
