@@ -6,6 +6,10 @@ distance is Euclidean in four logarithms: its firing rate in the text and over t
 it fires in the text and over the study. 0.7 is a factor of 2 in one of them. Each given feature has the `pool` nearest
 candidates; a set takes one of each pool, uniformly, none twice. Sets may repeat.
 
+The features that a text is about are its strongest, and what resembles the strongest is on average weaker. So for each
+set `SPARE` are drawn and the ones kept whose energy in the text (sum of squared activations over tokens and features)
+is nearest to that of the given features, in logarithms: a set takes away about as much as they do.
+
 `recombined`: an item has one outcome of its own features and S of random sets. If the own features could as well have
 been any of the sets, each choice of one of the S + 1 outcomes per item is as likely as the one that was made, and so
 the mean over items has a null of (S + 1)^n arrangements, of which B are drawn. A few sets per item thus make an exact
@@ -28,6 +32,8 @@ IntArray = npt.NDArray[np.int64]
 
 POOL = 20
 """Candidates for the place of each feature."""
+SPARE = 20
+"""Sets drawn for each that is kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,13 +108,16 @@ def text_sets(
     size = min(max(pool, len(given)), len(candidates))
     distance = np.linalg.norm(place[given][:, None] - place[candidates][None], axis=-1)
     pools = candidates[np.argsort(distance, axis=1, kind="stable")[:, :size]]
-    drawn = np.empty((sets, len(given)), dtype=np.int64)
-    for s in range(sets):
+    drawn = np.empty((SPARE * sets, len(given)), dtype=np.int64)
+    for s in range(len(drawn)):
         taken: set[int] = set()
         for j, row in enumerate(pools):
             open_to = [f for f in row.tolist() if f not in taken] if taken else row.tolist()
             drawn[s, j] = open_to[int(rng.integers(len(open_to)))]
             taken.add(int(drawn[s, j]))
+    energy = np.bincount(acts.indices, weights=acts.data**2, minlength=len(here.rate))
+    nearness = np.abs(np.log(energy[drawn].sum(axis=1) / energy[given].sum()))
+    drawn = drawn[np.sort(np.argsort(nearness, kind="stable")[:sets])]
     fold = np.exp(np.abs(place[drawn] - place[given][None]).max(axis=-1))
     return TextSets(drawn, fold)
 

@@ -86,7 +86,8 @@ def test_a_run_that_was_interrupted_goes_on(model: MedBridge, runs: list[Reasone
 def _always_first(model: MedBridge) -> list[tuple[str, Any]]:
     """Hooks under which the model answers " A" and ends, whatever it reads."""
     tokenizer = model.text_tokenizer
-    table = model.original_model.get_input_embeddings().weight.detach()
+    plain: Any = model.original_model
+    table = plain.get_input_embeddings().weight.detach()
     first, end = tokenizer("정답: A")["input_ids"][-1], tokenizer.eos_token_id
 
     def say(resid: torch.Tensor, hook: Any) -> torch.Tensor:

@@ -349,6 +349,7 @@ def test_other_answers_are_one_sentence(endpoint: Endpoint) -> None:
 )
 def test_settings_are_checked(changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    settings: dict[str, Any] = {"base_url": "https://example.org/v1", "model": "m"}
     with pytest.raises(ConfigError, match=message) as error:
-        OpenAiJudge(**({"base_url": "https://example.org/v1", "model": "m"} | changes))
+        OpenAiJudge(**settings | changes)
     assert "secret" not in str(error.value)

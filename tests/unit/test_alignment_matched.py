@@ -53,6 +53,18 @@ def test_stand_ins_fire_in_the_text_are_allowed_and_are_alike() -> None:
     assert nearest is not None and (nearest.sets == 7).all() and (nearest.fold == 1).all()
 
 
+def test_sets_take_away_as_much_as_the_strongest_features_do() -> None:
+    rng = np.random.default_rng(0)
+    acts = _acts(rng, features=200)
+    energy = (acts.toarray() ** 2).sum(axis=0)
+    own = np.argsort(-energy)[3:40:4]
+    found = text_sets(acts, own, np.ones(200, dtype=bool), rates(acts), 30, np.random.default_rng(1))
+    assert found is not None
+    ratio = energy[own].sum() / energy[found.sets].sum(axis=1)
+    assert np.abs(np.log(ratio)).max() < 0.1
+    assert len({tuple(row) for row in found.sets.tolist()}) == 30
+
+
 def test_too_few_candidates_give_no_sets_and_a_silent_feature_is_refused() -> None:
     acts = sparse.csr_array(np.array([[1.0, 2.0, 0.0, 1.0]]))
     study, every = rates(acts), np.ones(4, dtype=bool)
