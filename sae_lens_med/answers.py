@@ -184,9 +184,9 @@ _BETWEEN = r"(?: ?(?:,(?: ?(?:and|or)\b)?|/|·|&|및|와|과|또는|혹은|이�
 def _target(last: str, *, slot: bool) -> str:
     """The pattern of one option, or of several in a list: letters up to `last`, numbers, option texts.
 
-    In an answer slot ("정답: ") a small letter and a number alone count; in prose a number needs 번 or brackets.
+    In an answer slot ("정답: ") small letters and plain numbers count; in running prose a number needs 번 or brackets.
     """
-    left = r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][-–+/])"
+    left = r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][-–+])"
     right = rf"(?![A-Za-z0-9])(?![-–+][A-Za-z0-9가-힣])(?!/(?![A-{last}](?![A-Za-z]))\w){_NOT_SPECIES}{_AFTER}"
     letter = rf"{left}(?:[B-{last}]|A{_NOT_ARTICLE}){right}"
     number = rf"(?<![\w.,])[1-9]\d?{_NOT_UNIT}{_AFTER_NUMBER}"
@@ -196,7 +196,7 @@ def _target(last: str, *, slot: bool) -> str:
         number = rf"(?<=\(){number}(?=번?\))|{number}(?=번)"
     one = rf"(?:{letter}|{number})번?"
     text_after = rf"[ .):=(–-]{{0,4}}{_M}{_TEXT_ENDS}\)?"
-    single = rf"(?:\(? ?{one}(?: ?\)번?)?(?:{text_after})?|\(?{_M}\)?(?: ?\(? ?{one} ?\))?)"
+    single = rf"(?:(?:\( ?)?{one}(?: ?\)번?)?(?:{text_after})?|\(?{_M}\)?(?: ?\(? ?{one} ?\))?)"
     return rf"{single}(?:{_BETWEEN}{single}(?!은|는| is\b)){{0,25}}"
 
 
@@ -207,13 +207,13 @@ _SLOT, _PROSE = "<slot>", "<prose>"  # in the rules: a target in an answer slot,
 # After a target: denied, asked or supposed.
 _NOT_CLAIMED = (
     r"(?!번?\)?(?:이|가|은|는|도)? ?(?:바로 )?(?:정답|답)?(?:이|은|일|인)? ?"
-    r"(?:아니|아닙|아님|아닌|아닐|않|없|라면|까(?![가-힣])|[가지]\?|것 같지만|것처럼|수(?:는|가|도)? ?[없있]|\?))"
-    r"(?! (?:(?:is|are|was|would be) (?:not|in|un)|(?:is|are)nt\b))"
+    r"(?:아니|아닙|아님|아닌|아닐|않|없|라면|까(?![가-힣])|것 같지만|것처럼|수(?:는|가|도)? ?[없있]"
+    r"|(?:이다|[가지])?\?))(?! (?:(?:is|are|was|would be) (?:not|in|un)|(?:is|are)nt\b))"
 )
 # After an opinion: the sentence takes it back.
 _NOT_TAKEN_BACK = r"(?![^.\n]{0,12}?(?:않|아니|아닌|지만|없|으나|는지|다면|라면|으면|까|수 있|\bif\b))"
 _KO_END = (
-    r"(?=\)? ?(?:입니다|이다|다(?![가-힣])|임(?![가-힣])|이?에요|예요|이?죠"
+    r"(?=\)?(?: ?\([^()\n]{1,60}\))? ?(?:입니다|이다|다(?![가-힣])|임(?![가-힣])|이?에요|예요|이?죠"
     r"|(?:이?라고|로|으로) ?(?:판단|생각|결정|추정|진단|보|볼|선택|결론|할)"
     r"|[.!](?:\s|$)|\n|$|[이가을를] (?:정답|답|맞|선택)))"
 )
@@ -229,9 +229,8 @@ _EN_ANSWER = (
     r"(?:answer|choice|option|response|one|letter)|answer|correct(?= is|:))(?: (?:choice|option|letter|number))?"
 )
 _EN_FILLER = (
-    r"(?:(?:therefore|thus|clearly|definitely|most likely|likely|probably|indeed"
-    r"|option|choice|letter|answer|number|the)"
-    rf"\b[,:]? ?|an? (?={_M})){{0,3}}"
+    r"(?:(?:therefore|thus|clearly|definitely|most likely|likely|probably|indeed|option|choice|letter|answer|number"
+    rf"|the)\b[,:]? ?|an? (?={_M})){{0,3}}"
 )
 _IS = r" (?:is|would be|should be|must be|will be|has to be|seems to be|was)\b:? ?"
 
@@ -249,9 +248,10 @@ _RULES: tuple[tuple[Literal["explicit", "opinion"], str], ...] = (
     # B가 정답입니다 / B 선택지가 답이다
     (
         "explicit",
-        rf"{_SLOT}(?: ?(?:보기|선택지|선지|옵션))?[이가은는만] ?(?:바로 )?(?:최종 )?(?:정답|답(?=[이입임.]))",
+        rf"{_SLOT}(?:(?: ?(?:보기|선택지|선지|옵션))?[이가은는만]| (?:모두|둘 다)) ?(?:바로 )?(?:최종 )?"
+        r"(?:정답|답(?=[이입임.]))",
     ),
-    # \boxed{{B}}
+    # \boxed{B}
     ("explicit", rf"\\boxed ?\( ?{_SLOT}"),
     # Answer: B / the correct option is (B) / answer B
     ("explicit", rf"(?i:{_EN_ANSWER}(?:\)? ?[:=→>–-]{{1,3}}\s{{0,3}}|{_IS}|\n{{1,2}}| ){_EN_FILLER}){_SLOT}"),
@@ -276,9 +276,8 @@ _RULES: tuple[tuple[Literal["explicit", "opinion"], str], ...] = (
     # 가장 적절한 것은 B / 옳지 않은 것은 C입니다
     (
         "opinion",
-        r"(?:가장|제일|옳은|옳지 않은|틀린|잘못된|적절한|적절하지 않은|맞는|해당하는|해당하지 않는)"
-        r"[^.\n:]{0,40}?(?:은|는|:) ?"
-        rf"{_KO_FILLER}{_PROSE}{_KO_END}",
+        r"(?:가장|제일|옳은|옳지 않은|틀린|잘못된|적절한|적절하지 않은|맞는|해당하는|해당하지 않는)[^.\n:]{0,40}?"
+        rf"(?:은|는|:) ?{_KO_FILLER}{_PROSE}{_KO_END}",
     ),
     # the most likely diagnosis is B
     (
@@ -298,10 +297,11 @@ _RULES: tuple[tuple[Literal["explicit", "opinion"], str], ...] = (
         r"(?:(?:therefore|thus|clearly|probably|likely|the|most|also) ){0,3}(?:correct|right|best|appropriate)\b"
         rf"{_NOT_TAKEN_BACK}",
     ),
-    # B를 선택합니다 / B로 결정한다
+    # B를 선택합니다 / B로 결정한다 / B라고 생각한다
     (
         "opinion",
-        rf"{_PROSE}(?:을|를|로|으로) ?(?:(?:정답|답)으로 ?)?(?:선택|고르|고릅|골라|택하|택합|결정|판단|결론)"
+        rf"{_PROSE}(?:(?:을|를|로|으로) ?(?:(?:정답|답)으로 ?)?(?:선택|고르|고릅|골라|택하|택합|결정|판단|결론)"
+        r"|이?라고 ?(?:생각|판단|봅니다|본다)|일 것(?:으로|이라고)? ?(?:같|생각|판단|보입|보인))"
         rf"{_NOT_TAKEN_BACK}",
     ),
     # I would choose B
@@ -310,7 +310,7 @@ _RULES: tuple[tuple[Literal["explicit", "opinion"], str], ...] = (
 
 # Between two statements of one line: the second takes the first back, or concludes.
 _TURN = re.compile(
-    r"아니[,.\s]|다시|정정|수정|재검토|잠깐|따라서|그러므로|결론|결국|최종"
+    r"아니(?:다|요)?[,.\s]|다시|정정|수정|재검토|잠깐|따라서|그러므로|결론|결국|최종"
     r"|(?i:\b(?:wait|actually|correction|no,|rather|second thought|therefore|thus|hence|so|finally?)\b)"
 )
 _REFUSAL = re.compile(
@@ -323,11 +323,13 @@ _REFUSAL = re.compile(
     r"|\b(?:as an ai|not a (?:doctor|physician|medical professional)|cannot (?:provide|answer|determine|assist|help))\b"
     r"|\bconsult (?:a|your|with) (?:a )?(?:doctor|physician|healthcare|medical|qualified))"
 )
-# A base model goes on with the next question: marked, or in the layout of the prompt with options that are not these.
+# A base model goes on with a next question: marked as one, or a question and options that are not these, or the
+# prompt's layout.
 _NEXT_QUESTION = re.compile(
     r"\n(?:Q|질문|문제|Question)(?: ?\d{1,4})? ?[:.]"
-    rf"|\nA\. ?(?!{_M})[^\n]*\n{{1,2}}B\. ?(?!{_M})[^\n]*\n(?:\n?[C-Z]\. ?[^\n]*\n){{0,24}}"
-    r"[^\n]*\n?\n?(?:[^\n]*\n)?정답 ?:"
+    rf"|\?\n{{1,2}}A\. (?!{_M})[^\n]{{0,300}}\n{{1,2}}B\. (?!{_M})"
+    rf"|(?P<prompt>(?:^|\n)A\. (?!{_M})[^\n]{{0,300}}\nB\. (?!{_M})[^\n]{{0,300}}\n"
+    r"(?:[C-Z]\. [^\n]{0,300}\n){0,24}정답 ?:)"
 )
 _LABEL = re.compile(r"\(?(?:([A-Z])|([1-9]))\)?[.):, ]")
 
@@ -335,7 +337,11 @@ _LABEL = re.compile(r"\(?(?:([A-Z])|([1-9]))\)?[.):, ]")
 class _Grammar(NamedTuple):
     """The patterns, all of which depend on how many options there are."""
 
-    statements: tuple[tuple[str, re.Pattern[str]], ...]
+    targets: dict[str, re.Pattern[str]]
+    after_target: tuple[tuple[str, str, re.Pattern[str]], ...]
+    """Rules that begin with their target: strength, the kind of target, what follows it."""
+    around_target: tuple[tuple[str, re.Pattern[str]], ...]
+    """The other rules, whole."""
     line: re.Pattern[str]
     """A line that is nothing but an answer."""
     opening: re.Pattern[str]
@@ -345,14 +351,24 @@ class _Grammar(NamedTuple):
 @lru_cache(maxsize=25)
 def _grammar(n_options: int) -> _Grammar:
     last = OPTION_LETTERS[n_options - 1]
-    slot, prose = _target(last, slot=True), _target(last, slot=False)
-    claimed = {_SLOT: f"(?P<target>{slot}){_NOT_CLAIMED}", _PROSE: f"(?P<target>{prose}){_NOT_CLAIMED}"}
+    listed = {_SLOT: _target(last, slot=True), _PROSE: _target(last, slot=False)}
+    # Atomic, by a lookahead and its group again: a list that was read is not given back letter by letter, which would
+    # take exponential time on long lists.
+    claimed = {kind: rf"(?=(?P<target>{listed[kind]}))(?P=target){_NOT_CLAIMED}" for kind in listed}
+    row = rf"[A-{last}](?: [A-{last}]){{1,25}}(?=\.?$)"
+    after = [(weight, kind, rule[len(kind) :]) for weight, rule in _RULES for kind in listed if rule.startswith(kind)]
+    around = [(weight, rule) for weight, rule in _RULES if not rule.startswith((_SLOT, _PROSE))]
     return _Grammar(
+        {kind: re.compile(claimed[kind]) for kind in listed},
+        tuple((weight, kind, re.compile(rule)) for weight, kind, rule in after),
         tuple(
-            (weight, re.compile(re.sub(f"{_SLOT}|{_PROSE}", lambda m: claimed[m[0]], rule))) for weight, rule in _RULES
+            (weight, re.compile(rule.replace(_SLOT, claimed[_SLOT]).replace(_PROSE, claimed[_PROSE])))
+            for weight, rule in around
         ),
-        re.compile(rf"(?P<target>{slot}(?: {slot}){{0,25}})[):]? ?(?:입니다|이다|임|이에요|예요|이죠)? ?[.,!]?"),
-        re.compile(rf"(?P<target>\(?[A-{last}]{_NOT_SPECIES}[.):]) ?(?P<text>{_M}?)"),
+        re.compile(
+            rf"(?=(?P<target>{row}|{listed[_SLOT]}))(?P=target)[):]? ?(?:입니다|이다|임|이에요|예요|이죠)? ?[.,!]?"
+        ),
+        re.compile(rf"\(?[A-{last}]{_NOT_SPECIES}[.):] ?{_M}?"),
     )
 
 
@@ -409,7 +425,7 @@ def _forms(option: str) -> Iterator[str]:
             yield bare
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _options(options: tuple[str, ...]) -> _Options:
     return _Options(options)
 
@@ -447,7 +463,7 @@ def strict(text: str, options: Sequence[str], *, truncated: bool = False) -> Ext
     read = known.marked(_fold(answer))
     if following := _NEXT_QUESTION.search(read):
         found = _read(read[: following.start()], known, truncated=False)
-        if len(found) == 1 or following[0].lstrip().startswith("A"):
+        if len(found) == 1 or following["prompt"]:
             return _extraction(found, read[: following.start()], truncated=False)
     return _extraction(_read(read, known, truncated=truncated), read, truncated=truncated)
 
@@ -476,14 +492,17 @@ def _read(read: str, known: _Options, *, truncated: bool) -> frozenset[int]:
 
 def _claims(read: str, known: _Options, strength: str) -> list[_Claim]:
     """The statements of one strength, in order; where rules find the same target, the one that reads most of it."""
+    grammar = _grammar(known.n)
+    matches = [m for weight, rule in grammar.around_target if weight == strength for m in rule.finditer(read)]
+    for kind, pattern in grammar.targets.items():
+        rules = [rule for weight, of, rule in grammar.after_target if weight == strength and of == kind]
+        matches += [m for m in pattern.finditer(read) if any(rule.match(read, m.end()) for rule in rules)]
     found: dict[int, _Claim] = {}
-    for weight, pattern in _grammar(known.n).statements:
-        if weight == strength:
-            for match in pattern.finditer(read):
-                start, end = match.span("target")
-                named = known.named(match["target"])
-                if named and (start not in found or end > found[start].end):
-                    found[start] = _Claim(start, end, named)
+    for match in matches:
+        start, end = match.span("target")
+        named = known.named(match["target"])
+        if named and (start not in found or end > found[start].end):
+            found[start] = _Claim(start, end, named)
     return [found[start] for start in sorted(found)]
 
 
@@ -503,8 +522,9 @@ def _listed(read: str, claims: list[_Claim]) -> frozenset[int]:
     """The options of three or more statements at the end that stand on lines of their own, one below the other."""
     run = [claims[-1]]
     for claim in reversed(claims[:-1]):
-        between = read[claim.end : run[-1].start]
-        if between.strip(" .").count("\n") != 1 or _TURN.search(between):
+        if read[claim.end : run[-1].start].strip(" .").count("\n") != 1 or _TURN.search(
+            read[claim.end : run[-1].start]
+        ):
             break
         run.append(claim)
     named = _NO_OPTION.union(*(claim.options for claim in run))
