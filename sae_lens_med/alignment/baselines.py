@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from sae_lens_med.alignment.vectors import counted_tokens, idf_weights, weighted
+from sae_lens_med.alignment.vectors import counted_tokens, idf_weights, n_columns, weighted
 from sae_lens_med.data.leakage import PLACEHOLDER
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import FeatureActs
@@ -92,7 +92,7 @@ def bm25(stems: Sequence[str], explanations: Sequence[str]) -> FloatArray:
     counts = _ngram_counts([*stems, *explanations])
     query, document = counts[:n], sparse.csr_array(counts[n:])
     query.data = np.ones_like(query.data)
-    frequency = np.bincount(document.indices, minlength=counts.shape[1])  # type: ignore[index]
+    frequency = np.bincount(document.indices, minlength=n_columns(counts))
     idf = np.log1p((n - frequency + 0.5) / (frequency + 0.5))
     length = np.asarray(document.sum(axis=1), dtype=np.float64)
     scale = _K1 * (1 - _B + _B * length / max(float(length.mean()), 1e-12))

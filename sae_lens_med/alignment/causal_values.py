@@ -295,6 +295,7 @@ def verdict_values(verdicts: FeatureVerdicts, tests: FeatureTests, q: float = 0.
     mentioned, causal = (int(np.count_nonzero(c[tested] <= q)) for c in (verdicts.mentioned_q, verdicts.causal_q))
     both = verdicts.counts["shared_reasoning"]
     by_chance = hypergeom(n, mentioned, causal)
+    low, high = (by_chance.ppf([0.025, 0.975]) / n).tolist() if mentioned and causal else (0.0, 0.0)
     counts = {f"n_{name}": float(count) for name, count in verdicts.counts.items()}
     return [
         MetricValue(
@@ -304,9 +305,7 @@ def verdict_values(verdicts: FeatureVerdicts, tests: FeatureTests, q: float = 0.
             n=n,
             unit="features",
             null_mean=mentioned * causal / n / n,
-            null_interval=tuple(float(x) / n for x in by_chance.ppf([0.025, 0.975]))
-            if mentioned and causal
-            else (0.0, 0.0),  # type: ignore[arg-type]  # two numbers
+            null_interval=(low, high),
             p=float(by_chance.sf(both - 1)) if mentioned and causal else 1.0,
             extra={
                 "q": q,

@@ -36,6 +36,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from sae_lens_med.alignment.concept_kernels import chosen_f1, null_max, number_type
+from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.errors import DataError
 from sae_lens_med.statistics import Strata, permutation_p
 
@@ -144,7 +145,7 @@ def concept_auroc(
     shapes do not fit or an activation is negative.
     """
     starts = _starts(acts, labels, permutations, groups)
-    rows, n_features = labels.shape[0], int(acts.shape[1])  # type: ignore[index]
+    rows, n_features = labels.shape[0], n_columns(acts)
     ranks, of_zero, mean, variance = _rank_entries(acts)
     counts = labels.sum(axis=0).astype(np.float64)
     above = np.asarray(ranks.T @ labels.astype(np.float64))
@@ -255,7 +256,7 @@ def _rank_entries(acts: sparse.csr_array) -> tuple[sparse.csr_array, FloatArray,
     """Average ranks over all rows, less the rank of a zero, where an activation is positive (CSR `[R, F]`); the rank of
     a zero; mean and variance (population) of the entries of each column, zeros included, `[F]` each."""
     by_feature = acts.tocsc()
-    rows, n_features = acts.shape  # type: ignore[misc]
+    rows, n_features = len(acts.indptr) - 1, n_columns(acts)
     column = np.repeat(np.arange(n_features), np.diff(by_feature.indptr))
     positive = by_feature.data > 0
     column, row, value = column[positive], by_feature.indices[positive], by_feature.data[positive]
@@ -308,7 +309,7 @@ def _inverse(values: FloatArray) -> FloatArray:
 def _ordered_levels(acts: sparse.csr_array, held_out: BoolArray) -> tuple[sparse.csc_array, IntArray, IntArray]:
     """The entries that exceed a threshold, by feature; how many each exceeds; how many of a feature's are of training
     rows, which come first, the highest before the others. A feature without training rows has no entry."""
-    n_features = int(acts.shape[1])  # type: ignore[index]
+    n_features = n_columns(acts)
     row = np.repeat(np.arange(len(held_out)), np.diff(acts.indptr))
     largest = np.zeros(n_features)
     train = ~held_out[row]

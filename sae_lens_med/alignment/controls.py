@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from sae_lens_med.alignment.align import Collected
 from sae_lens_med.alignment.inputs import ModelSide
-from sae_lens_med.alignment.vectors import counted_tokens
+from sae_lens_med.alignment.vectors import counted_tokens, firing_counts
 from sae_lens_med.errors import ConfigError, ReleaseError, StudyError, nearest
 from sae_lens_med.features.store import CollectedFeatures, is_complete, load_features, read_manifest
 from sae_lens_med.records import McqItem
@@ -106,9 +106,7 @@ def collect_control(
 def firing_rates(features: Collected) -> npt.NDArray[np.float64]:
     """`[d_sae]`: the share of the counted tokens of stems and explanations on which each feature fires."""
     counted = counted_tokens(features.acts)
-    acts = features.acts.acts
-    fires = acts.indices[np.repeat(counted, np.diff(acts.indptr)) & (acts.data > 0)]
-    return np.bincount(fires, minlength=int(acts.shape[1])) / max(1, int(np.count_nonzero(counted)))  # type: ignore[index]  # SciPy leaves it open
+    return firing_counts(features.acts, counted) / max(1, int(np.count_nonzero(counted)))
 
 
 def _activations(side: ModelSide, items: Sequence[McqItem]) -> npt.NDArray[np.float32]:

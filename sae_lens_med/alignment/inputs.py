@@ -40,6 +40,7 @@ from sae_lens_med.records import ItemResult, McqItem, MetricValue
 from sae_lens_med.statistics import Strata, coarsen_strata, stratified_permutations
 
 if TYPE_CHECKING:
+    from sae_lens_med.features.store import CollectedFeatures
     from sae_lens_med.models import MedBridge
     from sae_lens_med.saes.releases import LoadedSae
 
@@ -153,7 +154,7 @@ class Inputs:
     """B of every permutation null."""
     seed: int = 0
     concepts: ConceptLabels | None = None
-    controls: Mapping[str, Collected] = field(default_factory=dict)
+    controls: "Mapping[str, CollectedFeatures]" = field(default_factory=dict)
     """Variant -> the same items collected with an altered model or SAE (`controls`)."""
     model: ModelSide | None = None
     ratings: Path | None = None

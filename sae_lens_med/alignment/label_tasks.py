@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_lens_med.alignment.align import Collected
-from sae_lens_med.alignment.vectors import tokens_of
+from sae_lens_med.alignment.vectors import n_columns, tokens_of
 from sae_lens_med.data.leakage import joins_previous
 from sae_lens_med.errors import ConfigError
 
@@ -106,7 +106,7 @@ class _Pieces:
         acts = features.acts
         self.texts, self.window = features.texts, window
         self.item_ids = acts.item_ids
-        self.n_features = int(acts.acts.shape[1])  # type: ignore[index]  # SciPy leaves the shape open
+        self.n_features = n_columns(acts.acts)
         usable = tokens_of(acts, parts) & ~acts.excluded & (acts.char_end > acts.char_start)
         if exclude_items is not None:
             usable &= ~np.asarray(exclude_items, dtype=bool)[acts.token_item]

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.errors import ConfigError, DataError
 
 BoolArray = npt.NDArray[np.bool_]
@@ -59,7 +60,7 @@ class TextSets:
 def rates(acts: sparse.csr_array, tokens: BoolArray | None = None) -> Rates:
     """Of CSR activations `[n, d_sae]`, over the rows `tokens` (all when not given). Raises `DataError` without rows."""
     own = acts if tokens is None else acts[np.flatnonzero(tokens)]
-    n, width = len(own.indptr) - 1, int(acts.shape[1])  # type: ignore[index]  # SciPy leaves the shape open
+    n, width = len(own.indptr) - 1, n_columns(acts)
     if n == 0:
         raise DataError("there is no token to measure firing rates over.")
     fires = own.data > 0

@@ -27,6 +27,7 @@ from sae_lens_med.alignment.concept_scores import ConceptAuroc, ConceptF1, conce
 from sae_lens_med.alignment.inputs import Inputs, Measured
 from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean
 from sae_lens_med.alignment.similarity import SMALL_N, cosine_matrix
+from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.records import McqItem, MetricValue
 from sae_lens_med.statistics import (
     Strata,
@@ -208,7 +209,7 @@ def _concept_scores(inputs: Inputs, group: str, variant: str) -> ConceptScores |
     if not len(concepts) or not strata.exchangeable.any():
         return None
     pooled = inputs.sides_of(variant).pooled[rows]
-    live = np.flatnonzero(np.bincount(pooled.indices, minlength=int(pooled.shape[1])))  # type: ignore[index]
+    live = np.flatnonzero(np.bincount(pooled.indices, minlength=n_columns(pooled)))
     acts = sparse.csr_array(pooled[:, live])
     chosen = labels.stem[rows][:, concepts]
     drawn = stratified_permutations(strata, inputs.permutations, inputs.rng(f"concepts {group}"))

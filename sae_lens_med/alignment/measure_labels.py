@@ -11,6 +11,7 @@ from sae_lens_med.alignment.judges import LocalModelJudge
 from sae_lens_med.alignment.label_tasks import KINDS, PIECE_PARTS, Kind, label_tasks
 from sae_lens_med.alignment.labels import Judge, LabelScores, read_labels, score_labels
 from sae_lens_med.alignment.measure_concepts import concept_features
+from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.records import MetricValue
 from sae_lens_med.statistics import bootstrap_interval, quantile_interval
 
@@ -31,7 +32,7 @@ def measure_labels(inputs: Inputs) -> Measured:
     if judge is None:
         return Measured(notes=("There is no judge, so labels are not scored; name one, or let the model run.",))
     if inputs.labels is not None:
-        labels = read_labels(inputs.labels, int(inputs.features.acts.acts.shape[1]))  # type: ignore[index]
+        labels = read_labels(inputs.labels, n_columns(inputs.features.acts.acts))
         parts, source = PIECE_PARTS, inputs.labels.name
     else:
         names: dict[int, list[str]] = {}

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.errors import DataError
 
 FloatArray = npt.NDArray[np.float64]
@@ -125,7 +126,7 @@ def shuffled_scores(result: Monosemanticity, features: IntArray, permutations: I
 
 def _min_max(acts: sparse.csr_array) -> sparse.csr_array:
     """`(a - min) / (max - min)` per column, without stored zeros; a column that does not vary is 0 throughout."""
-    texts, n_features = acts.shape  # type: ignore[misc]
+    texts, n_features = len(acts.indptr) - 1, n_columns(acts)
     entries = acts.tocsc()
     column = np.repeat(np.arange(n_features), np.diff(entries.indptr))
     low, high = np.full(n_features, np.inf), np.zeros(n_features)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.stats import hypergeom
 
+from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.statistics import permuted_means
 
@@ -150,7 +151,7 @@ def _rows(matrix: sparse.csr_array) -> int:
 
 
 def _require_activations(*sides: sparse.csr_array) -> None:
-    if len({side.shape[1] for side in sides}) > 1:  # type: ignore[index]  # SciPy leaves the shape open
+    if len({n_columns(side) for side in sides}) > 1:
         raise DataError(f"the sides have different features: {', '.join(str(side.shape) for side in sides)}.")
     if any(len(side.data) and not side.data.min() >= 0 for side in sides):
         raise DataError("feature overlap needs activations of 0 or more; some are negative or not a number.")

@@ -132,12 +132,12 @@ def feature_mask(acts: FeatureActs, scripts: TokenScripts) -> FeatureMask:
     """Which features are dense or about a script, over the counted tokens; see the module's text for the rule."""
     counted = counted_tokens(acts)
     total = int(np.count_nonzero(counted))
-    dense = _firing(acts, counted) > DENSE_RATE * total
+    dense = firing_counts(acts, counted) > DENSE_RATE * total
     hangul, latin = counted & scripts.hangul, counted & scripts.latin
     n_hangul, n_latin = int(np.count_nonzero(hangul)), int(np.count_nonzero(latin))
     script = np.zeros(len(dense), dtype=bool)
     if min(n_hangul, n_latin) >= MIN_SCRIPT_TOKENS:
-        gap = _firing(acts, hangul) / n_hangul - _firing(acts, latin) / n_latin
+        gap = firing_counts(acts, hangul) / n_hangul - firing_counts(acts, latin) / n_latin
         script = (np.abs(gap) >= SCRIPT_GAP) & ~dense
     return FeatureMask(dense=dense, script=script)
 
@@ -164,14 +164,14 @@ def max_pool(acts: FeatureActs, parts: tuple[str, ...], kept: BoolArray | None =
         values.append(np.maximum.reduceat(value[order], first) if len(first) else value)
         indptr.append(indptr[-1] + len(unique))
     data = np.concatenate([*values, np.zeros(0)]).astype(np.float64)
-    shape = (len(acts.item_ids), _width(acts.acts))
+    shape = (len(acts.item_ids), n_columns(acts.acts))
     return sparse.csr_array((data, np.concatenate([*columns, np.zeros(0, np.int64)]).astype(np.int64), indptr), shape)
 
 
 def idf_weights(*sides: sparse.csr_array) -> FloatArray:
     """`[n_columns]`, `ln((1 + M) / (1 + df))` over the M rows of all `sides` (`[n_rows, n_columns]` each); >= 0."""
     rows = sum(len(side.indptr) - 1 for side in sides)
-    frequency = sum(np.bincount(side.indices[side.data > 0], minlength=_width(side)) for side in sides)
+    frequency = sum(np.bincount(side.indices[side.data > 0], minlength=n_columns(side)) for side in sides)
     return np.log((1 + rows) / (1 + np.asarray(frequency, dtype=np.float64)))
 
 
@@ -180,15 +180,16 @@ def weighted(side: sparse.csr_array, weights: FloatArray) -> sparse.csr_array:
     return sparse.csr_array(side @ sparse.diags_array(weights))
 
 
-def _width(matrix: sparse.csr_array) -> int:
+def n_columns(matrix: sparse.csr_array) -> int:
+    """The second number of the shape."""
     return int(matrix.shape[1])  # type: ignore[index]  # SciPy's own annotations leave the shape of an array open
 
 
-def _firing(acts: FeatureActs, tokens: BoolArray) -> FloatArray:
+def firing_counts(acts: FeatureActs, tokens: BoolArray) -> FloatArray:
     """`[d_sae]`, on how many of `tokens` each feature fires."""
     row_of = np.repeat(tokens, np.diff(acts.acts.indptr))
     fires = acts.acts.indices[row_of & (acts.acts.data > 0)]
-    return np.bincount(fires, minlength=_width(acts.acts)).astype(np.float64)
+    return np.bincount(fires, minlength=n_columns(acts.acts)).astype(np.float64)
 
 
 def _any_in_span(flags: BoolArray, first: npt.NDArray[np.int32], last: npt.NDArray[np.int32]) -> BoolArray:

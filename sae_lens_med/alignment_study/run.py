@@ -358,8 +358,7 @@ def _settings(metric: Metric, inputs: Inputs, records: StudyFolder, features: Co
     if "model" not in metric.needs:
         # Metrics that run the model have nulls of their own.
         settings["controls"] = {
-            name: json_sha256(control.manifest["shards"])  # type: ignore[attr-defined]  # CollectedFeatures
-            for name, control in inputs.controls.items()
+            name: json_sha256(control.manifest["shards"]) for name, control in inputs.controls.items()
         }
     if USE_CONCEPTS & set(metric.needs) and inputs.concepts is not None:
         settings["concepts"] = inputs.concepts.identity
