@@ -41,8 +41,9 @@ MAX_ROWS = 64
 REUSE = 0.9
 """A beginning that is known serves again where it covers this share of the one that is shared."""
 
-CACHE_BYTES = 4 * 2**30
-"""Most bytes of the key-value cache of texts that are generated together; on a GPU half of what is free."""
+CACHE_BYTES = 2**29, 2**32
+"""Bounds of what the key-value cache of texts that are generated together takes on a CPU, where it is half of what the
+weights take; on a GPU it is half of what is free."""
 
 LOGITS_BYTES = 2**28
 """Most bytes of float32 logits at a time."""
@@ -254,7 +255,8 @@ class Engine:
     def _cache_room(self) -> int:
         if self._hf.device.type == "cuda":
             return torch.cuda.mem_get_info(self._hf.device)[0] // 2
-        return CACHE_BYTES
+        least, most = CACHE_BYTES
+        return min(most, max(least, sum(p.nbytes for p in self._hf.parameters()) // 2))
 
     def _passes(self, prefix: "_Prefix", prompts: Sequence[TokenText], *, grow: bool) -> Iterator["_Rows"]:
         """The prompts, longest first, in passes of at most `batch_tokens` tokens."""
@@ -442,7 +444,7 @@ class _Rows:
 
     @staticmethod
     def joined(runs: Sequence["_Rows"]) -> "_Rows":
-        """The rows of several passes, aligned, as one; for what follows on them."""
+        """The rows of several passes, aligned, as one, for what follows on them; the passes' own caches are used up."""
         for run in runs:
             run.align()
         rows, columns = runs[0], max(run.past.shape[1] for run in runs)

@@ -53,15 +53,24 @@ class _KeptPrefix(_LentPrefix):
         """Prefix and all that came since, `[batch, heads, p + n, d]`."""
         del args, kwargs
         held, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
-        # Whoever selects rows or shifts columns puts other tensors here, to which the room does not belong.
-        ours = self._room is not None and self._room[0].data_ptr() == self.keys.data_ptr()
-        if self._room is None or not ours or end > self._room[0].shape[-2]:
+        if self._room is None or end > self._room[0].shape[-2]:
             keys, values = super().update(key_states, value_states)
             self._room = F.pad(keys, (0, 0, 0, GROWTH)), F.pad(values, (0, 0, 0, GROWTH))
         else:
             self._room[0][:, :, held:end], self._room[1][:, :, held:end] = key_states, value_states
         self.keys, self.values = self._room[0][:, :, :end], self._room[1][:, :, :end]
         return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows."""
+        _hold(self, self.keys[indices], self.values[indices])
+
+
+def _hold(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> None:
+    """Put these in the place of what the layer holds, whose memory is free then."""
+    layer.keys, layer.values = keys, values
+    if isinstance(layer, _KeptPrefix):
+        layer._room = None
 
 
 def _held(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,9 +101,13 @@ def cut(prefix: DynamicCache, n: int) -> DynamicCache:
 
 
 def joined(caches: Sequence[DynamicCache], columns: int) -> DynamicCache:
-    """One cache of the rows of several, whose columns end together: shorter ones are padded at the left."""
+    """One cache of the rows of several, whose columns end together: shorter ones are padded at the left.
+
+    `caches` are emptied layer by layer, so that no more than one layer is held twice.
+    """
     whole = DynamicCache()
-    for layers in zip(*(cache.layers for cache in caches), strict=True):
+    while caches[0].layers:
+        layers = [cache.layers.pop(0) for cache in caches]
         keys, values = (
             torch.cat([F.pad(held, (0, 0, columns - held.shape[2], 0)) for held in every])
             for every in zip(*map(_held, layers), strict=True)
@@ -113,10 +126,8 @@ def to_the_right(cache: DynamicCache, lengths: torch.Tensor) -> torch.Tensor:
     pad = columns - lengths
     source = (at[None, :] - pad[:, None]) % columns
     for layer in cache.layers:
-        for name in ("keys", "values"):
-            old = getattr(layer, name)
-            index = source.to(old.device)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3])
-            setattr(layer, name, old.gather(2, index))
+        index = source.to(layer.keys.device)[:, None, :, None]
+        _hold(layer, *(held.gather(2, index.expand(-1, held.shape[1], -1, held.shape[3])) for held in _held(layer)))
     return at[None, :] >= pad[:, None]
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from sae_lens_med.alignment.align import Collected, stratum_labels, text_properties
+from sae_lens_med.alignment.settings import MetricSettings
 from sae_lens_med.alignment.vectors import (
     EXPLANATION_PARTS,
     STEM_PARTS,
@@ -40,6 +41,7 @@ from sae_lens_med.records import ItemResult, McqItem, MetricValue
 from sae_lens_med.statistics import Strata, coarsen_strata, stratified_permutations
 
 if TYPE_CHECKING:
+    from sae_lens_med.alignment.reasoning import ReasonedItem
     from sae_lens_med.features.store import CollectedFeatures
     from sae_lens_med.models import MedBridge
     from sae_lens_med.saes.releases import LoadedSae
@@ -168,8 +170,11 @@ class Inputs:
     embedder_name: str = "tfidf"
     folder: Path | None = None
     """Where metrics that run the model keep partial results; None: nowhere."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of single metrics (`registry.OPTIONS`)."""
+    settings: MetricSettings = field(default_factory=MetricSettings)
+    reasoned: "Sequence[ReasonedItem]" = ()
+    """Reasoning of the model on some or all items."""
+    moved: tuple[FloatArray, IntArray, tuple[str, ...]] | None = None
+    """Effects `[N]` of removing a concept's features, where that was measured, with item numbers and concept ids."""
     missing: Mapping[Need, str] = field(default_factory=dict)
     """Why a need is not met, one sentence each."""
     threads: int = 1

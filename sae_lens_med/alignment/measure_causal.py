@@ -10,10 +10,7 @@ item's best aligned features, and as many others with the largest first-order ef
 second half both p are made: causal (`feature_effects.causal_tests`), and mentioned (`shared.mention_p`), the latter on
 all explained items outside of the first half, because it costs no pass.
 
-Settings, in `Inputs.options`: `causal_items`; `causal_sizes` (1, 5, 10, 20); `causal_sets`, random sets per item (20);
-`stand_ins`, random features per feature or concept (5); `tested_features` of each kind (25); `feature_items`, most
-items per feature (20); `concept_features`, most features per concept (3): the more, the more that only go along
-with it; `steering_pairs` (40); `steering_draws` (20).
+How much of each: `settings.MetricSettings`.
 
 With a folder, partial results are kept there as `causal.*.partial.jsonl`; a run that was ended goes on from them.
 """
@@ -26,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sae_lens_med.alignment.ablation_runs import SIZES, Ablated, AblationSettings, ablated, ablation_plan
+from sae_lens_med.alignment.ablation_runs import Ablated, AblationSettings, ablated, ablation_plan
 from sae_lens_med.alignment.align import stratum_labels
 from sae_lens_med.alignment.causal import FeatureVerdicts, aopc, feature_verdicts
 from sae_lens_med.alignment.causal_values import (
@@ -66,7 +63,6 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-CAUSAL_ITEMS = 100
 CAUSAL_DRAWS = 10_000
 """Draws of a feature's causal null at least: they cost no pass, and the correction needs small p."""
 LEFT_OUT = "left_out"
@@ -192,10 +188,10 @@ def measure_steering(inputs: Inputs) -> Measured:
         pairs += [SteeringPair(text.id, c, standing[c][0], ks[0]) for c, ks in sorted(named.items()) if len(ks) == 1]
     if not pairs:
         return Measured(notes=("No option names a concept that has a feature; steering is not measured.",))
-    most = int(inputs.options.get("steering_pairs", 40))
+    most = inputs.settings.steering_pairs
     order = np.random.default_rng([inputs.seed, 10]).permutation(len(pairs))[:most]
     chosen = [pairs[k] for k in sorted(order.tolist())]
-    settings = SteeringSettings(draws=int(inputs.options.get("steering_draws", 20)), seed=inputs.seed)
+    settings = SteeringSettings(draws=inputs.settings.steering_draws, seed=inputs.seed)
     maximum = np.asarray(_stem_acts(inputs).max(axis=0).todense(), dtype=np.float64).ravel()
     found = steer_pairs(
         _above(inputs),
@@ -217,7 +213,7 @@ def measure_steering(inputs: Inputs) -> Measured:
 
 def measure_verdicts(inputs: Inputs) -> Measured:
     """The 2 x 2 of features chosen on one half of the items and tested on the other; `verdicts.csv`."""
-    texts, options = _texts(inputs), inputs.options
+    texts, settings = _texts(inputs), inputs.settings
     aligned, sides = _aligned(inputs), inputs.sides
     order = np.random.default_rng([inputs.seed, *b"verdict"]).permutation(len(texts))
     choosing, testing = ([texts[k] for k in sorted(half.tolist())] for half in np.array_split(order, 2))
@@ -225,29 +221,27 @@ def measure_verdicts(inputs: Inputs) -> Measured:
     mentioned, others = choose_features(
         {text.id: aligned.features[text.id] for text in choosing},
         {text.id: _allowed(salient[text.id], sides.mask.kept) for text in choosing},
-        int(options.get("tested_features", 25)),
+        settings.tested_features,
     )
     features = np.concatenate([mentioned, others])
-    settings = EffectSettings(
-        stand_ins=int(options.get("stand_ins", 5)), items=int(options.get("feature_items", 20)), seed=inputs.seed
-    )
+    effort = EffectSettings(stand_ins=settings.stand_ins, items=settings.feature_items, seed=inputs.seed)
     number = {item.id: i for i, item in enumerate(inputs.items)}
     fires = {t.id: sides.pooled[[number[t.id]]].indices.astype(np.int64) for t in testing}
-    wanted = items_of_features(fires, features, settings)
+    wanted = items_of_features(fires, features, effort)
     if not wanted:
         return Measured(
-            notes=(f"No chosen feature fires in {settings.min_items} items that were not used to choose; no verdicts.",)
+            notes=(f"No chosen feature fires in {effort.min_items} items that were not used to choose; no verdicts.",)
         )
     sets = {name: {str(f): (f,) for f in own} for name, own in wanted.items()}
     ran, _ = run_edits(
         _above(inputs),
         [text for text in testing if text.id in sets],
-        effect_plan(sets, sides.mask.kept, _rates(inputs), settings),
-        store=_store(inputs, "features", {**settings.to_dict(), "sets": json_sha256(sets)}),
+        effect_plan(sets, sides.mask.kept, _rates(inputs), effort),
+        store=_store(inputs, "features", {**effort.to_dict(), "sets": json_sha256(sets)}),
         progress=_progress(inputs),
         label="single features",
     )
-    tests = causal_tests(effects(ran, settings), features, settings, max(inputs.permutations, CAUSAL_DRAWS))
+    tests = causal_tests(effects(ran, effort), features, effort, max(inputs.permutations, CAUSAL_DRAWS))
     used = [number[text.id] for text in choosing]
     rows = np.flatnonzero(~np.isin(sides.explained, used))
     strata = coarsen_strata([stratum_labels(inputs.items[i]) for i in sides.explained[rows]])
@@ -303,8 +297,8 @@ def _concept_effects(inputs: Inputs) -> tuple[Effects, FloatArray]:
     from sae_lens_med.alignment.measure_concepts import concept_features
 
     labels = inputs.concepts
-    settings = EffectSettings(stand_ins=int(inputs.options.get("stand_ins", 5)), seed=inputs.seed)
-    most = int(inputs.options.get("concept_features", 3))
+    settings = EffectSettings(stand_ins=inputs.settings.stand_ins, seed=inputs.seed)
+    most = inputs.settings.concept_features
     standing = {} if labels is None else concept_features(inputs, most=most)
     if labels is None or not standing:
         return effects([], settings), np.zeros(0)
@@ -351,8 +345,7 @@ def _choose_texts(inputs: Inputs) -> list[AnswerText]:
     order = np.random.default_rng([inputs.seed, *b"causal items"]).permutation(explained)
     left_out = inputs.all_groups.get(LEFT_OUT, np.zeros(len(inputs.items), dtype=bool))
     order = order[np.argsort(~left_out[order], kind="stable")]
-    most = inputs.options.get("causal_items", CAUSAL_ITEMS)
-    chosen = np.sort(order if most is None else order[: int(most)])
+    chosen = np.sort(order[: inputs.settings.causal_items])
     items = [inputs.items[i] for i in chosen]
     shots = _shots(inputs)
     expected = list(getattr(inputs.features, "manifest", {}).get("settings", {}).get("shots", []))
@@ -394,8 +387,8 @@ def _ablated(inputs: Inputs) -> tuple[Ablated, tuple[str, ...]]:
 
 def _run_ablation(inputs: Inputs) -> tuple[Ablated, tuple[str, ...]]:
     settings = AblationSettings(
-        sizes=tuple(inputs.options.get("causal_sizes", SIZES)),
-        sets=int(inputs.options.get("causal_sets", 20)),
+        sizes=inputs.settings.causal_sizes,
+        sets=inputs.settings.causal_sets,
         seed=inputs.seed,
     )
     above, texts, aligned = _above(inputs), _texts(inputs), _aligned(inputs)

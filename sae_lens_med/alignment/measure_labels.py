@@ -46,7 +46,7 @@ def measure_labels(inputs: Inputs) -> Measured:
         labels,
         judge,
         parts=parts,
-        foreign=inputs.options.get("foreign_labels", 4),
+        foreign=inputs.settings.foreign_labels,
         draws=inputs.permutations,
         seed=inputs.seed,
     )

@@ -26,16 +26,14 @@ CONCEPTS = "alignment/reasoning_agreement"
 
 
 def measure_reasoning(inputs: Inputs) -> Measured:
-    """#11 from `inputs.options`: `reasoning`, the `ReasonedItem`s of some or all items, and, where features were
-    ablated concept by concept, `concept_effects`: `(effects [N], items [N], concepts [N])`, items by number."""
-    runs: Sequence[ReasonedItem] = inputs.options.get("reasoning", ())
+    """#11 from `inputs.reasoned` and, where features were ablated concept by concept, `inputs.moved`."""
+    runs = inputs.reasoned
     metrics, notes = reasoning_metrics(runs, inputs.items, draws=inputs.permutations, seed=inputs.seed)
-    effects = inputs.options.get("concept_effects")
-    if runs and effects is not None and inputs.concepts is not None:
+    if runs and inputs.moved is not None and inputs.concepts is not None:
         written = {run.id: run.reasoning for run in runs}
         texts = [written.get(item.id, "") for item in inputs.items]
         matcher = ConceptMatcher(inputs.concepts.concepts)
-        moved, of, named = effects
+        moved, of, named = inputs.moved
         more, said = reasoning_concept_metrics(
             moved, of, named, texts, matcher, draws=inputs.permutations, seed=inputs.seed
         )

@@ -291,19 +291,6 @@ METRICS: tuple[Metric, ...] = (
         measure=_later("measure_causal", "measure_verdicts"),
     ),
 )
-OPTIONS: dict[str, tuple[Any, str]] = {
-    "causal_items": (100, "items that the causal metrics run, drawn by the seed, left-out ones first"),
-    "causal_sizes": ((1, 5, 10, 20), "numbers of features that are removed or kept together"),
-    "causal_sets": (20, "matched-random sets of features per item and size"),
-    "stand_ins": (5, "matched-random features beside each single feature or concept"),
-    "tested_features": (25, "features of each kind that get a verdict"),
-    "feature_items": (20, "most items on which one feature is removed"),
-    "steering_pairs": (40, "pairs of item and concept that are steered"),
-    "steering_draws": (20, "random directions, and random features, beside each steered feature"),
-    "foreign_labels": (4, "labels of other features that a judge is asked about beside a feature's own"),
-    "reasoning_items": (50, "items on which the model reasons"),
-}
-"""Settings of the metrics that run a model: default, and what it is."""
 BY_NAME: dict[str, Metric] = {metric.name: metric for metric in METRICS}
 ALL = "all"
 
@@ -325,26 +312,6 @@ def choose(names: Iterable[str]) -> tuple[Metric, ...]:
     if not wanted:
         raise ConfigError(f"no metric was named; give {ALL} or some of {', '.join(BY_NAME)}.")
     return tuple(metric for metric in METRICS if metric.name in wanted)
-
-
-def read_options(given: Iterable[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as options; a list of numbers is separated by `+`.
-
-    Raises `ConfigError` for an unknown name or a value that is no positive whole number.
-    """
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if name not in OPTIONS:
-            hint = nearest(name, OPTIONS) or f"; the settings are {', '.join(OPTIONS)}."
-            raise ConfigError(f"there is no setting {name!r} of a metric{hint}")
-        default, _ = OPTIONS[name]
-        parts = value.split("+") if isinstance(default, tuple) else [value]
-        if not equals or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            raise ConfigError(f"the setting {name!r} needs {name}=N with N a whole number above 0, got {text!r}.")
-        numbers = tuple(int(part) for part in parts)
-        found[name] = numbers if isinstance(default, tuple) else numbers[0]
-    return found
 
 
 def owner(value_name: str) -> Metric | None:

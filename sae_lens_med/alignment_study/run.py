@@ -11,7 +11,7 @@ Out of scope: making the study (`study`), and several processes: metrics are mea
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,7 +21,8 @@ import numpy as np
 from sae_lens_med import distributed
 from sae_lens_med.alignment.controls import CONTROLS, Control, choose_controls, collect_control, collected_control
 from sae_lens_med.alignment.inputs import ConceptLabels, Embedder, Inputs, ModelSide, Need, label_concepts
-from sae_lens_med.alignment.registry import ALL, BY_NAME, OPTIONS, Metric, choose, unmet
+from sae_lens_med.alignment.registry import ALL, BY_NAME, Metric, choose, unmet
+from sae_lens_med.alignment.settings import MetricSettings
 from sae_lens_med.alignment_study.report import write_alignment_report
 from sae_lens_med.alignment_study.store import AlignmentFolder
 from sae_lens_med.concepts.matching import ConceptMatcher
@@ -81,7 +82,7 @@ def run_alignment(
     embedder: Embedder | None = None,
     embedder_name: str = "tfidf",
     reasoning: bool = False,
-    options: Mapping[str, Any] | None = None,
+    settings: MetricSettings | None = None,
     force: bool = False,
     threads: int = 1,
     on_metric: Callable[[str, str], None] | None = None,
@@ -105,7 +106,7 @@ def run_alignment(
         embedder: of texts, for #12 and #14; TF-IDF when not given.
         embedder_name: what the records call it.
         reasoning: the model generates reasoning, so that #11 is measured.
-        options: settings of single metrics (`registry.OPTIONS`).
+        settings: of the metrics that run the model.
         force: measure again what is finished.
         threads: for the concept scores; results do not depend on it.
         on_metric: called with a metric's name and `measure`, `skip`, `again: CHANGES` or `absent: REASON`.
@@ -170,7 +171,7 @@ def run_alignment(
         embedder=embedder,
         embedder_name=embedder_name,
         folder=folder.path,
-        options=dict(options or {}),
+        settings=settings or MetricSettings(),
         missing=missing,
         threads=threads,
     )
@@ -183,8 +184,8 @@ def run_alignment(
             absent[metric.name] = f"{metric.title} (#{metric.number}) was not measured: {missing[lacking[0]]}"
             tell(metric.name, f"absent: {missing[lacking[0]]}")
             continue
-        settings = _settings(metric, inputs, records, features)
-        different = folder.changed(metric, settings)
+        depends_on = _depends_on(metric, inputs, records, features)
+        different = folder.changed(metric, depends_on)
         if different == [] and not force:
             skipped.append(metric.name)
             tell(metric.name, "skip")
@@ -197,7 +198,7 @@ def run_alignment(
             inputs = replace(inputs, model=sides.get())
         begin = perf_counter()
         found = metric.measure(_with_reasoning(inputs) if "reasoning" in metric.needs else inputs)
-        folder.write(metric, settings, found, perf_counter() - begin)
+        folder.write(metric, depends_on, found, perf_counter() - begin)
         measured.append(metric.name)
     write_alignment_report(study, absent=absent, notes=notes)
     return AlignmentRun(
@@ -221,7 +222,7 @@ def _with_reasoning(inputs: Inputs) -> Inputs:
     side, folder = inputs.model, inputs.folder
     assert side is not None  # the metric needs the model, which is open by now
     assert folder is not None  # set for every study
-    most = int(inputs.options.get("reasoning_items", OPTIONS["reasoning_items"][0]))
+    most = inputs.settings.reasoning_items
     order = inputs.rng("reasoning items").permutation(len(inputs.items))[:most]
     items = [inputs.items[i] for i in sorted(order.tolist())]
     identity = {
@@ -240,13 +241,13 @@ def _with_reasoning(inputs: Inputs) -> Inputs:
         done=read_reasoned(path),
         on_results=lambda fresh: append_reasoned(path, fresh),
     )
-    found: dict[str, Any] = {"reasoning": runs}
+    inputs = replace(inputs, reasoned=runs)
     if inputs.concepts is not None:
         moved, _ = concept_effects(inputs)
         number = {item.id: i for i, item in enumerate(inputs.items)}
         of = np.array([number[name] for name in moved.items], dtype=np.int64)
-        found["concept_effects"] = (moved.effect, of, list(moved.names))
-    return replace(inputs, options={**inputs.options, **found})
+        inputs = replace(inputs, moved=(moved.effect, of, moved.names))
+    return inputs
 
 
 class _Opened:
@@ -346,7 +347,7 @@ def _control(
     return collect_control(name, opener, items, features, target)
 
 
-def _settings(metric: Metric, inputs: Inputs, records: StudyFolder, features: CollectedFeatures) -> dict[str, Any]:
+def _depends_on(metric: Metric, inputs: Inputs, records: StudyFolder, features: CollectedFeatures) -> dict[str, Any]:
     """Everything that a metric's values depend on."""
     settings: dict[str, Any] = {
         "permutations": inputs.permutations,
@@ -367,7 +368,7 @@ def _settings(metric: Metric, inputs: Inputs, records: StudyFolder, features: Co
     if "ratings" in metric.needs and inputs.ratings is not None:
         settings["ratings"] = file_sha256(inputs.ratings)
     if {"model", "labels", "reasoning"} & set(metric.needs):
-        settings["options"] = {name: inputs.options.get(name, default) for name, (default, _) in OPTIONS.items()}
+        settings["options"] = asdict(inputs.settings)
         settings["results"] = json_sha256([result.to_dict() for result in inputs.results])
     if "labels" in metric.needs:
         settings["labels"] = None if inputs.labels is None else file_sha256(inputs.labels)

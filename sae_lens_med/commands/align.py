@@ -93,7 +93,8 @@ def align(
     Example: sae-lens-med align my-study --controls all
     """
     from sae_lens_med.alignment.judges import OpenAiJudge
-    from sae_lens_med.alignment.registry import ALL, read_options
+    from sae_lens_med.alignment.registry import ALL
+    from sae_lens_med.alignment.settings import read_settings
     from sae_lens_med.alignment_study.run import run_alignment
     from sae_lens_med.errors import ConfigError
 
@@ -123,7 +124,7 @@ def align(
         labels=labels,
         judge=judge,
         reasoning=reasoning,
-        options=read_options(_split(setting)),
+        settings=read_settings(_split(setting)),
         force=force,
         threads=threads,
         on_metric=tell,
@@ -136,7 +137,8 @@ def list_metrics(as_json: AsJson = False) -> None:
 
     Example: sae-lens-med list-metrics --json
     """
-    from sae_lens_med.alignment.registry import METRICS, OPTIONS
+    from sae_lens_med.alignment.registry import METRICS
+    from sae_lens_med.alignment.settings import meanings
 
     if as_json:
         typer.echo(json.dumps([metric.to_dict() for metric in METRICS], ensure_ascii=False, indent=2))
@@ -148,7 +150,7 @@ def list_metrics(as_json: AsJson = False) -> None:
         typer.echo(f"    range: {low} to {high}; null: {metric.null}")
         typer.echo(f"    needs: {', '.join(metric.needs)}; source: {metric.source}")
     typer.echo("Settings of the metrics that run the model (align --set NAME=N; several numbers joined by +):")
-    for name, (default, meaning) in OPTIONS.items():
+    for name, (default, meaning) in meanings().items():
         shown = "+".join(map(str, default)) if isinstance(default, tuple) else default
         typer.echo(f"    {name}={shown}: {meaning}")
 

@@ -29,6 +29,7 @@ from sae_lens_med.alignment.feature_effects import (
 from sae_lens_med.alignment.inputs import Inputs, ModelSide, label_concepts
 from sae_lens_med.alignment.matched import rates
 from sae_lens_med.alignment.saliency import token_saliency
+from sae_lens_med.alignment.settings import MetricSettings
 from sae_lens_med.alignment.shared import aligned_features, choose_features, mention_p
 from sae_lens_med.alignment.steering import SteeringPair, SteeringSettings, steer_pairs
 from sae_lens_med.alignment.vectors import STEM_PARTS, counted_tokens, max_pool
@@ -344,16 +345,16 @@ def _inputs(case: Case, folder: Path) -> Inputs:
         concepts=label_concepts(items, case.features.texts, ConceptMatcher(concepts)),
         model=ModelSide(case.model, case.sae, batch_tokens=BATCH, progress=False),
         folder=folder,
-        options={
-            "causal_items": 60,
-            "causal_sizes": (1, 2),
-            "causal_sets": 4,
-            "tested_features": 12,
+        settings=MetricSettings(
+            causal_items=60,
+            causal_sizes=(1, 2),
+            causal_sets=4,
+            tested_features=12,
             # The next ones are of the same letter: a concept's features are found by what goes along with it.
-            "concept_features": 1,
-            "steering_pairs": 24,
-            "steering_draws": 8,
-        },
+            concept_features=1,
+            steering_pairs=24,
+            steering_draws=8,
+        ),
     )
 
 

@@ -266,7 +266,8 @@ def test_the_cache_takes_what_its_size_says_and_texts_together_stay_within(
 
     prompts = texts(n=6, shared=0)
     longest = max(len(p.token_ids) for p in prompts)
-    monkeypatch.setattr("sae_lens_med.inference.CACHE_BYTES", 2 * (longest + 4) * each)
+    room = 2 * (longest + 4) * each
+    monkeypatch.setattr("sae_lens_med.inference.CACHE_BYTES", (room, room))
     batches: list[list[int]] = []
     engine = Engine(tiny_model(arch))
     few = engine.generate(prompts, max_new_tokens=4, on_batch=lambda indices, found: batches.append(indices))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sae_lens_med.alignment.inputs import NEEDS
-from sae_lens_med.alignment.registry import BY_NAME, METRICS, choose, owner, read_options
+from sae_lens_med.alignment.registry import BY_NAME, METRICS, choose, owner
+from sae_lens_med.alignment.settings import MetricSettings, read_settings
 from sae_lens_med.alignment_study import AlignmentRun, run_alignment
 from sae_lens_med.alignment_study.report import write_alignment_report
 from sae_lens_med.alignment_study.sentences import Limits, confirmatory, said_of, warnings
@@ -192,12 +193,14 @@ def test_the_list_of_metrics_is_whole() -> None:
 
 
 def test_settings_of_metrics_are_read() -> None:
-    assert read_options(["causal_items=20", "causal_sizes=1+5"]) == {"causal_items": 20, "causal_sizes": (1, 5)}
+    assert read_settings(["causal_items=20", "causal_sizes=1+5"]) == MetricSettings(
+        causal_items=20, causal_sizes=(1, 5)
+    )
     with pytest.raises(ConfigError, match="no setting 'causal_item' of a metric; did you mean causal_items"):
-        read_options(["causal_item=20"])
+        read_settings(["causal_item=20"])
     for wrong in ("causal_items", "causal_items=", "causal_items=0", "causal_items=many", "causal_sizes=1+"):
         with pytest.raises(ConfigError, match="N a whole number above 0"):
-            read_options([wrong])
+            read_settings([wrong])
 
 
 FREE = Limits(model_written=False, illustrative=False, at_chance=False)
