@@ -148,20 +148,8 @@ class Engine:
         results: list[Any] = [None] * len(prompts)
         with self._running(prompts, room=longest - 1) as prefix:
             for batch in self._batches([prefix.rest(p) for p in prompts], kept=len(prefix) + longest):
-                wanted = [[list(c) for c in continuations[i]] for i in batch]
-                runs = list(self._passes(prefix, [prompts[i] for i in batch], grow=True))
-                first = self._last(runs).logprobs([[c[0] for c in each] for each in wanted])
-                found = [[[value] for value in row] for row in first]
-                rows = _Rows.joined(runs)
-                pairs = [(r, k) for r, each in enumerate(wanted) for k, c in enumerate(each) if len(c) > 1]
-                for some in self._some(pairs, [len(wanted[r][k]) - 1 for r, k in pairs], int(rows.lengths.max())):
-                    after = rows.followed_by([r for r, _ in some], [wanted[r][k][:-1] for r, k in some])
-                    head = self._run(after, after.every)
-                    flat = head.logprobs([[token] for r, k in some for token in wanted[r][k][1:]])
-                    values = iter(value for (value,) in flat)
-                    for r, k in some:
-                        found[r][k].extend(next(values) for _ in wanted[r][k][1:])
-                self._deliver(results, batch, [[tuple(c) for c in each] for each in found], on_batch)
+                found = self._continued(prefix, [prompts[i] for i in batch], [continuations[i] for i in batch])
+                self._deliver(results, batch, found, on_batch)
         return results
 
     @torch.no_grad()
@@ -191,17 +179,11 @@ class Engine:
         results: list[Any] = [None] * len(prompts)
         with self._running(prompts) as prefix:
             for batch in self._batches([prefix.rest(p) for p in prompts], kept=len(prefix) + max_new_tokens):
-                texts = list(dict.fromkeys(prompts[i] for i in batch))
-                row_of = {text: row for row, text in enumerate(texts)}
-                runs = list(self._passes(prefix, texts, grow=True))
-                logits = self._last(runs).logits[[row_of[prompts[i]] for i in batch]]
-                rows = _Rows.joined(runs)
-                rows.select([row_of[prompts[i]] for i in batch])
                 writers = [
                     _Writer(self.model.text_tokenizer, stop, self._ends(), temperature, seeds[i] if seeds else 0)
                     for i in batch
                 ]
-                self._write(rows, logits, writers, max_new_tokens)
+                self._write(prefix, [prompts[i] for i in batch], writers, max_new_tokens)
                 self._deliver(results, batch, [writer.result() for writer in writers], on_batch)
         return results
 
@@ -282,6 +264,25 @@ class Engine:
         if some:
             yield some
 
+    def _continued(
+        self, prefix: "_Prefix", prompts: Sequence[TokenText], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[tuple[float, ...]]]:
+        """Log-probabilities of the continuations' tokens after prompts that are finished together."""
+        wanted = [[list(c) for c in each] for each in continuations]
+        runs = list(self._passes(prefix, prompts, grow=True))
+        first = self._last(runs).logprobs([[c[0] for c in each] for each in wanted])
+        found = [[[value] for value in row] for row in first]
+        rows = _Rows.joined(runs)
+        pairs = [(r, k) for r, each in enumerate(wanted) for k, c in enumerate(each) if len(c) > 1]
+        for some in self._some(pairs, [len(wanted[r][k]) - 1 for r, k in pairs], int(rows.lengths.max())):
+            after = rows.followed_by([r for r, _ in some], [wanted[r][k][:-1] for r, k in some])
+            head = self._run(after, after.every)
+            flat = head.logprobs([[token] for r, k in some for token in wanted[r][k][1:]])
+            values = iter(value for (value,) in flat)
+            for r, k in some:
+                found[r][k].extend(next(values) for _ in wanted[r][k][1:])
+        return [[tuple(c) for c in each] for each in found]
+
     @staticmethod
     def _deliver(results: list[Any], batch: list[int], found: list[Any], on_batch: OnBatch | None) -> None:
         for i, value in zip(batch, found, strict=True):
@@ -336,8 +337,17 @@ class Engine:
         finally:
             self._hf.set_attn_implementation(CAUSAL)
 
-    def _write(self, run: "_Rows", logits: torch.Tensor, writers: Sequence["_Writer"], max_new_tokens: int) -> None:
-        """Generate until every writer has finished; rows that have are dropped from the batch."""
+    def _write(
+        self, prefix: "_Prefix", prompts: Sequence[TokenText], writers: Sequence["_Writer"], max_new_tokens: int
+    ) -> None:
+        """Read the prompts, each once, and generate until every writer has finished; rows that have are dropped."""
+        texts = list(dict.fromkeys(prompts))
+        row_of = {text: row for row, text in enumerate(texts)}
+        of = [row_of[prompt] for prompt in prompts]
+        runs = list(self._passes(prefix, texts, grow=True))
+        logits = self._last(runs).logits[of]
+        run = _Rows.joined(runs)
+        run.select(of)
         writing = list(writers)
         with self._attention(masked=True):
             while True:

@@ -54,16 +54,21 @@ class _KeptPrefix(_LentPrefix):
         del args, kwargs
         held, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
         if self._room is None or end > self._room[0].shape[-2]:
-            keys, values = super().update(key_states, value_states)
-            self._room = F.pad(keys, (0, 0, 0, GROWTH)), F.pad(values, (0, 0, 0, GROWTH))
-        else:
-            self._room[0][:, :, held:end], self._room[1][:, :, held:end] = key_states, value_states
+            self._room = _roomier(self.keys, key_states, end), _roomier(self.values, value_states, end)
+        self._room[0][:, :, held:end], self._room[1][:, :, held:end] = key_states, value_states
         self.keys, self.values = self._room[0][:, :, :end], self._room[1][:, :, :end]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows."""
         _hold(self, self.keys[indices], self.values[indices])
+
+
+def _roomier(held: torch.Tensor, new: torch.Tensor, end: int) -> torch.Tensor:
+    """Columns for `end + GROWTH` tokens of each row of `new`, of which the first are those held."""
+    room = new.new_zeros(new.shape[0], new.shape[1], end + GROWTH, new.shape[3])
+    room[:, :, : held.shape[-2]] = held
+    return room
 
 
 def _hold(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -126,8 +131,9 @@ def to_the_right(cache: DynamicCache, lengths: torch.Tensor) -> torch.Tensor:
     pad = columns - lengths
     source = (at[None, :] - pad[:, None]) % columns
     for layer in cache.layers:
-        index = source.to(layer.keys.device)[:, None, :, None]
-        _hold(layer, *(held.gather(2, index.expand(-1, held.shape[1], -1, held.shape[3])) for held in _held(layer)))
+        keys, values = _held(layer)
+        index = source.to(keys.device)[:, None, :, None]
+        _hold(layer, *(held.gather(2, index.expand(-1, held.shape[1], -1, held.shape[3])) for held in (keys, values)))
     return at[None, :] >= pad[:, None]
 
 

@@ -369,15 +369,17 @@ def _require_device(device: str) -> None:
 def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBridge:
     """A `MedBridge` over a transformers model that is already in memory.
 
-    `provenance` needs `name`. The tokenizer is copied, because booting changes the one it is given.
+    `provenance` needs `name`. The tokenizer is copied, because booting changes the one it is given; the copy shares the
+    vocabulary, of hundreds of megabytes, unless booting adds tokens to it.
     """
     plain = _on_the_same_weights(hf_model)
     # TransformerLens warns at its own old aliases, some of which are the catalogue's names: give it the Hub id.
     entry = catalogue.find(provenance["name"])
+    complete = None not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = MedBridge.boot_transformers(
         entry.hub_id if entry else provenance["name"],
         hf_model=hf_model,
-        tokenizer=copy.deepcopy(tokenizer),
+        tokenizer=copy.copy(tokenizer) if complete else copy.deepcopy(tokenizer),
         dtype=hf_model.dtype,
     )
     assert isinstance(model, MedBridge)  # boot_transformers sets the class it is called on
