@@ -21,8 +21,11 @@ import numpy as np
 from sae_lens_med import distributed
 from sae_lens_med.alignment.controls import CONTROLS, Control, choose_controls, collect_control, collected_control
 from sae_lens_med.alignment.inputs import ConceptLabels, Embedder, Inputs, ModelSide, Need, label_concepts
+from sae_lens_med.alignment.labels import read_labels
+from sae_lens_med.alignment.ratings import read_ratings
 from sae_lens_med.alignment.registry import ALL, BY_NAME, Metric, choose, unmet
 from sae_lens_med.alignment.settings import MetricSettings
+from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.alignment_study.report import write_alignment_report
 from sae_lens_med.alignment_study.store import AlignmentFolder
 from sae_lens_med.concepts.matching import ConceptMatcher
@@ -127,6 +130,11 @@ def run_alignment(
     missing: dict[Need, str] = {}
     notes: list[str] = []
 
+    # Read at the door: what is wrong in a file is said before hours of work.
+    if ratings is not None:
+        read_ratings(ratings)
+    if labels is not None:
+        read_labels(labels, n_columns(features.acts.acts))
     sides = _Opened(open_model, records.provenance)
     if open_model is None:
         missing["model"] = "nothing that runs the model was asked for."

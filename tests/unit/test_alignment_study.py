@@ -13,7 +13,7 @@ from sae_lens_med.alignment.settings import MetricSettings, read_settings
 from sae_lens_med.alignment_study import AlignmentRun, run_alignment
 from sae_lens_med.alignment_study.report import write_alignment_report
 from sae_lens_med.alignment_study.sentences import Limits, confirmatory, said_of, warnings
-from sae_lens_med.errors import ConfigError, StudyError
+from sae_lens_med.errors import ConfigError, DataError, StudyError
 from sae_lens_med.records import MetricValue
 from tests.synthetic_study import synthetic, without_explanations, write_study
 
@@ -161,6 +161,21 @@ def test_what_cannot_be_is_one_sentence(lexicon: Path, tmp_path: Path) -> None:
     (study / "alignment" / "manifest.json").write_text('{"format": 7}', encoding="utf-8")
     with pytest.raises(StudyError, match="has format 7, this version reads 1"):
         again(study, lexicon)
+
+
+@pytest.mark.parametrize("name", ["ratings", "labels"])
+def test_a_file_that_is_missing_or_broken_is_said_before_anything_is_measured(
+    name: str, lexicon: Path, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path / "study", *synthetic())
+    before = snapshot(study)
+    with pytest.raises(DataError, match="missing.csv: no such file"):
+        again(study, lexicon, **{name: tmp_path / "missing.csv"})
+    broken = tmp_path / "broken.json"
+    broken.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=f"broken.json: no JSON .* of {name}"):
+        again(study, lexicon, **{name: broken})
+    assert snapshot(study) == before
 
 
 def test_a_study_without_explanations_and_concepts_says_so(lexicon: Path, tmp_path: Path) -> None:
