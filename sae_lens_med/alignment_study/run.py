@@ -350,7 +350,10 @@ def _control(
     if not collect:
         return None
     if "model" in missing:
-        raise ConfigError(f"the control {name} cannot be collected: {missing['model']}")
+        raise ConfigError(
+            f"the control {name} cannot be collected: {missing['model'].rstrip('.')}; let the model run (without "
+            "--no-model), for the metrics that you name."
+        )
     opener = sides.fresh if name == "random_model" else sides.get
     return collect_control(name, opener, items, features, target)
 
