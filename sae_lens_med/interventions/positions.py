@@ -10,6 +10,7 @@ of a continuation are the generated ones; without a cache, no token is known to 
 (`in_parts`, `not_tokens`) raise `ModelError` there. Padding that was told is never acted on.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,12 +63,12 @@ class Columns:
         return Seen(torch.arange(start, start + n, device=device).expand(batch, n), goes_on, None)
 
 
-class Positions:
+class Positions(ABC):
     """A filter of positions; combine with `&`, `|` and `~`."""
 
+    @abstractmethod
     def mask(self, seen: Seen) -> torch.Tensor:
         """Boolean, `[batch, n]`."""
-        raise NotImplementedError
 
     def __and__(self, other: "Positions") -> "Positions":
         return _Both(self, other)

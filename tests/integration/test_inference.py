@@ -1,6 +1,7 @@
 """`Engine` against one full forward pass per text of an independent transformers model with the same weights."""
 
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.inference import Engine, TokenText
-from sae_lens_med.kv_cache import bytes_per_token
+from sae_lens_med.kv_cache import bytes_per_token, joined, on_prefix
 from sae_lens_med.models import MedBridge
 from sae_lens_med.passes import Pass, current
 from sae_lens_med.records import PARTS
@@ -274,3 +275,43 @@ def test_the_cache_takes_what_its_size_says_and_texts_together_stay_within(
     assert len(batches[0]) == 2
     monkeypatch.undo()
     assert few == engine.generate(prompts, max_new_tokens=4)
+
+
+def test_the_caches_of_a_batch_are_gone_when_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = texts(n=6, shared=0)
+    room = 2 * 33 * bytes_per_token(reference("qwen3").config, torch.float32)
+    monkeypatch.setattr("sae_lens_med.inference.CACHE_BYTES", (room, room))
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def watched(prefix: Any, *, grow: bool) -> Any:
+        cache = on_prefix(prefix, grow=grow)
+        alive.append(sum(ref() is not None for ref in made))
+        made.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr("sae_lens_med.inference.on_prefix", watched)
+    engine, sizes = Engine(tiny_model("qwen3"), batch_tokens=1), []
+    for run in (
+        lambda note: engine.generate(prompts, max_new_tokens=4, on_batch=note),
+        lambda note: engine.continuation_logprobs(prompts, [[[5]]] * 6, on_batch=note),
+    ):
+        for each in (made, alive, sizes):
+            each.clear()
+        run(lambda indices, found: sizes.append(len(indices)))
+        assert len(sizes) > 1
+        assert alive == [before for size in sizes for before in range(size)]  # those of the same batch alone
+
+
+def test_joining_caches_empties_them() -> None:
+    model = reference("qwen3")
+    caches: list[Any] = []
+    for n in (5, 9):
+        cache = on_prefix(None, grow=True)
+        model(torch.arange(3, 3 + n)[None], past_key_values=cache)
+        caches.append(cache)
+    keys = caches[0].layers[1].keys
+    whole: Any = joined(caches, 9)
+    assert [len(cache.layers) for cache in caches] == [0, 0]
+    assert len(whole.layers) == LAYERS
+    assert torch.equal(whole.layers[1].keys[:1, :, 4:], keys)

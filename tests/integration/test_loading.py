@@ -3,6 +3,7 @@
 The oracle is a second copy of the same random model, run by plain transformers.
 """
 
+import copy
 import functools
 import json
 import socket
@@ -123,14 +124,21 @@ def test_a_bos_of_the_tokenizer_is_kept_and_stays_one() -> None:
     assert model.to_tokens(TEXT, prepend_bos=False).tolist() == [ids[1:]]
 
 
-def test_a_tokenizer_boots_twice_and_is_left_as_it_was() -> None:
-    tokenizer = tiny_tokenizer()
-    before = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, len(tokenizer))
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_tokenizer_boots_twice_and_is_left_as_it_was(bos: bool) -> None:
+    tokenizer = tiny_tokenizer(bos=bos)
+
+    def state() -> tuple[Any, ...]:
+        return tokenizer.special_tokens_map, tokenizer.padding_side, len(tokenizer), tokenizer(TEXT).input_ids
+
+    before = copy.deepcopy(state())
     for seed in range(2):
         made = bridge(tiny_hf_model("qwen3", len(tokenizer), seed), tokenizer, {"name": f"twice-{seed}"})
         assert made.text_tokenizer is tokenizer
+        assert made.tokenizer is not tokenizer
         assert made.to_tokens(TEXT).tolist() == [tokenizer(TEXT).input_ids]
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, len(tokenizer)) == before
+        made.tokenizer.padding_side = "left"
+    assert state() == before
 
 
 # residuals, and log-probabilities in half precision

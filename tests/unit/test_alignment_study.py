@@ -216,6 +216,10 @@ def test_settings_of_metrics_are_read() -> None:
     for wrong in ("causal_items", "causal_items=", "causal_items=0", "causal_items=many", "causal_sizes=1+"):
         with pytest.raises(ConfigError, match="N a whole number above 0"):
             read_settings([wrong])
+    wrongly: list[dict[str, Any]] = [{"causal_items": 0}, {"causal_sizes": ()}, {"causal_sizes": (1, -5)}]
+    for settings in wrongly:
+        with pytest.raises(ConfigError, match=f"setting '{next(iter(settings))}' needs whole numbers above 0"):
+            MetricSettings(**settings)
 
 
 FREE = Limits(model_written=False, illustrative=False, at_chance=False)
