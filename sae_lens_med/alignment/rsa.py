@@ -119,40 +119,41 @@ def mantel(
 def _moved(left: FloatArray, directions: FloatArray, orders: IntArray) -> tuple[FloatArray, FloatArray]:
     """rho and T (`[B]` each) of `left` `[n, n]` with its items in each of `orders` `[B, n]`.
 
-    `directions` `[1 + q, n, n]`: the residual of Y, then the confounds, to which it is orthogonal. All are of length 1
-    over the pairs.
+    `directions` `[1 + q, n, n]`: the residual of Y, then the confounds, to which it is orthogonal. All, and `left`, are
+    of length 1 over the pairs. So what the confounds explain of the moved matrix need not be taken from its pairs: it is
+    taken from the sums over them.
     """
     n, q = len(left), len(directions) - 1
+    confounded = np.zeros((q, n))
+    for k in range(q):
+        for i in range(n):
+            confounded[k, i] = (directions[1 + k, i] * directions[0, i]).sum()
     rho, studentised = np.zeros(len(orders)), np.zeros(len(orders))
-    moved, fitted, share = np.empty((n, n)), np.empty(q), np.empty(n)
+    moved, fitted, share = np.empty(n), np.empty(q), np.empty(n)
     for b in range(len(orders)):
         order = orders[b]
         fitted[:] = 0.0
+        share[:] = 0.0
         for i in range(n):
             row = left[order[i]]
-            for j in range(i):
-                moved[i, j] = row[order[j]]
-        for k in range(q):
-            inner = 0.0
-            for i in range(n):
-                for j in range(i):
-                    inner += moved[i, j] * directions[1 + k, i, j]
-            fitted[k] = inner
-        for k in range(q):
-            for i in range(n):
-                for j in range(i):
-                    moved[i, j] -= fitted[k] * directions[1 + k, i, j]
-        share[:] = 0.0
-        length = 0.0
-        for i in range(n):
             own = 0.0
             for j in range(i):
-                value = moved[i, j]
-                product = value * directions[0, i, j]
-                length += value * value
+                moved[j] = row[order[j]]
+            for j in range(i):
+                product = moved[j] * directions[0, i, j]
                 own += product
                 share[j] += product
             share[i] += own
+            for k in range(q):
+                inner = 0.0
+                for j in range(i):
+                    inner += moved[j] * directions[1 + k, i, j]
+                fitted[k] += inner
+        length = 1.0
+        for k in range(q):
+            length -= fitted[k] ** 2
+            for i in range(n):
+                share[i] -= fitted[k] * confounded[k, i]
         total = share.sum() / 2
         spread = 0.0
         for i in range(n):
