@@ -11,7 +11,7 @@ exchange explanations within strata (`align.stratum_labels`); the permutations a
 Out of scope: reading a study folder, opening the model, writing results.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -104,11 +104,20 @@ class ConceptLabels:
     """`[n_items, C]`, the explanation as it was run (masked) names it; False without an explanation."""
     annotated: bool = False
     """Only mentions within annotated spans of the question count in `stem`."""
+    analyser: str = "rules"
+    """How mentions were found; `matcher` finds them so in other texts."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What settings say of it."""
-        return {"source": self.concepts.source, "sha256": self.concepts.sha256, "annotated": self.annotated}
+        concepts = self.concepts
+        return {
+            "source": concepts.source, "sha256": concepts.sha256, "annotated": self.annotated, "analyser": self.analyser
+        }  # fmt: skip
+
+    def matcher(self, ids: Collection[str] | None = None) -> ConceptMatcher:
+        """Of all concepts, or of those of `ids`."""
+        return ConceptMatcher(self.concepts if ids is None else self.concepts.subset(ids=ids), self.analyser)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -310,4 +319,4 @@ def label_concepts(
         raise DataError(
             f"{where} name none of the {len(number)} concepts of {matcher.concepts.source}; give another concept set."
         )
-    return ConceptLabels(matcher.concepts, stem, explanation, annotated)
+    return ConceptLabels(matcher.concepts, stem, explanation, annotated, matcher.analyser)

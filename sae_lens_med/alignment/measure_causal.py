@@ -51,7 +51,6 @@ from sae_lens_med.alignment.saliency import Saliency, labelled, span_tokens, tok
 from sae_lens_med.alignment.shared import Aligned, choose_features, mention_p, rank_shared
 from sae_lens_med.alignment.steering import SteeringPair, SteeringSettings, steer_pairs
 from sae_lens_med.alignment.vectors import STEM_PARTS, counted_tokens
-from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.config import json_sha256
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import McqItem, MetricValue
@@ -83,7 +82,7 @@ def measure_plausibility(inputs: Inputs) -> Measured:
         )
     ]
     if inputs.concepts is not None:
-        matcher, ids = ConceptMatcher(inputs.concepts.concepts), inputs.concepts.concepts.ids
+        matcher, ids = inputs.concepts.matcher(), inputs.concepts.concepts.ids
         number = {item.id: i for i, item in enumerate(inputs.items)}
         cited: dict[str, list[tuple[int, int]]] = {}
         for text in texts:
@@ -177,7 +176,7 @@ def measure_steering(inputs: Inputs) -> Measured:
     standing = concept_features(inputs)
     if labels is None or not standing:
         return Measured(notes=("No concept has features that stand for it; steering is not measured.",))
-    matcher = ConceptMatcher(labels.concepts.subset(ids=set(standing)))
+    matcher = labels.matcher(set(standing))
     pairs = []
     items = {item.id: item for item in inputs.items}
     for text in _texts(inputs):

@@ -32,7 +32,7 @@ def measure_reasoning(inputs: Inputs) -> Measured:
     if runs and inputs.moved is not None and inputs.concepts is not None:
         written = {run.id: run.reasoning for run in runs}
         texts = [written.get(item.id, "") for item in inputs.items]
-        matcher = ConceptMatcher(inputs.concepts.concepts)
+        matcher = inputs.concepts.matcher()
         moved, of, named = inputs.moved
         more, said = reasoning_concept_metrics(
             moved, of, named, texts, matcher, draws=inputs.permutations, seed=inputs.seed

@@ -120,8 +120,8 @@ def _moved(left: FloatArray, directions: FloatArray, orders: IntArray) -> tuple[
     """rho and T (`[B]` each) of `left` `[n, n]` with its items in each of `orders` `[B, n]`.
 
     `directions` `[1 + q, n, n]`: the residual of Y, then the confounds, to which it is orthogonal. All, and `left`, are
-    of length 1 over the pairs. So what the confounds explain of the moved matrix need not be taken from its pairs: it is
-    taken from the sums over them.
+    of length 1 over the pairs. So what the confounds explain of the moved matrix is taken from the sums over its pairs,
+    not from each of them.
     """
     n, q = len(left), len(directions) - 1
     confounded = np.zeros((q, n))

@@ -76,6 +76,7 @@ def run_alignment(
     permutations: int = 2000,
     seed: int = 0,
     concepts: str = LEXICON,
+    analyser: str = "rules",
     controls: Sequence[str] = (),
     open_model: Opener | None = None,
     sae: str | None = None,
@@ -99,6 +100,7 @@ def run_alignment(
         seed: of permutations, splits and bootstrap; controls have one of their own.
         concepts: `lexicon` (the packaged one), `annotated` (the lexicon within the spans an expert marked in the
             questions), or a file of concepts.
+        analyser: of Korean endings after a concept's name: `rules`, or `kiwi` (the extra `korean`).
         controls: `shuffled_decoder`, `random_model`, or `all`, to collect; those that were collected before are
             measured in any case.
         open_model: opens the study's model and SAE; None: nothing that runs the model is measured.
@@ -149,7 +151,7 @@ def run_alignment(
     if judge is None and open_model is None:
         missing["labels"] = "no judge of feature labels was given, and nothing that runs the model was asked for."
     wants_concepts = any(USE_CONCEPTS & set(metric.needs) for metric in chosen)
-    concept_labels, reason = _concept_labels(concepts, items, features) if wants_concepts else (None, "")
+    concept_labels, reason = _concept_labels(concepts, analyser, items, features) if wants_concepts else (None, "")
     if concept_labels is None:
         missing["concepts"] = reason
     for metric in chosen:
@@ -303,7 +305,7 @@ def _require_same(side: ModelSide, provenance: Provenance) -> None:
 
 
 def _concept_labels(
-    given: str, items: Sequence[McqItem], features: CollectedFeatures
+    given: str, analyser: str, items: Sequence[McqItem], features: CollectedFeatures
 ) -> tuple[ConceptLabels | None, str]:
     """The labels, or None and why."""
     annotated = given == ANNOTATED
@@ -311,7 +313,7 @@ def _concept_labels(
         return None, "no question has annotated spans."
     concepts = load_lexicon() if annotated or given == LEXICON else load_concepts(given)
     try:
-        return label_concepts(items, features.texts, ConceptMatcher(concepts), annotated=annotated), ""
+        return label_concepts(items, features.texts, ConceptMatcher(concepts, analyser), annotated=annotated), ""
     except DataError as error:
         return None, str(error)
 

@@ -57,7 +57,7 @@ class AlignmentFolder:
         entry = self.done.get(metric.name)
         if entry is None:
             return None
-        old, new = entry["settings"], _as_json(settings)
+        old, new = _flat(entry["settings"]), _flat(_as_json(settings))
         return [
             f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
             for key in sorted({*old, *new})
@@ -98,6 +98,14 @@ class AlignmentFolder:
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     """As a file gives them back: tuples become lists."""
     return json.loads(json.dumps(dict(settings)))
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With `a.b` for what stands under `b` in the value `a`, so that a change is told by the part that changed."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{part}": own for part, own in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _short(value: Any) -> str:

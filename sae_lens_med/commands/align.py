@@ -41,6 +41,10 @@ def align(
             "file (.jsonl, .jsonl.gz, .csv, .parquet) of concepts."
         ),
     ] = "lexicon",
+    analyser: Annotated[
+        str,
+        typer.Option(help="Of Korean endings after a concept's name: rules (a table), or kiwi (the extra 'korean')."),
+    ] = "rules",
     controls: Annotated[
         list[str] | None,
         typer.Option(
@@ -117,6 +121,7 @@ def align(
         permutations=permutations,
         seed=seed,
         concepts=concepts,
+        analyser=analyser,
         controls=_split(controls),
         open_model=opener if run_model else None,
         sae=sae,

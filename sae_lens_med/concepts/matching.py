@@ -22,7 +22,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from sae_lens_med.concepts import particles
 from sae_lens_med.concepts.analyser import KiwiEndings
@@ -31,8 +31,7 @@ from sae_lens_med.concepts.sets import ConceptSet
 from sae_lens_med.errors import ConfigError, DataError, nearest
 from sae_lens_med.records import Record
 
-Analyser = Literal["rules", "kiwi"]
-ANALYSERS: tuple[Analyser, ...] = ("rules", "kiwi")
+ANALYSERS = ("rules", "kiwi")
 
 _HEAD = 4
 _ACRONYM_LETTERS = 5
@@ -73,7 +72,7 @@ class _Form(NamedTuple):
 class ConceptMatcher:
     """Finds the concepts of a set. Building takes about a second for 20,000 forms; `find` can be called at will."""
 
-    def __init__(self, concepts: ConceptSet, analyser: Analyser = "rules") -> None:
+    def __init__(self, concepts: ConceptSet, analyser: str = "rules") -> None:
         """`analyser`: how the end of a Korean noun is found: `rules` (a table) or `kiwi` (the extra `korean`).
 
         Raises `ConfigError` for another analyser, `MissingExtraError` where `kiwi` is not installed.
@@ -82,7 +81,7 @@ class ConceptMatcher:
             hint = nearest(analyser, ANALYSERS) or f"; give {' or '.join(ANALYSERS)}."
             raise ConfigError(f"there is no analyser {analyser!r}{hint}")
         self.concepts = concepts
-        self.analyser: Analyser = analyser
+        self.analyser = analyser
         self._ids = concepts.ids
         self._forms: dict[str, list[_Form]] = {}
         for number, concept in enumerate(concepts):

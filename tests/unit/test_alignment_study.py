@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from sae_lens_med.alignment.inputs import NEEDS
+from sae_lens_med.alignment.inputs import NEEDS, label_concepts
 from sae_lens_med.alignment.registry import BY_NAME, METRICS, choose, owner
 from sae_lens_med.alignment.settings import MetricSettings, read_settings
 from sae_lens_med.alignment_study import AlignmentRun, run_alignment
 from sae_lens_med.alignment_study.report import write_alignment_report
 from sae_lens_med.alignment_study.sentences import Limits, confirmatory, said_of, warnings
+from sae_lens_med.concepts.matching import ConceptMatcher
+from sae_lens_med.concepts.sets import load_concepts
 from sae_lens_med.errors import ConfigError, DataError, StudyError
 from sae_lens_med.records import MetricValue
 from tests.synthetic_study import synthetic, without_explanations, write_study
@@ -112,8 +114,28 @@ def test_changed_settings_are_said_and_measured_again(lexicon: Path, tmp_path: P
     fewer.write_text("".join(rows[:3]), encoding="utf-8")
     third = again(study, fewer, ["overlap", "concepts"], permutations=50, seed=0)
     assert third.skipped == ("overlap",)
-    assert any(what.startswith("concepts:") for what in third.changed["concepts"])
+    assert any(what.startswith("concepts.sha256:") for what in third.changed["concepts"])
     assert again(study, fewer, ["overlap"], permutations=50, force=True).measured == ("overlap",)
+
+
+def test_the_analyser_of_korean_endings_is_chosen_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("kiwipiepy", reason="the extra 'korean' is not installed")
+    items, features, results = synthetic(n=12)
+    texts = ["두통이었는지도 모른다", "두통이 있다"]  # the table of endings holds only the second
+    items = tuple(replace(item, question=texts[i % 2], question_spans=()) for i, item in enumerate(items))
+    concepts = tmp_path / "concepts.jsonl"
+    concepts.write_text(json.dumps({"concept": "headache", "category": "symptom", "ko": ["두통"]}), encoding="utf-8")
+    named = [
+        label_concepts(items, features.texts, ConceptMatcher(load_concepts(concepts), analyser))
+        for analyser in ("rules", "kiwi")
+    ]
+    assert [labels.stem[:, 0].tolist() for labels in named] == [[False, True] * 6, [True] * 12]
+    # The metrics that look into further texts look as the labels were made.
+    assert [len(labels.matcher().find(texts[0])) for labels in named] == [0, 1]
+    study = write_study(tmp_path / "study", items, features, results)
+    run_alignment(study, ["concepts"], permutations=9, concepts=str(concepts))
+    other = run_alignment(study, ["concepts"], permutations=9, concepts=str(concepts), analyser="kiwi")
+    assert other.changed == {"concepts": ('concepts.analyser: "rules" -> "kiwi"',)}
 
 
 def test_an_interrupted_metric_is_measured_again(
@@ -146,6 +168,8 @@ def test_what_cannot_be_is_one_sentence(lexicon: Path, tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", items, features, results)
     with pytest.raises(ConfigError, match="no metric 'overlp'; did you mean overlap"):
         again(study, lexicon, ["overlp"])
+    with pytest.raises(ConfigError, match="no analyser 'kiwis'; did you mean kiwi"):
+        again(study, lexicon, ["concepts"], analyser="kiwis")
     with pytest.raises(ConfigError, match="ratings cannot be measured: no file of ratings was given"):
         again(study, lexicon, ["ratings"])
     with pytest.raises(ConfigError, match="control 'random_modl'; did you mean random_model"):
