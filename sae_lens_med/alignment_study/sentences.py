@@ -348,11 +348,13 @@ def _caveats(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits)
     same = {v.variant: v for v in values if v.name == value.name and v.group == value.group}
     if as_much := _as_much(value, same, LEARNED_NOTHING):
         names = ", ".join(VARIANT_NAMES[v] for v in as_much)
-        en.append(f"that this was learned, because what has learned nothing gives as much ({names})")
+        en.append(f"that this was learned, because what has learned nothing gives at least as much ({names})")
         ko.append(f"학습의 결과라는 것(학습하지 않은 {', '.join(_NAMES_KO[v] for v in as_much)}도 같거나 더 큼)")
     if as_much := _as_much(value, same, WORDS):
         names = ", ".join(VARIANT_NAMES[v] for v in as_much)
-        en.append(f"that features add anything to shared words, because the words alone give as much ({names})")
+        en.append(
+            f"that features add anything to shared words, because the words alone give at least as much ({names})"
+        )
         ko.append(
             "특징이 공통 단어 이상의 것을 보여 준다는 것"
             f"({', '.join(_NAMES_KO[v] for v in as_much)}만으로도 같거나 더 큼)"

@@ -200,7 +200,7 @@ def in_parts(*names: str) -> Positions:
         raise ConfigError(f"name at least one part of {', '.join(PARTS)}.")
     for name in names:
         if name not in PARTS:
-            raise ConfigError(f"there is no part {name!r}{nearest(name, PARTS) or ';'} parts are {', '.join(PARTS)}.")
+            raise ConfigError(f"there is no part {name!r}{nearest(name, PARTS) or '.'} Parts: {', '.join(PARTS)}.")
     return _InParts(tuple(PARTS.index(name) for name in names))
 
 
@@ -251,13 +251,15 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
             return in_parts(value)
         if value not in _NAMED:
             known = [*_NAMED, "not_special", *PARTS]
-            raise ConfigError(f"there are no positions {value!r}{nearest(value, known) or ';'} {', '.join(known)}.")
+            raise ConfigError(
+                f"there are no positions {value!r}{nearest(value, known) or '.'} Known: {', '.join(known)}."
+            )
         return _NAMED[value]
     if not isinstance(value, Mapping) or len(value) != 1:
         raise ConfigError(f"positions is a name or one of {', '.join(f'{{{k}: ..}}' for k in _KEYS)}; got {value!r}.")
     key, inner = next(iter(value.items()))
     if key not in _KEYS:
-        raise ConfigError(f"positions has no key {key!r}{nearest(str(key), _KEYS) or ';'} {', '.join(_KEYS)}.")
+        raise ConfigError(f"positions has no key {key!r}{nearest(str(key), _KEYS) or '.'} Known: {', '.join(_KEYS)}.")
     if key == "from":
         return from_token(inner)
     if key == "not":

@@ -86,12 +86,14 @@ class Intervention:
         kind: Any = entry.get("kind")
         if kind not in get_args(Kind):
             known = get_args(Kind)
-            raise ConfigError(f"{where} has the kind {kind!r}{nearest(str(kind), known) or ';'} {', '.join(known)}.")
+            raise ConfigError(
+                f"{where} has the kind {kind!r}{nearest(str(kind), known) or '.'} Known: {', '.join(known)}."
+            )
         keys = ("kind", *_KEYS[kind], "positions", "sae")
         for key in entry:
             if key not in keys:
                 raise ConfigError(
-                    f"{where} ({kind}) has no key {key!r}{nearest(str(key), keys) or ';'} {', '.join(keys)}."
+                    f"{where} ({kind}) has no key {key!r}{nearest(str(key), keys) or '.'} Known: {', '.join(keys)}."
                 )
         if kind in _CHOICES:
             name, choices = _CHOICES[kind]
@@ -227,7 +229,7 @@ def _name(each: Intervention, saes: Any) -> str:
         raise ConfigError(f"an intervention of kind {each.kind} must say which sae: {', '.join(saes)}.")
     if each.sae not in saes:
         raise ConfigError(
-            f"an intervention names the SAE {each.sae!r}{nearest(each.sae, saes) or ';'} given: {', '.join(saes)}."
+            f"an intervention names the SAE {each.sae!r}{nearest(each.sae, saes) or '.'} Given: {', '.join(saes)}."
         )
     return each.sae
 

@@ -64,7 +64,7 @@ class Release:
                 return sae
         ids = [sae.id for sae in self.saes]
         raise ReleaseError(
-            f"The release {self.name!r} has no SAE {sae_id!r}{nearest(sae_id, ids)}; it has {', '.join(ids)}."
+            f"The release {self.name!r} has no SAE {sae_id!r}{nearest(sae_id, ids) or '.'} It has {', '.join(ids)}."
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Releases:
         known = self.read()
         if name not in known:
             raise ReleaseError(
-                f"There is no release {name!r}{nearest(name, known)}; `sae-lens-med releases list` shows all."
+                f"There is no release {name!r}{nearest(name, known) or '.'} `sae-lens-med releases list` shows all."
             )
         return known[name]
 

@@ -279,9 +279,9 @@ def test_sentences_name_the_limits() -> None:
     learned_nothing = metric_value(variant="random_model", value=0.5)
     words = metric_value(variant="tfidf", value=0.6)
     en, ko = said([metric_value(), learned_nothing, words])
-    assert "what has learned nothing gives as much (model with random weights)" in en
+    assert "what has learned nothing gives at least as much (model with random weights)" in en
     assert "무작위 가중치 모델도 같거나 더 큼" in ko
-    assert "the words alone give as much (TF-IDF)" in en
+    assert "the words alone give at least as much (TF-IDF)" in en
     assert "no control that has learned nothing was measured" in said([metric_value()])[0]
     limits = Limits(model_written=True, illustrative=False, at_chance=True)
     en, ko = said([metric_value()], limits)

@@ -95,7 +95,7 @@ def test_several_saes_are_chosen_by_name(sae: StandardSAE) -> None:
     found = _result(intervention_pairs(entries, {"a": sae, "b": other}))
     torch.testing.assert_close(found, sae(other(X)))
     assert entries[0].to_dict()["sae"] == "b"
-    with pytest.raises(ConfigError, match="names the SAE 'b'; given: a"):
+    with pytest.raises(ConfigError, match="names the SAE 'b'. Given: a"):
         intervention_pairs(entries, {"a": sae})
     with pytest.raises(ConfigError, match="must say which sae: a, b"):
         intervention_pairs([Intervention.from_dict({"kind": "splice"})], {"a": sae, "b": sae})
