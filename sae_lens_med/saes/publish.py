@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_lens_med.config import file_sha256, write_json, write_text
+from sae_lens_med.config import atomic_path, file_sha256, write_json, write_text
 from sae_lens_med.errors import ReleaseError
 from sae_lens_med.saes.listing import (
     CARD_FILE,
@@ -325,7 +325,8 @@ def _write_weights(source: Path, target: Path, dtype: str, max_bytes: int | None
             raise ReleaseError(
                 f"{name} of {source} holds values that {tensor.dtype} cannot; store it as bfloat16 or float32."
             )
-    save_file(state, target)
+    with atomic_path(target) as temporary:
+        save_file(state, temporary)
     if max_bytes is not None and (size := target.stat().st_size) > max_bytes:
         raise ReleaseError(
             f"The weights would take {size:,} bytes, more than the {max_bytes:,} allowed; use a 16-bit dtype."

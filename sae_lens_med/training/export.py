@@ -15,7 +15,7 @@ from typing import Any
 from sae_lens import SAE, LanguageModelSAERunnerConfig, SAETrainer
 from safetensors.torch import save_file
 
-from sae_lens_med.config import atomic_path, write_json, write_text
+from sae_lens_med.config import atomic_path, follow_umask, write_json, write_text
 from sae_lens_med.models import MedBridge
 from sae_lens_med.training.activations import Activations, Corpus
 from sae_lens_med.training.curve import curve_svg
@@ -79,6 +79,7 @@ def export(
     write_json(output / "curve.json", curve)
     write_text(output / "curve.svg", curve_svg(curve))
     for name in ("sae_weights.safetensors", "cfg.json"):
+        follow_umask(staging / name)
         (staging / name).replace(output / name)
     staging.rmdir()
     return quality

@@ -58,6 +58,12 @@ def test_the_folder_is_what_saelens_writes(trained: run.TrainedSae, model: MedBr
     assert sae(x).shape == x.shape
 
 
+def test_what_is_trained_can_be_read_by_whom_the_user_lets_read(trained: run.TrainedSae, tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    usual = (tmp_path / "any").stat().st_mode
+    assert {p.name: p.stat().st_mode for p in trained.folder.iterdir() if p.stat().st_mode != usual} == {}
+
+
 def test_training_learns(trained: run.TrainedSae) -> None:
     curve = json.loads((trained.folder / "curve.json").read_text())
     assert [p["step"] for p in curve] == list(range(10, 101, 10))

@@ -48,6 +48,8 @@ def test_packaged_files_and_hashes(releases: Releases, tmp_path: Path):
     assert not list(releases.weights.glob(".*")), "nothing half-made is left"
     assert b"someone" not in b"".join(b for n, b in files.items() if n.endswith(".json"))
     assert manifest["recipes"] == {i: {"data": {"folder": "data"}} for i in IDS}
+    (tmp_path / "any").touch()  # others may read a release as they may any file of this user
+    assert {p.stat().st_mode for p in folder.rglob("*") if p.is_file()} == {(tmp_path / "any").stat().st_mode}
 
 
 def test_matrices_are_rounded_vectors_are_not(releases: Releases, tmp_path: Path):
