@@ -153,6 +153,14 @@ def labels_from_concepts(
     return {feature: "; ".join(own) for feature, own in sorted(labels.items())}
 
 
+def require_verdicts(
+    judge: Judge, verdicts: Sequence[Sequence[float | None]], asked: Sequence[tuple[str, tuple[str, ...]]]
+) -> None:
+    """Raises `DataError` unless there is one verdict for each text that `judge` was asked about."""
+    if [len(given) for given in verdicts] != [len(texts) for _, texts in asked]:
+        raise DataError(f"the judge {judge.name} gave another number of verdicts than it was asked for.")
+
+
 def score_labels(
     tasks: Sequence[LabelTask],
     labels: Mapping[int, str],
@@ -185,8 +193,7 @@ def score_labels(
     asked = [(labels[kept[g].feature], tuple(e.text for e in kept[f].examples)) for f, g in cells]
     kind: Kind = tasks[0].kind if tasks else "detection"
     verdicts = judge.judge(kind, asked) if asked else []
-    if [len(v) for v in verdicts] != [len(texts) for _, texts in asked]:
-        raise DataError(f"the judge {judge.name} gave another number of verdicts than it was asked for.")
+    require_verdicts(judge, verdicts, asked)
     table, auroc = np.full((n, n), np.nan), np.full(n, np.nan)
     missing = 0
     for (f, g), given in zip(cells, verdicts, strict=True):

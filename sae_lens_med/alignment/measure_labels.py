@@ -1,19 +1,27 @@
 """Metric #13 as records: detection and fuzzing scores of feature labels."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from sae_lens_med.alignment.align import Collected
+from sae_lens_med.alignment.edit_runs import EditStore
 from sae_lens_med.alignment.inputs import Inputs, Measured
 from sae_lens_med.alignment.judges import LocalModelJudge
 from sae_lens_med.alignment.label_tasks import KINDS, PIECE_PARTS, Kind, label_tasks
-from sae_lens_med.alignment.labels import Judge, LabelScores, read_labels, score_labels
+from sae_lens_med.alignment.labels import Judge, LabelScores, read_labels, require_verdicts, score_labels
 from sae_lens_med.alignment.measure_concepts import concept_features
 from sae_lens_med.alignment.vectors import n_columns
+from sae_lens_med.config import json_sha256
+from sae_lens_med.progress import progress_bar
 from sae_lens_med.records import MetricValue
 from sae_lens_med.statistics import bootstrap_interval, quantile_interval
+
+VERDICTS_FILE = "labels.verdicts.partial.jsonl"
+ASKED_TOGETHER = 16
+"""Labels, each with its pieces, that a judge gets in one call."""
 
 NAMES: dict[Kind, str] = {"detection": "alignment/labels_detection", "fuzzing": "alignment/labels_fuzzing"}
 
@@ -22,7 +30,7 @@ def measure_labels(inputs: Inputs) -> Measured:
     """#13 of a file of labels (`inputs.labels`), or else of labels made of concepts that features stand for.
 
     Those are made from questions, so that their pieces come from explanations alone. The judge is `inputs.judge`, or
-    the study's own model, which says little where the model is small.
+    the study's own model, which says little where the model is small. Verdicts are kept in `inputs.folder`.
     """
     judge = inputs.judge
     if judge is None and inputs.model is not None:
@@ -31,6 +39,9 @@ def measure_labels(inputs: Inputs) -> Measured:
         judge = LocalModelJudge(Engine(inputs.model.model, batch_tokens=inputs.model.batch_tokens))
     if judge is None:
         return Measured(notes=("There is no judge, so labels are not scored; name one, or let the model run.",))
+    shown = inputs.model is None or inputs.model.progress
+    if inputs.folder is not None:
+        judge = KeptVerdicts(judge, inputs.folder / VERDICTS_FILE, progress=shown)
     if inputs.labels is not None:
         labels = read_labels(inputs.labels, n_columns(inputs.features.acts.acts))
         parts, source = PIECE_PARTS, inputs.labels.name
@@ -55,6 +66,36 @@ def measure_labels(inputs: Inputs) -> Measured:
         (*notes, f"{len(labels)} labels, from {source}."),
         {"labels.json": {str(feature): label for feature, label in sorted(labels.items())}},
     )
+
+
+class KeptVerdicts:
+    """A judge whose verdicts are written to a file as they come, so that nothing is asked, or paid for, twice.
+
+    Verdicts are found by judge, kind, label and texts. An interruption loses at most `ASKED_TOGETHER` of them.
+    """
+
+    def __init__(self, judge: Judge, path: Path, *, progress: bool = True) -> None:
+        self._judge, self._progress = judge, progress
+        self._store = EditStore(path, {"verdicts": "of feature labels"})
+
+    @property
+    def name(self) -> str:
+        return self._judge.name
+
+    def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
+        """As `labels.Judge`."""
+        keys = [json_sha256([self.name, kind, label, list(texts)]) for label, texts in asked]
+        new = [k for k, key in enumerate(keys) if key not in self._store.done]
+        with progress_bar(self._progress and bool(new)) as bar:
+            task = bar.add_task(f"labels, {kind}", total=len(new))
+            for start in range(0, len(new), ASKED_TOGETHER):
+                batch = new[start : start + ASKED_TOGETHER]
+                verdicts = self._judge.judge(kind, [asked[k] for k in batch])
+                require_verdicts(self._judge, verdicts, [asked[k] for k in batch])
+                for k, given in zip(batch, verdicts, strict=True):
+                    self._store.append({"id": keys[k], "verdicts": list(given)})
+                bar.advance(task, len(batch))
+        return [tuple(self._store.done[key]["verdicts"]) for key in keys]
 
 
 def label_metrics(

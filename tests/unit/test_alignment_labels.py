@@ -17,7 +17,7 @@ from scipy import sparse
 from sae_lens_med.alignment.judges import OpenAiJudge, read_verdicts
 from sae_lens_med.alignment.label_tasks import CLOSE, OPEN, Kind, LabelTask, label_tasks
 from sae_lens_med.alignment.labels import balanced_accuracy, labels_from_concepts, read_labels, score_labels
-from sae_lens_med.alignment.measure_labels import label_metrics
+from sae_lens_med.alignment.measure_labels import KeptVerdicts, label_metrics
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.records import PARTS, FeatureActs
 
@@ -163,6 +163,52 @@ def test_records_say_judge_and_null() -> None:
     none, notes = label_metrics(_case(n=1), labels, Reader())
     assert none == ()
     assert "too few contexts for detection" in notes[0]
+
+
+def test_verdicts_outlive_an_interruption(tmp_path: Path) -> None:
+    class Failing(Reader):
+        """Answers so many labels, then never again."""
+
+        def __init__(self, answers: int) -> None:
+            super().__init__()
+            self.left, self.asked = answers, 0
+
+        def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
+            self.left -= len(asked)
+            if self.left < 0:
+                raise ModelError("the judge went home.")
+            self.asked += len(asked)
+            return super().judge(kind, asked)
+
+    class Curt(Reader):
+        """One verdict, however many texts."""
+
+        def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
+            return [(1.0,) for _ in asked]
+
+    def scored(judge: Any) -> Any:
+        return label_metrics(_case(), dict(enumerate(WORDS)), judge, foreign=None, draws=99)
+
+    file, patient = tmp_path / "verdicts.jsonl", Failing(10_000)
+    expected = scored(patient)
+    assert patient.asked == 2 * 8 * 8
+    impatient, returned, idle = Failing(50), Failing(10_000), Failing(0)
+    with pytest.raises(ModelError, match="went home"):
+        scored(KeptVerdicts(impatient, file, progress=False))
+    assert impatient.asked == 48  # three calls of 16
+    with file.open("a", encoding="utf-8") as handle:
+        handle.write('{"id": "torn')
+    assert scored(KeptVerdicts(returned, file, progress=False)) == expected
+    assert impatient.asked + returned.asked == patient.asked
+    assert scored(KeptVerdicts(idle, file, progress=False)) == expected
+    assert idle.asked == 0
+    # Another judge, or one that answers badly, is asked for itself, and nothing wrong is kept.
+    other = Reader(name="other")
+    assert "judge: other" in scored(KeptVerdicts(other, file, progress=False))[0][0].notes
+    before = file.read_bytes()
+    with pytest.raises(DataError, match="gave another number of verdicts"):
+        KeptVerdicts(Curt(), file, progress=False).judge("detection", [("fever", ("a", "b"))])
+    assert file.read_bytes() == before
 
 
 def test_labels_are_read_and_checked(tmp_path: Path) -> None:
