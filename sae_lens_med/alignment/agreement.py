@@ -103,7 +103,7 @@ def concept_agreement(
     per_item, kept = [], []
     null_mean, null_pooled = np.zeros(draws), np.zeros(draws)
     together, power_x, power_y, n_concepts = 0.0, 0.0, 0.0, 0
-    for number, rows in zip(numbers, np.split(order, first[1:]), strict=True):
+    for number, rows in zip(numbers, np.split(order, first)[1:], strict=True):
         a, b = (_centred(rankdata(v[rows]) if method == "spearman" else v[rows]) for v in (x, y))
         size = float(np.linalg.norm(a) * np.linalg.norm(b))
         if len(rows) < MIN_CONCEPTS or size == 0:

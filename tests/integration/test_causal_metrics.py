@@ -303,6 +303,24 @@ def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case:
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "known").iterdir()}
 
 
+def test_a_group_of_which_no_item_is_run_has_no_value(case: Case, tmp_path: Path) -> None:
+    inputs = _inputs(case, tmp_path)
+    left_out = inputs.groups["left_out"]
+    few = replace(inputs.settings, causal_items=int(left_out.sum()))
+    inputs = replace(inputs, groups={"left_out": left_out, "trained_on": ~left_out}, settings=few)
+    for measure in (
+        measure_causal.measure_plausibility,
+        measure_causal.measure_comprehensiveness,
+        measure_causal.measure_sufficiency,
+        measure_causal.measure_causal_agreement,
+        measure_causal.measure_steering,
+        measure_causal.measure_verdicts,
+    ):
+        found = measure(inputs)
+        assert "all" in {value.group for value in found.metrics}, measure.__name__
+        assert "trained_on" not in {value.group for value in found.metrics}, measure.__name__
+
+
 def test_causal_metrics_of_a_study_with_shots_need_them(case: Case, tmp_path: Path) -> None:
     manifest = {**case.features.manifest, "settings": {**case.features.manifest["settings"], "shots": ["x"]}}
     inputs = replace(_inputs(case, tmp_path), features=replace(case.features, manifest=manifest))

@@ -213,8 +213,9 @@ def test_order_scale_and_names_change_nothing(seed: int, scale: float, offset: f
 
 def test_no_data_and_errors() -> None:
     rng = np.random.default_rng(0)
-    none = concept_agreement(np.ones(4), np.arange(4.0), np.zeros(4, int), 9, rng)
-    assert (none.mean, none.pooled, none.p_mean, none.p_pooled, none.n_concepts) == (0.0, 0.0, 1.0, 1.0, 0)
+    for n in (0, 4):  # nothing at all; effects that are all the same
+        none = concept_agreement(np.ones(n), np.arange(float(n)), np.zeros(n, int), 9, rng)
+        assert (none.mean, none.pooled, none.p_mean, none.p_pooled, none.n_concepts) == (0.0, 0.0, 1.0, 1.0, 0)
     assert cohen_kappa([], []) is None and cohen_kappa([1, 1], [1, 1]) is None
     assert not cohen_kappa_null([1, 1], [1, 1], np.array([[1, 0]])).any()
     assert krippendorff_alpha([[1, NAN], [NAN, 2]]) is None and krippendorff_alpha([[1, 1], [1, 1]]) is None
