@@ -71,7 +71,8 @@ def measure_labels(inputs: Inputs) -> Measured:
 class KeptVerdicts:
     """A judge whose verdicts are written to a file as they come, so that nothing is asked, or paid for, twice.
 
-    Verdicts are found by judge, kind, label and texts. An interruption loses at most `ASKED_TOGETHER` of them.
+    Verdicts are found by the judge's name, kind, label and texts. An interruption loses at most the answers of one call
+    (`ASKED_TOGETHER` labels). Measuring again does not ask again; deleting the file does.
     """
 
     def __init__(self, judge: Judge, path: Path, *, progress: bool = True) -> None:

@@ -58,6 +58,14 @@ from tests.known_model import (
 N = 80
 BATCH = 8192
 EVERY = (*MENTIONED_CAUSAL, *HIDDEN_CAUSAL)
+MEASURES = (
+    measure_causal.measure_plausibility,
+    measure_causal.measure_comprehensiveness,
+    measure_causal.measure_sufficiency,
+    measure_causal.measure_causal_agreement,
+    measure_causal.measure_steering,
+    measure_causal.measure_verdicts,
+)
 
 
 class Case:
@@ -256,14 +264,7 @@ def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case:
     measured = {}
     for name, of in (("known", case), ("hidden", hidden_case)):
         inputs = _inputs(of, tmp_path / name)
-        for measure in (
-            measure_causal.measure_plausibility,
-            measure_causal.measure_comprehensiveness,
-            measure_causal.measure_sufficiency,
-            measure_causal.measure_causal_agreement,
-            measure_causal.measure_steering,
-            measure_causal.measure_verdicts,
-        ):
+        for measure in MEASURES:
             found = measure(inputs)
             assert found.metrics or (name == "hidden" and found.notes), (measure.__name__, found.notes)
             for value in found.metrics:
@@ -308,14 +309,7 @@ def test_a_group_of_which_no_item_is_run_has_no_value(case: Case, tmp_path: Path
     left_out = inputs.groups["left_out"]
     few = replace(inputs.settings, causal_items=int(left_out.sum()))
     inputs = replace(inputs, groups={"left_out": left_out, "trained_on": ~left_out}, settings=few)
-    for measure in (
-        measure_causal.measure_plausibility,
-        measure_causal.measure_comprehensiveness,
-        measure_causal.measure_sufficiency,
-        measure_causal.measure_causal_agreement,
-        measure_causal.measure_steering,
-        measure_causal.measure_verdicts,
-    ):
+    for measure in MEASURES:
         found = measure(inputs)
         assert "all" in {value.group for value in found.metrics}, measure.__name__
         assert "trained_on" not in {value.group for value in found.metrics}, measure.__name__

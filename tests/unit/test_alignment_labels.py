@@ -169,8 +169,8 @@ def test_verdicts_outlive_an_interruption(tmp_path: Path) -> None:
     class Failing(Reader):
         """Answers so many labels, then never again."""
 
-        def __init__(self, answers: int) -> None:
-            super().__init__()
+        def __init__(self, answers: int, name: str = "reader") -> None:
+            super().__init__(name=name)
             self.left, self.asked = answers, 0
 
         def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
@@ -203,8 +203,9 @@ def test_verdicts_outlive_an_interruption(tmp_path: Path) -> None:
     assert scored(KeptVerdicts(idle, file, progress=False)) == expected
     assert idle.asked == 0
     # Another judge, or one that answers badly, is asked for itself, and nothing wrong is kept.
-    other = Reader(name="other")
+    other = Failing(10_000, "other")
     assert "judge: other" in scored(KeptVerdicts(other, file, progress=False))[0][0].notes
+    assert other.asked == patient.asked
     before = file.read_bytes()
     with pytest.raises(DataError, match="gave another number of verdicts"):
         KeptVerdicts(Curt(), file, progress=False).judge("detection", [("fever", ("a", "b"))])

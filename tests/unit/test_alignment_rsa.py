@@ -58,7 +58,7 @@ def test_partial_rho_equals_least_squares(powers: int) -> None:
     assert mantel(x, y, NONE, [z], 1).value == pytest.approx(textbook, abs=1e-9)
 
 
-def test_the_studentised_null_is_the_formula() -> None:
+def test_the_partial_and_the_studentised_null_are_the_formulas() -> None:
     rng = np.random.default_rng(1)
     x, y, z = (_distances(rng) for _ in range(3))
     drawn = stratified_permutations(coarsen_strata([("a",)] * 12), 30, rng)
@@ -74,12 +74,15 @@ def test_the_studentised_null_is_the_formula() -> None:
         return out + out.T
 
     left, right = square(residual(ranks[0])), square(residual(ranks[1]))
-    statistics = []
+    rhos, statistics = [], []
     for order in [np.arange(12), *drawn]:
         again = square(residual(_upper(left[np.ix_(order, order)])))
+        rhos.append(np.corrcoef(_upper(again), _upper(right))[0, 1])
         share = (again * right).sum(axis=1)
         statistics.append(share.sum() / np.sqrt(((share - share.mean()) ** 2).sum()))
-    assert mantel(x, y, drawn, [z]).p == permutation_p(statistics[0], np.array(statistics[1:]))
+    result = mantel(x, y, drawn, [z])
+    np.testing.assert_allclose([result.value, *result.null], rhos, atol=1e-9)
+    assert result.p == permutation_p(statistics[0], np.array(statistics[1:]))
 
 
 def _rejections(repetitions: int, n: int, kind: str, seed: int) -> tuple[int, int]:
