@@ -43,7 +43,7 @@ class Data:
     """One made-up study."""
 
     def __init__(self, items: int, features: int, l0: float, permutations: int, seed: int = 0) -> None:
-        from sae_lens_med.alignment.vectors import idf_weights, weighted
+        from sae_lens_med.features.vectors import idf_weights, weighted
         from sae_lens_med.statistics import coarsen_strata, stratified_permutations
 
         rng = np.random.default_rng(seed)

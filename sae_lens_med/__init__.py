@@ -12,31 +12,32 @@ from sae_lens_med._registration import register_with_sae_lens
 
 if TYPE_CHECKING:
     from sae_lens_med.alignment import align
-    from sae_lens_med.data import load_items, training_text
-    from sae_lens_med.evaluation.conditions import load_conditions
-    from sae_lens_med.evaluation.conditions_run import run_conditions
+    from sae_lens_med.data import load_items
+    from sae_lens_med.evaluation.conditions.run import run_conditions
+    from sae_lens_med.evaluation.conditions.spec import load_conditions
     from sae_lens_med.evaluation.letter import evaluate_letters
     from sae_lens_med.evaluation.methods import Method, run_method
     from sae_lens_med.evaluation.run import evaluate
     from sae_lens_med.features import collect, load_features, top_contexts
-    from sae_lens_med.inference import Engine, TokenText
     from sae_lens_med.interventions import ablate, attached, clamp, load_interventions, record, splice, steer
-    from sae_lens_med.models import MedBridge, load_model
-    from sae_lens_med.prompts import explanation_prompt, question_prompt
+    from sae_lens_med.models.bridge import MedBridge, load_model
+    from sae_lens_med.models.engine import Engine, TokenText
+    from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
     from sae_lens_med.records import FeatureActs, FeatureRef, ItemResult, McqItem, MetricValue, Prompt, Provenance
-    from sae_lens_med.report import write_report
     from sae_lens_med.saes.releases import load_sae
     from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
-    from sae_lens_med.study import run_study
+    from sae_lens_med.study.report import write_report
+    from sae_lens_med.study.run import run_study
+    from sae_lens_med.training.text import training_text
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "align": "alignment",
     "load_items": "data",
-    "training_text": "data",
-    "load_conditions": "evaluation.conditions",
-    "run_conditions": "evaluation.conditions_run",
+    "training_text": "training.text",
+    "load_conditions": "evaluation.conditions.spec",
+    "run_conditions": "evaluation.conditions.run",
     "evaluate_letters": "evaluation.letter",
     "Method": "evaluation.methods",
     "run_method": "evaluation.methods",
@@ -44,8 +45,8 @@ _WHERE = {
     "collect": "features",
     "load_features": "features",
     "top_contexts": "features",
-    "Engine": "inference",
-    "TokenText": "inference",
+    "Engine": "models.engine",
+    "TokenText": "models.engine",
     "ablate": "interventions",
     "attached": "interventions",
     "clamp": "interventions",
@@ -53,10 +54,10 @@ _WHERE = {
     "record": "interventions",
     "splice": "interventions",
     "steer": "interventions",
-    "MedBridge": "models",
-    "load_model": "models",
-    "explanation_prompt": "prompts",
-    "question_prompt": "prompts",
+    "MedBridge": "models.bridge",
+    "load_model": "models.bridge",
+    "explanation_prompt": "prompts.tokens",
+    "question_prompt": "prompts.tokens",
     "FeatureActs": "records",
     "FeatureRef": "records",
     "ItemResult": "records",
@@ -64,11 +65,11 @@ _WHERE = {
     "MetricValue": "records",
     "Prompt": "records",
     "Provenance": "records",
-    "write_report": "report",
+    "write_report": "study.report",
     "load_sae": "saes.releases",
     "TiedL1TrainingSAE": "saes.tied_l1",
     "TiedL1TrainingSAEConfig": "saes.tied_l1",
-    "run_study": "study",
+    "run_study": "study.run",
 }
 
 __all__ = [

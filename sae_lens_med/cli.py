@@ -8,9 +8,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import typer
 
 from sae_lens_med import __version__, distributed
-from sae_lens_med.commands import align, evaluate, intervene, lm_eval, models, releases, run, sweep, train
-from sae_lens_med.config import DISCLAIMER
+from sae_lens_med.commands import align, evaluate, intervene, lm_eval, models, releases, sweep, train
+from sae_lens_med.commands import study as run
 from sae_lens_med.errors import SaeLensMedError
+from sae_lens_med.runs.files import DISCLAIMER
 
 app = typer.Typer(
     name="sae-lens-med",

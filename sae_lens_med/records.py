@@ -16,6 +16,10 @@ from typing_extensions import Self
 
 from sae_lens_med.errors import DataError, nearest
 
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
 OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 ExplanationSource = Literal["expert", "model", "illustrative"]

@@ -20,9 +20,7 @@ from scipy.special import ndtri
 from scipy.stats import binom
 
 from sae_lens_med.errors import ConfigError, DataError
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from sae_lens_med.records import FloatArray, IntArray
 
 _CHUNK = 4_000_000
 """Elements of a resampling index held at once (32 MB)."""

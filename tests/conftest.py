@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_med import catalogue
-from sae_lens_med.models import MedBridge, load_model
+from sae_lens_med.models import catalogue
+from sae_lens_med.models.bridge import MedBridge, load_model
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

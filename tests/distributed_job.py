@@ -19,16 +19,16 @@ from typing import Any
 import torch
 
 from sae_lens_med import distributed
-from sae_lens_med.config import json_sha256
 from sae_lens_med.data import LoadedItems, load_items
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.run import evaluate
 from sae_lens_med.features.collect import collect
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.saes import sparse_step
 from sae_lens_med.saes.releases import LoadedSae, load_folder
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
-from sae_lens_med.study import run_study
+from sae_lens_med.study.run import run_study
 from sae_lens_med.training import run
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe, load_recipe

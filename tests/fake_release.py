@@ -8,7 +8,7 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from safetensors.torch import save_file
 
-from sae_lens_med.config import write_json, write_text
+from sae_lens_med.runs.files import write_json, write_text
 from sae_lens_med.saes.listing import Releases
 from sae_lens_med.saes.publish import package_release
 

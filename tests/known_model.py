@@ -23,7 +23,7 @@ import torch
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 
-from sae_lens_med.models import MedBridge, bridge
+from sae_lens_med.models.bridge import MedBridge, bridge
 from sae_lens_med.records import McqItem
 from sae_lens_med.saes.releases import LoadedSae, weights_sha256
 from tests.tiny import tiny_tokenizer

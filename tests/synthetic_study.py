@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sae_lens_med.config import json_sha256, write_json, write_text
 from sae_lens_med.features.store import CollectedFeatures, open_manifest, write_manifest, write_shard
 from sae_lens_med.records import PARTS, FeatureActs, ItemResult, McqItem, MetricValue, Provenance, Span
+from sae_lens_med.runs.files import json_sha256, write_json, write_text
 
 D_SAE, D_IN = 80, 8
 CONCEPTS = ("fever", "cough", "anemia", "jaundice")

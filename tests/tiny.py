@@ -16,8 +16,8 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from sae_lens_med.config import file_sha256, json_sha256
-from sae_lens_med.models import MedBridge, bridge
+from sae_lens_med.models.bridge import MedBridge, bridge
+from sae_lens_med.runs.files import file_sha256, json_sha256
 
 Arch = Literal["qwen3", "gemma3", "llama", "gpt2"]
 ARCHES: tuple[Arch, ...] = ("qwen3", "gemma3", "llama", "gpt2")

@@ -3,6 +3,6 @@
 `align` makes every number of a study; the functions beneath it work on plain arrays.
 """
 
-from sae_lens_med.alignment.align import AlignmentResult, ItemFeatures, SharedFeature, align
+from sae_lens_med.alignment.retrieval import AlignmentResult, ItemFeatures, SharedFeature, align
 
 __all__ = ["AlignmentResult", "ItemFeatures", "SharedFeature", "align"]

@@ -25,10 +25,8 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.records import FloatArray, IntArray
 from sae_lens_med.statistics import permutation_p, permuted_means
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 Weighting = Literal["none", "linear", "quadratic"]
 Level = Literal["nominal", "ordinal", "interval"]

@@ -22,12 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from sae_lens_med.alignment.vectors import counted_tokens, idf_weights, n_columns, weighted
 from sae_lens_med.data.leakage import PLACEHOLDER
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import FeatureActs
-
-FloatArray = npt.NDArray[np.float64]
+from sae_lens_med.features.vectors import counted_tokens, idf_weights, n_columns, weighted
+from sae_lens_med.records import FeatureActs, FloatArray
 
 NGRAMS = (2, 3, 4)
 """Lengths of the character n-grams; at most 4, so that an n-gram of 16-bit characters fits 64 bits."""

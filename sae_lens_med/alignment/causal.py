@@ -24,15 +24,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import logsumexp
 
 from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.records import FloatArray, IntArray
 from sae_lens_med.statistics import benjamini_hochberg, null_z, permutation_p
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 Verdict = Literal["shared_reasoning", "present_unused", "hidden_driver", "neither", "untested"]
 
@@ -136,19 +132,6 @@ def normalised_faithfulness(whole: FloatArray, empty: FloatArray, kept: FloatArr
         return None
     ratio = (some.mean(axis=-1) - none.mean()) / span
     return float(ratio) if some.ndim == 1 else ratio
-
-
-def answer_margin(logits: FloatArray, answer: IntArray) -> FloatArray:
-    """`[n]`: the logit of option `answer[i]` less the mean of the other options', from `[..., n, options]`; F of #8.
-
-    Raises `DataError` for fewer than two options or an answer that is none of them.
-    """
-    values, chosen = np.asarray(logits, np.float64), np.asarray(answer)
-    options = values.shape[-1]
-    if options < 2 or chosen.shape != values.shape[-2:-1] or ((chosen < 0) | (chosen >= options)).any():
-        raise DataError(f"margins need two or more options and an answer among them; got logits of {values.shape}.")
-    own = np.take_along_axis(values, np.broadcast_to(chosen, values.shape[:-1])[..., None], axis=-1)[..., 0]
-    return own - (values.sum(axis=-1) - own) / (options - 1)
 
 
 def off_target_divergence(before: FloatArray, after: FloatArray, target: IntArray) -> FloatArray:

@@ -10,10 +10,9 @@ Out of scope: running the model (`ablation_runs`, `feature_effects`, `saliency`,
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import hypergeom
 
-from sae_lens_med.alignment.ablation_runs import Ablated
+from sae_lens_med.alignment.ablation import Ablated
 from sae_lens_med.alignment.agreement import MIN_CONCEPTS, concept_agreement
 from sae_lens_med.alignment.causal import (
     FeatureVerdicts,
@@ -22,18 +21,14 @@ from sae_lens_med.alignment.causal import (
     normalised_faithfulness,
     steering_specificity,
 )
-from sae_lens_med.alignment.feature_effects import Effects, FeatureTests
-from sae_lens_med.alignment.matched import recombined
+from sae_lens_med.alignment.causal_concepts import Effects, FeatureTests
 from sae_lens_med.alignment.plausibility import SCORES, plausibility
 from sae_lens_med.alignment.saliency import VARIANTS, Saliency
 from sae_lens_med.alignment.similarity import SMALL_N
 from sae_lens_med.alignment.steering import Steered
-from sae_lens_med.records import MetricValue
+from sae_lens_med.features.matched import recombined
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
 from sae_lens_med.statistics import bootstrap_interval, null_z, permutation_p, quantile_interval
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 ENOUGH_SETS = 200
 """Random sets per item from which on each of them is a draw of the pooled null by itself."""

@@ -12,9 +12,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-BoolArray = npt.NDArray[np.bool_]
+from sae_lens_med.records import BoolArray, IntArray
+
 FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.int64]
 
 LANES = 64
 FLOAT32_ROWS = 2000

@@ -36,13 +36,10 @@ import numpy.typing as npt
 from scipy import sparse
 
 from sae_lens_med.alignment.concept_kernels import chosen_f1, null_max, number_type
-from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.errors import DataError
+from sae_lens_med.features.vectors import n_columns
+from sae_lens_med.records import BoolArray, FloatArray, IntArray
 from sae_lens_med.statistics import Strata, permutation_p
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 THRESHOLDS = tuple(step / 10 for step in range(10))
 """Shares of a feature's maximum above which it "fires"."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sae_lens_med.alignment.inputs import Inputs, Measured
 from sae_lens_med.alignment.ratings import ARMS, AXES, Rating, arm_contrast, axes_of, axis_agreement, read_ratings
 from sae_lens_med.alignment.similarity import SMALL_N
 from sae_lens_med.errors import DataError
+from sae_lens_med.metrics.inputs import Inputs, Measured
 from sae_lens_med.records import MetricValue
 from sae_lens_med.statistics import quantile_interval
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sae_lens_med.alignment.inputs import Inputs, Measured
 from sae_lens_med.alignment.reasoning import (
     ReasonedItem,
     acknowledges,
@@ -17,6 +16,7 @@ from sae_lens_med.alignment.reasoning import (
 from sae_lens_med.alignment.similarity import SMALL_N
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.errors import DataError
+from sae_lens_med.metrics.inputs import Inputs, Measured
 from sae_lens_med.records import McqItem, MetricValue
 from sae_lens_med.statistics import bootstrap_interval, quantile_interval
 
@@ -49,7 +49,7 @@ def reasoning_metrics(
     """Early answering and hint acknowledgement, with what was not measured and why.
 
     Args:
-        runs: of `alignment_study.reasoning_runs`, all with the same shares.
+        runs: of `reasoning_runs`, all with the same shares.
         items: the questions, by id; more than those that were run may be given.
         draws: B of the sign-flip nulls.
         seed: of nulls and intervals.

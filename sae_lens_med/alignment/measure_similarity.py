@@ -14,21 +14,17 @@ Out of scope: everything that needs a forward pass.
 """
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-from sae_lens_med.alignment.align import MIN_ADJUSTED, AlignmentResult, align
 from sae_lens_med.alignment.baselines import bm25, principal_components, standardised, tfidf, token_code_size
-from sae_lens_med.alignment.inputs import Group, Inputs, Measured
 from sae_lens_med.alignment.overlap import DEFAULT_K, Overlap, feature_overlap, top_k_sets, weighted_jaccard_table
+from sae_lens_med.alignment.retrieval import MIN_ADJUSTED, AlignmentResult, align
 from sae_lens_med.alignment.rsa import MIN_ITEMS, Rsa, cosine_dissimilarity, mantel
 from sae_lens_med.alignment.similarity import SMALL_N, adjust_within_strata, cosine_matrix
 from sae_lens_med.errors import ConfigError, nearest
-from sae_lens_med.records import MetricValue
+from sae_lens_med.metrics.inputs import Group, Inputs, Measured
+from sae_lens_med.records import FloatArray, MetricValue
 from sae_lens_med.statistics import bootstrap_interval, permutation_p, permuted_means, quantile_interval
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 BASELINES = ("raw", "pca", "tfidf", "bm25")
 

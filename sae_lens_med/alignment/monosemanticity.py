@@ -20,14 +20,11 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.errors import DataError
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from sae_lens_med.features.vectors import n_columns
+from sae_lens_med.records import FloatArray, IntArray
 
 _jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 

@@ -20,16 +20,13 @@ Out of scope: which features to leave out and how to weigh them (`vectors`).
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.stats import hypergeom
 
-from sae_lens_med.alignment.vectors import n_columns
 from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.features.vectors import n_columns
+from sae_lens_med.records import FloatArray, IntArray
 from sae_lens_med.statistics import permuted_means
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 DEFAULT_K = 20
 """Features in a set."""

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.records import FloatArray
 from sae_lens_med.statistics import bootstrap_interval, permutation_p
-
-FloatArray = npt.NDArray[np.float64]
 
 _CHUNK = 4_000_000
 """Signs held at once."""

@@ -26,14 +26,10 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from sae_lens_med.errors import DataError
+from sae_lens_med.records import BoolArray, FloatArray, IntArray
 from sae_lens_med.statistics import permutation_p
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 SCORES = ("token_f1", "iou_f1", "auprc")
 MIN_IOU = 0.5

@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from sae_lens_med.alignment.agreement import (
     Level,
@@ -49,12 +48,10 @@ from sae_lens_med.alignment.agreement import (
     krippendorff_alpha_null,
 )
 from sae_lens_med.alignment.paired import PairedContrast, paired_contrast
-from sae_lens_med.data.files import read_rows
+from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, nearest
-from sae_lens_med.records import Record
+from sae_lens_med.records import FloatArray, Record
 from sae_lens_med.statistics import Strata, permutation_p, stratified_permutations
-
-FloatArray = npt.NDArray[np.float64]
 
 Arm = Literal["feature_label", "expert", "cot", "shuffled"]
 ARMS: tuple[Arm, ...] = get_args(Arm)

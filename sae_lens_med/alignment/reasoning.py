@@ -34,17 +34,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from sae_lens_med.alignment.agreement import ConceptAgreement, concept_agreement
 from sae_lens_med.alignment.paired import PairedContrast, paired_contrast
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import Record
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from sae_lens_med.records import BoolArray, FloatArray, IntArray, Record
 
 Letter = str | None
 """An option letter, or None where the model gave no answer (tied options, no letter in its text)."""

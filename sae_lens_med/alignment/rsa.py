@@ -30,14 +30,11 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import rankdata
 
 from sae_lens_med.errors import DataError
+from sae_lens_med.records import FloatArray, IntArray
 from sae_lens_med.statistics import null_z, permutation_p
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 POWERS = 3
 """Powers of the ranks of each Z that are partialled out."""

@@ -28,18 +28,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from sae_lens_med.alignment.edit_runs import AnswerText, EditStore
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.progress import progress_bar
-from sae_lens_med.records import Span
+from sae_lens_med.interventions.edit_runs import AnswerText, EditStore
+from sae_lens_med.records import FloatArray, IntArray, Span
+from sae_lens_med.runs.progress import progress_bar
 
 if TYPE_CHECKING:
-    from sae_lens_med.interventions.above import AboveHook
+    from sae_lens_med.interventions.edits import AboveHook
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 VARIANTS = ("aligned", "all", "activation", "residual")
 """The saliencies of an item; the first is the metric."""
@@ -78,7 +75,7 @@ def token_saliency(
 
     Args:
         above: model and SAE.
-        texts: from `edit_runs.answer_texts`.
+        texts: from `answer_texts`.
         aligned: item id -> aligned features, best first.
         top: how many of them count.
         answer: whose margin: the model's own answer, or the right one (items without one are left out).

@@ -15,24 +15,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-from sae_lens_med.alignment.align import Collected
-from sae_lens_med.alignment.vectors import (
+from sae_lens_med.errors import DataError
+from sae_lens_med.features.vectors import (
     EXPLANATION_PARTS,
     STEM_PARTS,
+    Collected,
     feature_mask,
     idf_weights,
     max_pool,
     token_scripts,
     weighted,
 )
-from sae_lens_med.errors import DataError
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from sae_lens_med.records import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,11 +35,10 @@ Out of scope: similarities that need a model of their own (sentence embeddings).
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import MetricValue
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
 from sae_lens_med.statistics import (
     Strata,
     bootstrap_interval,
@@ -50,9 +49,6 @@ from sae_lens_med.statistics import (
     permuted_means,
     quantile_interval,
 )
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 RETRIEVAL_CUTS = (1, 5, 10)
 """The k of R@k."""

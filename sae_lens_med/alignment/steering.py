@@ -21,18 +21,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sae_lens_med.alignment.causal import off_target_divergence
-from sae_lens_med.alignment.edit_runs import AnswerText, EditStore, margin
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.progress import progress_bar
+from sae_lens_med.interventions.edit_runs import AnswerText, EditStore, margin
+from sae_lens_med.records import FloatArray
+from sae_lens_med.runs.progress import progress_bar
 
 if TYPE_CHECKING:
-    from sae_lens_med.interventions.above import AboveHook
+    from sae_lens_med.interventions.edits import AboveHook
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 STRENGTHS = (-5.0, 0.0, 5.0, 10.0)
 
@@ -118,7 +116,7 @@ def steer_pairs(
 def _pair(
     above: "AboveHook", text: AnswerText, pair: SteeringPair, maximum: FloatArray, settings: SteeringSettings
 ) -> dict[str, Any]:
-    from sae_lens_med.interventions.above import Clamp, Push  # needs torch, which this module does not
+    from sae_lens_med.interventions.edits import Clamp, Push  # needs torch, which this module does not
 
     hooked = above.read(text.token_ids, text.chosen)
     rng = np.random.default_rng([settings.seed, pair.feature, *pair.concept.encode()])

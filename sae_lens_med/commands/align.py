@@ -11,10 +11,10 @@ from rich.console import Console
 from sae_lens_med.commands.options import AsJson, BatchTokens, Device, Permutations, Seed, open_model, print_tables
 
 if TYPE_CHECKING:
-    from sae_lens_med.alignment.inputs import ModelSide
-    from sae_lens_med.alignment_study.run import AlignmentRun
-    from sae_lens_med.alignment_study.sentences import Confirmatory
+    from sae_lens_med.metrics.inputs import ModelSide
     from sae_lens_med.records import McqItem, Provenance
+    from sae_lens_med.study.claims import Confirmatory
+    from sae_lens_med.study.measure import AlignmentRun
 
 Study = Annotated[Path, typer.Argument(help="Folder of a finished study (`sae-lens-med study`).")]
 
@@ -96,11 +96,11 @@ def align(
 
     Example: sae-lens-med align my-study --controls all
     """
-    from sae_lens_med.alignment.judges import OpenAiJudge
-    from sae_lens_med.alignment.registry import ALL
-    from sae_lens_med.alignment.settings import read_settings
-    from sae_lens_med.alignment_study.run import run_alignment
+    from sae_lens_med.alignment.labels.judges import OpenAiJudge
     from sae_lens_med.errors import ConfigError
+    from sae_lens_med.metrics.metric import ALL
+    from sae_lens_med.metrics.settings import read_settings
+    from sae_lens_med.study.measure import run_alignment
 
     err = Console(stderr=True)
 
@@ -142,8 +142,8 @@ def list_metrics(as_json: AsJson = False) -> None:
 
     Example: sae-lens-med list-metrics --json
     """
-    from sae_lens_med.alignment.registry import METRICS
-    from sae_lens_med.alignment.settings import meanings
+    from sae_lens_med.metrics.metric import METRICS
+    from sae_lens_med.metrics.settings import meanings
 
     if as_json:
         typer.echo(json.dumps([metric.to_dict() for metric in METRICS], ensure_ascii=False, indent=2))
@@ -185,7 +185,7 @@ def compare(
 
     Example: sae-lens-med compare my-study --variants sae,raw
     """
-    from sae_lens_med.alignment_study.compare import compare_studies
+    from sae_lens_med.study.compare import compare_studies
 
     result = compare_studies(study_a, study_b, variants=_split(variants), permutations=permutations, seed=seed)
     if as_json:
@@ -201,10 +201,10 @@ def compare(
 def _open(
     provenance: "Provenance", model: str | None, sae: str | None, device: str, batch_tokens: int | None
 ) -> "ModelSide":
-    from sae_lens_med.alignment.inputs import ModelSide
     from sae_lens_med.data import load_items
     from sae_lens_med.errors import StudyError
-    from sae_lens_med.evaluation.shots import choose_shots
+    from sae_lens_med.metrics.inputs import ModelSide
+    from sae_lens_med.prompts.shots import choose_shots
 
     if provenance.sae is None:
         raise StudyError("the study was made without an SAE, so nothing can be measured with one.")
@@ -252,8 +252,8 @@ def _split(values: list[str] | None) -> list[str]:
 
 
 def _print(study: Path, result: "AlignmentRun", *, as_json: bool) -> None:
-    from sae_lens_med.alignment_study.sentences import confirmatory
-    from sae_lens_med.config import DISCLAIMER
+    from sae_lens_med.runs.files import DISCLAIMER
+    from sae_lens_med.study.claims import confirmatory
 
     entries = confirmatory(result.metrics)
     if as_json:

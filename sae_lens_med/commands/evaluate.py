@@ -148,8 +148,8 @@ def evaluate(
     chosen.templates()
     from sae_lens_med.evaluation.hooks import splices
     from sae_lens_med.evaluation.run import evaluate as run_evaluation
-    from sae_lens_med.evaluation.shots import choose_shots
     from sae_lens_med.interventions import read_interventions
+    from sae_lens_med.prompts.shots import choose_shots
 
     interventions = () if intervention is None else read_interventions(intervention)
     loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
@@ -191,7 +191,7 @@ def templates(
 
     Example: sae-lens-med templates cot.ko > mine.j2
     """
-    from sae_lens_med.evaluation.templates import LANGUAGES, SHIPPED, find_templates, shipped, shipped_names
+    from sae_lens_med.prompts.templates import LANGUAGES, SHIPPED, find_templates, shipped, shipped_names
 
     if name is not None:
         wanted = f"{name}.{LANGUAGES[0]}" if name in SHIPPED else name

@@ -28,7 +28,7 @@ from sae_lens_med.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from sae_lens_med.evaluation.conditions_report import Comparison, ConditionResult
+    from sae_lens_med.evaluation.conditions.compare import Comparison, ConditionResult
 
 EXAMPLE = """\
 # Conditions that `sae-lens-med intervene` compares with the plain model, each on the same questions.
@@ -127,12 +127,12 @@ def intervene(
     The number of runs over the data is 1 + the conditions + matched_random for each condition on features. Maxima,
     means and firing rates are measured once, over the questions without shots, and kept in the folder.
     """
-    from sae_lens_med.evaluation.conditions import load_conditions
+    from sae_lens_med.evaluation.conditions.spec import load_conditions
 
     wanted = load_conditions(conditions)
-    from sae_lens_med.evaluation.conditions_run import run_conditions
+    from sae_lens_med.evaluation.conditions.run import run_conditions
     from sae_lens_med.evaluation.methods import Method
-    from sae_lens_med.evaluation.shots import choose_shots
+    from sae_lens_med.prompts.shots import choose_shots
     from sae_lens_med.saes.releases import load_sae
 
     chosen = Method(method, template=template, chat=chat)
@@ -182,7 +182,7 @@ def _print_table(title: str, comparison: "Comparison") -> None:
 
 
 def _cells(result: "ConditionResult") -> list[str]:
-    from sae_lens_med.evaluation.conditions_tables import signed
+    from sae_lens_med.evaluation.conditions.tables import signed
 
     if not result.condition.interventions:
         return []

@@ -24,7 +24,7 @@ def lm_eval(context: typer.Context) -> None:
     Example: sae-lens-med lm-eval --model sae_lens_med --model_args pretrained=gemma-3-270m,sae=RELEASE/ID
     --tasks kormedmcqa --num_fewshot 5 --output_path results
     """
-    import sae_lens_med.evaluation.lm_eval_model  # noqa: F401, I001 - makes the model known, or says what is missing
+    import sae_lens_med.evaluation.lm_eval.model  # noqa: F401, I001 - makes the model known, or says what is missing
     from lm_eval.__main__ import cli_evaluate
 
     given = sys.argv

@@ -17,7 +17,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
 
     Example: sae-lens-med models --json
     """
-    from sae_lens_med.catalogue import CATALOGUE, wheel_installed
+    from sae_lens_med.models.catalogue import CATALOGUE, wheel_installed
 
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in CATALOGUE], ensure_ascii=False, indent=2))

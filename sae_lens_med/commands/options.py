@@ -15,7 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
-    from sae_lens_med.models import MedBridge
+    from sae_lens_med.models.bridge import MedBridge
     from sae_lens_med.records import MetricValue
     from sae_lens_med.saes.releases import LoadedSae
 
@@ -83,7 +83,7 @@ def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[M
     import torch
 
     from sae_lens_med import distributed
-    from sae_lens_med.models import load_model
+    from sae_lens_med.models.bridge import load_model
     from sae_lens_med.saes.releases import load_sae
 
     if device == "auto":

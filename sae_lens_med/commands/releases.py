@@ -103,7 +103,7 @@ def package(
     its hook's name."""
     import tempfile
 
-    from sae_lens_med.config import write_text
+    from sae_lens_med.runs.files import write_text
     from sae_lens_med.saes.publish import package_release
     from sae_lens_med.training.card import model_card, read_runs
     from sae_lens_med.training.frontier import frontier
@@ -169,11 +169,11 @@ def measure_again(release: "Release", data: Path) -> "Recompute":
     """Checks that measure an SAE on the held-out text of the recipes, read from the folder `data`, and compare with
     what is recorded: L0 to 2 %, shares to 0.01 (the recorded numbers were measured before the weights were rounded)."""
     from sae_lens_med.errors import ReleaseError
-    from sae_lens_med.models import load_model
+    from sae_lens_med.models.bridge import load_model
     from sae_lens_med.saes.publish import Check
     from sae_lens_med.training.activations import corpus
-    from sae_lens_med.training.metrics import measure
     from sae_lens_med.training.outputs import require_texts
+    from sae_lens_med.training.quality import measure
     from sae_lens_med.training.recipe import parse_recipe
 
     recipes = {

@@ -62,7 +62,7 @@ def sweep(
         require_folder(activations, "--activations")
 
     from sae_lens_med import distributed
-    from sae_lens_med.models import load_model
+    from sae_lens_med.models.bridge import load_model
     from sae_lens_med.training.sweep import sweep as run_sweep
 
     first = variants[0].recipe

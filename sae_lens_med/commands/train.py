@@ -44,7 +44,7 @@ def train(
         require_folder(activations, "--activations")
 
     from sae_lens_med import distributed
-    from sae_lens_med.models import load_model
+    from sae_lens_med.models.bridge import load_model
     from sae_lens_med.training.run import train as run_training
 
     device = distributed.local_device(str(loaded.runner.get("device", "cpu")))

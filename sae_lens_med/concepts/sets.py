@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sae_lens_med.concepts.folding import fold
-from sae_lens_med.config import json_sha256
-from sae_lens_med.data.files import read_rows
+from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import ConfigError, DataError, nearest
 from sae_lens_med.records import Record
+from sae_lens_med.runs.files import json_sha256
 
 CATEGORIES = ("age_sex", "symptom", "sign", "disease", "drug", "test", "anatomy", "procedure")
 """The categories of the packaged lexicon; a user's file may name others."""

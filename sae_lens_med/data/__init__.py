@@ -1,25 +1,21 @@
-"""Rows -> `McqItem`: KorMedMCQA, local files, the packaged sample; text to train on; masks against leakage."""
+"""Rows -> `McqItem`: KorMedMCQA, local files, the packaged sample; masks against leakage."""
 
-from sae_lens_med.data.files import ACCEPTED_FORMS
 from sae_lens_med.data.kormedmcqa import COUNTS, load_kormedmcqa
 from sae_lens_med.data.leakage import MaskedText, mask_leakage
 from sae_lens_med.data.local import load_local
 from sae_lens_med.data.rows import LoadedItems
 from sae_lens_med.data.sample import load_sample
-from sae_lens_med.data.training_text import TrainingText, is_left_out, training_text
+from sae_lens_med.data.tables import ACCEPTED_FORMS
 from sae_lens_med.errors import DataError
 
 __all__ = [
     "LoadedItems",
     "MaskedText",
-    "TrainingText",
-    "is_left_out",
     "load_items",
     "load_kormedmcqa",
     "load_local",
     "load_sample",
     "mask_leakage",
-    "training_text",
 ]
 
 

@@ -15,8 +15,8 @@ in all. Licence CC BY-NC 2.0: nothing of it is in this package. Out of scope: th
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sae_lens_med.data.files import ACCEPTED_FORMS, RawRow
 from sae_lens_med.data.rows import KORMEDMCQA_LETTERS, ItemCollector, LoadedItems
+from sae_lens_med.data.tables import ACCEPTED_FORMS, RawRow
 from sae_lens_med.errors import DataError, nearest
 
 HUB_ID = "sean0042/KorMedMCQA"

@@ -6,8 +6,8 @@ by commas; ids must be unique over all of them.
 
 from pathlib import Path
 
-from sae_lens_med.data.files import SUFFIXES, read_rows
 from sae_lens_med.data.rows import ItemCollector, LoadedItems
+from sae_lens_med.data.tables import SUFFIXES, read_rows
 
 
 def load_local(

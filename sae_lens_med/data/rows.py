@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sae_lens_med.config import json_sha256
-from sae_lens_med.data.files import RawRow
+from sae_lens_med.data.tables import RawRow
 from sae_lens_med.errors import DataError, nearest
 from sae_lens_med.records import EXPLANATION_SOURCES, OPTION_LETTERS, ExplanationSource, McqItem, Span
+from sae_lens_med.runs.files import json_sha256
 
 KORMEDMCQA_LETTERS = ("A", "B", "C", "D", "E")
 EXTRA_COLUMNS = ("year", "period", "q_number", "dataset", "split", "licence", "source")

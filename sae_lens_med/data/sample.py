@@ -6,8 +6,8 @@ computed on them shows how the tools work, not what a model knows.
 
 from importlib.resources import as_file, files
 
-from sae_lens_med.data.files import read_rows
 from sae_lens_med.data.rows import ItemCollector, LoadedItems
+from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError
 
 _PROVENANCE = {

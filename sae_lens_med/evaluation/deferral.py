@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import hypergeom
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import ItemResult, MetricValue, Record
+from sae_lens_med.records import FloatArray, ItemResult, MetricValue, Record
 from sae_lens_med.statistics import (
     coarsen_strata,
     harmonic_numbers,
@@ -32,8 +31,6 @@ from sae_lens_med.statistics import (
 AREA = "deferral_area"
 STEPS = 20
 """Points of the curve: 0, 5 %, ... 95 % deferred."""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

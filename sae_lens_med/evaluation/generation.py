@@ -16,8 +16,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from sae_lens_med import answers
-from sae_lens_med.inference import Generated
+from sae_lens_med.models.engine import Generated
+from sae_lens_med.prompts import answers
 from sae_lens_med.records import ItemResult, McqItem, NoAnswerReason
 
 END_OF_THINKING = "</think>"

@@ -13,10 +13,10 @@ from typing import Any
 
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.features.statistics import feature_statistics
-from sae_lens_med.inference import Hook
 from sae_lens_med.interventions import Intervention, intervention_pairs, splice
 from sae_lens_med.interventions.positions import not_tokens
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Hook
 from sae_lens_med.records import Prompt
 from sae_lens_med.saes.releases import LoadedSae
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sae_lens_med.evaluation.hooks import spliced
 from sae_lens_med.evaluation.methods import Method, run_method
-from sae_lens_med.inference import Engine
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.saes.releases import LoadedSae
 

@@ -27,12 +27,12 @@ from typing import Any, Literal, get_args
 from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError, ModelError, nearest
 from sae_lens_med.evaluation.generation import cut_after_thinking, sample_seed, text_result, vote_result
-from sae_lens_med.evaluation.templates import Templates, find_templates
-from sae_lens_med.inference import MAX_ROWS, Engine, Generated, TokenText
-from sae_lens_med.models import MedBridge
-from sae_lens_med.progress import progress_bar
-from sae_lens_med.prompts import continuation_tokens, text_prompt
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import MAX_ROWS, Engine, Generated, TokenText
+from sae_lens_med.prompts.templates import Templates, find_templates
+from sae_lens_med.prompts.tokens import continuation_tokens, text_prompt
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, Prompt, require_unique_ids
+from sae_lens_med.runs.progress import progress_bar
 
 MethodName = Literal["letter", "option-text", "generate", "cot", "self-consistency"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)

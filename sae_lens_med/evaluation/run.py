@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_med import distributed
-from sae_lens_med.config import write_json, write_text
 from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import ConfigError, DataError, StudyError
+from sae_lens_med.evaluation.accuracy import ACCURACY, ACCURACY_PAPER, accuracy_metrics, reason_counts
 from sae_lens_med.evaluation.deferral import DeferralPoint, deferral_area, deferral_csv, deferral_curve, deferral_svg
 from sae_lens_med.evaluation.hooks import evaluation_hooks, splices
 from sae_lens_med.evaluation.methods import Method, as_method, ask, run_method
-from sae_lens_med.evaluation.provenance import changes, identity, make_provenance
-from sae_lens_med.evaluation.store import PartialResults, read_results, write_results
-from sae_lens_med.evaluation.summary import ACCURACY, ACCURACY_PAPER, accuracy_metrics, reason_counts
-from sae_lens_med.inference import Engine, Hook
 from sae_lens_med.interventions import Intervention
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine, Hook
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance
+from sae_lens_med.runs.files import write_json, write_text
+from sae_lens_med.runs.partial import PartialResults, read_results, write_results
+from sae_lens_med.runs.provenance import changes, identity, make_provenance
 from sae_lens_med.saes.releases import LoadedSae
 
 FORMAT = 2

@@ -39,7 +39,6 @@ from rich.progress import ProgressColumn as RichColumn
 from rich.text import Text
 
 from sae_lens_med import distributed
-from sae_lens_med.config import json_sha256
 from sae_lens_med.errors import DataError, ModelError, ReleaseError
 from sae_lens_med.features.rules import (
     CALIBRATION_ITEMS,
@@ -51,10 +50,11 @@ from sae_lens_med.features.rules import (
     special_ids,
 )
 from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_manifest, write_apart, write_manifest
-from sae_lens_med.models import MedBridge, default_batch_tokens
-from sae_lens_med.prompts import explanation_prompt, question_prompt
-from sae_lens_med.reader import ResidualReader
+from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
+from sae_lens_med.models.residuals import ResidualReader
+from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
+from sae_lens_med.runs.files import json_sha256
 
 SHARD_ITEMS = 64
 """Items of a shard: what an interruption can cost."""

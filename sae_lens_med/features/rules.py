@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from sae_lens_med.errors import ConfigError, ReleaseError
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
 
 CALIBRATION_ITEMS = 32
 """Items whose tokens give the median norm of the sink rule: at most as many as a shard holds."""

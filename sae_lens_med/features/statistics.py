@@ -26,7 +26,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sae_lens_med.config import atomic_path, json_sha256
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError, StudyError
 from sae_lens_med.features.rules import (
     CALIBRATION_ITEMS,
@@ -37,13 +36,14 @@ from sae_lens_med.features.rules import (
     require_settings,
     special_ids,
 )
-from sae_lens_med.models import MedBridge, default_batch_tokens
-from sae_lens_med.progress import progress_bar
-from sae_lens_med.reader import ResidualReader
+from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
+from sae_lens_med.models.residuals import ResidualReader
+from sae_lens_med.records import IntArray
+from sae_lens_med.runs.files import atomic_path, json_sha256
+from sae_lens_med.runs.progress import progress_bar
 
 FORMAT = 1
 FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 _ARRAYS = ("maximum", "mean", "firing_rate")
 _SAE_KEYS = ("source", "sae_id", "sha256", "hook_name")

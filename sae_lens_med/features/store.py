@@ -28,9 +28,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from sae_lens_med.config import atomic_path, file_sha256, write_json, write_text
 from sae_lens_med.errors import StudyError
 from sae_lens_med.records import FeatureActs
+from sae_lens_med.runs.files import atomic_path, file_sha256, write_json, write_text
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -1,7 +1,7 @@
 """Interventions on SAE features, for any workflow: `(hook_name, fn)` pairs as TransformerLens takes them."""
 
 from sae_lens_med.interventions.attach import attached
-from sae_lens_med.interventions.edits import Recording, ablate, clamp, record, splice, steer
+from sae_lens_med.interventions.hooks import Recording, ablate, clamp, record, splice, steer
 from sae_lens_med.interventions.spec import (
     Intervention,
     intervention_pairs,

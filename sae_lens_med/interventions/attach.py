@@ -17,9 +17,9 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from sae_lens_med.errors import ModelError, nearest
-from sae_lens_med.hf_hooks import hf_hooks
-from sae_lens_med.interventions.edits import Hook, Pair
-from sae_lens_med.models import MedBridge
+from sae_lens_med.interventions.hooks import Hook, Pair
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.hf_hooks import hf_hooks
 
 _SAME = {
     "hook_in": "hook_resid_pre",

@@ -1,415 +1,400 @@
-"""`record`, `splice`, `ablate`, `clamp`, `steer`: interventions on SAE features as TransformerLens hooks.
+"""Many edits of one text at an SAE's hook, for the price of the layers above it.
 
-Each returns `(hook_name, fn)` pairs: `model.run_with_hooks(tokens, fwd_hooks=steer(sae, {123: 5.0}))` works, and so
-does `with attached(model, pairs): model.generate(...)`. With c = encode(x), decoder rows d_i and the scale s(x) of an
-SAE that normalises each token (else 1):
+    text ──► model, once ──► x [n, d] at the hook, c = encode(x) at the chosen tokens, key-value cache
+    edits ─► x' = x + change, one row each ─► layers above the hook ─► logits after the last token
 
-    splice    x' = x̂(c)                      or x̂(c) + (x − x̂(c)) with the error term
-    clamp     x' = x + s Σ (v_i − c_i) d_i
-    ablate    clamp to 0, to the feature's mean, or to its value at another token
-    steer     x' = x + s Σ v_i d_i           v_i in units of the activation, of the feature's maximum, or such that
-                                             the step is v_i times as long as x
+What lies below the hook is the same for all edits of a text, and so is everything before the first token that an edit
+changes: neither is computed again. Edits run as rows of one batch, those that begin to differ at like tokens together;
+only the last position goes through the LM head, and only the words that are asked for.
 
-The error term x − x̂ stays as it is; `error_term=False` of `clamp` and `ablate` leaves it out: x' = x̂(c'). A transcoder
-reads at its `hook_name` and acts at its `hook_name_out`.
+An edit is one of `Without`, `Only`, `Clamp` and `Push`. The error term x − x̂ stays as it is in all of them, so that
+`Without` equals `ablate(mode="zero")` at the same tokens up to rounding.
 
-Several interventions are lists added together. Those at one hook run in the order of the list, each on what the one
-before left: two `steer`s add up, and a `clamp` after a `splice` encodes the reconstruction. Positions that the filter
-leaves out keep their activation bit for bit; no features, no pairs. SAEs compute in their own dtype; the model gets its
-own back.
+`gradient` gives d(sum_w a_w logit_w)/dx at the chosen tokens by one backward pass through the layers above; because
+the decoder is linear, the derivative by the activation of feature f at token t is `s_t d_f · gradient_t`, for all
+features at once.
+
+Fast for hooks on the residual stream (`hook_resid_pre`, `hook_resid_post`) of a model that `reader.ready` knows; at
+other hooks, and in models that only the bridge runs, whole passes are made. Out of scope: transcoders, generation.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import sparse
 
-from sae_lens_med.errors import ConfigError, ModelError, nearest
+from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.interventions.dictionary import AnySae, Dictionary
-from sae_lens_med.interventions.positions import ALL, Columns, Positions, Seen, read_positions
+from sae_lens_med.models.bridge import NONLINEAR_HEADS, MedBridge, Reached, default_batch_tokens
+from sae_lens_med.models.hf_hooks import decoder_layers, hf_hooks, hook_places
+from sae_lens_med.models.kv_cache import cut, on_prefix
+from sae_lens_med.models.residuals import ready
+from sae_lens_med.records import FloatArray
 
-Pair = tuple[str, Callable[..., torch.Tensor | None]]
+_RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_(in|out)")
 
-SteerUnit = Literal["raw", "max", "norm"]
-ClampUnit = Literal["raw", "max"]
-AblateMode = Literal["zero", "mean", "resample"]
-STEER_UNITS: tuple[SteerUnit, ...] = ("raw", "max", "norm")
-CLAMP_UNITS: tuple[ClampUnit, ...] = ("raw", "max")
-ABLATE_MODES: tuple[AblateMode, ...] = ("zero", "mean", "resample")
 
-Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""`(x [m, d_in], the activation to change [m, d_out], place of each token in its text [m])` -> the new one."""
+@dataclass(frozen=True, slots=True)
+class Without:
+    """These features do not fire at the chosen tokens."""
+
+    features: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """All features but these do not fire at the chosen tokens; bias and error term stay. `Only(())`: no feature."""
+
+    features: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """The feature has this activation at all chosen tokens."""
+
+    feature: int
+    value: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RecordedPass:
-    """Feature activations of one forward pass, at the positions of the filter."""
+class Push:
+    """Add at every chosen token what clamping `like` would add, turned into another direction of equal length."""
 
-    acts: torch.Tensor
-    """`[m, k]`, in the SAE's dtype, on its device, detached."""
-    row: torch.Tensor
-    """`[m]`: row in the batch."""
-    position: torch.Tensor
-    """`[m]`: place in the text, from 0."""
+    direction: npt.NDArray[np.float32]
+    """`[d_in]`, of length 1."""
+    like: Clamp
+
+
+Edit = Without | Only | Clamp | Push
 
 
 @dataclass(slots=True, eq=False)
-class Recording:
-    """What `record` writes into, one entry for each forward pass."""
+class HookedText:
+    """One text that was run once, for its edits."""
 
-    passes: list[RecordedPass] = field(default_factory=list)
+    token_ids: tuple[int, ...]
+    at: torch.Tensor
+    """`[m]`, the chosen tokens, ascending."""
+    x: torch.Tensor
+    """`[n, ...]`, the activation at the hook."""
+    acts: torch.Tensor
+    """`[m, d_sae]`, feature activations at the chosen tokens, >= 0."""
+    scale: torch.Tensor | None
+    """`[m, 1]`, of SAEs that normalise each token."""
+    cache: Any
+    head: torch.Tensor
+    """What the unedited text gives at its last token: the LM head's input, or logits where the head is not linear."""
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def text(self, row: int) -> torch.Tensor:
-        """`[n, k]`: of one row of the batch, all passes in order. Raises `ConfigError` before the first pass."""
-        if not self.passes:
-            raise ConfigError("nothing is recorded yet; run the model with the pairs first.")
-        return torch.cat([p.acts[p.row == row] for p in self.passes])
+    @property
+    def active(self) -> sparse.csr_array:
+        """CSR `[m, d_sae]`, float64: `acts`."""
+        if "active" not in self._kept:
+            self._kept["active"] = sparse.csr_array(self.acts.detach().cpu().numpy().astype(np.float64))
+        return self._kept["active"]
 
-
-def record(sae: AnySae, into: Recording, *, features: Iterable[int] | None = None, positions: Any = ALL) -> list[Pair]:
-    """Write the activations of `features` (None: all) at `positions` into `into`; changes nothing.
-
-    Raises `ConfigError` for a feature that does not exist.
-    """
-    dictionary = Dictionary(sae)
-    chosen = None if features is None else dictionary.features(features)
-
-    def write(activation: torch.Tensor, where: torch.Tensor, seen: Seen) -> None:
-        acts, _ = dictionary.acts(activation[where], chosen)
-        row = where.nonzero()[:, 0]
-        into.passes.append(RecordedPass(acts.detach(), row, seen.position[where]))
-
-    return [(dictionary.hook_in, _Reader(dictionary, read_positions(positions), write))]
-
-
-def splice(sae: AnySae | Sequence[AnySae], *, error_term: bool = False, positions: Any = ALL) -> list[Pair]:
-    """Replace the activation by the SAE's reconstruction.
-
-    Args:
-        sae: one, or several at once.
-        error_term: add what the SAE fails to reconstruct, so that nothing changes but for rounding.
-        positions: a filter (`positions`), or what `read_positions` takes.
-    """
-    pairs: list[Pair] = []
-    for each in sae if isinstance(sae, Sequence) else [sae]:
-        dictionary = Dictionary(each)
-
-        def change(x: torch.Tensor, old: torch.Tensor, position: torch.Tensor, of: Dictionary = dictionary) -> Any:
-            del position
-            found = of.through(x)
-            return found + (old.to(found) - found) if error_term else found
-
-        pairs += _pairs(dictionary, change, positions)
-    return pairs
+    @property
+    def first(self) -> npt.NDArray[np.int64]:
+        """`[d_sae]`: at which of the chosen tokens each feature fires first; m for one that does not."""
+        if "first" not in self._kept:
+            fires = self.acts > 0
+            at = fires.int().argmax(0)
+            at[~fires.any(0)] = len(self.at)
+            self._kept["first"] = at.cpu().numpy().astype(np.int64)
+        return self._kept["first"]
 
 
-def clamp(
-    sae: AnySae,
-    features: Mapping[int, float],
-    *,
-    unit: ClampUnit = "raw",
-    maximum: Any = None,
-    error_term: bool = True,
-    positions: Any = ALL,
-) -> list[Pair]:
-    """Set features to fixed values.
+class AboveHook:
+    """Reads texts and runs their edits.
 
     Args:
-        features: value of each; a feature that does not fire is set too.
-        unit: `raw`: values of activations; `max`: multiples of the feature's maximum.
-        maximum: `[d_sae]`, for `max`: `FeatureStatistics.maximum`.
-        error_term: False: the activation becomes the changed reconstruction.
-        positions: as in `splice`.
+        model: from `load_model`; hooks and SAEs attached to the bridge are not seen.
+        sae: of a hook of this model.
+        batch_tokens: most tokens of a forward pass; None: what suits the device. Results do not depend on it but for
+            rounding.
 
-    Raises `ConfigError` for a feature, unit or value that cannot be, and where `maximum` is missing.
+    Raises `ModelError` for a transcoder and for a hook that the model does not have, `ConfigError` for a batch without
+    tokens.
     """
-    _require_one_of("unit", unit, CLAMP_UNITS)
-    dictionary, chosen, values = _values(sae, features)
-    if unit == "max":
-        values = values * _per_feature("maximum", maximum, dictionary, "unit 'max'", chosen)
-    return _edit(dictionary, chosen, lambda c, _: values.to(c).expand_as(c), error_term, positions)
 
-
-def ablate(
-    sae: AnySae,
-    features: Iterable[int],
-    *,
-    mode: AblateMode = "zero",
-    mean: Any = None,
-    values: Any = None,
-    seed: int = 0,
-    error_term: bool = True,
-    positions: Any = ALL,
-) -> list[Pair]:
-    """Take away what features tell.
-
-    Args:
-        features: indices.
-        mode: `zero`: they do not fire; `mean`: they have their mean over a data set everywhere; `resample`: they have
-            their values at other tokens, all features of a token together.
-        mean: `[d_sae]`, for `mean`: `FeatureStatistics.mean`.
-        values: `[rows, d_sae]` or `[rows, len(features)]`, for `resample`: activations at tokens of other texts. Token
-            n of every text takes a row that depends on `seed` and n alone, with a cache or without. None: the
-            positions of each forward pass are permuted among themselves, so that results depend on what is in it.
-        seed: of `resample`.
-        error_term: as in `clamp`.
-        positions: as in `splice`.
-
-    Raises `ConfigError` for a feature or mode that cannot be, and where `mean` is missing; `ModelError` in a forward
-    pass with one position to permute.
-    """
-    _require_one_of("mode", mode, ABLATE_MODES)
-    dictionary = Dictionary(sae)
-    chosen = dictionary.features(features)
-    if mode == "zero":
-        return _edit(dictionary, chosen, lambda c, _: torch.zeros_like(c), error_term, positions)
-    if mode == "mean":
-        means = _per_feature("mean", mean, dictionary, "mode 'mean'", chosen)
-        return _edit(dictionary, chosen, lambda c, _: means.to(c).expand_as(c), error_term, positions)
-    if values is None:
-        return _edit(dictionary, chosen, _Permuted(seed), error_term, positions)
-    table = torch.as_tensor(np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values))
-    if table.ndim != 2 or not len(table) or table.shape[1] not in (dictionary.d_sae, len(chosen)):
-        raise ConfigError(
-            f"resample needs values [rows, d_sae {dictionary.d_sae}] or [rows, {len(chosen)} features], got "
-            f"{tuple(table.shape)}."
-        )
-    if table.shape[1] == dictionary.d_sae:
-        table = table[:, list(chosen)]
-    return _edit(dictionary, chosen, _Drawn(table.to(dictionary.device), seed), error_term, positions)
-
-
-def steer(
-    sae: AnySae,
-    features: Mapping[int, float],
-    *,
-    unit: SteerUnit = "raw",
-    maximum: Any = None,
-    positions: Any = ALL,
-) -> list[Pair]:
-    """Add multiples of decoder directions, whatever the features' own activations.
-
-    Args:
-        features: multiple of each; negative steers away.
-        unit: `raw`: units of activation; `max`: the feature's maximum; `norm`: the step is so many times as long as the
-            activation at the token.
-        maximum, positions: as in `clamp`.
-
-    Raises `ConfigError` as `clamp` does.
-    """
-    _require_one_of("unit", unit, STEER_UNITS)
-    dictionary, chosen, values = _values(sae, features)
-    if not chosen:
-        return []
-    if unit == "max":
-        values = values * _per_feature("maximum", maximum, dictionary, "unit 'max'", chosen)
-    scaled = dictionary.sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale")
-
-    def change(x: torch.Tensor, old: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        del position
-        rows = dictionary.rows(chosen)
-        if unit == "norm":
-            rows = rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            size = old.to(rows).norm(dim=-1, keepdim=True)
-            return _sum(old, (values.to(rows) @ rows) * size)
-        step = values.to(rows) @ rows
-        scale = dictionary.acts(x, chosen)[1] if scaled else None
-        return _sum(old, (step if scale is None else scale * step).expand(len(old), -1))
-
-    return _pairs(dictionary, change, positions)
-
-
-# --- the edits' common half -----------------------------------------------------------------------------------------
-
-
-def _edit(
-    dictionary: Dictionary,
-    chosen: tuple[int, ...],
-    target: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    error_term: bool,
-    positions: Any,
-) -> list[Pair]:
-    """`target(c [m, k], position [m])` gives the new activations of the chosen features."""
-    if not chosen and error_term:
-        return []
-
-    def change(x: torch.Tensor, old: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        if error_term:
-            acts, scale = dictionary.acts(x, chosen)
-            step = (target(acts, position) - acts) @ dictionary.rows(chosen)
-            return _sum(old, step if scale is None else scale * step)
-
-        def edited(acts: torch.Tensor) -> torch.Tensor:
-            changed = acts.clone()
-            if chosen:
-                changed[:, list(chosen)] = target(acts[:, list(chosen)], position)
-            return changed
-
-        return dictionary.through(x, edited)
-
-    return _pairs(dictionary, change, positions)
-
-
-def _sum(old: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """In the wider of the two dtypes, on the model's device."""
-    dtype = torch.promote_types(old.dtype, step.dtype)
-    return old.to(dtype) + step.to(old.device, dtype)
-
-
-class _Permuted:
-    """Activations of each pass permuted among its positions."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = torch.Generator().manual_seed(seed)
-
-    def __call__(self, acts: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        del position
-        if len(acts) < 2:
+    def __init__(self, model: MedBridge, sae: AnySae, *, batch_tokens: int | None = None) -> None:
+        self.model, self.dictionary = model, Dictionary(sae)
+        self.batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
+        if self.batch_tokens < 1:
+            raise ConfigError(f"batch_tokens must be at least 1, got {batch_tokens}.")
+        name = self.dictionary.hook_in
+        if self.dictionary.hook_out != name:
             raise ModelError(
-                "resample without values permutes the positions of a forward pass, and this one has a single "
-                "position; give values= from other texts."
+                f"a transcoder reads {name} and writes {self.dictionary.hook_out}; edits above a hook need an SAE, "
+                "which reconstructs what it reads."
             )
-        return acts[torch.randperm(len(acts), generator=self._random).to(acts.device)]
+        place = _RESIDUAL.fullmatch(model.require_hook(name))
+        plain = ready(model)
+        self._hf: Any
+        self._hooked: Callable[[Callable[..., Any]], contextlib.AbstractContextManager[Any]]
+        self._below: list[Any] = []
+        if plain is not None and name in hook_places(plain):
+            self._hf, self._hooked = plain, lambda fn: hf_hooks(plain, [(name, fn)])
+            if place is not None:
+                self._below = list(decoder_layers(plain)[: int(place[1]) + (place[2] == "out")])
+        else:
+            self._hf, self._hooked = model.original_model, lambda fn: model.hooks(fwd_hooks=[(name, fn)])
+        self._tuple = False
+        """Whether this family's layers return a tuple."""
+        self._head: Any = self._hf.get_output_embeddings()
+        config = self._hf.config.get_text_config()
+        self._linear = all(getattr(config, key, None) in (None, 1.0) for key in NONLINEAR_HEADS)
+        every = tuple(range(self.dictionary.d_sae))
+        self.dictionary.features(every[:1])  # refuses a decoder that does not add its rows
+        rescaled = getattr(self.dictionary.sae.cfg, "rescale_acts_by_decoder_norm", False)
+        self._decoder = self.dictionary.rows(every) if rescaled else self.dictionary.sae.W_dec.detach()
+        self.tokens_run = 0
+        """Tokens that passed the layers above the hook so far, padding never among them."""
 
+    @property
+    def width(self) -> int:
+        """`d_in`, of the activation at the hook."""
+        return self.dictionary.d_in
 
-class _Drawn:
-    """A row of `table` for each place in a text."""
+    @property
+    def resolution(self) -> float:
+        """Logits that differ by less are the same number rounded in passes of different shapes."""
+        return 1e-4 if self._hf.dtype == torch.float32 else 2e-2
 
-    _BLOCK = 4096
+    @property
+    def fast(self) -> bool:
+        """Whether only the layers above the hook are run for an edit."""
+        return bool(self._below)
 
-    def __init__(self, table: torch.Tensor, seed: int) -> None:
-        self._table, self._seed = table, seed
-        self._draws = np.empty(0, dtype=np.int64)
+    @torch.no_grad()
+    def read(self, token_ids: Sequence[int], chosen: npt.NDArray[np.bool_]) -> HookedText:
+        """Run a text once. `chosen` `[n]`: at which of its tokens edits act.
 
-    def __call__(self, acts: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        while len(self._draws) <= int(position.max()):
-            random = np.random.default_rng([self._seed, len(self._draws)])
-            self._draws = np.append(self._draws, random.integers(len(self._table), size=self._BLOCK))
-        rows = torch.from_numpy(self._draws).to(self._table.device)[position.to(self._table.device)]
-        return self._table[rows].to(acts)
+        Raises `ModelError` for a text that is empty, too long, or of another length than `chosen`, and where no token
+        is chosen.
+        """
+        n, most = len(token_ids), int(self.model.cfg.n_ctx)
+        if not 0 < n <= most or np.shape(chosen) != (n,) or not np.any(chosen):
+            raise ModelError(
+                f"a text to edit needs 1 to {most} tokens and at least one of them chosen; got {n} tokens, and "
+                f"{int(np.count_nonzero(chosen))} of {np.size(chosen)} chosen."
+            )
+        seen: list[torch.Tensor] = []
+        cache = on_prefix(None, grow=True)
+        handles = [layer.register_forward_hook(self._note_type) for layer in self._below[-1:]]
+        try:
+            with self._hooked(lambda activation, hook: seen.append(activation)):  # noqa: ARG005 - TransformerLens' names
+                head = self._forward(token_ids, 0, 1, cache)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not seen:
+            raise ModelError(f"the hook {self.dictionary.hook_in!r} did not run in a forward pass.")
+        x = seen[0][0]
+        at = torch.from_numpy(np.flatnonzero(chosen)).to(x.device)
+        acts, scale = self.dictionary.acts(x[at].flatten(1))
+        return HookedText(tuple(token_ids), at, x, acts, scale, cache, head)
 
+    @torch.no_grad()
+    def logits(
+        self, text: HookedText, edits: Sequence[Edit], wanted: Sequence[int]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Logits of the words `wanted` after the text.
 
-# --- hooks ----------------------------------------------------------------------------------------------------------
+        Returns those of the unedited text `[W]`, of each edit `[E, W]`, and `[E]` the length (Frobenius norm over the
+        chosen tokens) of what each edit adds to the activation. An edit that changes nothing has the unedited logits.
+        """
+        ids = list(wanted)
+        whole = _numpy(self._words(text.head, ids)[0])
+        found, size = np.tile(whole, (len(edits), 1)), np.zeros(len(edits))
+        for rows, head, length in self._edited(text, edits):
+            found[rows], size[rows] = _numpy(self._words(head, ids)), _numpy(length)
+        return whole, found, size
 
+    @torch.no_grad()
+    def all_logits(
+        self, text: HookedText, edits: Sequence[Edit]
+    ) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
+        """`(numbers of edits, their logits over the whole vocabulary [r, V])`, the unedited text first, as number -1;
+        batch by batch, each edit once."""
+        yield [-1], self._every(text.head)
+        left = set(range(len(edits)))
+        for rows, head, _ in self._edited(text, edits):
+            left -= set(rows)
+            yield rows, self._every(head)
+        for unchanged in sorted(left):
+            yield [unchanged], self._every(text.head)
 
-class Hook:
-    """A hook function that follows the passes it sees; `begin` makes it forget them."""
+    def gradient(self, text: HookedText, wanted: Sequence[int], factors: Sequence[float]) -> torch.Tensor:
+        """`[m, d_in]`, float32: derivative of `sum_w factors_w logit_w` by the activation at the chosen tokens."""
+        start = int(text.at[0]) if self.fast else 0
+        with torch.enable_grad():
+            rows = text.x[None, start:].detach().clone().requires_grad_()
+            cache = on_prefix(cut(text.cache, start), grow=False) if start else None
+            with self._given(rows):
+                head = self._forward(text.token_ids, start, 1, cache)
+            words = self._words(head, list(wanted))[0]
+            value = (words * torch.tensor(list(factors), device=words.device, dtype=words.dtype)).sum()
+            (found,) = torch.autograd.grad(value, rows)
+        self.tokens_run += 2 * (len(text.token_ids) - start)
+        return found[0].flatten(1)[text.at - start].float()
 
-    def __init__(self, dictionary: Dictionary, positions: Positions) -> None:
-        self.dictionary, self.positions = dictionary, positions
-        self._columns = Columns()
+    @torch.no_grad()
+    def attribution(self, text: HookedText, gradient: torch.Tensor) -> sparse.csr_array:
+        """CSR `[m, d_sae]`, float64: `c_tf s_t d_f · gradient_t`, the first-order effect of each feature at each chosen
+        token; where the feature does not fire there is none."""
+        found = (gradient.to(text.acts) @ self._decoder.T) * text.acts
+        if text.scale is not None:
+            found = found * text.scale
+        return sparse.csr_array(found.cpu().numpy().astype(np.float64))
 
-    def begin(self) -> None:
-        self._columns.begin()
+    def decoder_lengths(self) -> FloatArray:
+        """`[d_sae]`, the length of what one unit of each feature adds, before the scale of the token."""
+        return _numpy(self._decoder.float().norm(dim=1))
 
-    def _seen(self, flat: torch.Tensor) -> tuple[torch.Tensor, Seen]:
-        """The chosen positions `[batch, n]`, and what is known."""
-        seen = self._columns.see(flat.shape[0], flat.shape[1], flat.device)
-        where = self.positions.mask(seen)
-        if seen.told is not None:
-            where = where & seen.told.real.to(where.device)
-        return where, seen
+    @torch.no_grad()
+    def residual_dot(self, text: HookedText, gradient: torch.Tensor) -> FloatArray:
+        """`[m]`: `x_t · gradient_t`, the first-order effect of the whole activation at each chosen token."""
+        return _numpy((text.x[text.at].flatten(1).float() * gradient).sum(dim=1))
 
+    # --- edits --------------------------------------------------------------------------------------------------------
 
-class _Reader(Hook):
-    """Shows `see(activation [batch, n, d_in], where [batch, n], seen)` what passes."""
+    def _edited(
+        self, text: HookedText, edits: Sequence[Edit]
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """`(numbers of edits, head input or logits [r, ...], lengths [r])` of those that change something."""
+        n, m = len(text.token_ids), len(text.at)
+        places = [*text.at.tolist(), n]
+        begins = [self._begin(text, edit) for edit in edits]
+        order = sorted((i for i in range(len(edits)) if begins[i] < m), key=lambda i: (begins[i], i))
+        at = 0
+        while at < len(order):
+            start = places[begins[order[at]]] if self.fast else 0
+            rows = order[at : at + max(1, self.batch_tokens // (n - start))]
+            at += len(rows)
+            first = int(torch.searchsorted(text.at, start))
+            change = torch.stack([self._change(text, edits[i])[first:] for i in rows])
+            dtype = torch.promote_types(text.x.dtype, change.dtype)
+            x = text.x[start:].to(dtype).expand(len(rows), *text.x[start:].shape).clone()
+            x[:, text.at[first:] - start] += change.to(x).view(len(rows), -1, *text.x.shape[1:])
+            cache = on_prefix(cut(text.cache, start), grow=False) if start else None
+            with self._given(x.to(text.x.dtype)):
+                head = self._forward(text.token_ids, start, len(rows), cache)
+            self.tokens_run += len(rows) * (n - start)
+            yield rows, head, change.flatten(1).norm(dim=1)
 
-    def __init__(self, dictionary: Dictionary, positions: Positions, see: Callable[..., None]) -> None:
-        super().__init__(dictionary, positions)
-        self._see = see
+    def _begin(self, text: HookedText, edit: Edit) -> int:
+        """Number of the first chosen token that the edit changes; m where it changes none."""
+        self._require(edit)
+        if isinstance(edit, Without):
+            return int(text.first[list(edit.features)].min(initial=len(text.at)))
+        if isinstance(edit, Only):
+            others = text.first.copy()
+            others[list(edit.features)] = len(text.at)
+            return int(others.min(initial=len(text.at)))
+        return 0
 
-    def __call__(self, activation: torch.Tensor, hook: Any) -> None:
-        flat = _flattened(activation, self.dictionary.d_in, hook)
-        self._see(flat, *self._seen(flat))
+    def _change(self, text: HookedText, edit: Edit) -> torch.Tensor:
+        """`[m, d_in]`, what the edit adds to the activation at the chosen tokens."""
+        if isinstance(edit, Push):
+            like = self._change(text, edit.like)
+            direction = torch.from_numpy(edit.direction).to(like)
+            # Signed, so that it points one way at tokens where the clamp raises and the other where it lowers.
+            sign = torch.sign(edit.like.value - text.acts[:, edit.like.feature]).to(like)
+            return (sign * like.norm(dim=1))[:, None] * direction
+        if isinstance(edit, Clamp):
+            chosen = (edit.feature,)
+            step = (edit.value - text.acts[:, [edit.feature]]) @ self.dictionary.rows(chosen)
+        else:
+            step = text.acts[:, list(edit.features)] @ self.dictionary.rows(edit.features)
+            step = -step if isinstance(edit, Without) else step - self._all(text)
+        return step if text.scale is None else text.scale * step
 
+    def _all(self, text: HookedText) -> torch.Tensor:
+        if "all" not in text._kept:
+            text._kept["all"] = text.acts @ self._decoder
+        return text._kept["all"]
 
-class _Taker:
-    """Keeps what a transcoder reads until its output is changed."""
+    def _require(self, edit: Edit) -> None:
+        if isinstance(edit, Push):
+            self._require(edit.like)
+            return
+        features = (edit.feature,) if isinstance(edit, Clamp) else edit.features
+        if any(not 0 <= f < self.dictionary.d_sae for f in features) or len(set(features)) < len(features):
+            self.dictionary.features(features)  # says which, and why not
 
-    def __init__(self, dictionary: Dictionary) -> None:
-        self.dictionary = dictionary
-        self.taken: torch.Tensor | None = None
+    # --- the model ----------------------------------------------------------------------------------------------------
 
-    def __call__(self, activation: torch.Tensor, hook: Any) -> None:
-        self.taken = _flattened(activation, self.dictionary.d_in, hook)
+    @contextlib.contextmanager
+    def _given(self, rows: torch.Tensor) -> Iterator[None]:
+        """The activation at the hook is `rows`; layers below do not run."""
+        if not self._below:
+            with self._hooked(lambda activation, hook: rows.view_as(activation)):  # noqa: ARG005
+                yield
+            return
 
+        def give(*_args: Any, **_kwargs: Any) -> Any:
+            return (rows,) if self._tuple else rows
 
-class _Changer(Hook):
-    def __init__(self, dictionary: Dictionary, positions: Positions, change: Change, source: _Taker | None) -> None:
-        super().__init__(dictionary, positions)
-        self._change, self._source = change, source
+        own = [layer.__dict__.get("forward") for layer in self._below]  # accelerate keeps one there
+        try:
+            for layer in self._below:
+                layer.__dict__["forward"] = give
+            yield
+        finally:
+            for layer, before in zip(self._below, own, strict=True):
+                layer.__dict__.pop("forward", None)
+                if before is not None:
+                    layer.__dict__["forward"] = before
 
-    def __call__(self, activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-        flat = _flattened(activation, self.dictionary.d_out, hook)
-        x = flat
-        if self._source is not None:
-            if self._source.taken is None or self._source.taken.shape[:2] != flat.shape[:2]:
-                raise ModelError(
-                    f"the transcoder's input {self.dictionary.hook_in} did not run before its output "
-                    f"{self.dictionary.hook_out}; add both pairs of the intervention."
+    def _note_type(self, _layer: Any, _args: Any, output: Any) -> None:
+        self._tuple = isinstance(output, tuple)
+
+    def _forward(self, token_ids: Sequence[int], start: int, rows: int, cache: Any) -> torch.Tensor:
+        """`[rows, ...]` at the last token: the LM head's input, or logits where the head is not linear."""
+        device = self._hf.device
+        ids = torch.tensor([list(token_ids[start:])], device=device).expand(rows, -1)
+        seen: list[torch.Tensor] = []
+
+        def last(_module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            hidden = args[0][:, -1]
+            seen.append(hidden)
+            if self._linear:
+                raise Reached
+            return (hidden[:, None], *args[1:])
+
+        handle = self._head.register_forward_pre_hook(last)
+        out: Any = None
+        try:
+            with contextlib.suppress(Reached):
+                out = self._hf(
+                    input_ids=ids,
+                    attention_mask=torch.ones(rows, len(token_ids), dtype=torch.long, device=device),
+                    position_ids=torch.arange(start, len(token_ids), device=device).expand(rows, -1),
+                    past_key_values=cache,
+                    use_cache=cache is not None,
                 )
-            x, self._source.taken = self._source.taken, None
-        where, seen = self._seen(flat)
-        if bool(where.all()):
-            new = self._change(x.flatten(0, 1), flat.flatten(0, 1), seen.position.flatten())
-            return new.to(activation).view_as(activation)
-        if not bool(where.any()):
-            return None
-        out = flat.clone()
-        out[where] = self._change(x[where], flat[where], seen.position[where]).to(out)
-        return out.view_as(activation)
+        finally:
+            handle.remove()
+        return seen[0] if self._linear else out.logits[:, -1].float()
+
+    def _words(self, head: torch.Tensor, ids: list[int]) -> torch.Tensor:
+        """`[rows, W]`, float32."""
+        if not self._linear:
+            return head[:, ids]
+        found = head.float() @ self._head.weight[ids].float().T
+        bias = getattr(self._head, "bias", None)
+        return found if bias is None else found + bias[ids].float()
+
+    def _every(self, head: torch.Tensor) -> npt.NDArray[np.float32]:
+        return (self._head(head) if self._linear else head).float().cpu().numpy()
 
 
-def _pairs(dictionary: Dictionary, change: Change, positions: Any) -> list[Pair]:
-    chosen = read_positions(positions)
-    if dictionary.hook_in == dictionary.hook_out:
-        return [(dictionary.hook_out, _Changer(dictionary, chosen, change, None))]
-    source = _Taker(dictionary)
-    return [(dictionary.hook_in, source), (dictionary.hook_out, _Changer(dictionary, chosen, change, source))]
-
-
-def _flattened(activation: torch.Tensor, width: int, hook: Any) -> torch.Tensor:
-    """`[batch, n, width]`, heads side by side."""
-    flat = activation.flatten(2) if activation.ndim == 4 else activation
-    if flat.ndim != 3 or flat.shape[-1] != width:
-        raise ModelError(
-            f"the activation at {getattr(hook, 'name', hook)} is {list(activation.shape)}, where this SAE needs "
-            f"[batch, n, {width}]; it belongs to another model or hook."
-        )
-    return flat
-
-
-# --- arguments ------------------------------------------------------------------------------------------------------
-
-
-def _values(sae: AnySae, features: Mapping[int, float]) -> tuple[Dictionary, tuple[int, ...], torch.Tensor]:
-    if not isinstance(features, Mapping):
-        raise ConfigError(f"give features as {{index: value}}, got {features!r}.")
-    dictionary = Dictionary(sae)
-    chosen = dictionary.features(features)
-    for feature, value in features.items():
-        if not isinstance(value, int | float | np.number) or not np.isfinite(value):
-            raise ConfigError(f"the value of feature {feature} must be a finite number, got {value!r}.")
-    values = torch.tensor([float(value) for value in features.values()], device=dictionary.device)
-    return dictionary, chosen, values
-
-
-def _per_feature(
-    name: str, given: Any, dictionary: Dictionary, needed_by: str, chosen: tuple[int, ...]
-) -> torch.Tensor:
-    if given is None:
-        raise ConfigError(
-            f"{needed_by} needs {name}=, the {name} of each feature over a data set; compute it with "
-            f"sae_lens_med.features.statistics.feature_statistics(model, sae, texts).{name}."
-        )
-    array = torch.as_tensor(np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given))
-    if array.shape != (dictionary.d_sae,):
-        raise ConfigError(f"{name} must have d_sae = {dictionary.d_sae} values, got {list(array.shape)}.")
-    return array[list(chosen)].to(dictionary.device, torch.float32)
-
-
-def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
+def _numpy(values: torch.Tensor) -> FloatArray:
+    return values.detach().cpu().numpy().astype(np.float64)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sae_lens_med.errors import ConfigError, ModelError, nearest
-from sae_lens_med.passes import Pass, current
+from sae_lens_med.models.passes import Pass, current
 from sae_lens_med.records import PARTS
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.interventions.dictionary import AnySae
-from sae_lens_med.interventions.edits import (
+from sae_lens_med.interventions.hooks import (
     ABLATE_MODES,
     CLAMP_UNITS,
     STEER_UNITS,

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from sae_lens_med.config import configs_dir, file_sha256
 from sae_lens_med.errors import ReleaseError, nearest
+from sae_lens_med.runs.files import configs_dir, file_sha256
 
 CFG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_lens_med.config import atomic_path, file_sha256, write_json, write_text
 from sae_lens_med.errors import ReleaseError
+from sae_lens_med.runs.files import atomic_path, file_sha256, write_json, write_text
 from sae_lens_med.saes.listing import (
     CARD_FILE,
     CFG_FILE,

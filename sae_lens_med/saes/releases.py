@@ -17,8 +17,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_med import catalogue
 from sae_lens_med.errors import ReleaseError, nearest
+from sae_lens_med.models import catalogue
 from sae_lens_med.saes.listing import (
     CFG_FILE,
     LEFT_OUT_FILE,

@@ -11,7 +11,7 @@ backward pass. Only M x is dense: which features are active is not known before 
     ∂L/∂E_j = (D_j - (D_j·M_j) M_j) / ||E_j||        through the row norm
     ∂L/∂b_j = Σ_i δ_ij               ∂L/∂x_i = Σ_j δ_ij M_j
 
-Kernels: `kernels_cpu` (float32 on a CPU), `kernels_cuda` (float32 on a GPU with Triton), `kernels_torch` (the
+Kernels: `kernels.cpu` (float32 on a CPU), `kernels.cuda` (float32 on a GPU with Triton), `kernels.torch` (the
 reference, and float64). A dense step is faster while many features are active, as at the start of training;
 `next_path_is_sparse` says which one the next batch takes.
 
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from sae_lens_med.saes.active import ActiveSet, Kernels
+from sae_lens_med.saes.kernels.active import ActiveSet, Kernels
 
 SPARSE_BELOW = 0.04
 DENSE_ABOVE = 0.06
@@ -66,14 +66,14 @@ def encode_decode(
 def kernels_for(x: torch.Tensor) -> Kernels:
     """The fastest kernels for a tensor's device and type."""
     if x.dtype == torch.float32 and x.device.type == "cpu":
-        from sae_lens_med.saes import kernels_cpu
+        from sae_lens_med.saes.kernels import cpu as kernels_cpu
 
         return kernels_cpu
     if x.dtype == torch.float32 and x.device.type == "cuda" and find_spec("triton") is not None:
-        from sae_lens_med.saes import kernels_cuda
+        from sae_lens_med.saes.kernels import cuda as kernels_cuda
 
         return kernels_cuda
-    from sae_lens_med.saes import kernels_torch
+    from sae_lens_med.saes.kernels import torch as kernels_torch
 
     return kernels_torch
 

@@ -31,12 +31,12 @@ import numpy.typing as npt
 import torch
 from safetensors import safe_open
 
-from sae_lens_med.config import json_sha256
-from sae_lens_med.data import training_text
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.models import adds_bos
+from sae_lens_med.models.bridge import adds_bos
+from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.training.outputs import require_texts
 from sae_lens_med.training.recipe import Recipe
+from sae_lens_med.training.text import training_text
 
 QUEUED_BATCHES = 4
 

@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 import yaml
 
-from sae_lens_med.catalogue import find
 from sae_lens_med.errors import ReleaseError
+from sae_lens_med.models.catalogue import find
 from sae_lens_med.saes.publish import portable
 from sae_lens_med.training.frontier import Frontier
 

@@ -15,11 +15,11 @@ from typing import Any
 from sae_lens import SAE, LanguageModelSAERunnerConfig, SAETrainer
 from safetensors.torch import save_file
 
-from sae_lens_med.config import atomic_path, follow_umask, write_json, write_text
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.runs.files import atomic_path, follow_umask, write_json, write_text
 from sae_lens_med.training.activations import Activations, Corpus
 from sae_lens_med.training.curve import curve_svg
-from sae_lens_med.training.metrics import SaeQuality, measure
+from sae_lens_med.training.quality import SaeQuality, measure
 from sae_lens_med.training.recipe import Recipe
 from sae_lens_med.training.revive import rows_for
 from sae_lens_med.training.unshrink import unshrink

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from sae_lens_med.config import json_sha256, write_json, write_text
 from sae_lens_med.errors import ConfigError
+from sae_lens_med.runs.files import json_sha256, write_json, write_text
 from sae_lens_med.training.frontier_plot import frontier_svg
 
 SPARSITY_KEYS = ("l1_coefficient", "l0_coefficient", "k")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from sae_lens_med.svg import line, words
+from sae_lens_med.plots import line, words
 
 if TYPE_CHECKING:
     from sae_lens_med.training.frontier import FrontierPoint

@@ -26,11 +26,11 @@ import torch
 from safetensors.torch import save_file
 
 from sae_lens_med import distributed
-from sae_lens_med.config import atomic_path, cache_dir, json_sha256, write_json
 from sae_lens_med.errors import ConfigError, DataError, ModelError
-from sae_lens_med.models import MedBridge, default_batch_tokens
-from sae_lens_med.progress import progress_bar
-from sae_lens_med.reader import ResidualReader
+from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
+from sae_lens_med.models.residuals import ResidualReader
+from sae_lens_med.runs.files import atomic_path, cache_dir, json_sha256, write_json
+from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.training.activations import Activations, Corpus, Stopped, shard_path
 from sae_lens_med.training.outputs import require_folder
 from sae_lens_med.training.recipe import Recipe

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from sae_lens_med.config import json_sha256
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.training.recipe import Recipe, find_recipe, load_recipe, sae_fields, yaml_value
 
 _NAME_CHARS = 100

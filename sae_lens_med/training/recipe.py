@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from sae_lens_med.config import configs_dir
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.runs.files import configs_dir
 from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
 RUNNER_KEYS = (

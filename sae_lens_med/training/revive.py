@@ -35,8 +35,8 @@ import torch
 from sae_lens import SAETrainer
 
 from sae_lens_med import distributed
-from sae_lens_med.config import json_sha256
 from sae_lens_med.errors import ConfigError
+from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE
 from sae_lens_med.training.activations import Activations
 from sae_lens_med.training.recipe import Revival

@@ -36,15 +36,15 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
 
 from sae_lens_med import distributed
-from sae_lens_med.config import write_json, write_text
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.models import MedBridge, shape_at
+from sae_lens_med.models.bridge import MedBridge, shape_at
+from sae_lens_med.runs.files import write_json, write_text
 from sae_lens_med.training.activations import Activations, corpus
 from sae_lens_med.training.export import export
 from sae_lens_med.training.harvest import Harvest, default_folder
-from sae_lens_med.training.metrics import SaeQuality
 from sae_lens_med.training.outputs import require_run
 from sae_lens_med.training.parallel import ParallelTrainer
+from sae_lens_med.training.quality import SaeQuality
 from sae_lens_med.training.recipe import Recipe, Revival
 from sae_lens_med.training.revive import is_due, revive, rows_for
 
@@ -151,7 +151,7 @@ def _width(model: MedBridge, hook_name: str) -> int:
 
 
 def _hub_name(model: MedBridge) -> str:
-    from sae_lens_med import catalogue
+    from sae_lens_med.models import catalogue
 
     entry = catalogue.find(model.provenance["name"])
     return entry.hub_id if entry else model.provenance["name"]

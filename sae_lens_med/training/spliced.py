@@ -23,9 +23,9 @@ from rich.progress import track
 from sae_lens import SAE
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.hf_hooks import hf_hooks, hook_places
-from sae_lens_med.models import NONLINEAR_HEADS, MedBridge, Reached
-from sae_lens_med.reader import ready
+from sae_lens_med.models.bridge import NONLINEAR_HEADS, MedBridge, Reached
+from sae_lens_med.models.hf_hooks import hf_hooks, hook_places
+from sae_lens_med.models.residuals import ready
 
 BLOCK_VALUES = 2**21
 """Logits at a time: 8 MB in float32."""

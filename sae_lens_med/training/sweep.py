@@ -18,9 +18,9 @@ from pathlib import Path
 from rich.console import Console
 
 from sae_lens_med import distributed
-from sae_lens_med.config import json_sha256, write_json, write_text
 from sae_lens_med.errors import SaeLensMedError
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.runs.files import json_sha256, write_json, write_text
 from sae_lens_med.training.activations import corpus
 from sae_lens_med.training.frontier import Frontier, frontier, write_frontier
 from sae_lens_med.training.harvest import Harvest, default_folder

@@ -6,7 +6,7 @@ import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.interventions import ablate, clamp
-from sae_lens_med.interventions.above import AboveHook, Clamp, Only, Push, Without
+from sae_lens_med.interventions.edits import AboveHook, Clamp, Only, Push, Without
 from sae_lens_med.interventions.positions import at
 from tests.tiny import ARCHES, HIDDEN, Arch, tiny_model, tiny_sae
 

@@ -15,19 +15,19 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from typer.testing import CliRunner
 
-from sae_lens_med.alignment.controls import collect_control, firing_rates
-from sae_lens_med.alignment.inputs import ModelSide
-from sae_lens_med.alignment_study import run_alignment
 from sae_lens_med.commands import align as align_commands
-from sae_lens_med.config import json_sha256
+from sae_lens_med.controls.collect import collect_control, firing_rates
+from sae_lens_med.controls.untrained import match_rates, permute_weights, shuffled_sae
 from sae_lens_med.data import LoadedItems, load_items
 from sae_lens_med.errors import ReleaseError, StudyError
 from sae_lens_med.features.store import load_features
-from sae_lens_med.interventions.controls import match_rates, permute_weights, shuffled_sae
-from sae_lens_med.models import load_model
+from sae_lens_med.metrics.inputs import ModelSide
+from sae_lens_med.models.bridge import load_model
 from sae_lens_med.records import Provenance
+from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.saes.releases import load_folder
-from sae_lens_med.study import run_study
+from sae_lens_med.study.measure import run_alignment
+from sae_lens_med.study.run import run_study
 from tests.tiny import save_tiny_model, save_tiny_sae, tiny_model, tiny_sae
 
 THRESHOLD = 3.0

@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_lens_med.alignment import measure_causal
-from sae_lens_med.alignment.ablation_runs import AblationSettings, ablated, ablation_plan
-from sae_lens_med.alignment.align import align, stratum_labels
+from sae_lens_med.alignment import causal_items as measure_causal
+from sae_lens_med.alignment.ablation import AblationSettings, ablated, ablation_plan
+from sae_lens_med.alignment.answer_texts import answer_texts
 from sae_lens_med.alignment.causal import feature_verdicts
+from sae_lens_med.alignment.causal_concepts import (
+    EffectSettings,
+    causal_tests,
+    effect_plan,
+    effects,
+    items_of_features,
+)
 from sae_lens_med.alignment.causal_values import (
     agreement_values,
     comprehensiveness_value,
@@ -18,28 +25,22 @@ from sae_lens_med.alignment.causal_values import (
     sufficiency_value,
     verdict_values,
 )
-from sae_lens_med.alignment.edit_runs import EditStore, Planned, answer_texts, run_edits
-from sae_lens_med.alignment.feature_effects import (
-    EffectSettings,
-    causal_tests,
-    effect_plan,
-    effects,
-    items_of_features,
-)
-from sae_lens_med.alignment.inputs import Inputs, ModelSide, label_concepts
-from sae_lens_med.alignment.matched import rates
+from sae_lens_med.alignment.retrieval import align, stratum_labels
 from sae_lens_med.alignment.saliency import token_saliency
-from sae_lens_med.alignment.settings import MetricSettings
 from sae_lens_med.alignment.shared import aligned_features, choose_features, mention_p
 from sae_lens_med.alignment.steering import SteeringPair, SteeringSettings, steer_pairs
-from sae_lens_med.alignment.vectors import STEM_PARTS, counted_tokens, max_pool
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
 from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.evaluation.letter import evaluate_letters
 from sae_lens_med.features.collect import collect
+from sae_lens_med.features.matched import rates
 from sae_lens_med.features.store import load_features
-from sae_lens_med.interventions.above import AboveHook, Without
+from sae_lens_med.features.vectors import STEM_PARTS, counted_tokens, max_pool
+from sae_lens_med.interventions.edit_runs import EditStore, Planned, run_edits
+from sae_lens_med.interventions.edits import AboveHook, Without
+from sae_lens_med.metrics.inputs import Inputs, ModelSide, label_concepts
+from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import Span
 from sae_lens_med.statistics import coarsen_strata, stratified_permutations
 from tests.known_model import (

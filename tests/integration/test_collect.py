@@ -14,8 +14,8 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError, StudyError
 from sae_lens_med.features import CollectedFeatures, collect, load_features, top_contexts
-from sae_lens_med.models import MedBridge
-from sae_lens_med.prompts import explanation_prompt, question_prompt
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem
 from tests.tiny import ARCHES, Arch, tiny_hf_model, tiny_model, tiny_sae
 

@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 from sae_lens_med.commands import intervene
 from sae_lens_med.data import LoadedItems, load_items
 from sae_lens_med.errors import ConfigError, StudyError
-from sae_lens_med.evaluation.conditions import Conditions, parse_conditions
-from sae_lens_med.evaluation.conditions_report import Comparison
-from sae_lens_med.evaluation.conditions_run import read_comparison, run_conditions
-from sae_lens_med.evaluation.store import read_results
-from sae_lens_med.models import MedBridge, bridge, residuals
-from sae_lens_med.prompts import question_prompt
+from sae_lens_med.evaluation.conditions.compare import Comparison
+from sae_lens_med.evaluation.conditions.run import read_comparison, run_conditions
+from sae_lens_med.evaluation.conditions.spec import Conditions, parse_conditions
+from sae_lens_med.models.bridge import MedBridge, bridge, residuals
+from sae_lens_med.prompts.tokens import question_prompt
+from sae_lens_med.runs.partial import read_results
 from sae_lens_med.saes.releases import LoadedSae, load_folder
 from tests.tiny import save_tiny_model, save_tiny_sae, tiny_hf_model, tiny_model, tiny_sae, tiny_tokenizer
 
@@ -273,9 +273,9 @@ _JOB = """
 import os, signal, sys
 from pathlib import Path
 from sae_lens_med.data import load_items
-from sae_lens_med.evaluation import conditions_run
-from sae_lens_med.evaluation.conditions import load_conditions
-from sae_lens_med.models import load_model
+from sae_lens_med.evaluation.conditions import run as conditions_run
+from sae_lens_med.evaluation.conditions.spec import load_conditions
+from sae_lens_med.models.bridge import load_model
 from sae_lens_med.saes.releases import load_folder
 
 folder, batches = Path(sys.argv[1]), int(sys.argv[2])
@@ -313,8 +313,8 @@ def test_a_killed_run_loses_one_batch_at_most_and_ends_the_same(
     [partial] = folder.rglob("*.partial.jsonl")
     assert len(partial.read_text().splitlines()) == 1 + 3  # identity, and 15 - 2 * 6 batches of one item
 
-    from sae_lens_med.evaluation import conditions_run
-    from sae_lens_med.models import load_model
+    from sae_lens_med.evaluation.conditions import run as conditions_run
+    from sae_lens_med.models.bridge import load_model
 
     written: list[int] = []
     append = conditions_run.PartialResults.append

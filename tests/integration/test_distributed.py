@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.store import load_features
-from sae_lens_med.models import MedBridge, load_model
+from sae_lens_med.models.bridge import MedBridge, load_model
 from sae_lens_med.saes.releases import load_folder
 from sae_lens_med.training import run
 from sae_lens_med.training.recipe import load_recipe

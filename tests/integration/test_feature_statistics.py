@@ -16,8 +16,8 @@ from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.statistics import FeatureStatistics, feature_statistics, matched_random, matched_sets
 from sae_lens_med.features.store import load_features
-from sae_lens_med.models import residuals
-from sae_lens_med.prompts import question_prompt
+from sae_lens_med.models.bridge import residuals
+from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.saes.releases import LoadedSae, load_folder
 from tests.tiny import save_tiny_sae, tiny_model, tiny_sae
 

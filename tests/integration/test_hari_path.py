@@ -26,9 +26,9 @@ from sae_lens_med import cli
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ModelError, ReleaseError
 from sae_lens_med.evaluation.run import read_evaluation
-from sae_lens_med.evaluation.store import read_results
-from sae_lens_med.models import load_model
+from sae_lens_med.models.bridge import load_model
 from sae_lens_med.records import ItemResult, McqItem
+from sae_lens_med.runs.partial import read_results
 from sae_lens_med.saes.releases import load_sae, other_model
 from tests.tiny import HIDDEN, LAYERS
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from sae_lens_med.distributed import Ranks
 from sae_lens_med.errors import ConfigError, DataError, ModelError
-from sae_lens_med.models import MedBridge, residuals
-from sae_lens_med.reader import ResidualReader
+from sae_lens_med.models.bridge import MedBridge, residuals
+from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.training import harvest as harvesting
 from sae_lens_med.training.activations import Activations, Corpus, corpus, shard_path
 from sae_lens_med.training.harvest import Harvest, default_folder, harvest, like_length

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from sae_lens_med.errors import ModelError
-from sae_lens_med.hf_hooks import decoder_layers, hf_hooks, hook_places
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.hf_hooks import decoder_layers, hf_hooks, hook_places
 from tests.tiny import ARCHES, LAYERS, Arch, tiny_hf_model, tiny_model
 
 TOKENS = torch.arange(3, 27).view(2, 12)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
-from sae_lens_med.inference import Engine, TokenText
-from sae_lens_med.kv_cache import bytes_per_token, joined, on_prefix
-from sae_lens_med.models import MedBridge
-from sae_lens_med.passes import Pass, current
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine, TokenText
+from sae_lens_med.models.kv_cache import bytes_per_token, joined, on_prefix
+from sae_lens_med.models.passes import Pass, current
 from sae_lens_med.records import PARTS
 from tests.tiny import ARCHES, CONTEXT, LAYERS, Arch, tiny_hf_model, tiny_model, tiny_tokenizer
 
@@ -180,7 +180,7 @@ def test_a_hook_that_only_the_bridge_has_runs_on_the_bridge() -> None:
 
 
 def test_passes_keep_to_batch_tokens_and_batches_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_lens_med.inference.MAX_ROWS", 4)
+    monkeypatch.setattr("sae_lens_med.models.engine.MAX_ROWS", 4)
     prompts = texts(n=9)
     whole = Engine(tiny_model()).next_token_logprobs(prompts, [[5]] * 9)
     batches: list[list[int]] = []
@@ -268,7 +268,7 @@ def test_the_cache_takes_what_its_size_says_and_texts_together_stay_within(
     prompts = texts(n=6, shared=0)
     longest = max(len(p.token_ids) for p in prompts)
     room = 2 * (longest + 4) * each
-    monkeypatch.setattr("sae_lens_med.inference.CACHE_BYTES", (room, room))
+    monkeypatch.setattr("sae_lens_med.models.engine.CACHE_BYTES", (room, room))
     batches: list[list[int]] = []
     engine = Engine(tiny_model(arch))
     few = engine.generate(prompts, max_new_tokens=4, on_batch=lambda indices, found: batches.append(indices))
@@ -280,7 +280,7 @@ def test_the_cache_takes_what_its_size_says_and_texts_together_stay_within(
 def test_the_caches_of_a_batch_are_gone_when_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = texts(n=6, shared=0)
     room = 2 * 33 * bytes_per_token(reference("qwen3").config, torch.float32)
-    monkeypatch.setattr("sae_lens_med.inference.CACHE_BYTES", (room, room))
+    monkeypatch.setattr("sae_lens_med.models.engine.CACHE_BYTES", (room, room))
     made: list[weakref.ref[Any]] = []
     alive: list[int] = []
 
@@ -290,7 +290,7 @@ def test_the_caches_of_a_batch_are_gone_when_the_next_is_read(monkeypatch: pytes
         made.append(weakref.ref(cache))
         return cache
 
-    monkeypatch.setattr("sae_lens_med.inference.on_prefix", watched)
+    monkeypatch.setattr("sae_lens_med.models.engine.on_prefix", watched)
     engine, sizes = Engine(tiny_model("qwen3"), batch_tokens=1), []
     for run in (
         lambda note: engine.generate(prompts, max_new_tokens=4, on_batch=note),

@@ -13,9 +13,9 @@ from sae_lens_med.errors import ConfigError, DataError, ModelError, StudyError
 from sae_lens_med.evaluation.letter import evaluate_letters
 from sae_lens_med.evaluation.methods import best_option
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
-from sae_lens_med.inference import Engine
-from sae_lens_med.models import MedBridge, bridge
-from sae_lens_med.prompts import question_prompt
+from sae_lens_med.models.bridge import MedBridge, bridge
+from sae_lens_med.models.engine import Engine
+from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.saes.releases import load_folder
 from tests.tiny import ARCHES, save_tiny_sae, tiny_hf_model, tiny_model, tiny_sae, tiny_tokenizer

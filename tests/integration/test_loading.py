@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from sae_lens_med.errors import ModelError
-from sae_lens_med.inference import Engine, TokenText
-from sae_lens_med.models import MedBridge, bridge, load_model, residuals
+from sae_lens_med.models.bridge import MedBridge, bridge, load_model, residuals
+from sae_lens_med.models.engine import Engine, TokenText
 from tests.tiny import ARCHES, HIDDEN, Arch, save_tiny_model, tiny_hf_model, tiny_model, tiny_tokenizer
 
 HOOK = "blocks.1.hook_resid_post"

@@ -15,15 +15,15 @@ import torch
 from typer.testing import CliRunner
 
 from sae_lens_med import cli
-from sae_lens_med.answers import paper, strict
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError, ModelError, SaeLensMedError, StudyError
 from sae_lens_med.evaluation.generation import sample_seed, vote
 from sae_lens_med.evaluation.methods import METHODS, Method, ask, run_method
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
-from sae_lens_med.inference import Engine
 from sae_lens_med.interventions import read_interventions
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine
+from sae_lens_med.prompts.answers import paper, strict
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.saes.releases import load_folder
 from tests.tiny import save_tiny_model, save_tiny_sae, tiny_hf_model, tiny_model, tiny_sae

@@ -18,7 +18,7 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_med.errors import ModelError
-from sae_lens_med.models import SAE_HOOKS, MedBridge, residuals
+from sae_lens_med.models.bridge import SAE_HOOKS, MedBridge, residuals
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
 from tests.tiny import (
     ARCHES,

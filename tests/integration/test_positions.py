@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sae_lens_med.errors import ModelError
-from sae_lens_med.inference import Engine, TokenText
 from sae_lens_med.interventions import steer
 from sae_lens_med.interventions.positions import ALL, LAST, at, from_token, in_parts, not_tokens
-from sae_lens_med.passes import Pass, telling
+from sae_lens_med.models.engine import Engine, TokenText
+from sae_lens_med.models.passes import Pass, telling
 from sae_lens_med.records import PARTS
 from tests.tiny import tiny_model, tiny_sae
 

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sae_lens_med.errors import ModelError
-from sae_lens_med.models import MedBridge, activations_at, bridge, residuals
-from sae_lens_med.reader import QUERY_BLOCK, ResidualReader, causal_attention
+from sae_lens_med.models.bridge import MedBridge, activations_at, bridge, residuals
+from sae_lens_med.models.residuals import QUERY_BLOCK, ResidualReader, causal_attention
 from tests.tiny import ARCHES, LAYERS, Arch, tiny_hf_model, tiny_model, tiny_sae, tiny_tokenizer
 
 PRE, POST = "blocks.1.hook_resid_pre", "blocks.2.hook_resid_post"
@@ -140,7 +140,7 @@ def test_attention_with_a_mask_is_refused() -> None:
 
 def test_a_saved_model_is_the_plain_one(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What `load_model` opens has a plain twin as well."""
-    from sae_lens_med.models import load_model
+    from sae_lens_med.models.bridge import load_model
     from tests.tiny import save_tiny_model
 
     folder = save_tiny_model(tmp_path_factory.mktemp("saved"), "qwen3")

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sae_lens_med import passes
-from sae_lens_med.alignment.judges import LocalModelJudge
+from sae_lens_med.alignment.labels.judges import LocalModelJudge
 from sae_lens_med.alignment.measure_reasoning import reasoning_metrics
 from sae_lens_med.alignment.reasoning import ReasonedItem, first_share
-from sae_lens_med.alignment_study.reasoning_runs import (
+from sae_lens_med.alignment.reasoning_runs import (
     HINTS,
     append_reasoned,
     hint_letter,
@@ -22,8 +21,9 @@ from sae_lens_med.alignment_study.reasoning_runs import (
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.evaluation.methods import Method, ask
-from sae_lens_med.inference import Engine
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models import passes
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine
 from tests.tiny import LAYERS, tiny_hf_model, tiny_model
 
 ITEMS = load_items("sample", limit=3).items

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sae_lens_med.commands.releases import releases_app
 from sae_lens_med.errors import ReleaseError
-from sae_lens_med.models import load_model
+from sae_lens_med.models.bridge import load_model
 from sae_lens_med.saes.listing import Releases
 from sae_lens_med.training import run
 from sae_lens_med.training.card import read_runs

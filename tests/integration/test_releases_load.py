@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sae_lens_med.commands.releases import releases_app
-from sae_lens_med.config import write_json
+from sae_lens_med.runs.files import write_json
 from sae_lens_med.saes.listing import Releases
 from sae_lens_med.saes.publish import package_release
 from tests.fake_release import IDS, NAME, listing, make_release, trained_folder
@@ -225,9 +225,9 @@ def test_publishing_uploads_every_file_and_reports_refusals(tmp_path: Path, hub:
 def test_measuring_again_finds_the_recorded_numbers_and_a_wrong_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from sae_lens import SAE
 
-    from sae_lens_med.models import load_model
+    from sae_lens_med.models.bridge import load_model
     from sae_lens_med.training.activations import corpus
-    from sae_lens_med.training.metrics import measure
+    from sae_lens_med.training.quality import measure
     from sae_lens_med.training.recipe import parse_recipe
 
     monkeypatch.chdir(tmp_path)
@@ -271,7 +271,7 @@ def test_measuring_again_finds_the_recorded_numbers_and_a_wrong_one(tmp_path: Pa
 
 
 def test_a_release_with_gains_says_so_and_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from sae_lens_med.models import load_model
+    from sae_lens_med.models.bridge import load_model
     from sae_lens_med.training import run
     from sae_lens_med.training.recipe import load_recipe
 

@@ -11,9 +11,9 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.training import spliced
-from sae_lens_med.training.metrics import measure
+from sae_lens_med.training.quality import measure
 from sae_lens_med.training.spliced import compared, spliced_losses
 from tests.tiny import ARCHES, HIDDEN, Arch, tiny_model, tiny_sae
 

@@ -12,17 +12,17 @@ import typer
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from sae_lens_med import study as study_module
 from sae_lens_med.commands import evaluate as evaluate_commands
-from sae_lens_med.commands import run as run_commands
-from sae_lens_med.config import json_sha256
+from sae_lens_med.commands import study as run_commands
 from sae_lens_med.data import LoadedItems, load_items
 from sae_lens_med.errors import ConfigError, StudyError
-from sae_lens_med.inference import Engine
-from sae_lens_med.models import MedBridge
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem
+from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.saes.releases import LoadedSae, load_folder
-from sae_lens_med.study import STAGES, StudyResult, choose_shown, item_groups, run_study
+from sae_lens_med.study import run as study_module
+from sae_lens_med.study.run import STAGES, StudyResult, choose_shown, item_groups, run_study
 from tests.tiny import save_tiny_model, save_tiny_sae, tiny_model, tiny_sae
 
 THRESHOLD = 3.0

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sae_lens_med.cli import app
-from sae_lens_med.config import write_json
 from sae_lens_med.errors import ConfigError, ModelError
-from sae_lens_med.models import MedBridge
-from sae_lens_med.reader import ResidualReader
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.residuals import ResidualReader
+from sae_lens_med.runs.files import write_json
 from sae_lens_med.training import run
 from sae_lens_med.training import sweep as sweeping
 from sae_lens_med.training.outputs import as_written, require_sweep

@@ -22,7 +22,7 @@ from sae_lens.multi_sae_training_runner import MultiSAETrainingRunner, MultiSAET
 from sae_lens.saes.sae import TrainingSAE
 from safetensors.torch import load_file, save_file
 
-from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
 from tests.tiny import HIDDEN, tiny_model
 

@@ -13,7 +13,7 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.models import MedBridge, residuals
+from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.training import run
 from sae_lens_med.training.recipe import Recipe, load_recipe, parse_recipe
 from tests.tiny import tiny_model

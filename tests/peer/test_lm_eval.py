@@ -20,13 +20,13 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'sa
 
 from lm_eval.models import huggingface
 
-from sae_lens_med import catalogue
 from sae_lens_med.data import load_items
-from sae_lens_med.evaluation.lm_eval_task import kormedmcqa_task
+from sae_lens_med.evaluation.lm_eval.task import kormedmcqa_task
 from sae_lens_med.evaluation.methods import Method, run_method
-from sae_lens_med.inference import Engine
-from sae_lens_med.models import MedBridge
-from sae_lens_med.prompts import question_prompt
+from sae_lens_med.models import catalogue
+from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine
+from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.records import McqItem
 
 pytestmark = pytest.mark.real

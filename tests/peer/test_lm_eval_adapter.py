@@ -17,14 +17,14 @@ from lm_eval.api.registry import get_model
 from lm_eval.models import hf_steered, huggingface
 
 from sae_lens_med.errors import ConfigError, DataError, ModelError
-from sae_lens_med.evaluation.lm_eval_model import SaeLensMedLM
-from sae_lens_med.evaluation.lm_eval_task import kormedmcqa_task
+from sae_lens_med.evaluation.lm_eval.model import SaeLensMedLM
+from sae_lens_med.evaluation.lm_eval.task import kormedmcqa_task
 from sae_lens_med.features.statistics import feature_statistics
-from sae_lens_med.inference import TokenText
 from sae_lens_med.interventions import clamp, positions, splice, steer
-from sae_lens_med.models import MedBridge, load_model
-from sae_lens_med.passes import Pass, current
-from sae_lens_med.reader import ready
+from sae_lens_med.models.bridge import MedBridge, load_model
+from sae_lens_med.models.engine import TokenText
+from sae_lens_med.models.passes import Pass, current
+from sae_lens_med.models.residuals import ready
 from sae_lens_med.saes.releases import load_sae
 from tests.tiny import Arch, save_tiny_model, save_tiny_sae, tiny_model, tiny_sae
 

@@ -9,8 +9,8 @@ import pytest
 from sae_lens import SAE
 
 import sae_lens_med as slm
-from sae_lens_med.models import MedBridge, residuals
-from sae_lens_med.study import run_study
+from sae_lens_med.models.bridge import MedBridge, residuals
+from sae_lens_med.study.run import run_study
 
 pytestmark = pytest.mark.real
 
@@ -47,7 +47,7 @@ def test_the_release_loads_in_saelens_and_reconstructs(gemma: MedBridge) -> None
 
 def test_items_left_out_of_training_are_those_of_the_rule() -> None:
     loaded = slm.load_sae(f"{RELEASE}/{SAE_ID}")
-    from sae_lens_med.data import is_left_out
+    from sae_lens_med.training.text import is_left_out
 
     assert loaded.left_out_ids
     assert all(is_left_out(item_id) for item_id in loaded.left_out_ids)

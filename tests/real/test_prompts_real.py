@@ -3,9 +3,9 @@
 import pytest
 from transformers import AutoTokenizer
 
-from sae_lens_med import catalogue
 from sae_lens_med.data import load_items
-from sae_lens_med.prompts import explanation_prompt, question_prompt
+from sae_lens_med.models import catalogue
+from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 
 
 @pytest.mark.real

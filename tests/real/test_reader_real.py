@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sae_lens_med.data import load_items
-from sae_lens_med.models import MedBridge, residuals
-from sae_lens_med.reader import ResidualReader
+from sae_lens_med.models.bridge import MedBridge, residuals
+from sae_lens_med.models.residuals import ResidualReader
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.5.hook_resid_post", "blocks.9.hook_resid_post", "blocks.17.hook_resid_post"]
 

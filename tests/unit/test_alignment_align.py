@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from sae_lens_med.alignment import AlignmentResult, align
-from sae_lens_med.alignment.align import VARIANTS
+from sae_lens_med.alignment.retrieval import VARIANTS
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.records import PARTS, FeatureActs, McqItem
 

@@ -33,9 +33,9 @@ from sae_lens_med.alignment.causal import (
     steering_specificity,
 )
 from sae_lens_med.alignment.concept_scores import concept_auroc, concept_f1, crossed_strata
-from sae_lens_med.alignment.label_tasks import Example, LabelTask
-from sae_lens_med.alignment.labels import score_labels
-from sae_lens_med.alignment.measure_concepts import half_of_strata, length_strata
+from sae_lens_med.alignment.concepts import half_of_strata, length_strata
+from sae_lens_med.alignment.labels.scores import score_labels
+from sae_lens_med.alignment.labels.tasks import Example, LabelTask
 from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean, shuffled_scores
 from sae_lens_med.alignment.overlap import feature_overlap, top_k_sets, weighted_jaccard_table
 from sae_lens_med.alignment.paired import paired_contrast
@@ -49,7 +49,7 @@ from sae_lens_med.alignment.similarity import (
     matched_minus_mismatched,
     retrieval,
 )
-from sae_lens_med.alignment.vectors import idf_weights, weighted
+from sae_lens_med.features.vectors import idf_weights, weighted
 from sae_lens_med.records import McqItem
 from sae_lens_med.statistics import Strata, coarsen_strata, permutation_p, permuted_means, stratified_permutations
 

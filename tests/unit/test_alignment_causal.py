@@ -8,7 +8,6 @@ from scipy import stats
 
 from sae_lens_med.alignment.causal import (
     against_draws,
-    answer_margin,
     aopc,
     feature_verdicts,
     normalised_faithfulness,
@@ -16,6 +15,7 @@ from sae_lens_med.alignment.causal import (
     steering_specificity,
 )
 from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.interventions.edit_runs import answer_margin
 
 Array = np.ndarray
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_lens_med.alignment.align import stratum_labels
-from sae_lens_med.alignment.inputs import Inputs
 from sae_lens_med.alignment.measure_similarity import similarity
+from sae_lens_med.alignment.retrieval import stratum_labels
 from sae_lens_med.alignment.similarity import adjust_for_nuisance
-from sae_lens_med.alignment_study import compare_studies
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.features.store import CollectedFeatures
+from sae_lens_med.metrics.inputs import Inputs
+from sae_lens_med.study.compare import compare_studies
 from tests.synthetic_study import synthetic, write_study
 
 
@@ -63,8 +63,8 @@ def test_the_numbers_are_those_of_the_similarity_matrix() -> None:
         difference.append(row[i] - row[others].mean())
     assert min(labels.count(label) for label in labels) >= 2  # so that no stratum is made coarser
 
-    from sae_lens_med.alignment_study.compare import _per_item
     from sae_lens_med.statistics import coarsen_strata
+    from sae_lens_med.study.compare import _per_item
 
     strata = coarsen_strata([stratum_labels(item) for item in items])
     found = _per_item(study, np.arange(40), "sae", strata)

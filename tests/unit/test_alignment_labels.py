@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sae_lens_med.alignment.judges import OpenAiJudge, read_verdicts
-from sae_lens_med.alignment.label_tasks import CLOSE, OPEN, Kind, LabelTask, label_tasks
-from sae_lens_med.alignment.labels import balanced_accuracy, labels_from_concepts, read_labels, score_labels
-from sae_lens_med.alignment.measure_labels import KeptVerdicts, label_metrics
+from sae_lens_med.alignment.labels.judges import OpenAiJudge, read_verdicts
+from sae_lens_med.alignment.labels.measure import KeptVerdicts, label_metrics
+from sae_lens_med.alignment.labels.scores import balanced_accuracy, labels_from_concepts, read_labels, score_labels
+from sae_lens_med.alignment.labels.tasks import CLOSE, OPEN, Kind, LabelTask, label_tasks
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.records import PARTS, FeatureActs
 

@@ -5,11 +5,11 @@ import pytest
 from scipy import sparse, stats
 
 from sae_lens_med.alignment.causal import against_draws
-from sae_lens_med.alignment.feature_effects import Effects, EffectSettings, causal_tests, items_of_features
-from sae_lens_med.alignment.matched import Rates, rates, recombined, text_sets
+from sae_lens_med.alignment.causal_concepts import Effects, EffectSettings, causal_tests, items_of_features
 from sae_lens_med.alignment.saliency import span_tokens
 from sae_lens_med.alignment.shared import choose_features, mention_p, rank_shared
 from sae_lens_med.errors import DataError
+from sae_lens_med.features.matched import Rates, rates, recombined, text_sets
 from sae_lens_med.statistics import Strata, permutation_p, stratified_permutations
 
 Array = np.ndarray

@@ -8,8 +8,7 @@ from scipy.stats import spearmanr
 
 from sae_lens_med.alignment import align
 from sae_lens_med.alignment.baselines import bm25
-from sae_lens_med.alignment.inputs import Inputs, Measured, label_concepts
-from sae_lens_med.alignment.measure_concepts import (
+from sae_lens_med.alignment.concepts import (
     concept_features,
     length_strata,
     measure_concepts,
@@ -26,6 +25,7 @@ from sae_lens_med.alignment.measure_similarity import (
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
 from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.metrics.inputs import Inputs, Measured, label_concepts
 from sae_lens_med.records import McqItem, MetricValue
 from tests.synthetic_study import CONCEPTS, synthetic
 

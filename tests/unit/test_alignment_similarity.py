@@ -17,8 +17,8 @@ from sae_lens_med.alignment.similarity import (
     retrieval,
     retrieval_metrics,
 )
-from sae_lens_med.alignment.vectors import idf_weights, weighted
 from sae_lens_med.errors import DataError
+from sae_lens_med.features.vectors import idf_weights, weighted
 from sae_lens_med.statistics import Strata, coarsen_strata, mrr_chance, permutation_p, stratified_permutations
 
 FloatArray = np.ndarray

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from sae_lens_med.alignment.inputs import NEEDS, label_concepts
-from sae_lens_med.alignment.registry import BY_NAME, METRICS, choose, owner
-from sae_lens_med.alignment.settings import MetricSettings, read_settings
-from sae_lens_med.alignment_study import AlignmentRun, run_alignment
-from sae_lens_med.alignment_study.report import write_alignment_report
-from sae_lens_med.alignment_study.sentences import Limits, confirmatory, said_of, warnings
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import load_concepts
 from sae_lens_med.errors import ConfigError, DataError, StudyError
+from sae_lens_med.metrics.inputs import NEEDS, label_concepts
+from sae_lens_med.metrics.metric import BY_NAME, METRICS, choose, owner
+from sae_lens_med.metrics.settings import MetricSettings, read_settings
 from sae_lens_med.records import MetricValue
+from sae_lens_med.study.alignment_report import write_alignment_report
+from sae_lens_med.study.claims import Limits, confirmatory, said_of, warnings
+from sae_lens_med.study.measure import AlignmentRun, run_alignment
 from tests.synthetic_study import synthetic, without_explanations, write_study
 
 ARRAYS = ("retrieval", "difference", "overlap", "concepts", "coverage", "rsa", "monosemanticity")
@@ -142,7 +142,7 @@ def test_an_interrupted_metric_is_measured_again(
     lexicon: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped while its values are written: the manifest does not say that it is finished."""
-    from sae_lens_med.alignment_study import store
+    from sae_lens_med.study import measured as store
 
     study = write_study(tmp_path / "study", *synthetic(n=24))
     again(study, lexicon, ["difference"])

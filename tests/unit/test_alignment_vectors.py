@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sae_lens_med.alignment.vectors import (
+from sae_lens_med.errors import DataError
+from sae_lens_med.features.vectors import (
     EXPLANATION_PARTS,
     STEM_PARTS,
     TokenScripts,
@@ -17,7 +18,6 @@ from sae_lens_med.alignment.vectors import (
     token_scripts,
     weighted,
 )
-from sae_lens_med.errors import DataError
 from sae_lens_med.records import PARTS, FeatureActs
 
 

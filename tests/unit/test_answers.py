@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_lens_med.answers import Extraction, paper, strict
 from sae_lens_med.errors import DataError
+from sae_lens_med.prompts.answers import Extraction, paper, strict
 from tests.unit.answer_forms import FORMS, FOUR, GERMS, LUNG, NUMBERS, VITAMINS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "kormedmcqa_train_shared.jsonl"

@@ -17,15 +17,15 @@ from scipy import stats
 
 from sae_lens_med.commands.intervene import EXAMPLE
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.evaluation.conditions import Condition, Conditions, load_conditions, parse_conditions
-from sae_lens_med.evaluation.conditions_plot import steering_svg
-from sae_lens_med.evaluation.conditions_report import (
+from sae_lens_med.evaluation.conditions.compare import (
     Comparison,
     Ran,
     compare,
     margins,
 )
-from sae_lens_med.evaluation.conditions_tables import comparison_csv, comparison_md, flips_csv
+from sae_lens_med.evaluation.conditions.plot import steering_svg
+from sae_lens_med.evaluation.conditions.spec import Condition, Conditions, load_conditions, parse_conditions
+from sae_lens_med.evaluation.conditions.tables import comparison_csv, comparison_md, flips_csv
 from sae_lens_med.interventions import Intervention
 from sae_lens_med.records import ItemResult, Provenance
 

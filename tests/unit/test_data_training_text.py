@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_lens_med.data.training_text import is_left_out, training_text
 from sae_lens_med.errors import DataError
+from sae_lens_med.training.text import is_left_out, training_text
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

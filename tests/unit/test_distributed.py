@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sae_lens_med import distributed
 from sae_lens_med.distributed import Ranks
 from sae_lens_med.errors import ConfigError, DistributedError, StudyError
-from sae_lens_med.evaluation.store import PartialResults
 from sae_lens_med.records import ItemResult
+from sae_lens_med.runs.partial import PartialResults
 
 
 @given(n=st.integers(0, 200), world_size=st.integers(1, 20))

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sae_lens_med.config import json_sha256
 from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import ConfigError, DataError, StudyError
-from sae_lens_med.evaluation.provenance import changes, identity, make_provenance
-from sae_lens_med.evaluation.shots import choose_shots, split_shots
-from sae_lens_med.evaluation.store import PartialResults, read_results, write_results
-from sae_lens_med.evaluation.summary import accuracy_metrics, guessing_distribution
+from sae_lens_med.evaluation.accuracy import accuracy_metrics, guessing_distribution
+from sae_lens_med.prompts.shots import choose_shots, split_shots
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, MetricValue
+from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.partial import PartialResults, read_results, write_results
+from sae_lens_med.runs.provenance import changes, identity, make_provenance
 from sae_lens_med.statistics import wilson_interval
 
 

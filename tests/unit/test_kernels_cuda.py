@@ -22,8 +22,8 @@ DEVICE = "cpu" if INTERPRETING else "cuda"
 triton = pytest.importorskip("triton", reason="Triton is not installed: it comes with torch's CUDA builds on Linux")
 
 from sae_lens_med.errors import ConfigError  # noqa: E402
-from sae_lens_med.saes import kernels_cuda  # noqa: E402
-from sae_lens_med.saes.active import ActiveSet  # noqa: E402
+from sae_lens_med.saes.kernels import cuda as kernels_cuda  # noqa: E402
+from sae_lens_med.saes.kernels.active import ActiveSet  # noqa: E402
 
 if INTERPRETING:
     import triton.language as tl

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_lens_med.data import mask_leakage
 from sae_lens_med.errors import DataError, ModelError
-from sae_lens_med.prompts import explanation_prompt, question_prompt
+from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem, Prompt
 
 # Copied from lm_eval 0.4.13, tasks/kormedmcqa/_template_yaml (task version 3.0), as YAML reads the two strings.

@@ -7,8 +7,8 @@ import yaml
 from typer.testing import CliRunner
 
 from sae_lens_med.cli import app
-from sae_lens_med.config import configs_dir
 from sae_lens_med.errors import ConfigError, DataError, SaeLensMedError
+from sae_lens_med.runs.files import configs_dir
 from sae_lens_med.training.outputs import require_folder, require_run, require_texts
 from sae_lens_med.training.recipe import load_recipe
 
@@ -135,7 +135,7 @@ def test_what_can_be_told_before_the_model_is_loaded_is(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("sae_lens_med.models.load_model", loaded)
+    monkeypatch.setattr("sae_lens_med.models.bridge.load_model", loaded)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FULL").mkdir()
     (tmp_path / "FULL" / "text.jsonl").touch()

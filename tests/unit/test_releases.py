@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sae_lens_med.commands.releases import releases_app
-from sae_lens_med.config import configs_dir
 from sae_lens_med.errors import ReleaseError
+from sae_lens_med.runs.files import configs_dir
 from sae_lens_med.saes.listing import Releases, packaged_releases
 from sae_lens_med.saes.publish import export_release, package_release, publish_plan, verify_release
 from sae_lens_med.saes.releases import load_sae

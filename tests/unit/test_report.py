@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sae_lens_med.config import DISCLAIMER, DISCLAIMER_KO
 from sae_lens_med.errors import StudyError
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance
-from sae_lens_med.report import write_report
-from sae_lens_med.verdict import conclusion, number
+from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO
+from sae_lens_med.study.report import write_report
+from sae_lens_med.study.verdict import conclusion, number
 
 PAYLOAD = '<script>alert("x")</script>'
 SUBJECTS = ("소화기내과", "INFECTIOUS DISEASES AND TROPICAL MEDICINE (ADULTS)", "doctor")

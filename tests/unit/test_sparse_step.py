@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from transformer_lens.hook_points import HookPoint
 
-from sae_lens_med.saes import kernels_cpu, kernels_torch, sparse_step
-from sae_lens_med.saes.active import ActiveSet, Kernels
+from sae_lens_med.saes import sparse_step
+from sae_lens_med.saes.kernels import cpu as kernels_cpu
+from sae_lens_med.saes.kernels import torch as kernels_torch
+from sae_lens_med.saes.kernels.active import ActiveSet, Kernels
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
 from tests.tiny import tiny_trainer
 

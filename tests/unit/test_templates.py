@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.evaluation.templates import SHIPPED, find_templates, shipped, shipped_names
-from sae_lens_med.prompts import question_prompt
+from sae_lens_med.prompts.templates import SHIPPED, find_templates, shipped, shipped_names
+from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.records import McqItem
 from tests.tiny import tiny_tokenizer
 

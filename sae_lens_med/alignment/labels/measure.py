@@ -1,0 +1,164 @@
+"""Metric #13 as records: detection and fuzzing scores of feature labels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sae_lens_med.alignment.concepts import concept_features
+from sae_lens_med.alignment.labels.judges import LocalModelJudge
+from sae_lens_med.alignment.labels.scores import Judge, LabelScores, read_labels, require_verdicts, score_labels
+from sae_lens_med.alignment.labels.tasks import KINDS, PIECE_PARTS, Kind, label_tasks
+from sae_lens_med.features.vectors import Collected, n_columns
+from sae_lens_med.interventions.edit_runs import EditStore
+from sae_lens_med.metrics.inputs import Inputs, Measured
+from sae_lens_med.records import MetricValue
+from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.statistics import bootstrap_interval, quantile_interval
+
+VERDICTS_FILE = "labels.verdicts.partial.jsonl"
+ASKED_TOGETHER = 16
+"""Labels, each with its pieces, that a judge gets in one call."""
+
+NAMES: dict[Kind, str] = {"detection": "alignment/labels_detection", "fuzzing": "alignment/labels_fuzzing"}
+
+
+def measure_labels(inputs: Inputs) -> Measured:
+    """#13 of a file of labels (`inputs.labels`), or else of labels made of concepts that features stand for.
+
+    Those are made from questions, so that their pieces come from explanations alone. The judge is `inputs.judge`, or
+    the study's own model, which says little where the model is small. Verdicts are kept in `inputs.folder`.
+    """
+    judge = inputs.judge
+    if judge is None and inputs.model is not None:
+        from sae_lens_med.models.engine import Engine
+
+        judge = LocalModelJudge(Engine(inputs.model.model, batch_tokens=inputs.model.batch_tokens))
+    if judge is None:
+        return Measured(notes=("There is no judge, so labels are not scored; name one, or let the model run.",))
+    shown = inputs.model is None or inputs.model.progress
+    if inputs.folder is not None:
+        judge = KeptVerdicts(judge, inputs.folder / VERDICTS_FILE, progress=shown)
+    if inputs.labels is not None:
+        labels = read_labels(inputs.labels, n_columns(inputs.features.acts.acts))
+        parts, source = PIECE_PARTS, inputs.labels.name
+    else:
+        names: dict[int, list[str]] = {}
+        for concept, features in concept_features(inputs).items():
+            for feature in features[:1]:
+                names.setdefault(feature, []).append(concept)
+        labels = {feature: "; ".join(own[:3]) for feature, own in names.items()}
+        parts, source = ("explanation",), "the concepts that features stand for"
+    metrics, notes = label_metrics(
+        inputs.features,
+        labels,
+        judge,
+        parts=parts,
+        foreign=inputs.settings.foreign_labels,
+        draws=inputs.permutations,
+        seed=inputs.seed,
+    )
+    return Measured(
+        metrics,
+        (*notes, f"{len(labels)} labels, from {source}."),
+        {"labels.json": {str(feature): label for feature, label in sorted(labels.items())}},
+    )
+
+
+class KeptVerdicts:
+    """A judge whose verdicts are written to a file as they come, so that nothing is asked, or paid for, twice.
+
+    Verdicts are found by the judge's name, kind, label and texts. An interruption loses at most the answers of one call
+    (`ASKED_TOGETHER` labels). Measuring again does not ask again; deleting the file does.
+    """
+
+    def __init__(self, judge: Judge, path: Path, *, progress: bool = True) -> None:
+        self._judge, self._progress = judge, progress
+        self._store = EditStore(path, {"verdicts": "of feature labels"})
+
+    @property
+    def name(self) -> str:
+        return self._judge.name
+
+    def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
+        """As `labels.Judge`."""
+        keys = [json_sha256([self.name, kind, label, list(texts)]) for label, texts in asked]
+        new = [k for k, key in enumerate(keys) if key not in self._store.done]
+        with progress_bar(self._progress and bool(new)) as bar:
+            task = bar.add_task(f"labels, {kind}", total=len(new))
+            for start in range(0, len(new), ASKED_TOGETHER):
+                batch = new[start : start + ASKED_TOGETHER]
+                verdicts = self._judge.judge(kind, [asked[k] for k in batch])
+                require_verdicts(self._judge, verdicts, [asked[k] for k in batch])
+                for k, given in zip(batch, verdicts, strict=True):
+                    self._store.append({"id": keys[k], "verdicts": list(given)})
+                bar.advance(task, len(batch))
+        return [tuple(self._store.done[key]["verdicts"]) for key in keys]
+
+
+def label_metrics(
+    features: Collected,
+    labels: Mapping[int, str],
+    judge: Judge,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    n_examples: int = 10,
+    foreign: int | None = 4,
+    draws: int = 2000,
+    parts: Sequence[str] = PIECE_PARTS,
+    exclude_items: npt.NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> tuple[tuple[MetricValue, ...], tuple[str, ...]]:
+    """One value per kind, with what was not measured and why; the arguments are those of `labels`.
+
+    A judge is asked about `F * (1 + foreign)` times `2 * n_examples` pieces for each kind.
+    """
+    metrics: list[MetricValue] = []
+    notes: list[str] = []
+    for number, kind in enumerate(kinds):
+        rng = np.random.default_rng([seed, 13, number])
+        tasks = label_tasks(
+            features,
+            sorted(labels),
+            rng,
+            kinds=(kind,),
+            n_examples=n_examples,
+            parts=parts,
+            exclude_items=exclude_items,
+        )
+        left_out = len(labels) - len(tasks)
+        if left_out:
+            notes.append(f"{left_out} of {len(labels)} labelled features have too few contexts for {kind}.")
+        if not tasks:
+            continue
+        metrics.append(_value(score_labels(tasks, labels, judge, draws, rng, foreign), judge, seed))
+    return tuple(metrics), tuple(notes)
+
+
+def _value(scores: LabelScores, judge: Judge, seed: int) -> MetricValue:
+    measured = np.isfinite(scores.auroc)
+    has_null = len(scores.features) > 1 and len(scores.null) > 0
+    null = {} if not has_null else {
+        "null_mean": float(scores.null.mean()), "null_interval": quantile_interval(scores.null), "p": scores.p,
+    }  # fmt: skip
+    return MetricValue(
+        name=NAMES[scores.kind],
+        value=scores.value,
+        range=(0.0, 1.0),
+        n=len(scores.features),
+        unit="features",
+        interval=bootstrap_interval(scores.balanced_accuracy, seed=seed),
+        **null,
+        masked={"pieces_without_verdict": scores.n_without_verdict},
+        extra={
+            "chance": 0.5,
+            "pieces": float(scores.n_examples),
+            "permutations": float(len(scores.null)),
+            **({"auroc": float(scores.auroc[measured].mean())} if measured.any() else {}),
+        },
+        notes=f"Balanced accuracy; judge: {judge.name}; interval: percentile bootstrap over features; null: labels "
+        "shuffled among the features"
+        + ("; all p are coarse: the least is 1 / (permutations + 1)." if len(scores.null) < 100 else "."),
+    )

@@ -1,0 +1,172 @@
+"""`study` and `demo`: the main job. Heavy imports are inside the commands."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from sae_lens_med.commands.options import (
+    AsJson,
+    BatchTokens,
+    Data,
+    Device,
+    Dtype,
+    ExplanationSource,
+    Limit,
+    Model,
+    Output,
+    Permutations,
+    Sae,
+    Seed,
+    Shots,
+    SkipBadRows,
+    Split,
+    load_data,
+    open_model,
+    print_json,
+    print_tables,
+)
+
+if TYPE_CHECKING:
+    from sae_lens_med.data import LoadedItems
+    from sae_lens_med.study.run import StudyResult
+
+DEMO_MODEL = "gemma-3-270m"
+DEMO_SAE = "sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post"
+DEMO_DATA = "sample"
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command()(study)
+    app.command()(demo)
+
+
+def study(
+    model: Model,
+    sae: Sae,
+    data: Data,
+    output: Output,
+    split: Split = None,
+    shots: Shots = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_tokens: BatchTokens = None,
+    permutations: Permutations = 2000,
+    seed: Seed = 0,
+    n_shown: Annotated[int, typer.Option(min=0, help="Items that the report shows in full.")] = 6,
+    skip_bad_rows: SkipBadRows = False,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    explanation_source: ExplanationSource = None,
+) -> None:
+    """The main job: answers, SAE features, and their alignment with the explanations, in one folder with a report.
+
+    Started again on the same folder, it skips what is finished; with another model, SAE, data or setting it refuses
+    and says what changed.
+
+    Example: sae-lens-med study --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
+    --data sample --output my-study
+    """
+    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    _run_study(
+        model,
+        sae,
+        loaded,
+        output,
+        shots=shots,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        permutations=permutations,
+        seed=seed,
+        n_shown=n_shown,
+        as_json=as_json,
+    )
+
+
+def demo(
+    output: Output = Path("demo-study"),
+    device: Device = "auto",
+    batch_tokens: BatchTokens = None,
+    permutations: Permutations = 2000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The study on the packaged sample with gemma-3-270m and the shipped SAE: minutes on two cores, no network.
+
+    The sample's questions are illustrative: written for this package, from no exam, reviewed by no clinician. The demo
+    shows how the tool works, not what a model knows.
+
+    Example: sae-lens-med demo
+    """
+    loaded = load_data(DEMO_DATA, None, False, None, None)
+    _run_study(
+        DEMO_MODEL,
+        DEMO_SAE,
+        loaded,
+        output,
+        shots=0,
+        device=device,
+        dtype="float32",
+        batch_tokens=batch_tokens,
+        permutations=permutations,
+        seed=seed,
+        n_shown=6,
+        as_json=as_json,
+    )
+
+
+def _run_study(
+    model: str,
+    sae: str,
+    data: "LoadedItems",
+    output: Path,
+    *,
+    shots: int,
+    device: str,
+    dtype: str,
+    batch_tokens: int | None,
+    permutations: int,
+    seed: int,
+    n_shown: int,
+    as_json: bool,
+) -> None:
+    from sae_lens_med.errors import ReleaseError
+    from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.study.run import run_study
+
+    examples, data = choose_shots(data, shots)
+    opened, attached = open_model(model, sae, device, dtype)
+    if attached is None:
+        raise ReleaseError("a study needs an SAE; give one with --sae (`sae-lens-med releases list`).")
+    err = Console(stderr=True)
+    result = run_study(
+        opened,
+        attached,
+        data,
+        output,
+        shots=examples,
+        permutations=permutations,
+        seed=seed,
+        n_shown=n_shown,
+        batch_tokens=batch_tokens,
+        on_stage=lambda name, done: err.print(f"[bold]{name}[/bold]{': done before, skipped' if done else ''}"),
+    )
+    if as_json:
+        print_json(output, result.metrics)
+        return
+    title = f"{opened.provenance['name']} with {attached.source} on {data.source}, {len(data.items)} items"
+    # By subject and by gold letter are in the report: dozens of rows of few items say little here.
+    print_tables(title, [m for m in result.metrics if "=" not in m.group])
+    _print_end(result)
+
+
+def _print_end(result: "StudyResult") -> None:
+    from sae_lens_med.runs.files import DISCLAIMER
+
+    typer.echo(DISCLAIMER)
+    # Not through rich, which would wrap a long path.
+    typer.echo(f"Report: {result.report_html}")
+    typer.echo(f"        {result.report_md}")

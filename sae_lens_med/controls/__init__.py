@@ -1,0 +1,1 @@
+"""Controls of the instrument: dictionaries and networks that have learned nothing, on the same texts."""

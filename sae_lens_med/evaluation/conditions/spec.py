@@ -1,0 +1,218 @@
+"""The conditions file: which interventions to compare with the plain model, on the same items.
+
+    conditions:
+      - {kind: splice, positions: not_special}              # the reconstruction in the place of the activation
+      - {kind: splice, error_term: true}                    # plus what it misses: must change nothing
+      - {name: ablate-two, kind: ablate, features: [12, 99], positions: not_special}
+      - name: steer-123
+        kind: steer
+        features: {123: 1.0}
+        unit: max
+        strengths: [-4, -2, -1, 1, 2, 4]                    # one condition each
+      - name: both                                          # several at once
+        interventions:
+          - {kind: ablate, features: [12]}
+          - {kind: steer, features: {123: 2.0}, unit: max, positions: stem}
+    matched_random: 20
+
+An entry is an intervention as `interventions.spec` reads it, or a list of them, plus a `name` and `strengths`, which
+multiply the values of all features that are steered or clamped. Plain comes first without being named.
+`matched_random` says how many random feature sets are run beside each condition on features.
+
+Out of scope: running (`conditions.run`), what an intervention does (`interventions`).
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.interventions.spec import Intervention
+from sae_lens_med.records import Record
+
+PLAIN = "plain"
+STEER = "steer"
+WITH_VALUES = ("clamp", STEER)
+MATCHED_RANDOM = 20
+"""Random sets when the file does not say."""
+
+Feature = tuple[str | None, int]
+"""The SAE, as entries name it (None: the only one), and the index."""
+
+_TOP = ("conditions", "matched_random")
+_NAME = re.compile(r"\w[\w+=@.-]{0,99}")  # a folder of this name is made
+
+
+@dataclass(frozen=True, slots=True)
+class Condition(Record):
+    """One way of running the model."""
+
+    name: str
+    kind: str
+    """Kinds of the interventions, joined by `+`; `plain` where there are none."""
+    family: str
+    """Name of the entry: the same for all strengths of one."""
+    interventions: tuple[dict[str, Any], ...] = ()
+    """As `Intervention.to_dict` gives them, with the strength multiplied in."""
+    strength: float | None = None
+    """What the values of the entry's features were multiplied by; None where the entry has no strengths."""
+
+    @property
+    def parsed(self) -> tuple[Intervention, ...]:
+        """The interventions, for `interventions.intervention_pairs`."""
+        return tuple(Intervention.from_dict(entry, f"condition {self.name!r}") for entry in self.interventions)
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Each feature once, in the order of the interventions; empty for `plain` and `splice`."""
+        return tuple(dict.fromkeys((each.sae, index) for each in self.parsed for index, _ in each.features))
+
+    @property
+    def plain_at_zero(self) -> bool:
+        """Whether strength 0 would be the plain model; a clamp to 0 is not."""
+        return self.kind == STEER
+
+    def on(self, others: Mapping[Feature, int]) -> "Condition":
+        """The same condition with the feature `others[feature]` in the place of each feature."""
+        found = []
+        for entry in self.interventions:
+            own, sae = entry.get("features"), entry.get("sae")
+            if isinstance(own, dict):
+                entry = {**entry, "features": {str(others[sae, int(k)]): value for k, value in own.items()}}
+            elif own is not None:
+                entry = {**entry, "features": [others[sae, index] for index in own]}
+            found.append(entry)
+        return replace(self, interventions=tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions(Record):
+    """A conditions file."""
+
+    conditions: tuple[Condition, ...]
+    """Plain first."""
+    matched_random: int = MATCHED_RANDOM
+    """Random sets beside each condition on features, >= 0."""
+
+
+def load_conditions(path: str | Path) -> Conditions:
+    """Read a conditions file (YAML or JSON). Raises `ConfigError` when it is missing or not as the module says."""
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no conditions file {path}; `sae-lens-med intervene --example` prints one to begin with."
+        ) from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    return parse_conditions(values, where=str(path))
+
+
+def parse_conditions(values: Any, *, where: str = "the conditions") -> Conditions:
+    """The conditions that `values` (a mapping, as YAML gives it) names. Raises `ConfigError` naming the entry."""
+    _require_keys(values, _TOP, where)
+    entries = values.get("conditions")
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{where}: `conditions` must be a list of at least one intervention.")
+    sets = values.get("matched_random", MATCHED_RANDOM)
+    if not isinstance(sets, int) or isinstance(sets, bool) or sets < 0:
+        raise ConfigError(f"{where}: matched_random must be a whole number of 0 or more, got {sets!r}.")
+    found = [Condition(PLAIN, PLAIN, PLAIN)]
+    for number, entry in enumerate(entries, 1):
+        found += _entry(entry, f"{where}, condition {number}")
+    names: set[str] = set()
+    for condition in found:
+        # Some file systems do not tell capitals apart.
+        if condition.name.lower() in names:
+            raise ConfigError(
+                f"{where}: two conditions are called {condition.name!r}; give each entry a `name` of its own."
+            )
+        names.add(condition.name.lower())
+    return Conditions(tuple(found), sets)
+
+
+def _entry(entry: Any, where: str) -> list[Condition]:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where} must be a mapping such as {{kind: steer, features: {{123: 1.0}}, unit: max}}.")
+    own = {key: value for key, value in entry.items() if key not in ("name", "strengths")}
+    if "interventions" in own:
+        _require_keys(own, ("interventions",), where, and_also=("name", "strengths"))
+        listed = own["interventions"]
+        if not isinstance(listed, list) or not listed:
+            raise ConfigError(f"{where}: interventions must be a list of at least one.")
+        read = [Intervention.from_dict(each, f"{where}, intervention {n}") for n, each in enumerate(listed, 1)]
+    else:
+        read = [Intervention.from_dict(own, where)]
+    for each in read:
+        indices = [index for index, _ in each.features]
+        if len(set(indices)) < len(indices):
+            raise ConfigError(f"{where}: a feature is named twice in {indices}; name each one once.")
+    name = entry.get("name", _default_name(read))
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: the name {name!r} cannot be that of a folder; use letters, digits and _ - . + = @")
+    kind = "+".join(dict.fromkeys(each.kind for each in read))
+    dicts = tuple(each.to_dict() for each in read)
+    if "strengths" not in entry:
+        return [Condition(name, kind, name, dicts)]
+    if not any(each.kind in WITH_VALUES for each in read):
+        raise ConfigError(
+            f"{where}: strengths multiply the values of features, which only {' and '.join(WITH_VALUES)} have."
+        )
+    return [
+        Condition(f"{name}@{strength:g}", kind, name, tuple(_scaled(each, strength) for each in dicts), strength)
+        for strength in _strengths(entry["strengths"], kind, where)
+    ]
+
+
+def _strengths(values: Any, kind: str, where: str) -> list[float]:
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{where}: strengths must be a list of numbers such as [-2, -1, 1, 2].")
+    for value in values:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ConfigError(f"{where}: {value!r} is no strength; give finite numbers.")
+        if value == 0 and kind == STEER:
+            raise ConfigError(f"{where}: to steer with strength 0 is the plain model, which is there; leave 0 out.")
+    return [float(value) for value in values]
+
+
+def _scaled(entry: dict[str, Any], strength: float) -> dict[str, Any]:
+    if entry["kind"] not in WITH_VALUES:
+        return entry
+    return {**entry, "features": {index: value * strength for index, value in entry["features"].items()}}
+
+
+def _default_name(read: Sequence[Intervention]) -> str:
+    parts = []
+    for each in read:
+        indices = [str(index) for index, _ in each.features]
+        more = [f"and-{len(indices) - 4}-more"] if len(indices) > 4 else []
+        with_error = ["with-error"] if each.kind == "splice" and each.error_term else []
+        parts.append("-".join([each.kind, *indices[:4], *more, *with_error]))
+    return "+".join(parts)
+
+
+def _require_keys(values: Any, known: Sequence[str], where: str, *, and_also: Sequence[str] = ()) -> None:
+    known = (*known, *and_also)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must be a mapping with the keys {', '.join(known)}.")
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown key {key!r}{nearest(str(key), known) or '; the keys are ' + ', '.join(known) + '.'}"
+            )
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A key given twice is an error; YAML would take the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]  # PyYAML has no types
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,1 @@
+"""Item -> text -> tokens with spans of their parts; generated text or logits -> letter."""

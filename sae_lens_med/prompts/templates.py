@@ -1,0 +1,269 @@
+"""Prompt templates: plain Jinja2 files that a researcher can copy, change and pass with `--template`.
+
+The shipped ones are `templates/prompts/NAME.LANGUAGE.j2`; `sae-lens-med templates NAME` prints one. What a template may
+use, all of it plain text, exactly as the data has it (the stem stripped):
+
+    question                  the stem
+    options                   in order, each with `letter` (A ...) and `text`
+    letters                   the letters alone, in order
+    language                  `ko` or `en`, of the question
+    subject                   profession or specialty
+    shots                     solved examples, each with `question`, `options`, `letters`, `answer` (its letter),
+                              `answer_text`, and `explanation` where the data has one
+
+Nothing says which option of the measured question is right, and its explanation is not there. A template may also say
+where the model's answer to it ends, by `{% set stop = ["...", ...] %}` on a line of its own at the top.
+
+The line break at the end of the file, the one after a tag `{% ... %}` and the spaces before one that begins its line
+are not part of the prompt, so an editor's habits do not change what the model reads. Values are never read as template
+code. A template runs in Jinja2's sandbox, alone (no `include`), and an unknown variable is an error.
+
+Out of scope: chat markup, which is the tokenizer's own (`prompts.text_prompt`).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sae_lens_med.errors import ConfigError, DataError, nearest
+from sae_lens_med.prompts.tokens import require_other_items
+from sae_lens_med.records import OPTION_LETTERS, McqItem, Span
+
+LANGUAGES = ("ko", "en")
+SHIPPED = {
+    "letter": "question, lettered options and the answer cue: lm-evaluation-harness' kormedmcqa, version 3",
+    "generate": "the same text, with that task's stop strings",
+    "option-text": "the question and the answer cue, without options (cloze)",
+    "option-text-listed": "as letter; shots are answered by the option's text",
+    "cot": "an instruction to reason and to end with the letter; shots show their explanations",
+}
+"""The shipped families, each in all of `LANGUAGES`, and what they are."""
+
+_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the code of a template can end with."""
+
+_OPEN, _CLOSE, _FIRST = "\U00100000", "\U00100001", 0x100002
+_MARK = re.compile("[\U00100000-\U0010001f]")
+"""Private-use characters that stand around each part while it is looked for in the text that a template makes."""
+_MARKED = re.compile(f"{_OPEN}(.)(.*?){_CLOSE}", re.DOTALL)
+
+_EXAMPLE = McqItem(
+    "example",
+    "doctor",
+    "ko",
+    "이 문장이 문제이다?",
+    ("첫째", "둘째", "셋째", "넷째", "다섯째"),
+    1,
+    "둘째.",
+    "illustrative",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The text of one prompt."""
+
+    text: str
+    spans: tuple[Span, ...]
+    """Where the measured question's `stem` and `option:A` ... stand in it; as often as the template prints them, and
+    none where it changes them by a filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One template file, compiled and tried."""
+
+    name: str
+    """Shipped name or path."""
+    source: str
+    sha256: str
+    """Of the file's bytes."""
+    stop: tuple[str, ...]
+    """What the template says ends an answer; empty where it says nothing."""
+    _compiled: jinja2.Template = field(repr=False, compare=False)
+
+    def render(self, item: McqItem, shots: Sequence[McqItem] = ()) -> Rendered:
+        """The prompt of `item` after `shots`.
+
+        Raises `DataError` for a shot without a gold answer or without an explanation that the template prints, or the
+        item itself among the shots; `ConfigError` when the template fails on this item.
+        """
+        require_other_items(item, shots)
+        text = self._text(item, shots)
+        if _MARK.search(text):
+            return Rendered(text, ())
+        spans, plain = _unmarked(self._text(item, shots, marked=True))
+        return Rendered(text, spans if plain == text else ())
+
+    def _text(self, item: McqItem, shots: Sequence[McqItem], marked: bool = False) -> str:
+        values = _values(item, marked) | {"shots": [_values(shot, False) | _solution(shot) for shot in shots]}
+        try:
+            return self._compiled.render(values)
+        except jinja2.UndefinedError as error:
+            lacking = [shot.id for shot in shots if shot.explanation is None]
+            if lacking and "'explanation'" in str(error):
+                raise DataError(
+                    f"the template {self.name} prints the explanation of each shot, and the shot {lacking[0]!r} has "
+                    "none; use data whose few-shot examples are explained, another template, or 0 shots."
+                ) from error
+            raise _broken(self.name, error, f" for item {item.id!r}") from error
+        except _ERRORS as error:
+            raise _broken(self.name, error, f" for item {item.id!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """What one evaluation uses: a template per language of its questions."""
+
+    name: str
+    """As it was asked for: a family, a shipped name or a path."""
+    by_language: Mapping[str, Template]
+
+    def of(self, item: McqItem) -> Template:
+        """The template of `item`. Raises `DataError` for a language that has none."""
+        if item.language not in self.by_language:
+            raise DataError(
+                f"item {item.id!r} is in the language {item.language!r}, for which {self.name} has no template; use "
+                f"one of {', '.join(self.by_language)}, or give a template file of your own."
+            )
+        return self.by_language[item.language]
+
+    def sha256(self, languages: Iterable[str]) -> dict[str, str]:
+        """Of the template of each of these languages of questions."""
+        return {name: self.by_language[name].sha256 for name in sorted(set(languages)) if name in self.by_language}
+
+
+def find_templates(wanted: str, language: str | None = None) -> Templates:
+    """The templates that `wanted` names.
+
+    - a shipped family (`cot`): in the language of each question, or all in `language`;
+    - a shipped name (`cot.en`) or the path of a file: for questions of every language.
+
+    Raises `ConfigError` for a name that is neither shipped nor a file, a file that is no template, and a `language`
+    beside a name that has its own.
+    """
+    if language is not None and language not in LANGUAGES:
+        raise ConfigError(f"no instructions in the language {language!r}; use one of {', '.join(LANGUAGES)}.")
+    if wanted in SHIPPED:
+        own = {name: _compiled(f"{wanted}.{name}", shipped(f"{wanted}.{name}")) for name in LANGUAGES}
+        return Templates(wanted, own if language is None else dict.fromkeys(LANGUAGES, own[language]))
+    if language is not None:
+        raise ConfigError(
+            f"the template {wanted} has its own language; leave out the language of the instructions, or name one of "
+            f"the families {', '.join(SHIPPED)}."
+        )
+    name = wanted.removesuffix(".j2")
+    if name in shipped_names():
+        found = _compiled(name, shipped(name))
+    else:
+        path = Path(wanted).expanduser()
+        if not path.is_file():
+            known = (*SHIPPED, *shipped_names())
+            raise ConfigError(
+                f"there is no template {wanted!r}, neither a file nor one that ships"
+                f"{nearest(name, known) or '; `sae-lens-med templates` lists those that ship.'}"
+            )
+        found = _compiled(wanted, path.read_bytes())
+    return Templates(wanted, dict.fromkeys(LANGUAGES, found))
+
+
+def shipped_names() -> tuple[str, ...]:
+    """`letter.ko`, `letter.en`, ...: every template that ships."""
+    return tuple(f"{family}.{language}" for family in SHIPPED for language in LANGUAGES)
+
+
+def shipped(name: str) -> bytes:
+    """The file of a shipped template. Raises `ConfigError` for a name that is not in `shipped_names`."""
+    name, known = name.removesuffix(".j2"), shipped_names()
+    if name not in known:
+        raise ConfigError(
+            f"no template {name!r} ships{nearest(name, known) or '; the names are ' + ', '.join(known) + '.'}"
+        )
+    return (files("sae_lens_med") / "templates" / "prompts" / f"{name}.j2").read_bytes()
+
+
+def _compiled(name: str, content: bytes) -> Template:
+    """Compile, and try on an example, so that a mistake shows before a model is opened."""
+    try:
+        source = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the template {name} is not a text in UTF-8; save it as one.") from error
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )
+    try:
+        compiled = environment.from_string(source)
+        module = compiled.make_module(
+            _values(_EXAMPLE, False) | {"shots": [_values(_EXAMPLE, False) | _solution(_EXAMPLE)]}
+        )
+        stop: Any = getattr(module, "stop", [])
+    except _ERRORS as error:
+        raise _broken(name, error, "") from error
+    if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
+        raise ConfigError(f"the template {name} sets stop to {stop!r}; it must be a list of texts that are not empty.")
+    if _EXAMPLE.question not in str(module):
+        raise ConfigError(f"the template {name} does not print the question; put {{{{ question }}}} where it belongs.")
+    return Template(name, source, hashlib.sha256(content).hexdigest(), tuple(stop), compiled)
+
+
+def _broken(name: str, error: BaseException, where: str) -> ConfigError:
+    line = getattr(error, "lineno", None)
+    at = f" in line {line}" if line else ""
+    return ConfigError(
+        f"the template {name} fails{at}{where} ({str(error).rstrip('.') or type(error).__name__}); the variables are "
+        "question, options, letters, language, subject and shots."
+    )
+
+
+def _values(item: McqItem, marked: bool) -> dict[str, Any]:
+    def part(number: int, text: str) -> str:
+        return f"{_OPEN}{chr(_FIRST + number)}{text}{_CLOSE}" if marked else text
+
+    letters = list(OPTION_LETTERS[: len(item.options)])
+    return {
+        "question": part(0, item.question.strip()),
+        "options": [
+            {"letter": letter, "text": part(i, text)}
+            for i, (letter, text) in enumerate(zip(letters, item.options, strict=True), 1)
+        ],
+        "letters": letters,
+        "language": item.language,
+        "subject": item.subject,
+    }
+
+
+def _solution(shot: McqItem) -> dict[str, str]:
+    assert shot.answer is not None  # `require_other_items`
+    known = {} if shot.explanation is None else {"explanation": shot.explanation}
+    return {"answer": OPTION_LETTERS[shot.answer], "answer_text": shot.options[shot.answer], **known}
+
+
+def _unmarked(text: str) -> tuple[tuple[Span, ...], str]:
+    """The text without the marks, and where the parts between them stand in it."""
+    spans: list[Span] = []
+    plain: list[str] = []
+    length = end = 0
+    for match in _MARKED.finditer(text):
+        before, number = text[end : match.start()], ord(match[1]) - _FIRST
+        length += len(before)
+        spans.append(Span(length, length + len(match[2]), f"option:{OPTION_LETTERS[number - 1]}" if number else "stem"))
+        length += len(match[2])
+        plain += [before, match[2]]
+        end = match.end()
+    return tuple(spans), "".join([*plain, text[end:]])

@@ -1,0 +1,124 @@
+"""Where a result comes from, and what changed between two results that should be one.
+
+`identity` is the part of a provenance that decides the numbers: model, weights of the SAE, items, settings, seed. Batch
+size and device do not belong to it, so that a run stopped by a full memory may go on with smaller batches; nor do the
+names under which the same data, SAE and template were given, so that a moved file is still the same file.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+from sae_lens_med.records import Provenance
+
+PACKAGES = ("sae-lens-med", "sae-lens", "transformer-lens", "transformers", "torch", "numpy", "scipy")
+NOT_IDENTITY = ("batch_tokens", "device")
+"""Settings that do not change a result."""
+NAMES = (
+    *("sae.source", "sae.sae_id", "sae.trained_on", "data.source", "data.split", "data.licence", "data.bad_rows"),
+    "settings.template",
+)
+"""What a thing is called, beside the hash that says what it is."""
+
+
+class SaeIdentity(Protocol):
+    """What is recorded of an SAE: `saes.releases.LoadedSae` has it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def sae_id(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def hook_name(self) -> str: ...
+    @property
+    def trained_on(self) -> Any: ...
+
+
+class DataIdentity(Protocol):
+    """What is recorded of the data: `data.rows.LoadedItems` has it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def licence(self) -> str | None: ...
+    @property
+    def items(self) -> Sequence[Any]: ...
+    @property
+    def bad_rows(self) -> Sequence[Any]: ...
+
+
+def versions() -> dict[str, str]:
+    """Of `PACKAGES` and Python; `not installed` for code that runs from a folder without its distribution."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return {**found, "python": platform.python_version()}
+
+
+def make_provenance(
+    model: Mapping[str, Any], sae: SaeIdentity | None, data: DataIdentity, settings: Mapping[str, Any], seed: int
+) -> Provenance:
+    """The provenance of a result made now. `model` is `MedBridge.provenance`; `settings` is everything that the user
+    chose, defaults included."""
+    about_sae = None
+    if sae is not None:
+        about_sae = {
+            "source": sae.source,
+            "sae_id": sae.sae_id,
+            "sha256": sae.sha256,
+            "hook_name": sae.hook_name,
+            "trained_on": sae.trained_on,
+        }
+    return Provenance(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=versions(),
+        model=dict(model),
+        sae=about_sae,
+        data={
+            "source": data.source,
+            "split": data.split,
+            "sha256": data.sha256,
+            "n_items": len(data.items),
+            "bad_rows": len(data.bad_rows),
+            "licence": data.licence,
+        },
+        settings=dict(settings),
+        seed=seed,
+    )
+
+
+def identity(provenance: Provenance) -> dict[str, Any]:
+    """`{"model.sha256": ..., "settings.shots": ..., "seed": ...}`, flat, with the names in `NAMES`, too."""
+    values = provenance.to_dict()
+    flat: dict[str, Any] = {"seed": values["seed"]}
+    for part in ("model", "sae", "data", "settings"):
+        for key, value in (values[part] or {}).items():
+            if not (part == "settings" and key in NOT_IDENTITY):
+                flat[f"{part}.{key}"] = value
+    return flat
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One `name: old -> new` per value that differs between two identities, in the order of the names.
+
+    Empty when only `NAMES` differ; beside a real change of the same part, they say what was changed to what.
+    """
+    different = [key for key in sorted({*old, *new}) if key not in old or key not in new or old[key] != new[key]]
+    parts = {key.split(".")[0] for key in different if key not in NAMES}
+    return [f"{key}: {_shown(old, key)} -> {_shown(new, key)}" for key in different if key.split(".")[0] in parts]
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    text = repr(values[key]) if key in values else "(absent)"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,1 @@
+"""The sparse step's kernels: numba on CPUs, Triton on GPUs, and plain torch as their reference."""

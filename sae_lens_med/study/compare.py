@@ -1,0 +1,270 @@
+"""Two studies, or two variants of one, side by side: whose features are more like those of the explanations?
+
+Paired over the items that both have, with the same question, gold answer and explanation. On these items alone, each
+side is measured as `align` measures it (cosines adjusted for text length and script, strata of language, subject and
+gold letter), and per item three numbers are compared, always A - B:
+
+- `compare/matched_minus_mismatched`: d_i; only between sides whose similarities are on one scale (the same variant);
+- `compare/reciprocal_rank`: of the own explanation among all shared items;
+- `compare/stratum_percentile`: share of the other explanations of its stratum that are less similar than the own (equal
+  ones half), in [0, 1], 0.5 by chance.
+
+Null: the two sides are exchanged item by item (sign flips); p is two-sided. Interval: bootstrap over items. Items of a
+stratum share explanations, so they are not quite independent, and p is an approximation.
+
+Out of scope: accuracy (`evaluate` and `intervene` compare that), and more than two sides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sae_lens_med.alignment.measure_similarity import similarity
+from sae_lens_med.alignment.retrieval import MIN_ADJUSTED
+from sae_lens_med.alignment.similarity import adjust_for_nuisance, matched_minus_mismatched, retrieval
+from sae_lens_med.controls.collect import CONTROLS
+from sae_lens_med.errors import ConfigError, StudyError
+from sae_lens_med.features.store import load_features
+from sae_lens_med.metrics.inputs import Inputs, stratum_labels
+from sae_lens_med.records import FloatArray, IntArray, McqItem, MetricValue
+from sae_lens_med.statistics import (
+    Strata,
+    benjamini_hochberg,
+    bootstrap_interval,
+    coarsen_strata,
+    cohen_dz,
+    quantile_interval,
+    two_sided_p,
+)
+from sae_lens_med.study.folder import read_study
+from sae_lens_med.study.measured import FOLDER
+from sae_lens_med.study.verdict import ALPHA, MIN_ITEMS, Said, number
+
+_RANGES = {"matched_minus_mismatched": (-4.0, 4.0), "reciprocal_rank": (-1.0, 1.0), "stratum_percentile": (-1.0, 1.0)}
+_KO = {
+    "matched_minus_mismatched": "자기 해설과 다른 해설의 유사도 차이",
+    "reciprocal_rank": "자기 해설의 역순위",
+    "stratum_percentile": "같은 층에서 자기 해설의 백분위",
+}
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What `compare_studies` returns."""
+
+    name_a: str
+    name_b: str
+    n_items: int
+    """Items that both sides have, with an explanation."""
+    metrics: tuple[MetricValue, ...]
+    """Differences A - B; `extra` holds `a` and `b`, the two means."""
+    notes: tuple[str, ...]
+    said: Said
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `compare --json`."""
+        return {
+            "a": self.name_a,
+            "b": self.name_b,
+            "n_items": self.n_items,
+            "metrics": [metric.to_dict() for metric in self.metrics],
+            "notes": list(self.notes),
+            "said": {"en": self.said.en, "ko": self.said.ko},
+        }
+
+
+def compare_studies(
+    study_a: Path,
+    study_b: Path | None = None,
+    *,
+    variants: Sequence[str] = (),
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two studies, or two variants of one; see the module.
+
+    Args:
+        study_a: a finished study.
+        study_b: another; None: the same one, then `variants` are two.
+        variants: of A and of B; one for both; `sae` when none is given.
+        permutations: sign flips.
+        seed: of flips and bootstrap.
+
+    Raises `ConfigError` for variants that cannot be compared, `StudyError` where fewer than two items with an
+    explanation are shared.
+    """
+    pair = _variants(variants, same_study=study_b is None)
+    if permutations < 1:
+        raise ConfigError(f"a null needs at least one permutation, got {permutations}.")
+    inputs_a = _inputs(study_a, pair)
+    inputs_b = inputs_a if study_b is None else _inputs(study_b, pair)
+    rows_a, rows_b, notes = _shared(inputs_a, inputs_b)
+    if len(rows_a) < 2:
+        raise StudyError(
+            f"{study_a} and {study_b or study_a} share {len(rows_a)} items with an explanation; two or more are needed "
+            "to compare them."
+        )
+    items = [inputs_a.items[i] for i in inputs_a.sides.explained[rows_a]]
+    strata = coarsen_strata([stratum_labels(item) for item in items])
+    sides = [
+        _per_item(inputs, rows, variant, strata)
+        for inputs, rows, variant in ((inputs_a, rows_a, pair[0]), (inputs_b, rows_b, pair[1]))
+    ]
+    same_scale = pair[0] == pair[1]
+    if not same_scale:
+        notes.append(
+            f"Similarities of {pair[0]} and {pair[1]} are on different scales, so their differences are not compared; "
+            "ranks are."
+        )
+    if not strata.exchangeable.any():
+        notes.append("No two shared items have a subject in common: only ranks among all items are compared.")
+    metrics = [
+        _difference(name, sides[0][name], sides[1][name], pair, permutations, seed)
+        for name in sides[0]
+        if same_scale or name != "matched_minus_mismatched"
+    ]
+    name_a, name_b = (
+        f"{path.name} ({variant})" for path, variant in zip((study_a, study_b or study_a), pair, strict=True)
+    )
+    return Comparison(name_a, name_b, len(items), tuple(metrics), tuple(notes), _said(name_a, name_b, metrics))
+
+
+def _variants(given: Sequence[str], *, same_study: bool) -> tuple[str, str]:
+    if len(given) > 2:
+        raise ConfigError(f"two variants are compared, {len(given)} were given: {', '.join(given)}.")
+    pair = (given[0], given[-1]) if given else ("sae", "sae")
+    if same_study and pair[0] == pair[1]:
+        raise ConfigError(
+            "one study is compared with itself: give another study, or two variants, for example --variants sae,raw."
+        )
+    return pair
+
+
+def _inputs(study: Path, pair: tuple[str, str]) -> Inputs:
+    records = read_study(study)
+    controls = {}
+    for name in CONTROLS:
+        folder = study / FOLDER / "controls" / name
+        if name in pair and (folder / "manifest.json").is_file():
+            controls[name] = load_features(folder)
+    items = tuple(records.items.values())
+    return Inputs(
+        items=items,
+        features=load_features(study / "features"),
+        results=tuple(records.results[item.id] for item in items),
+        controls=controls,
+    )
+
+
+def _shared(a: Inputs, b: Inputs) -> tuple[IntArray, IntArray, list[str]]:
+    """Rows of the explained items of A and of B that are the same item, in A's order."""
+    of_b = {b.items[i].id: row for row, i in enumerate(b.sides.explained)}
+    rows: list[tuple[int, int]] = []
+    other = 0
+    for row, i in enumerate(a.sides.explained):
+        item = a.items[i]
+        if (match := of_b.get(item.id)) is None:
+            continue
+        if _content(item) == _content(b.items[b.sides.explained[match]]):
+            rows.append((row, match))
+        else:
+            other += 1
+    notes = [f"{other} items have the same id but another question, answer or explanation; left out."] if other else []
+    left = len(a.sides.explained) + len(b.sides.explained) - 2 * len(rows) - 2 * other
+    if left:
+        notes.append(f"{left} items with an explanation are in one of the two only; left out.")
+    pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1], notes
+
+
+def _content(item: McqItem) -> tuple[Any, ...]:
+    return item.question, item.options, item.answer, item.explanation
+
+
+def _per_item(inputs: Inputs, rows: IntArray, variant: str, strata: Strata) -> dict[str, FloatArray]:
+    """Per name, one number for each item that has it; the same items for both sides."""
+    table = similarity(inputs, variant)[np.ix_(rows, rows)]
+    if len(rows) >= MIN_ADJUSTED:
+        table = adjust_for_nuisance(table, *(side[rows] for side in inputs.properties))
+    none = np.zeros((0, len(rows)), dtype=np.int64)
+    found = {"reciprocal_rank": retrieval(table, none).reciprocal_rank}
+    if strata.exchangeable.any():
+        found = {
+            "matched_minus_mismatched": matched_minus_mismatched(table, strata, none).differences,
+            **found,
+            "stratum_percentile": _percentiles(table, strata),
+        }
+    return found
+
+
+def _percentiles(table: FloatArray, strata: Strata) -> FloatArray:
+    """Of the exchangeable items, in order: see the module."""
+    found = np.zeros(len(table))
+    for group in strata.members():
+        block = np.round(table[np.ix_(group, group)], 12)
+        own = np.diagonal(block)[:, None]
+        # The own explanation ties with itself: half a count, taken away again.
+        found[group] = ((block < own).sum(axis=1) + ((block == own).sum(axis=1) - 1) / 2) / (len(group) - 1)
+    return found[strata.exchangeable]
+
+
+def _difference(
+    name: str, a: FloatArray, b: FloatArray, pair: tuple[str, str], permutations: int, seed: int
+) -> MetricValue:
+    difference = a - b
+    value = float(difference.mean())
+    null = _flipped_means(difference, permutations, np.random.default_rng([seed, *name.encode()]))
+    d_z = cohen_dz(difference)
+    return MetricValue(
+        name=f"compare/{name}",
+        value=value,
+        range=_RANGES[name],
+        n=len(difference),
+        interval=bootstrap_interval(difference, seed=seed),
+        null_mean=float(null.mean()),
+        null_interval=quantile_interval(null),
+        p=two_sided_p(value, null),
+        group="shared",
+        variant=pair[0] if pair[0] == pair[1] else f"{pair[0]}-{pair[1]}",
+        extra={"a": float(a.mean()), "b": float(b.mean()), "permutations": float(permutations)}
+        | ({} if d_z is None else {"d_z": d_z}),
+        notes="A - B, paired over items; p two-sided, by exchanging the sides of each item; interval: percentile "
+        "bootstrap over items"
+        + (f"; n = {len(difference)} is small, so this cannot carry a claim." if len(difference) < MIN_ITEMS else "."),
+    )
+
+
+def _flipped_means(difference: FloatArray, permutations: int, rng: np.random.Generator) -> FloatArray:
+    """`[B]`: the mean of the differences, each with a sign of its own drawn at random."""
+    step = max(1, _BLOCK // len(difference))
+    means = [
+        (2.0 * rng.integers(0, 2, size=(min(step, permutations - start), len(difference))) - 1.0) @ difference
+        for start in range(0, permutations, step)
+    ]
+    return np.concatenate(means) / len(difference)
+
+
+def _said(name_a: str, name_b: str, metrics: Sequence[MetricValue]) -> Said:
+    """One sentence: which of the numbers differ, after correction over them."""
+    q = benjamini_hochberg([metric.p or 1.0 for metric in metrics])
+    few = metrics[0].n < MIN_ITEMS
+    en, ko = [], []
+    for metric, corrected in zip(metrics, q.tolist(), strict=True):
+        plain = metric.name.removeprefix("compare/")
+        facts = f"{number(metric.value)} (p = {number(metric.p or 1.0)}, q = {number(corrected)})"
+        differs = corrected < ALPHA and not few
+        higher, higher_ko = ("A is higher", "A가 더 높음") if metric.value > 0 else ("B is higher", "B가 더 높음")
+        en.append(f"{plain.replace('_', ' ')} {facts}: {higher if differs else 'no difference shown'}")
+        ko.append(f"{_KO[plain]} {facts}: {higher_ko if differs else '차이가 확인되지 않음'}")
+    tail_en = f"; fewer than {MIN_ITEMS} items carry no claim" if few else ""
+    tail_ko = f"; {MIN_ITEMS}문항 미만은 결론의 근거가 되지 못함" if few else ""
+    return Said(
+        f"A ({name_a}) less B ({name_b}): {'; '.join(en)}{tail_en}. A higher similarity is no proof that the model "
+        "uses it.",
+        f"A({name_a})에서 B({name_b})를 뺀 값: {'; '.join(ko)}{tail_ko}. 유사도가 더 높다고 해서 모델이 그것을 "
+        "사용한다는 뜻은 아닙니다.",
+    )
