@@ -1,20 +1,20 @@
-"""What every alignment metric is measured from: one finished study, in memory, and what it lacks.
+"""What metrics are measured from: one finished study, in memory.
 
-`Inputs` is made once and given to each metric of `registry.METRICS`. What several metrics need (pooled vectors, groups
-with their strata and permutations) is made on first use and kept, by the same code and from the same seed for all.
+`Inputs` is made once and given to each metric. What several metrics need (pooled vectors, groups with their strata and
+permutations, the opened model) is made on first use and kept. What the metrics of one room share beyond that is a class
+of that room with cached properties, made once by `Inputs.view`.
 
 Groups: `all`, and whatever the study tells apart (`left_out`, `trained_on`). In each, items with an explanation
-exchange explanations within strata (`stratum_labels`); the permutations are those that `align` draws.
+exchange explanations within strata (`stratum_labels`).
 
-`Need` names what a metric cannot do without; `missing` says in one sentence why it is not there.
-
-Out of scope: reading a study folder, opening the model, writing results.
+Out of scope: reading a study folder, opening the model, writing results (`study.measure`).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -37,43 +37,19 @@ from sae_lens_med.features.vectors import (
     weighted,
 )
 from sae_lens_med.metrics.settings import MetricSettings
-from sae_lens_med.records import BoolArray, FloatArray, IntArray, ItemResult, McqItem, MetricValue
+from sae_lens_med.records import BoolArray, FloatArray, IntArray, ItemResult, McqItem
 from sae_lens_med.statistics import Strata, coarsen_strata, stratified_permutations
 
 if TYPE_CHECKING:
-    from sae_lens_med.alignment.reasoning import ReasonedItem
     from sae_lens_med.features.store import CollectedFeatures
     from sae_lens_med.models.bridge import MedBridge
     from sae_lens_med.saes.releases import LoadedSae
 
 
-Need = Literal["explanations", "concepts", "spans", "model", "reasoning", "labels", "embeddings", "ratings"]
-NEEDS: dict[Need, str] = {
-    "explanations": "at least two items with an explanation",
-    "concepts": "concepts named in the questions: the packaged lexicon, a file, or annotated spans",
-    "spans": "spans of the question that an expert annotated",
-    "model": "the model and the SAE of the study",
-    "reasoning": "a model that generates reasoning",
-    "labels": "texts that label features, and a judge",
-    "embeddings": "embeddings of texts (TF-IDF where none are given)",
-    "ratings": "a file of clinicians' ratings",
-}
-
 Embedder = Callable[[Sequence[str]], FloatArray]
 """Texts -> `[n, d]`, one row per text."""
 
-_Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What one metric gives."""
-
-    metrics: tuple[MetricValue, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What was not measured and why, one sentence each."""
-    files: Mapping[str, Any] = field(default_factory=dict)
-    """File name -> JSON value, or text for names that do not end in `.json`: written beside `metrics.json`."""
+_View = TypeVar("_View")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,17 +94,17 @@ class ConceptLabels:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sides:
-    """The pooled vectors of one collection of features."""
+class Pooled:
+    """The pooled vectors of one collection of features (`features.vectors`)."""
 
     scripts: TokenScripts
     mask: FeatureMask
     explained: IntArray
     """`[m]`, the items with an explanation."""
-    pooled: sparse.csr_array
-    """CSR `[n_items, F]`: maxima over the counted stem tokens, masked features left out, not weighted."""
+    stem_maxima: sparse.csr_array
+    """CSR `[n_items, F]`: maxima over the counted stem tokens of every item, masked features left out, not weighted."""
     stems: sparse.csr_array
-    """CSR `[m, F]`, weighted by IDF; so `explanations`."""
+    """CSR `[m, F]`, maxima over the stem, weighted by IDF; so `explanations`."""
     explanations: sparse.csr_array
     weights: FloatArray
     """`[F]`, the IDF weights."""
@@ -140,7 +116,7 @@ class Group:
 
     name: str
     rows: IntArray
-    """`[m]`, positions among the explained items (rows of `Sides.stems`)."""
+    """`[m]`, positions among the explained items (rows of `Pooled.stems`)."""
     items: IntArray
     """`[m]`, positions among all items."""
     strata: Strata
@@ -148,9 +124,9 @@ class Group:
     """`[B, m]`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Inputs:
-    """One study, for every metric. What is made once is kept also by a copy (`dataclasses.replace`)."""
+    """One study, for every metric."""
 
     items: tuple[McqItem, ...]
     features: Collected
@@ -164,27 +140,23 @@ class Inputs:
     concepts: ConceptLabels | None = None
     controls: "Mapping[str, CollectedFeatures]" = field(default_factory=dict)
     """Variant -> the same items collected with an altered model or SAE (`controls`)."""
-    model: ModelSide | None = None
+    open_model: Callable[[], ModelSide] | None = None
+    """Opens the study's model and SAE; called once, by the first metric that needs them."""
     ratings: Path | None = None
     """File of clinicians' ratings."""
     labels: Path | None = None
     """File of feature labels."""
     judge: Any = None
-    """What tells whether a text fits a label (`judges`)."""
+    """What tells whether a text fits a label (`alignment.labels.judges`)."""
     embedder: Embedder | None = None
     """None: TF-IDF of character n-grams."""
     embedder_name: str = "tfidf"
     folder: Path | None = None
     """Where metrics that run the model keep partial results; None: nowhere."""
     settings: MetricSettings = field(default_factory=MetricSettings)
-    reasoned: "Sequence[ReasonedItem]" = ()
-    """Reasoning of the model on some or all items."""
-    moved: tuple[FloatArray, IntArray, tuple[str, ...]] | None = None
-    """Effects `[N]` of removing a concept's features, where that was measured, with item numbers and concept ids."""
-    missing: Mapping[Need, str] = field(default_factory=dict)
-    """Why a need is not met, one sentence each."""
+    study: Mapping[str, Any] = field(default_factory=dict)
+    """Hashes of the study's items and features, as JSON values: what every metric depends on."""
     threads: int = 1
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.permutations < 1:
@@ -197,37 +169,49 @@ class Inputs:
             if control.acts.item_ids != self.features.acts.item_ids:
                 raise DataError(f"the control {name!r} was collected on other items; collect it again.")
 
-    def once(self, key: Any, make: Callable[[], _Made]) -> _Made:
-        """`make()`, kept under `key` for the next call."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+    def view(self, kind: "Callable[[Inputs], _View]") -> _View:
+        """`kind(self)`, made once: what several metrics of a room share (a class with cached properties)."""
+        if kind not in self._views:
+            self._views[kind] = kind(self)
+        return self._views[kind]
 
-    @property
-    def sides(self) -> Sides:
+    @cached_property
+    def _views(self) -> dict[Any, Any]:
+        return {}
+
+    @cached_property
+    def model(self) -> ModelSide:
+        """The study's model and SAE. Raises `DataError` where nothing opens them."""
+        if self.open_model is None:
+            raise DataError("this metric needs the model of the study; give it.")
+        return self.open_model()
+
+    @cached_property
+    def pooled(self) -> Pooled:
         """Of the study's own features."""
-        return self.once(("sides", "sae"), lambda: pooled_sides(self.features))
+        return pool_features(self.features)
 
-    def sides_of(self, variant: str) -> Sides:
+    @cached_property
+    def _pooled_controls(self) -> dict[str, Pooled]:
+        return {}
+
+    def pooled_of(self, variant: str) -> Pooled:
         """Of the study (`sae`) or of a control, on the same explained items."""
         if variant == "sae":
-            return self.sides
-        return self.once(
-            ("sides", variant), lambda: pooled_sides(self.controls[variant], explained=self.sides.explained)
-        )
+            return self.pooled
+        if variant not in self._pooled_controls:
+            self._pooled_controls[variant] = pool_features(self.controls[variant], explained=self.pooled.explained)
+        return self._pooled_controls[variant]
 
     @property
     def feature_variants(self) -> tuple[str, ...]:
         """`sae` and the controls: what is a sparse code."""
         return ("sae", *self.controls)
 
-    @property
+    @cached_property
     def explained_groups(self) -> tuple[Group, ...]:
         """Groups with at least two explained items; `all` first."""
-        return self.once("explained groups", self._explained_groups)
-
-    def _explained_groups(self) -> tuple[Group, ...]:
-        explained, found = self.sides.explained, []
+        explained, found = self.pooled.explained, []
         for name, chosen in self.all_groups.items():
             rows = np.flatnonzero(chosen[explained])
             if len(rows) < 2:
@@ -238,35 +222,36 @@ class Inputs:
             found.append(Group(name, rows, members, strata, drawn))
         return tuple(found)
 
-    @property
+    @cached_property
     def all_groups(self) -> dict[str, BoolArray]:
         """`all` and the study's own."""
         everyone = {"all": np.ones(len(self.items), dtype=bool)}
         return everyone | {name: np.asarray(chosen, dtype=bool) for name, chosen in self.groups.items()}
 
-    @property
+    @cached_property
     def properties(self) -> tuple[FloatArray, FloatArray]:
         """`[m, 3]` of stems and of explanations (`vectors.text_properties`), for the explained items."""
-        return self.once("properties", self._properties)
-
-    def _properties(self) -> tuple[FloatArray, FloatArray]:
-        sides = self.sides
         stem, explanation = (
-            text_properties(self.features.acts, sides.scripts, parts)[sides.explained]
+            text_properties(self.features.acts, self.pooled.scripts, parts)[self.pooled.explained]
             for parts in (STEM_PARTS, EXPLANATION_PARTS)
         )
         return stem, explanation
 
+    @cached_property
+    def question_lengths(self) -> FloatArray:
+        """`[n_items]`, characters of each question."""
+        return np.array([len(item.question) for item in self.items], dtype=np.float64)
+
     def explanation_texts(self) -> list[str]:
         """The masked explanations of the explained items."""
-        return [self.features.texts[self.items[i].id]["explanation"] for i in self.sides.explained]
+        return [self.features.texts[self.items[i].id]["explanation"] for i in self.pooled.explained]
 
     def question_texts(self) -> list[str]:
         """The questions, without options, of the explained items."""
-        return [self.items[i].question for i in self.sides.explained]
+        return [self.items[i].question for i in self.pooled.explained]
 
     def rng(self, name: str) -> np.random.Generator:
-        """The generator of `align` for a group or another purpose."""
+        """The generator of a group or another purpose: equal seed and name give equal draws."""
         return np.random.default_rng([self.seed, *name.encode()])
 
 
@@ -275,21 +260,21 @@ def stratum_labels(item: McqItem) -> list[tuple[str | None, ...]]:
     return [(item.language, item.subject, item.gold_letter), (item.language, item.subject)]
 
 
-def pooled_sides(features: Collected, explained: IntArray | None = None) -> Sides:
-    """Mask, pool and weigh one collection, as `align` does. `explained`: the items to take; those that have an
-    explanation token that counts when not given."""
+def pool_features(features: Collected, explained: IntArray | None = None) -> Pooled:
+    """Mask, pool and weigh one collection. `explained`: the items to take; those that have an explanation when not
+    given."""
     acts = features.acts
     scripts = token_scripts(acts, features.texts)
     mask = feature_mask(acts, scripts)
     chosen = np.flatnonzero(features.has_explanation) if explained is None else explained
-    pooled = max_pool(acts, STEM_PARTS, mask.kept)
-    stems, explanations = pooled[chosen], max_pool(acts, EXPLANATION_PARTS, mask.kept)[chosen]
+    stem_maxima = max_pool(acts, STEM_PARTS, mask.kept)
+    stems, explanations = stem_maxima[chosen], max_pool(acts, EXPLANATION_PARTS, mask.kept)[chosen]
     weights = idf_weights(stems, explanations)
-    return Sides(
+    return Pooled(
         scripts=scripts,
         mask=mask,
         explained=chosen,
-        pooled=pooled,
+        stem_maxima=stem_maxima,
         stems=weighted(stems, weights),
         explanations=weighted(explanations, weights),
         weights=weights,
