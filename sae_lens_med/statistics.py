@@ -22,6 +22,12 @@ from scipy.stats import binom
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.records import FloatArray, IntArray
 
+SMALL_N = 50
+"""Fewer items than this cannot carry a claim; whatever is reported of so few says so."""
+
+ALPHA = 0.05
+"""Significance level: a p value, or a corrected one (q), below it is called significant."""
+
 _CHUNK = 4_000_000
 """Elements of a resampling index held at once (32 MB)."""
 

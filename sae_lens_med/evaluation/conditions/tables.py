@@ -5,7 +5,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_lens_med.evaluation.accuracy import SMALL_N
 from sae_lens_med.evaluation.conditions.compare import Band, Comparison, ConditionResult, GroupResult, Interval
 from sae_lens_med.evaluation.conditions.spec import PLAIN, Feature
 from sae_lens_med.runs.files import DISCLAIMER
