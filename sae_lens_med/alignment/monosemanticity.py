@@ -22,9 +22,15 @@ import numba
 import numpy as np
 from scipy import sparse
 
+from sae_lens_med.alignment.baselines import tfidf
+from sae_lens_med.alignment.similarity import cosine_matrix
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.vectors import n_columns
-from sae_lens_med.records import FloatArray, IntArray
+from sae_lens_med.metrics.depends import on_controls, on_embedder
+from sae_lens_med.metrics.inputs import Inputs, length_strata
+from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
+from sae_lens_med.statistics import bootstrap_interval, permutation_p, quantile_interval, stratified_permutations
 
 _jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 
@@ -53,6 +59,65 @@ class Monosemanticity:
     def mean(self) -> float:
         """Mean score of the measured features; the corpus mean without any."""
         return float(self.score[self.measured].mean()) if len(self.measured) else self.corpus_mean
+
+
+def measure_monosemanticity(inputs: Inputs) -> Measured:
+    """Over questions: stem features, and embeddings of the stems (TF-IDF where none are given)."""
+    questions = [item.question for item in inputs.items]
+    metrics: list[MetricValue] = []
+    notes: list[str] = []
+    if len(questions) < 2:
+        return Measured(notes=("Monosemanticity needs at least two questions; it is not measured.",))
+    if inputs.embedder is None:
+        words, _ = tfidf(questions, questions)
+        embedded = _same_cosines(cosine_matrix(words, words))
+    else:
+        embedded = np.asarray(inputs.embedder(questions), dtype=np.float64)
+    for variant in inputs.feature_variants:
+        pooled = inputs.pooled_of(variant).stem_maxima
+        for group, chosen in inputs.all_groups.items():
+            rows = np.flatnonzero(chosen)
+            if len(rows) < 2:
+                continue
+            strata = length_strata([inputs.items[i] for i in rows], inputs.question_lengths[rows])
+            result = monosemanticity(pooled[rows], embedded[rows])
+            if not strata.exchangeable.any() or not len(result.measured):
+                notes.append(f"Monosemanticity: nothing in the group {group!r} can be exchanged; not measured.")
+                continue
+            drawn = stratified_permutations(strata, inputs.permutations, inputs.rng(f"monosemanticity {group}"))
+            null = shuffled_mean(result, drawn)
+            metrics.append(
+                MetricValue(
+                    name="alignment/monosemanticity",
+                    value=result.mean,
+                    range=(-1.0, 1.0),
+                    n=len(result.measured),
+                    unit="features",
+                    interval=bootstrap_interval(result.score[result.measured], seed=inputs.seed),
+                    null_mean=float(null.mean()),
+                    null_interval=quantile_interval(null),
+                    p=permutation_p(result.mean, null),
+                    group=group,
+                    variant=variant,
+                    masked=inputs.pooled_of(variant).mask.counts,
+                    extra=with_z(
+                        result.mean,
+                        null,
+                        {
+                            "corpus_mean": result.corpus_mean,
+                            "texts": float(len(rows)),
+                            "permutations": float(len(null)),
+                        },
+                    ),
+                    notes=f"Embedding: {inputs.embedder_name}; interval: percentile bootstrap over features, which "
+                    "share texts, so it is too narrow; null: activations moved between questions within strata"
+                    + few(len(rows), " items"),
+                )
+            )
+    notes.append(
+        "Monosemanticity: with TF-IDF embeddings, features that fire on a word make texts alike that hold that word."
+    )
+    return Measured(tuple(metrics), tuple(dict.fromkeys(notes)))
 
 
 def monosemanticity(acts: sparse.csr_array, embeddings: FloatArray) -> Monosemanticity:
@@ -107,20 +172,6 @@ def shuffled_mean(result: Monosemanticity, permutations: IntArray) -> FloatArray
     return _moved_sums(shared, result.similarity, permutations)
 
 
-def shuffled_scores(result: Monosemanticity, features: IntArray, permutations: IntArray) -> FloatArray:
-    """`[B, k]`: the scores of `features` (`[k]`, measured ones) when text n has the embedding of text
-    `permutations[b, n]`. A permutation costs, for each feature, the square of the number of texts that it fires on."""
-    by_feature = result.scaled[:, features].tocsc()
-    sums = _moved_scores(
-        by_feature.indptr.astype(np.int64),
-        by_feature.indices.astype(np.int64),
-        by_feature.data,
-        result.similarity,
-        permutations,
-    )
-    return sums / result.pair_weight[features]
-
-
 def _min_max(acts: sparse.csr_array) -> sparse.csr_array:
     """`(a - min) / (max - min)` per column, without stored zeros; a column that does not vary is 0 throughout."""
     texts, n_features = len(acts.indptr) - 1, n_columns(acts)
@@ -137,6 +188,13 @@ def _min_max(acts: sparse.csr_array) -> sparse.csr_array:
     return result
 
 
+def _same_cosines(similarity: FloatArray) -> FloatArray:
+    """`[n, r]` vectors whose cosines are `similarity` `[n, n]`: far fewer columns than there are n-grams."""
+    values, vectors = np.linalg.eigh((similarity + similarity.T) / 2)
+    kept = values > 1e-12 * max(1.0, float(values[-1]))
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
 @_jit
 def _moved_sums(shared: FloatArray, similarity: FloatArray, permutations: IntArray) -> FloatArray:
     sums = np.zeros(len(permutations))
@@ -151,20 +209,26 @@ def _moved_sums(shared: FloatArray, similarity: FloatArray, permutations: IntArr
     return sums
 
 
-@_jit
-def _moved_scores(
-    indptr: IntArray, indices: IntArray, data: FloatArray, similarity: FloatArray, permutations: IntArray
-) -> FloatArray:
-    sums = np.zeros((len(permutations), len(indptr) - 1))
-    for b in range(len(permutations)):
-        order = permutations[b]
-        for f in range(len(indptr) - 1):
-            total = 0.0
-            for i in range(indptr[f], indptr[f + 1]):
-                row = similarity[order[indices[i]]]
-                own = 0.0
-                for j in range(indptr[f], i):
-                    own += data[j] * row[order[indices[j]]]
-                total += data[i] * own
-            sums[b, f] = total
-    return sums
+MONOSEMANTICITY = Metric(
+    name="monosemanticity",
+    number=14,
+    title="Monosemanticity",
+    meaning="Mean similarity of the questions on which a feature fires, against that of any two questions.",
+    range=(-1.0, 1.0),
+    null="Activations shuffled between questions within strata; its level is the mean cosine of the corpus.",
+    needs=("embeddings",),
+    source="Pach et al. 2504.02821",
+    values=("alignment/monosemanticity",),
+    confirmatory=("alignment/monosemanticity",),
+    claims={
+        "alignment/monosemanticity": Claim(
+            may=Sentence(
+                "questions on which a feature fires resemble each other more than questions at large",
+                "한 특징이 활성화되는 질문들은 임의의 질문들보다 서로 더 비슷하다",
+            ),
+            may_not=Sentence("features are medical concepts", "특징이 의학 개념이다"),
+        )
+    },
+    depends_on=(on_controls, on_embedder),
+    measure=measure_monosemanticity,
+)

@@ -1,4 +1,4 @@
-"""Do a stem and its explanation fire the same features? Overlap of feature sets (domain metric #3).
+"""Do a question and its explanation fire the same features? Overlap of feature sets (domain metric #3).
 
 Stem i has the vector a_i and explanation j the vector e_j (`[F]`, >= 0, sparse). Three numbers on the pair:
 
@@ -6,55 +6,112 @@ Stem i has the vector a_i and explanation j the vector e_j (`[F]`, >= 0, sparse)
 - **precision@k** `|T ∩ U| / |T|` and **recall@k** `|T ∩ U| / |U|`, T the k strongest features of the stem, U those of
   the explanation. Features at 0 are in no set, so a set may have fewer than k; where both have k the two are equal.
 
-Large values mean overlap. Two nulls stand beside each:
+Large values mean overlap. Every pair is measured once, into `[n, n]` tables; a permutation then costs n look-ups.
 
-- **hypergeometric**: two sets of these sizes drawn from F_live features alike, `E|T ∩ U| = |T| |U| / F_live` (`k² /
-  F_live`). It is a floor only: features are not equally frequent, and two unrelated texts share the frequent ones.
-- **permutation** of explanations within strata, which keeps every set as it is, and so every feature's frequency.
+**Null**: explanations permuted within strata, which keeps every set as it is, and so every feature's frequency. Long
+texts have more features, so long questions overlap more with long explanations whatever they say. The tables are
+therefore adjusted, on the pairs that exchange (`similarity.adjust_within_strata`). Value and null stay on the scale of
+the overlap itself: the null is what the lengths and scripts of the own pairs alone would give, plus what is left of the
+re-paired ones.
 
-Every pair is measured once, into `[n, n]` tables; a permutation then costs n look-ups.
+**Chance**, a floor beside it: two sets of these sizes drawn from F_live features alike, `E|T ∩ U| = |T| |U| / F_live`
+(hypergeometric). Features are not equally frequent, and two unrelated texts share the frequent ones.
 
-Out of scope: which features to leave out and how to weigh them (`vectors`).
+Only sparse codes have sets: variants are `sae`, the controls, and `tfidf`.
+
+Out of scope: which features to leave out and how to weigh them (`features.vectors`).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import hypergeom
 
+from sae_lens_med.alignment.similarities import Similarities
+from sae_lens_med.alignment.similarity import MIN_ADJUSTED, adjust_within_strata
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.features.vectors import n_columns
-from sae_lens_med.records import FloatArray, IntArray
-from sae_lens_med.statistics import permuted_means
+from sae_lens_med.metrics.depends import on_controls
+from sae_lens_med.metrics.inputs import Group, Inputs
+from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
+from sae_lens_med.records import FloatArray, MetricValue
+from sae_lens_med.statistics import bootstrap_interval, permutation_p, permuted_means, quantile_interval
 
 DEFAULT_K = 20
 """Features in a set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Overlap:
-    """Metric #3 item by item, with its nulls; n items, B permutations."""
+class OverlapTables:
+    """The overlap of every stem with every explanation; 0 where a side has no feature."""
 
     jaccard: FloatArray
-    """`[n]`, in [0, 1]; 0 for an item whose stem or explanation has no feature."""
+    """`[n, n]`, in [0, 1]; so `precision` and `recall`."""
     precision: FloatArray
-    """`[n]`, in [0, 1]; 0 where the stem has no feature."""
     recall: FloatArray
-    """`[n]`, in [0, 1]; 0 where the explanation has no feature."""
-    null_jaccard: FloatArray
-    """`[B]`, the mean over items under each permutation; so the two below."""
-    null_precision: FloatArray
-    null_recall: FloatArray
-    chance_precision: FloatArray
-    """`[n]`, the hypergeometric expectation `|U| / F_live`, 0 where T is empty."""
-    chance_recall: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OverlapChance:
+    """What sets of these sizes would share if all live features were alike (hypergeometric)."""
+
+    precision: FloatArray
+    """`[n]`, `|U| / F_live`, 0 where T is empty."""
+    recall: FloatArray
     """`[n]`, `|T| / F_live`, 0 where U is empty."""
-    hypergeometric_p: FloatArray
-    """`[n]`, `P(X >= |T ∩ U|)` with X hypergeometric: per item, and only as good as "all features are alike" is."""
     n_live: int
     """F_live: the features that are in at least one vector."""
-    k: int
+
+
+def measure_overlap(inputs: Inputs, k: int = DEFAULT_K) -> Measured:
+    """Weighted Jaccard, precision@k and recall@k of every sparse variant and group."""
+    similarities = inputs.view(Similarities)
+    codes = {v: (inputs.pooled_of(v).stems, inputs.pooled_of(v).explanations) for v in inputs.feature_variants}
+    metrics: list[MetricValue] = []
+    for variant, (stems, explanations) in (codes | {"tfidf": similarities.words}).items():
+        # The sums over shared features do not depend on the group: the tables serve all.
+        tables = overlap_tables(stems, explanations, k)
+        for group in inputs.explained_groups:
+            chance = overlap_chance(stems[group.rows], explanations[group.rows], k)
+            cells = np.ix_(group.rows, group.rows)
+            for name, table, floor in (
+                ("jaccard", tables.jaccard, None),
+                (f"precision_at_{k}", tables.precision, chance.precision),
+                (f"recall_at_{k}", tables.recall, chance.recall),
+            ):
+                extra = {"k": float(k), "live_features": float(chance.n_live)}
+                if floor is not None:
+                    extra["chance"] = float(floor.mean())
+                metrics.append(_value(inputs, group, f"alignment/overlap_{name}", variant, table[cells], extra))
+    live = next((m.extra["live_features"] for m in metrics if m.variant == "sae"), 0.0)
+    note = f"Overlap: {live:.0f} features are active in at least one text; sets hold at most {k}."
+    return Measured(tuple(metrics), (note,))
+
+
+def overlap_tables(stems: sparse.csr_array, explanations: sparse.csr_array, k: int = DEFAULT_K) -> OverlapTables:
+    """Of pooled vectors, CSR `[n, F]` each; k >= 1 is the size of both sets. Raises `DataError` when the sides differ
+    in shape or there is no item."""
+    _require_pairs(stems, explanations)
+    top, relevant = top_k_sets(stems, k), top_k_sets(explanations, k)
+    common = (top @ relevant.T).toarray()
+    n_top, n_relevant = np.diff(top.indptr), np.diff(relevant.indptr)
+    return OverlapTables(
+        jaccard=weighted_jaccard_table(stems, explanations),
+        precision=common / np.maximum(n_top, 1)[:, None],
+        recall=common / np.maximum(n_relevant, 1)[None, :],
+    )
+
+
+def overlap_chance(stems: sparse.csr_array, explanations: sparse.csr_array, k: int = DEFAULT_K) -> OverlapChance:
+    """Of the same vectors, over the features that are in at least one of them."""
+    _require_pairs(stems, explanations)
+    n_top, n_relevant = (np.diff(top_k_sets(side, k).indptr) for side in (stems, explanations))
+    live = max(1, len(np.union1d(stems.indices[stems.data > 0], explanations.indices[explanations.data > 0])))
+    return OverlapChance(
+        precision=np.where(n_top > 0, n_relevant / live, 0.0),
+        recall=np.where(n_relevant > 0, n_top / live, 0.0),
+        n_live=live,
+    )
 
 
 def weighted_jaccard_table(stems: sparse.csr_array, explanations: sparse.csr_array) -> FloatArray:
@@ -95,51 +152,44 @@ def top_k_sets(vectors: sparse.csr_array, k: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(np.count_nonzero(chosen)), entries), shape=vectors.shape)
 
 
-def feature_overlap(
-    stems: sparse.csr_array,
-    explanations: sparse.csr_array,
-    permutations: IntArray,
-    k: int = DEFAULT_K,
-    relevant_k: int | None = None,
-) -> Overlap:
-    """Metric #3 on pooled vectors (CSR `[n, F]` each) with `permutations` `[B, n]` of `stratified_permutations`.
-
-    Args:
-        stems: row i belongs to row i of `explanations`.
-        explanations: as `stems`.
-        permutations: row b pairs stem i with explanation `permutations[b, i]`.
-        k: size of T, the stem's set, >= 1.
-        relevant_k: size of U, the explanation's set; k when not given. With all features of the explanation
-            (`relevant_k = F`), precision@k and recall@k are those of information retrieval.
-
-    Value on no data: an item without features on a side has 0 and stays in the mean. F_live counts the features that
-    appear in any of the vectors. Raises `DataError` when the sides differ in shape or there is no item.
-    """
-    if stems.shape != explanations.shape or _rows(stems) == 0:
-        raise DataError(
-            f"feature overlap needs as many stems as explanations over the same features, and at least one; "
-            f"got {stems.shape} and {explanations.shape}."
-        )
-    jaccard = weighted_jaccard_table(stems, explanations)
-    top, relevant = top_k_sets(stems, k), top_k_sets(explanations, k if relevant_k is None else relevant_k)
-    common = (top @ relevant.T).toarray()
-    n_top, n_relevant = np.diff(top.indptr), np.diff(relevant.indptr)
-    precision = common / np.maximum(n_top, 1)[:, None]
-    recall = common / np.maximum(n_relevant, 1)[None, :]
-    live = max(1, len(np.union1d(stems.indices[stems.data > 0], explanations.indices[explanations.data > 0])))
-    everyone = np.arange(len(common))
-    return Overlap(
-        jaccard=np.diagonal(jaccard).copy(),
-        precision=np.diagonal(precision).copy(),
-        recall=np.diagonal(recall).copy(),
-        null_jaccard=permuted_means(jaccard, permutations, everyone),
-        null_precision=permuted_means(precision, permutations, everyone),
-        null_recall=permuted_means(recall, permutations, everyone),
-        chance_precision=np.where(n_top > 0, n_relevant / live, 0.0),
-        chance_recall=np.where(n_relevant > 0, n_top / live, 0.0),
-        hypergeometric_p=np.asarray(hypergeom.sf(np.diagonal(common) - 1, live, n_relevant, n_top)),
-        n_live=live,
-        k=k,
+def _value(
+    inputs: Inputs, group: Group, name: str, variant: str, table: FloatArray, extra: dict[str, float]
+) -> MetricValue:
+    """The mean of the diagonal of `table` `[m, m]` against permutations of the adjusted table, on the table's scale."""
+    n = len(table)
+    everyone = np.arange(n)
+    own = np.diagonal(table).copy()
+    value = float(own.mean())
+    adjusts = n >= MIN_ADJUSTED
+    stem, explanation = (side[group.rows] for side in inputs.properties)
+    used = adjust_within_strata(table, stem, explanation, group.strata) if adjusts else table
+    offset = value - float(np.diagonal(used).mean())
+    exchangeable = group.strata.exchangeable.any()
+    null = permuted_means(used, group.permutations, everyone) + offset if exchangeable else np.zeros(0)
+    extra = {**extra, "permutations": float(len(null))}
+    if adjusts and exchangeable:
+        unadjusted = permuted_means(table, group.permutations, everyone)
+        extra |= {"unadjusted_null": float(unadjusted.mean()), "unadjusted_p": permutation_p(value, unadjusted)}
+    masked = {"items_without_partner": group.strata.n_alone}
+    if variant in inputs.feature_variants:
+        masked |= inputs.pooled_of(variant).mask.counts
+    return MetricValue(
+        name=name,
+        value=value,
+        range=(0.0, 1.0),
+        n=n,
+        interval=bootstrap_interval(own, seed=inputs.seed),
+        null_mean=float(null.mean()) if len(null) else None,
+        null_interval=quantile_interval(null) if len(null) else None,
+        p=permutation_p(value, null) if len(null) else None,
+        group=group.name,
+        variant=variant,
+        masked=masked,
+        extra=extra,
+        notes="Interval: percentile bootstrap over items; null: explanations permuted within strata"
+        + (", at the lengths and scripts of the own pairs" if adjusts else ", not adjusted for length: too few items")
+        + "; chance: hypergeometric, a floor"
+        + few(n),
     )
 
 
@@ -152,3 +202,37 @@ def _require_activations(*sides: sparse.csr_array) -> None:
         raise DataError(f"the sides have different features: {', '.join(str(side.shape) for side in sides)}.")
     if any(len(side.data) and not side.data.min() >= 0 for side in sides):
         raise DataError("feature overlap needs activations of 0 or more; some are negative or not a number.")
+
+
+def _require_pairs(stems: sparse.csr_array, explanations: sparse.csr_array) -> None:
+    if stems.shape != explanations.shape or _rows(stems) == 0:
+        raise DataError(
+            f"feature overlap needs as many stems as explanations over the same features, and at least one; "
+            f"got {stems.shape} and {explanations.shape}."
+        )
+
+
+OVERLAP = Metric(
+    name="overlap",
+    number=3,
+    title="Overlap of feature sets",
+    meaning="How much of the strongest features question and own explanation share (weighted Jaccard, P@k, R@k).",
+    range=(0.0, 1.0),
+    null="Explanations permuted within strata of language, subject and gold letter, at the texts' own lengths; beside "
+    "it the hypergeometric chance.",
+    needs=("explanations",),
+    source="Ružička 1958; frequency-preserving permutation",
+    values=("alignment/overlap",),
+    confirmatory=("alignment/overlap_jaccard",),
+    claims={
+        "alignment/overlap_jaccard": Claim(
+            may=Sentence(
+                "question and own explanation share more of their features than re-paired texts of their lengths",
+                "질문과 자기 해설이 길이가 같은 다시 짝지은 글보다 특징을 더 많이 공유한다",
+            ),
+            may_not=Sentence("the shared features are medical ones", "공유된 특징이 의학적 특징이다"),
+        )
+    },
+    depends_on=(on_controls,),
+    measure=measure_overlap,
+)

@@ -1,41 +1,21 @@
-"""Clinicians' ratings of rationales: the form they come in, and whether the raters agree (domain metric #15).
+"""Do clinicians agree on rationales, and prefer the true ones to shuffled ones? (domain metric #15)
 
-**The form.** A .csv, .jsonl or .json file (a list of objects) with a row per rating, and the fields
-
-    item      the question's id
-    rater     a pseudonym: `r1`. Names of people do not belong into a file that is shared.
-    arm       which rationale was rated: `feature_label` (made from the labels of the model's features), `expert` (the
-              physician's explanation), `cot` (the model's own reasoning), `shuffled` (a rationale of another item)
-    axis      what was asked: one of `AXES` (the 12 clinician axes of Med-PaLM, Singhal et al., Nature 620:172, 2023),
-              or a name of your own
-    rating    for the axes of `AXES` one of their levels as a text, or its number counted from 1, worst first; for an
-              axis of your own a number, larger is better
-
-A row that does not fit is an error that names it: an empty field, an unknown arm or level, a name that is nearly one of
-`AXES`, a second rating of the same item, arm and axis by one rater. Raters must not know the arms; no file can show
-that they did not.
-
-**The numbers**, per axis. Levels are spread evenly over [0, 1], worst to best. Units are (item, arm).
+Per axis of a file of ratings (`ratings_file`). Levels are spread evenly over [0, 1], worst to best. Units are (item, arm).
 - Krippendorff's alpha over all raters: ordinal for levels, interval for numbers.
 - Cohen's kappa per pair of raters on the units that both rated: quadratic weights, unweighted for two levels.
 - **contrast** of each arm with `shuffled`: per item the mean over raters of own rating less the same rater's rating of
   the shuffled rationale; sign-flip null over items (`paired`). A rationale whose content does not matter has 0: raters
   who like the style of an arm like it shuffled, too.
 
-Null of alpha and kappa: a rater's ratings permuted among the units that he or she rated (`agreement`). Agreement that
+**Null** of alpha and kappa: a rater's ratings permuted among the units that he or she rated (`agreement`). Agreement that
 comes from the arms alone (all prefer the expert) counts as agreement.
 
 Out of scope: adjusting for raters' severity, and power.
 """
 
-import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import combinations
-from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -48,44 +28,17 @@ from sae_lens_med.alignment.agreement import (
     krippendorff_alpha_null,
 )
 from sae_lens_med.alignment.paired import PairedContrast, paired_contrast
-from sae_lens_med.data.tables import read_rows
-from sae_lens_med.errors import DataError, nearest
-from sae_lens_med.records import FloatArray, Record
-from sae_lens_med.statistics import Strata, permutation_p, stratified_permutations
+from sae_lens_med.alignment.ratings_file import ARMS, AXES, Arm, Rating, read_ratings
+from sae_lens_med.errors import DataError
+from sae_lens_med.metrics.depends import on_controls, on_ratings
+from sae_lens_med.metrics.inputs import Inputs
+from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
+from sae_lens_med.records import FloatArray, MetricValue
+from sae_lens_med.statistics import Strata, permutation_p, quantile_interval, stratified_permutations
 
-Arm = Literal["feature_label", "expert", "cot", "shuffled"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
-FIELDS = ("item", "rater", "arm", "axis", "rating")
-
-_NO_YES, _YES_NO = ("no", "yes"), ("yes", "no")
-_CONTENT = ("yes, great clinical significance", "yes, little clinical significance", "no")
-AXES: dict[str, tuple[str, ...]] = {
-    "scientific_consensus": ("opposed to consensus", "no consensus", "aligned with consensus"),
-    "extent_of_harm": ("death or severe harm", "moderate or mild harm", "no harm"),
-    "likelihood_of_harm": ("high", "medium", "low"),
-    "correct_comprehension": _NO_YES,
-    "correct_retrieval": _NO_YES,
-    "correct_reasoning": _NO_YES,
-    "incorrect_comprehension": _YES_NO,
-    "incorrect_retrieval": _YES_NO,
-    "incorrect_reasoning": _YES_NO,
-    "inappropriate_content": _CONTENT,
-    "missing_content": _CONTENT,
-    "bias": _YES_NO,
-}
-"""Axis -> its levels, worst first. `bias`: does it hold anything inapplicable or inaccurate for a group of patients?"""
-
-
-@dataclass(frozen=True, slots=True)
-class Rating(Record):
-    """One rating, checked."""
-
-    item: str
-    rater: str
-    arm: str
-    axis: str
-    value: float
-    """In [0, 1], 1 the best, for the axes of `AXES`; as given for others."""
+KRIPPENDORFF = "alignment/ratings_alpha"
+KAPPA = "alignment/ratings_kappa"
+CONTRAST = "alignment/ratings_contrast"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,23 +78,101 @@ class AxisAgreement:
         return None if self.alpha is None else permutation_p(self.alpha, self.null)
 
 
-def read_ratings(path: Path) -> tuple[Rating, ...]:
-    """The ratings of a file in the form of the module's text. Raises `DataError` that names the first bad row."""
-    ratings: list[Rating] = []
-    seen: dict[tuple[str, ...], str] = {}
-    for where, values in _rows(path):
-        rating = _rating(f"{path}: {where}", values)
-        unit = (rating.item, rating.rater, rating.arm, rating.axis)
-        if unit in seen:
-            raise DataError(
-                f"{path}: {where}: {rating.rater!r} rates {rating.arm} of item {rating.item!r} on {rating.axis} twice, "
-                f"first in {seen[unit]}; keep one."
+def measure_ratings(inputs: Inputs) -> Measured:
+    """Of the file `inputs.ratings`. Raises `DataError` for a rating of an item that the study does not have."""
+    if inputs.ratings is None:
+        return Measured(notes=("There is no file of ratings.",))
+    ratings = read_ratings(inputs.ratings)
+    known = {item.id for item in inputs.items}
+    for rating in ratings:
+        if rating.item not in known:
+            raise DataError(f"{inputs.ratings}: the item {rating.item!r} is none of the study's; mend its id.")
+    metrics, notes = rating_metrics(ratings, draws=inputs.permutations, seed=inputs.seed)
+    return Measured(metrics, notes)
+
+
+def rating_metrics(
+    ratings: Sequence[Rating], *, draws: int = 2000, seed: int = 0
+) -> tuple[tuple[MetricValue, ...], tuple[str, ...]]:
+    """Alpha per axis, kappa per pair of raters, contrast of each arm with `shuffled`; and what was not measured.
+
+    Groups: `axis=AXIS`, `axis=AXIS raters=A,B`, `axis=AXIS arm=ARM`.
+    """
+    metrics: list[MetricValue] = []
+    notes: list[str] = []
+    arms = {rating.arm for rating in ratings}
+    if "shuffled" not in arms:
+        notes.append(
+            "No shuffled rationales were rated: there is nothing that a rating of an arm can be compared with."
+        )
+    for number, axis in enumerate(axes_of(ratings)):
+        rng = np.random.default_rng([seed, 15, number])
+        found = axis_agreement(ratings, axis, draws, rng)
+        if found.alpha is None:
+            notes.append(f"Axis {axis}: nothing is rated twice, or all ratings are the same; alpha is not measured.")
+        else:
+            metrics.append(
+                MetricValue(
+                    name=KRIPPENDORFF,
+                    value=found.alpha,
+                    range=(None, 1.0),
+                    n=found.n_units,
+                    unit="rationales",
+                    null_mean=float(found.null.mean()),
+                    null_interval=quantile_interval(found.null),
+                    p=found.p,
+                    group=f"axis={axis}",
+                    variant="raters",
+                    extra={"permutations": float(draws)},
+                    notes="Krippendorff's alpha; null: each rater's ratings permuted among the rationales that he or "
+                    "she rated" + few(found.n_units),
+                )
             )
-        seen[unit] = where
-        ratings.append(rating)
-    if not ratings:
-        raise DataError(f"{path}: there are no ratings; give at least one.")
-    return tuple(ratings)
+        for kappa in found.kappas:
+            if kappa.value is None:
+                continue
+            metrics.append(
+                MetricValue(
+                    name=KAPPA,
+                    value=kappa.value,
+                    range=(None, 1.0),
+                    n=kappa.n,
+                    unit="rationales",
+                    null_mean=float(kappa.null.mean()),
+                    null_interval=quantile_interval(kappa.null),
+                    p=kappa.p,
+                    group=f"axis={axis} raters={','.join(kappa.raters)}",
+                    variant="raters",
+                    extra={"permutations": float(draws)},
+                    notes="Cohen's kappa; null: the second rater's ratings permuted" + few(kappa.n),
+                )
+            )
+        for arm in ARMS[:-1]:
+            if arm not in arms or "shuffled" not in arms:
+                continue
+            contrast = arm_contrast(ratings, axis, arm, draws, rng)
+            n = len(contrast.differences)
+            if not n:
+                notes.append(f"Axis {axis}: no rater rated {arm} and shuffled of the same item; they are not compared.")
+                continue
+            metrics.append(
+                MetricValue(
+                    name=CONTRAST,
+                    value=contrast.value,
+                    range=(-1.0, 1.0) if axis in AXES else (None, None),
+                    n=n,
+                    interval=contrast.interval(seed),
+                    null_mean=float(contrast.null.mean()),
+                    null_interval=quantile_interval(contrast.null),
+                    p=contrast.p,
+                    group=f"axis={axis} arm={arm}",
+                    variant="raters",
+                    extra={"permutations": float(draws)},
+                    notes="Rating less the same rater's rating of a shuffled rationale, 1 the best; interval: "
+                    "percentile bootstrap over items; null: random signs" + few(n),
+                )
+            )
+    return tuple(metrics), tuple(notes)
 
 
 def axes_of(ratings: Sequence[Rating]) -> tuple[str, ...]:
@@ -203,70 +234,26 @@ def _table(ratings: Sequence[Rating], axis: str) -> tuple[list[str], FloatArray]
     return raters, table
 
 
-# --- at the door ----------------------------------------------------------------------------------------------------
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.name.endswith(".json"):
-        for row in read_rows(path):
-            if row.values is None:
-                raise DataError(f"{path}: row {row.number}: {row.problem}.")
-            yield f"row {row.number}", row.values
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no JSON list of ratings ({error}).") from error
-    if not isinstance(found, list):
-        raise DataError(f"{path}: ratings are a JSON list of objects with {', '.join(FIELDS)}; this is something else.")
-    for number, values in enumerate(found, 1):
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: entry {number} is no object with {', '.join(FIELDS)}.")
-        yield f"entry {number}", values
-
-
-def _rating(where: str, values: dict[str, Any]) -> Rating:
-    for name in values:
-        if name not in FIELDS:
-            raise DataError(
-                f"{where}: there is no field {name!r}{nearest(str(name), FIELDS)}; give {', '.join(FIELDS)}."
-            )
-    for name in FIELDS:
-        value = values.get(name)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise DataError(f"{where}: the field {name!r} is empty; give {', '.join(FIELDS)}.")
-    item, rater, arm, axis = (str(values[name]).strip() for name in FIELDS[:4])
-    arm, axis = arm.casefold(), axis.casefold()
-    if arm not in ARMS:
-        raise DataError(f"{where}: there is no arm {arm!r}{nearest(arm, ARMS)}; the arms are {', '.join(ARMS)}.")
-    if axis not in AXES and (near := get_close_matches(axis, AXES, n=1, cutoff=0.85)):
-        raise DataError(f"{where}: the axis {axis!r} is nearly {near[0]!r}; write that, or choose a name of its own.")
-    return Rating(item, rater, arm, axis, _value(where, axis, values["rating"]))
-
-
-def _value(where: str, axis: str, rating: Any) -> float:
-    levels = AXES.get(axis)
-    number = _number(rating)
-    if levels is None:
-        if number is None:
-            raise DataError(f"{where}: the rating on {axis!r}, an axis of your own, must be a number, not {rating!r}.")
-        return number
-    text = " ".join(str(rating).split()).casefold().rstrip(".")
-    if text in levels:
-        place = levels.index(text)
-    elif number is not None and number in range(1, len(levels) + 1):
-        place = int(number) - 1
-    else:
-        listed = "; ".join(f"{i} {level}" for i, level in enumerate(levels, 1))
-        raise DataError(f"{where}: {rating!r} is no level of {axis}; its levels are {listed}.")
-    return place / (len(levels) - 1)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+RATINGS = Metric(
+    name="ratings",
+    number=15,
+    title="Clinicians' ratings",
+    meaning="How well raters agree (Cohen's kappa, Krippendorff's alpha), and whether they prefer the true rationale to "
+    "a shuffled one.",
+    range=(None, 1.0),
+    null="Ratings permuted among items; the arm of shuffled rationales.",
+    needs=("ratings",),
+    source="Singhal et al. 2023; Cohen 1960; Krippendorff 2011",
+    values=("alignment/ratings",),
+    confirmatory=("alignment/ratings_contrast",),
+    claims={
+        "alignment/ratings_contrast": Claim(
+            may=Sentence(
+                "raters tell the true rationales from shuffled ones", "평가자가 실제 근거를 섞인 근거와 구별한다"
+            ),
+            may_not=Sentence("the rationale is what the model did", "그 근거가 모델이 실제로 한 일이다"),
+        )
+    },
+    depends_on=(on_controls, on_ratings),
+    measure=measure_ratings,
+)

@@ -22,7 +22,10 @@ a function of Z's ranks (cosines of noisy vectors depend on the vectors' lengths
 
 A permutation is one pass over the pairs: ranks and residuals do not change when items move.
 
-Out of scope: making the matrices.
+Variants: `sae`, the controls, `raw`, `pca`, and `tfidf` where the wording is not partialled out: nothing of it would be
+left. `bm25` is not symmetric and takes no part.
+
+Out of scope: making the vectors (`similarities`).
 """
 
 from collections.abc import Sequence
@@ -32,9 +35,14 @@ import numba
 import numpy as np
 from scipy.stats import rankdata
 
+from sae_lens_med.alignment.similarities import Similarities
+from sae_lens_med.alignment.similarity import cosine_matrix
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import FloatArray, IntArray
-from sae_lens_med.statistics import null_z, permutation_p
+from sae_lens_med.metrics.depends import on_controls, on_embedder
+from sae_lens_med.metrics.inputs import Group, Inputs
+from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
+from sae_lens_med.statistics import null_z, permutation_p, quantile_interval
 
 POWERS = 3
 """Powers of the ranks of each Z that are partialled out."""
@@ -110,6 +118,41 @@ def mantel(
         n_items=n,
         n_pairs=len(left),
     )
+
+
+def measure_rsa(inputs: Inputs) -> Measured:
+    """Spearman's rho of the dissimilarities of questions (features) and explanations (wording or embeddings):
+    plain, and with the questions' wording and the lengths of both texts partialled out."""
+    metrics: list[MetricValue] = []
+    notes: list[str] = []
+    similarities = inputs.view(Similarities)
+    question_words, explanation_words = similarities.words
+    wording = cosine_dissimilarity(cosine_matrix(question_words, question_words))
+    if inputs.embedder is None:
+        expected = cosine_dissimilarity(cosine_matrix(explanation_words, explanation_words))
+    else:
+        embedded = np.asarray(inputs.embedder(inputs.explanation_texts()), dtype=np.float64)
+        expected = cosine_dissimilarity(cosine_matrix(embedded, embedded))
+    lengths = [np.add.outer(side[:, 0], side[:, 0]) for side in inputs.properties]
+    for variant, matrix in _dissimilarities(inputs, similarities).items():
+        for group in inputs.explained_groups:
+            if len(group.rows) < MIN_ITEMS or not group.strata.exchangeable.any():
+                notes.append(f"RSA: the group {group.name!r} has too few items that can be exchanged; not measured.")
+                continue
+            cells = np.ix_(group.rows, group.rows)
+            x, y = matrix[cells], expected[cells]
+            plain = mantel(x, y, group.permutations)
+            metrics.append(_value(inputs, group, "alignment/rsa", variant, plain, "Nothing is partialled out"))
+            if variant != "tfidf":
+                partial = [wording[cells], *(length[cells] for length in lengths)]
+                without = mantel(x, y, group.permutations, partial=partial)
+                what = "Partialled out: wording of the questions (TF-IDF), length of questions and of explanations"
+                metrics.append(_value(inputs, group, "alignment/rsa_partial", variant, without, what))
+    notes.append(
+        f"RSA: explanations are compared by {inputs.embedder_name}. What partialling cannot take is what its measures "
+        "of wording and length miss."
+    )
+    return Measured(tuple(metrics), tuple(dict.fromkeys(notes)))
 
 
 @_jit
@@ -201,3 +244,67 @@ def _require_dissimilarity(matrix: FloatArray, n: int, name: str) -> None:
     off = ~np.eye(n, dtype=bool)
     if not np.isfinite(matrix[off]).all() or not np.allclose(matrix, matrix.T, atol=1e-9, equal_nan=True):
         raise DataError(f"the dissimilarities {name} are not symmetric and finite.")
+
+
+def _dissimilarities(inputs: Inputs, similarities: Similarities) -> dict[str, FloatArray]:
+    """Dissimilarities of the questions with each other, `[m, m]`."""
+    found = {variant: cosine_matrix(*(inputs.pooled_of(variant).stems,) * 2) for variant in inputs.feature_variants}
+    stem, reduced, question_words = similarities.raw[0], similarities.reduced[0], similarities.words[0]
+    found |= {
+        "raw": cosine_matrix(stem, stem),
+        "pca": cosine_matrix(reduced, reduced),
+        "tfidf": cosine_matrix(question_words, question_words),
+    }
+    return {variant: cosine_dissimilarity(matrix) for variant, matrix in found.items()}
+
+
+def _value(inputs: Inputs, group: Group, name: str, variant: str, result: Rsa, what: str) -> MetricValue:
+    n = result.n_items
+    masked = {"items_without_partner": group.strata.n_alone}
+    if variant in inputs.feature_variants:
+        masked |= inputs.pooled_of(variant).mask.counts
+    return MetricValue(
+        name=name,
+        value=result.value,
+        range=(-1.0, 1.0),
+        n=n,
+        null_mean=float(result.null.mean()),
+        null_interval=quantile_interval(result.null),
+        p=result.p,
+        group=group.name,
+        variant=variant,
+        masked=masked,
+        extra={"pairs": float(result.n_pairs), "permutations": float(len(result.null))}
+        | ({} if result.z is None else {"z": result.z}),
+        notes=f"{what}; null: items moved within strata"
+        + ("; p of the studentised statistic" if name.endswith("partial") else "")
+        + "; pairs are not independent, so no interval is given"
+        + few(n),
+    )
+
+
+RSA = Metric(
+    name="rsa",
+    number=12,
+    title="Representational similarity (RSA)",
+    meaning="Whether questions far apart in features have explanations far apart in wording, beyond shared wording of "
+    "the questions and length.",
+    range=(-1.0, 1.0),
+    null="Mantel test: items moved within strata; studentised where something is partialled out.",
+    needs=("explanations", "embeddings"),
+    source="Kriegeskorte et al. 2008; Mantel 1967; Smouse, Long & Sokal 1986",
+    values=("alignment/rsa",),
+    confirmatory=("alignment/rsa_partial",),
+    claims={
+        "alignment/rsa_partial": Claim(
+            may=Sentence(
+                "questions that are alike in features have explanations that are alike, beyond the questions' own "
+                "wording",
+                "특징이 비슷한 질문들은 질문의 표현을 제외하고도 해설이 서로 비슷하다",
+            ),
+            may_not=Sentence("the features hold the expert's reasons", "특징에 전문가의 이유가 담겨 있다"),
+        )
+    },
+    depends_on=(on_controls, on_embedder),
+    measure=measure_rsa,
+)

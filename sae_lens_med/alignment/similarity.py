@@ -1,21 +1,7 @@
-"""Does a stem resemble its own explanation more than another's? Two metrics on one similarity matrix.
+"""How much a question resembles an explanation: cosines, and what text length and script alone give to them.
 
 `S[i, j] = cos(a_i, e_j)` for the stem vector of item i and the explanation vector of item j (float64 `[n, n]`). A
 vector without any entry has similarity 0 to everything; it is counted, and stays in.
-
-**Matched minus mismatched** (domain metric #2). Per item, within its stratum,
-
-    d_i = S[i, i] - mean_{j in stratum(i), j != i} S[i, j],        value = mean_i d_i  in [-2, 2]
-
-An effect that only the stem or only the explanation has (a long explanation resembles every stem) cancels in the mean.
-The null re-assigns explanations within strata: the same statistic with S[i, pi(i)] in the place of S[i, i]; its mean
-over all permutations is exactly 0. Items that share their stratum with none cannot be exchanged and do not take part.
-
-**Retrieval** (#1). Rank all n explanations by S[i, :]; the reciprocal rank of the item's own, and whether it is among
-the first k. Ties count by expectation over a random order of the tied, `RR = (H_{g+t} - H_g) / t` with g better and t
-equal, so that a stem that cannot tell explanations apart scores exactly chance: `H_n / n` for MRR and `k / n` for R@k.
-Similarities equal to 1e-12 are ties. The null re-assigns explanations within strata, and so holds what the stratum
-alone gives.
 
 **Adjustment** (`adjust_for_nuisance`). Long texts make dense vectors, and two long texts resemble each other whatever
 they say; so do two Korean ones. The part of S that is a function of such properties alone is taken away,
@@ -24,69 +10,24 @@ they say; so do two Korean ones. The part of S that is a function of such proper
 
 with P_X the projection on the stem properties (a constant, log length, its square, the share of Hangul) and P_Y that on
 the explanation's: the least-squares fit of S on all products of the two, over all n^2 pairs. The fit looks at all pairs
-alike, so the permutation test on S' is as exact as that on S.
+alike, so the permutation test on S' is as exact as that on S. Groups of fewer than `MIN_ADJUSTED` items are not
+adjusted.
 
 Texts of one subject share words and features, so that length may count more among them than across subjects. Where the
 pairs of a stratum alone are compared, the fit on these alone (`adjust_within_strata`) leaves less of it.
 
-Out of scope: similarities that need a model of their own (sentence embeddings).
+Out of scope: what is measured on the similarities (`retrieval`, `difference`), and which vectors (`similarities`).
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import FloatArray, IntArray, MetricValue
-from sae_lens_med.statistics import (
-    Strata,
-    bootstrap_interval,
-    cohen_dz,
-    harmonic_numbers,
-    mrr_chance,
-    permutation_p,
-    permuted_means,
-    quantile_interval,
-)
+from sae_lens_med.records import FloatArray
+from sae_lens_med.statistics import Strata
 
-RETRIEVAL_CUTS = (1, 5, 10)
-"""The k of R@k."""
-SMALL_N = 50
-"""Fewer items than this are called few in `notes`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MatchedMismatched:
-    """Metric #2 item by item, for the m items that can be exchanged."""
-
-    matched: FloatArray
-    """`[m]`, similarity to the item's own explanation."""
-    mismatched_mean: FloatArray
-    """`[m]`, mean similarity to the other explanations of the stratum."""
-    null: FloatArray
-    """`[B]`, the metric under each permutation."""
-    positions: IntArray
-    """`[m]`, the row of the similarity matrix that each entry is."""
-
-    @property
-    def differences(self) -> FloatArray:
-        """`[m]`, `matched - mismatched_mean`."""
-        return self.matched - self.mismatched_mean
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Retrieval:
-    """Metric #1 item by item, and its null."""
-
-    reciprocal_rank: FloatArray
-    """`[n]`, in (0, 1]."""
-    hits: dict[int, FloatArray]
-    """k -> `[n]`, the probability that the own explanation is among the first k (0 or 1 where nothing ties)."""
-    null_mrr: FloatArray
-    """`[B]`."""
-    null_hits: dict[int, FloatArray]
-    """k -> `[B]`."""
+MIN_ADJUSTED = 30
+"""Items that a group needs before its similarities are adjusted: fewer cannot carry the fit of 16 coefficients."""
 
 
 def cosine_matrix(stems: FloatArray | sparse.csr_array, explanations: FloatArray | sparse.csr_array) -> FloatArray:
@@ -141,121 +82,6 @@ def adjust_within_strata(
     return adjusted
 
 
-def matched_minus_mismatched(similarity: FloatArray, strata: Strata, permutations: IntArray) -> MatchedMismatched:
-    """Metric #2 on S (`[n, n]`) with `permutations` `[B, n]` of `statistics.stratified_permutations`.
-
-    Raises `DataError` when no two items can be exchanged: there is then nothing to compare with.
-    """
-    positions = np.flatnonzero(strata.exchangeable)
-    if len(positions) == 0:
-        raise DataError("no two items share a stratum, so matched and mismatched explanations cannot be compared.")
-    # contrast[i, j]: what d_i becomes when explanation j is called its own; only j of i's stratum is ever read.
-    contrast = np.zeros_like(similarity)
-    for group in strata.members():
-        block = similarity[np.ix_(group, group)]
-        others = (block.sum(axis=1, keepdims=True) - block) / (len(group) - 1)
-        contrast[np.ix_(group, group)] = block - others
-    matched = similarity[positions, positions]
-    return MatchedMismatched(
-        matched=matched,
-        mismatched_mean=matched - contrast[positions, positions],
-        null=permuted_means(contrast, permutations, positions),
-        positions=positions,
-    )
-
-
-def retrieval(similarity: FloatArray, permutations: IntArray, cuts: tuple[int, ...] = RETRIEVAL_CUTS) -> Retrieval:
-    """Metric #1 on S (`[n, n]`), all items; items that `permutations` leaves in place add the same to every null."""
-    n = len(similarity)
-    better, equal = _better_and_equal(similarity)
-    harmonic = harmonic_numbers(n)
-    reciprocal = (harmonic[better + equal] - harmonic[better]) / equal
-    within = {k: np.clip((k - better) / equal, 0.0, 1.0) for k in cuts}
-    everyone = np.arange(n)
-    return Retrieval(
-        reciprocal_rank=np.diagonal(reciprocal).copy(),
-        hits={k: np.diagonal(table).copy() for k, table in within.items()},
-        null_mrr=permuted_means(reciprocal, permutations, everyone),
-        null_hits={k: permuted_means(table, permutations, everyone) for k, table in within.items()},
-    )
-
-
-def matched_metric(
-    result: MatchedMismatched,
-    *,
-    group: str,
-    variant: str,
-    masked: dict[str, int],
-    extra: dict[str, float],
-    notes: str = "",
-    seed: int = 0,
-) -> MetricValue:
-    """Metric #2 as a record: value in [-2, 2], 0 under the null; `extra` gains `d_z` and `permutations`."""
-    differences = result.differences
-    d_z = cohen_dz(differences)
-    value = float(differences.mean())
-    return MetricValue(
-        name="alignment/matched_minus_mismatched",
-        value=value,
-        range=(-2.0, 2.0),
-        n=len(differences),
-        interval=bootstrap_interval(differences, seed=seed),
-        **_null_fields(value, result.null),
-        group=group,
-        variant=variant,
-        masked=masked,
-        extra={**({} if d_z is None else {"d_z": d_z}), "permutations": float(len(result.null)), **extra},
-        notes="Interval: percentile bootstrap over items; null: explanations permuted within strata"
-        + _small(len(differences))
-        + notes,
-    )
-
-
-def retrieval_metrics(
-    result: Retrieval,
-    *,
-    group: str,
-    variant: str,
-    masked: dict[str, int],
-    extra: dict[str, dict[str, float]],
-    notes: str = "",
-    seed: int = 0,
-) -> list[MetricValue]:
-    """Metric #1 as records: MRR, and R@k for every k < n (beyond that it cannot fail); `extra` is keyed by name."""
-    n = len(result.reciprocal_rank)
-    rows = [("alignment/retrieval_mrr", result.reciprocal_rank, result.null_mrr, mrr_chance(n))]
-    rows += [
-        (f"alignment/retrieval_at_{k}", hits, result.null_hits[k], k / n) for k, hits in result.hits.items() if k < n
-    ]
-    return [
-        MetricValue(
-            name=name,
-            value=float(per_item.mean()),
-            range=(0.0, 1.0),
-            n=n,
-            interval=bootstrap_interval(per_item, seed=seed),
-            **_null_fields(float(per_item.mean()), null),
-            group=group,
-            variant=variant,
-            masked=masked,
-            extra={"chance": chance, "permutations": float(len(null)), **extra.get(name, {})},
-            notes="Ranks among the explanations of all items of the group; chance: a random order of them; "
-            "interval: percentile bootstrap over items; null: explanations permuted within strata" + _small(n) + notes,
-        )
-        for name, per_item, null, chance in rows
-    ]
-
-
-def _null_fields(value: float, null: FloatArray) -> dict:
-    if len(null) == 0:
-        return {}
-    return {"null_mean": float(null.mean()), "null_interval": quantile_interval(null), "p": permutation_p(value, null)}
-
-
-def _small(n: int) -> str:
-    return f"; n = {n} is small, so this cannot carry a claim." if n < SMALL_N else "."
-
-
 def _unit_rows(rows: FloatArray | sparse.csr_array) -> FloatArray | sparse.csr_array:
     norm = np.sqrt(np.asarray((rows * rows).sum(axis=1), dtype=np.float64)).ravel()
     scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
@@ -279,17 +105,3 @@ def _basis(properties: FloatArray) -> FloatArray:
     design = np.column_stack([np.ones(n), centred / centred.std(axis=0)])
     u, singular, _ = np.linalg.svd(design, full_matrices=False)
     return u[:, singular > 1e-9 * singular[0]]
-
-
-def _better_and_equal(similarity: FloatArray) -> tuple[IntArray, IntArray]:
-    """`[n, n]` each: in row i, how many explanations are better than j, and how many are as good (j among them)."""
-    rounded = np.round(similarity, 12)
-    better = np.empty(similarity.shape, dtype=np.int64)
-    equal = np.empty(similarity.shape, dtype=np.int64)
-    for i, row in enumerate(rounded):
-        ascending = np.sort(row)
-        below = np.searchsorted(ascending, row, side="left")
-        not_above = np.searchsorted(ascending, row, side="right")
-        better[i] = len(row) - not_above
-        equal[i] = not_above - below
-    return better, equal

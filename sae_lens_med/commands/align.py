@@ -107,10 +107,11 @@ def align(
     def opener(provenance: "Provenance") -> "ModelSide":
         return _open(provenance, model, sae, device, batch_tokens)
 
-    def tell(name: str, what: str) -> None:
-        said = {"measure": "", "skip": ": done before, skipped"}.get(what, f": {what}")
+    def show(name: str, what: str) -> None:
         err.print(f"[bold]{name}[/bold]", end="", highlight=False)
-        err.print(said, markup=False, highlight=False)
+        err.print(
+            {"measure": "", "skip": ": done before, skipped"}.get(what, f": {what}"), markup=False, highlight=False
+        )
 
     if (judge_url is None) != (judge_model is None):
         raise ConfigError("a judge needs both --judge-url and --judge-model.")
@@ -132,7 +133,7 @@ def align(
         settings=read_settings(_split(setting)),
         force=force,
         threads=threads,
-        on_metric=tell,
+        on_metric=show,
     )
     _print(study, result, as_json=as_json)
 
@@ -142,7 +143,7 @@ def list_metrics(as_json: AsJson = False) -> None:
 
     Example: sae-lens-med list-metrics --json
     """
-    from sae_lens_med.metrics.metric import METRICS
+    from sae_lens_med.alignment import METRICS
     from sae_lens_med.metrics.settings import meanings
 
     if as_json:
@@ -194,8 +195,8 @@ def compare(
     print_tables(f"A: {result.name_a}; B: {result.name_b}; {result.n_items} items; values are A - B", result.metrics)
     for note in result.notes:
         typer.echo(note)
-    typer.echo(result.said.en)
-    typer.echo(result.said.ko)
+    typer.echo(result.summary.en)
+    typer.echo(result.summary.ko)
 
 
 def _open(

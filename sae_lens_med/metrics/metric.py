@@ -58,7 +58,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a confirmatory value allows to be said; both are clauses that can follow "that"."""
+    """What a confirmatory value allows to be said: clauses that follow "that", in Korean ending in -다."""
 
     may: Sentence
     """When it stands out from its null."""

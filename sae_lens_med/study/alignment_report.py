@@ -1,6 +1,6 @@
 """`STUDY/alignment/` -> report.md, report.html and features.md: every value with its null, and what it allows to say.
 
-Reads what `store` wrote and the study's own files; needs no model. Concepts, contexts, groups and ids are untrusted
+Reads what `measured` wrote and the study's own files; needs no model. Concepts, contexts, groups and ids are untrusted
 text: all templates escape every value (`report.html_environment`, `report.markdown_environment`), and a content
 security policy forbids whatever might slip through.
 
@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sae_lens_med.alignment import METRICS
 from sae_lens_med.errors import StudyError
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
-from sae_lens_med.metrics.metric import METRICS
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, write_text
-from sae_lens_med.study.claims import VARIANT_NAMES, confirmatory, limits_of, said_of, warnings
+from sae_lens_med.statistics import ALPHA
+from sae_lens_med.study.claims import VARIANT_NAMES, confirmatory, limits_of, sentence_of, warnings
 from sae_lens_med.study.folder import StudyFolder, read_study
 from sae_lens_med.study.measured import AlignmentFolder
 from sae_lens_med.study.report import html_environment, markdown_environment
@@ -26,7 +27,6 @@ from sae_lens_med.study.report import html_environment, markdown_environment
 CONCEPTS_SHOWN = 40
 FEATURES_SHOWN = 2
 CONTEXTS_SHOWN = 3
-ALPHA = 0.05
 
 
 def write_alignment_report(
@@ -76,16 +76,16 @@ def _view(
     sections = []
     for metric in METRICS:
         own = [value for value in folder.metrics if metric.owns(value.name)]
-        said = [*folder.notes.get(metric.name, []), *dict.fromkeys(value.notes for value in own if value.notes)]
-        if own or said:
-            sections.append({"metric": metric, "values": own, "notes": said})
+        notes_of = [*folder.notes.get(metric.name, []), *dict.fromkeys(value.notes for value in own if value.notes)]
+        if own or notes_of:
+            sections.append({"metric": metric, "values": own, "notes": notes_of})
     return {
         "provenance": provenance,
         "disclaimers": (DISCLAIMER, DISCLAIMER_KO),
         "warnings": warnings(folder.metrics, limits),
         "entries": entries,
         "n_tested": sum(entry.q is not None for entry in entries),
-        "sentences": [said_of(entry, folder.metrics, limits) for entry in entries],
+        "sentences": [sentence_of(entry, folder.metrics, limits) for entry in entries],
         "sections": sections,
         "verdicts": _verdicts(folder.path / "verdicts.csv"),
         "absent": {name: reason for name, reason in absent.items() if name not in folder.done},

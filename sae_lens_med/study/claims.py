@@ -1,8 +1,8 @@
 """One plain sentence for each confirmatory number, in English and Korean: what it allows to be said, and what not.
 
-The rules are those of `verdict`, for every metric: a claim is allowed only when the corrected p (q) is below `ALPHA`,
-the value lies above its null, `MIN_ITEMS` items carry it, and the explanations are not illustrative. Against every
-claim stand the limits that hold here: a control that has learned nothing gives as much, shared words do, the
+Each metric brings its own claim (`Metric.claims`). The rules are those of `verdict`, for every metric: a claim is
+allowed only when the corrected p (q) is below `ALPHA`, the value lies above its null, `SMALL_N` items carry it, and the
+explanations are not illustrative. Against every claim stand the limits that hold here: a control that has learned nothing gives as much, shared words do, the
 explanations are a model's, the model answers at chance.
 
 Effects of different variants are compared on a common scale: MRR itself, d_z for the difference, otherwise the distance
@@ -14,11 +14,12 @@ Out of scope: the verdict of the study itself (`verdict`), and verdicts on singl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sae_lens_med.metrics.metric import METRICS, Metric
+from sae_lens_med.alignment import METRICS
+from sae_lens_med.metrics.metric import Metric, Sentence
 from sae_lens_med.records import McqItem, MetricValue
-from sae_lens_med.statistics import benjamini_hochberg
+from sae_lens_med.statistics import ALPHA, SMALL_N, benjamini_hochberg
 from sae_lens_med.study import verdict
-from sae_lens_med.study.verdict import ALPHA, MIN_ITEMS, Said, number
+from sae_lens_med.study.verdict import number
 
 LEARNED_NOTHING = ("shuffled_decoder", "random_model")
 WORDS = ("tfidf", "bm25")
@@ -61,135 +62,8 @@ class Limits:
     """The model does not answer above chance."""
 
 
-_CLAIMS: dict[str, tuple[Said, Said]] = {
-    "retrieval": (
-        Said(
-            "a question's features find its own explanation more often than re-paired explanations would be found",
-            "질문의 특징이 다시 짝지은 해설보다 자기 해설을 더 잘 찾아낸다",
-        ),
-        Said("that the model uses these features to answer", "모델이 답할 때 이 특징을 사용한다"),
-    ),
-    "difference": (
-        Said(
-            "a question's features resemble those of its own explanation more than those of others of its stratum",
-            "질문의 특징이 같은 층의 다른 해설보다 자기 해설의 특징과 더 비슷하다",
-        ),
-        Said("that the model uses these features to answer", "모델이 답할 때 이 특징을 사용한다"),
-    ),
-    "overlap": (
-        Said(
-            "question and own explanation share more of their features than re-paired texts of their lengths",
-            "질문과 자기 해설이 길이가 같은 다시 짝지은 글보다 특징을 더 많이 공유한다",
-        ),
-        Said("that the shared features are medical ones", "공유된 특징이 의학적 특징이다"),
-    ),
-    "concepts": (
-        Said(
-            "some single features tell which questions name a concept better than chance choice among all features",
-            "일부 단일 특징이 어떤 질문에 개념이 나오는지를 우연한 선택보다 잘 구별한다",
-        ),
-        Said(
-            "that such a feature means the concept rather than its name, or that it moves an answer",
-            "그 특징이 단어가 아닌 개념을 뜻하거나 답을 움직인다",
-        ),
-    ),
-    "alignment/concept_f1": (
-        Said(
-            "features chosen on half of the questions tell, in the other half, which questions name a concept",
-            "질문의 절반에서 고른 특징이 나머지 절반에서 어떤 질문에 개념이 나오는지를 구별한다",
-        ),
-        Said(
-            "that such a feature means the concept rather than its name, or that it moves an answer",
-            "그 특징이 단어가 아닌 개념을 뜻하거나 답을 움직인다",
-        ),
-    ),
-    "coverage": (
-        Said(
-            "concepts that explanations name have features that stand for them in questions not used to choose them",
-            "해설에 나오는 개념들에 대응하는 특징이 있고, 선택에 쓰지 않은 질문에서도 확인된다",
-        ),
-        Said("that the model uses these concepts as the expert does", "모델이 전문가처럼 이 개념을 사용한다"),
-    ),
-    "plausibility": (
-        Said(
-            "the tokens through which the shared features move the answer lie where the expert marked the question",
-            "공유된 특징이 답을 움직이는 토큰이 전문가가 표시한 곳에 있다",
-        ),
-        Said("that the model reasons as the expert does", "모델이 전문가처럼 추론한다"),
-    ),
-    "comprehensiveness": (
-        Said(
-            "removing the features shared with the explanation takes more from the answer than removing "
-            "matched-random ones",
-            "해설과 공유된 특징을 제거하면 짝지은 무작위 특징을 제거할 때보다 답의 확률이 더 줄어든다",
-        ),
-        Said("that the answer is right for the expert's reasons", "정답의 이유가 전문가의 이유와 같다"),
-    ),
-    "sufficiency": (
-        Said(
-            "the features shared with the explanation keep up more of the answer's margin than matched-random ones",
-            "해설과 공유된 특징만으로 짝지은 무작위 특징보다 답의 여유(margin)가 더 유지된다",
-        ),
-        Said("that these features are all that the answer rests on", "답이 이 특징들에만 근거한다"),
-    ),
-    "causal-agreement": (
-        Said(
-            "within questions, the concepts that the expert names more are those whose features move the answer more",
-            "한 질문 안에서 전문가가 더 많이 언급한 개념의 특징이 답을 더 많이 움직인다",
-        ),
-        Said("that the model weighs them for the expert's reasons", "모델이 전문가와 같은 이유로 그 개념을 중시한다"),
-    ),
-    "steering": (
-        Said(
-            "steering a concept's feature moves the option that names it more specifically than random directions",
-            "개념의 특징을 조종하면 무작위 방향보다 그 개념의 보기가 더 특이적으로 움직인다",
-        ),
-        Said("that unsteered answers go through this feature", "조종하지 않은 답도 이 특징을 거친다"),
-    ),
-    "reasoning": (
-        Said(
-            "the concepts of the model's own reasoning are among those that move its answer",
-            "모델이 스스로 쓴 추론의 개념이 답을 움직이는 개념에 속한다",
-        ),
-        Said("that the reasoning tells everything that drives the answer", "추론이 답을 움직이는 모든 것을 말해 준다"),
-    ),
-    "rsa": (
-        Said(
-            "questions that are alike in features have explanations that are alike, beyond the questions' own wording",
-            "특징이 비슷한 질문들은 질문의 표현을 제외하고도 해설이 서로 비슷하다",
-        ),
-        Said("that the features hold the expert's reasons", "특징에 전문가의 이유가 담겨 있다"),
-    ),
-    "labels": (
-        Said(
-            "a judge who reads a feature's label tells where it fires better than with another feature's label",
-            "판정자가 특징의 이름만 보고, 다른 특징의 이름을 볼 때보다 그 활성 위치를 더 잘 구별한다",
-        ),
-        Said(
-            "that the label is what the feature does in the model",
-            "그 이름이 모델 안에서 그 특징이 하는 일이다",
-        ),
-    ),
-    "monosemanticity": (
-        Said(
-            "questions on which a feature fires resemble each other more than questions at large",
-            "한 특징이 활성화되는 질문들은 임의의 질문들보다 서로 더 비슷하다",
-        ),
-        Said("that features are medical concepts", "특징이 의학 개념이다"),
-    ),
-    "ratings": (
-        Said(
-            "raters tell the true rationales from shuffled ones",
-            "평가자가 실제 근거를 섞인 근거와 구별한다",
-        ),
-        Said("that the rationale is what the model did", "그 근거가 모델이 실제로 한 일이다"),
-    ),
-}
-"""Per metric, or value of one: what may be said when the number stands out; what may not be said even then."""
-
-
 def confirmatory(values: Sequence[MetricValue]) -> tuple[Confirmatory, ...]:
-    """The numbers that count, in the order of the list, with q over all of them (see `registry`)."""
+    """The numbers that count, in the order of the list, with q over all of them (see `metrics.metric`)."""
     found: list[tuple[Metric, MetricValue]] = []
     for metric in METRICS:
         for name in metric.confirmatory:
@@ -199,24 +73,24 @@ def confirmatory(values: Sequence[MetricValue]) -> tuple[Confirmatory, ...]:
     return tuple(Confirmatory(metric, value, None if value.p is None else next(corrected)) for metric, value in found)
 
 
-def said_of(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits) -> Said:
+def sentence_of(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits) -> Sentence:
     """The sentence of one confirmatory number; `values` are all of the study, for its controls."""
-    value, (claim, never) = entry.value, _CLAIMS.get(entry.value.name) or _CLAIMS[entry.metric.name]
+    value, claim = entry.value, entry.metric.claims[entry.value.name]
     facts_en, facts_ko = _facts(entry)
     unit = _UNITS_KO.get(value.unit, f" {value.unit}")
-    few = _items(value) < MIN_ITEMS
+    few = _items(value) < SMALL_N
     not_en, not_ko = _caveats(entry, values, limits)
     if entry.stands_out and not few and not limits.illustrative:
-        may_en, may_ko = f"that {claim.en}", _that(claim.ko)
+        may_en, may_ko = f"that {claim.may.en}", _that(claim.may.ko)
     elif few or limits.illustrative:
         may_en, may_ko = "only what these texts gave", "이 글들에서 나온 수치 자체뿐"
     else:
         may_en = "that no such effect was shown here, which is no proof that there is none"
         may_ko = "여기서 그런 효과가 확인되지 않았다는 것(없다는 증거는 아님)"
     if not (entry.stands_out and not few and not limits.illustrative):
-        not_en, not_ko = [f"that {claim.en}", *not_en], [_that(claim.ko), *not_ko]
-    not_en, not_ko = [*not_en, never.en], [*not_ko, _that(never.ko)]
-    return Said(
+        not_en, not_ko = [f"that {claim.may.en}", *not_en], [_that(claim.may.ko), *not_ko]
+    not_en, not_ko = [*not_en, f"that {claim.may_not.en}"], [*not_ko, _that(claim.may_not.ko)]
+    return Sentence(
         f"{entry.metric.title}, {value.name.removeprefix('alignment/').replace('_', ' ')}: on {value.n} "
         f"{value.unit}{_where(value)[0]} {number(value.value)} ({facts_en}). May be "
         f"concluded: {may_en}. May not: {'; '.join(not_en)}.",
@@ -236,42 +110,42 @@ def limits_of(metrics: Sequence[MetricValue], items: Sequence[McqItem]) -> Limit
     return Limits(sources["model"] > 0, sources["illustrative"] > 0, at_chance)
 
 
-def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Said, ...]:
+def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, ...]:
     """What stands above all numbers: the material, the accuracy, too few items."""
-    said: list[Said] = []
+    sentences: list[Sentence] = []
     if limits.illustrative:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "The explanations are illustrative: written to show the tool, reviewed by no clinician. No number here "
                 "says anything about medicine.",
                 "해설은 예시용이며 임상의의 검토를 받지 않았습니다. 여기의 어떤 수치도 의학에 관해 말하지 않습니다.",
             )
         )
     if limits.model_written:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "Explanations were written by a language model: alignment with them is not alignment with an expert.",
                 "해설을 언어 모델이 작성했습니다. 이와의 일치는 전문가와의 일치가 아닙니다.",
             )
         )
     if limits.at_chance:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "The model does not answer above chance. Alignment can still say what it reads and represents; it "
                 "cannot say that it answers rightly, or for the right reasons.",
                 "모델의 정확도가 무작위 추측보다 높지 않습니다. 일치도는 모델이 무엇을 읽고 표상하는지는 말할 수 "
                 "있지만, 옳게 답한다거나 옳은 이유로 답한다고는 말할 수 없습니다.",
             )
         )
-    few = sorted({_items(entry.value) for entry in confirmatory(values) if _items(entry.value) < MIN_ITEMS})
+    few = sorted({_items(entry.value) for entry in confirmatory(values) if _items(entry.value) < SMALL_N})
     if few:
-        said.append(
-            Said(
-                f"Some numbers rest on as few as {few[0]} items; fewer than {MIN_ITEMS} carry no claim.",
-                f"일부 수치는 {few[0]}문항에만 근거합니다. {MIN_ITEMS}문항 미만은 결론의 근거가 되지 못합니다.",
+        sentences.append(
+            Sentence(
+                f"Some numbers rest on as few as {few[0]} items; fewer than {SMALL_N} carry no claim.",
+                f"일부 수치는 {few[0]}문항에만 근거합니다. {SMALL_N}문항 미만은 결론의 근거가 되지 못합니다.",
             )
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def effect(value: MetricValue) -> float | None:
@@ -336,7 +210,7 @@ def _caveats(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits)
     en: list[str] = []
     ko: list[str] = []
     value = entry.value
-    if _items(value) < MIN_ITEMS:
+    if _items(value) < SMALL_N:
         en.append(f"anything general, because {_items(value)} items are too few")
         ko.append(f"일반적인 결론({_items(value)}문항은 너무 적음)")
     if limits.illustrative:

@@ -22,15 +22,19 @@ from typing import Any
 
 import numpy as np
 
-from sae_lens_med.alignment.measure_similarity import similarity
-from sae_lens_med.alignment.retrieval import MIN_ADJUSTED
-from sae_lens_med.alignment.similarity import adjust_for_nuisance, matched_minus_mismatched, retrieval
+from sae_lens_med.alignment.difference import matched_minus_mismatched
+from sae_lens_med.alignment.retrieval import ranked
+from sae_lens_med.alignment.similarities import Similarities
+from sae_lens_med.alignment.similarity import MIN_ADJUSTED, adjust_for_nuisance
 from sae_lens_med.controls.collect import CONTROLS
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.features.store import load_features
 from sae_lens_med.metrics.inputs import Inputs, stratum_labels
+from sae_lens_med.metrics.metric import Sentence
 from sae_lens_med.records import FloatArray, IntArray, McqItem, MetricValue
 from sae_lens_med.statistics import (
+    ALPHA,
+    SMALL_N,
     Strata,
     benjamini_hochberg,
     bootstrap_interval,
@@ -41,7 +45,7 @@ from sae_lens_med.statistics import (
 )
 from sae_lens_med.study.folder import read_study
 from sae_lens_med.study.measured import FOLDER
-from sae_lens_med.study.verdict import ALPHA, MIN_ITEMS, Said, number
+from sae_lens_med.study.verdict import number
 
 _RANGES = {"matched_minus_mismatched": (-4.0, 4.0), "reciprocal_rank": (-1.0, 1.0), "stratum_percentile": (-1.0, 1.0)}
 _KO = {
@@ -63,7 +67,7 @@ class Comparison:
     metrics: tuple[MetricValue, ...]
     """Differences A - B; `extra` holds `a` and `b`, the two means."""
     notes: tuple[str, ...]
-    said: Said
+    summary: Sentence
 
     def to_dict(self) -> dict[str, Any]:
         """For `compare --json`."""
@@ -73,7 +77,7 @@ class Comparison:
             "n_items": self.n_items,
             "metrics": [metric.to_dict() for metric in self.metrics],
             "notes": list(self.notes),
-            "said": {"en": self.said.en, "ko": self.said.ko},
+            "summary": {"en": self.summary.en, "ko": self.summary.ko},
         }
 
 
@@ -108,7 +112,7 @@ def compare_studies(
             f"{study_a} and {study_b or study_a} share {len(rows_a)} items with an explanation; two or more are needed "
             "to compare them."
         )
-    items = [inputs_a.items[i] for i in inputs_a.sides.explained[rows_a]]
+    items = [inputs_a.items[i] for i in inputs_a.pooled.explained[rows_a]]
     strata = coarsen_strata([stratum_labels(item) for item in items])
     sides = [
         _per_item(inputs, rows, variant, strata)
@@ -130,7 +134,7 @@ def compare_studies(
     name_a, name_b = (
         f"{path.name} ({variant})" for path, variant in zip((study_a, study_b or study_a), pair, strict=True)
     )
-    return Comparison(name_a, name_b, len(items), tuple(metrics), tuple(notes), _said(name_a, name_b, metrics))
+    return Comparison(name_a, name_b, len(items), tuple(metrics), tuple(notes), _summary(name_a, name_b, metrics))
 
 
 def _variants(given: Sequence[str], *, same_study: bool) -> tuple[str, str]:
@@ -162,19 +166,19 @@ def _inputs(study: Path, pair: tuple[str, str]) -> Inputs:
 
 def _shared(a: Inputs, b: Inputs) -> tuple[IntArray, IntArray, list[str]]:
     """Rows of the explained items of A and of B that are the same item, in A's order."""
-    of_b = {b.items[i].id: row for row, i in enumerate(b.sides.explained)}
+    of_b = {b.items[i].id: row for row, i in enumerate(b.pooled.explained)}
     rows: list[tuple[int, int]] = []
     other = 0
-    for row, i in enumerate(a.sides.explained):
+    for row, i in enumerate(a.pooled.explained):
         item = a.items[i]
         if (match := of_b.get(item.id)) is None:
             continue
-        if _content(item) == _content(b.items[b.sides.explained[match]]):
+        if _content(item) == _content(b.items[b.pooled.explained[match]]):
             rows.append((row, match))
         else:
             other += 1
     notes = [f"{other} items have the same id but another question, answer or explanation; left out."] if other else []
-    left = len(a.sides.explained) + len(b.sides.explained) - 2 * len(rows) - 2 * other
+    left = len(a.pooled.explained) + len(b.pooled.explained) - 2 * len(rows) - 2 * other
     if left:
         notes.append(f"{left} items with an explanation are in one of the two only; left out.")
     pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
@@ -187,11 +191,11 @@ def _content(item: McqItem) -> tuple[Any, ...]:
 
 def _per_item(inputs: Inputs, rows: IntArray, variant: str, strata: Strata) -> dict[str, FloatArray]:
     """Per name, one number for each item that has it; the same items for both sides."""
-    table = similarity(inputs, variant)[np.ix_(rows, rows)]
+    table = inputs.view(Similarities).matrix(variant)[np.ix_(rows, rows)]
     if len(rows) >= MIN_ADJUSTED:
         table = adjust_for_nuisance(table, *(side[rows] for side in inputs.properties))
     none = np.zeros((0, len(rows)), dtype=np.int64)
-    found = {"reciprocal_rank": retrieval(table, none).reciprocal_rank}
+    found = {"reciprocal_rank": ranked(table, none).reciprocal_rank}
     if strata.exchangeable.any():
         found = {
             "matched_minus_mismatched": matched_minus_mismatched(table, strata, none).differences,
@@ -234,7 +238,7 @@ def _difference(
         | ({} if d_z is None else {"d_z": d_z}),
         notes="A - B, paired over items; p two-sided, by exchanging the sides of each item; interval: percentile "
         "bootstrap over items"
-        + (f"; n = {len(difference)} is small, so this cannot carry a claim." if len(difference) < MIN_ITEMS else "."),
+        + (f"; n = {len(difference)} is small, so this cannot carry a claim." if len(difference) < SMALL_N else "."),
     )
 
 
@@ -248,10 +252,10 @@ def _flipped_means(difference: FloatArray, permutations: int, rng: np.random.Gen
     return np.concatenate(means) / len(difference)
 
 
-def _said(name_a: str, name_b: str, metrics: Sequence[MetricValue]) -> Said:
+def _summary(name_a: str, name_b: str, metrics: Sequence[MetricValue]) -> Sentence:
     """One sentence: which of the numbers differ, after correction over them."""
     q = benjamini_hochberg([metric.p or 1.0 for metric in metrics])
-    few = metrics[0].n < MIN_ITEMS
+    few = metrics[0].n < SMALL_N
     en, ko = [], []
     for metric, corrected in zip(metrics, q.tolist(), strict=True):
         plain = metric.name.removeprefix("compare/")
@@ -260,9 +264,9 @@ def _said(name_a: str, name_b: str, metrics: Sequence[MetricValue]) -> Said:
         higher, higher_ko = ("A is higher", "A가 더 높음") if metric.value > 0 else ("B is higher", "B가 더 높음")
         en.append(f"{plain.replace('_', ' ')} {facts}: {higher if differs else 'no difference shown'}")
         ko.append(f"{_KO[plain]} {facts}: {higher_ko if differs else '차이가 확인되지 않음'}")
-    tail_en = f"; fewer than {MIN_ITEMS} items carry no claim" if few else ""
-    tail_ko = f"; {MIN_ITEMS}문항 미만은 결론의 근거가 되지 못함" if few else ""
-    return Said(
+    tail_en = f"; fewer than {SMALL_N} items carry no claim" if few else ""
+    tail_ko = f"; {SMALL_N}문항 미만은 결론의 근거가 되지 못함" if few else ""
+    return Sentence(
         f"A ({name_a}) less B ({name_b}): {'; '.join(en)}{tail_en}. A higher similarity is no proof that the model "
         "uses it.",
         f"A({name_a})에서 B({name_b})를 뺀 값: {'; '.join(ko)}{tail_ko}. 유사도가 더 높다고 해서 모델이 그것을 "

@@ -132,8 +132,7 @@ def read_study(study: Path) -> StudyFolder:
             f"{study / 'items.jsonl'}: {len(missing)} of {len(items)} items have no result, {missing[0]!r} first; "
             "run the study again, finished stages are skipped."
         )
-    raw_metrics = _json(study / "metrics.json")
-    metrics = _checked(study / "metrics.json", lambda: tuple(_metric(values) for values in raw_metrics))
+    metrics = read_metrics(study)
     contexts: dict[int, tuple[TopContext, ...]] = {}
     if (study / "examples.json").exists():
         raw_examples = _json(study / "examples.json")
@@ -155,6 +154,25 @@ def read_study(study: Path) -> StudyFolder:
                 )
     similarities = _similarities(study / "alignment.safetensors", metrics)
     return StudyFolder(study, provenance, stages, notes, items, results, metrics, contexts, shown, similarities)
+
+
+def read_metrics(study: Path) -> tuple[MetricValue, ...]:
+    """What the stages of a study measured: `metrics.json`, and #1 and #2 from `alignment/metrics.json`, which a study
+    of 0.1.0 has in its `metrics.json`."""
+    metrics = _metrics(study / "metrics.json")
+    measured = study / "alignment" / "metrics.json"
+    if (
+        any(metric.name == verdict.DIFFERENCE or metric.name == verdict.MRR for metric in metrics)
+        or not measured.exists()
+    ):
+        return metrics
+    stages = (verdict.DIFFERENCE, "alignment/retrieval")
+    return (*metrics, *(metric for metric in _metrics(measured) if metric.name.startswith(stages)))
+
+
+def _metrics(path: Path) -> tuple[MetricValue, ...]:
+    raw_metrics = _json(path)
+    return _checked(path, lambda: tuple(_metric(values) for values in raw_metrics))
 
 
 def _manifest(values: Any) -> tuple[Provenance, dict[str, dict[str, Any]], tuple[str, ...]]:

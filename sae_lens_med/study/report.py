@@ -22,12 +22,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sae_lens_med.errors import StudyError
+from sae_lens_med.metrics.metric import Sentence
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, MetricValue
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, write_text
 from sae_lens_med.study import verdict
 from sae_lens_med.study.figures import IntervalRow, interval_plot, null_plot, share_plot, similarity_plot
 from sae_lens_med.study.folder import ShownItem, StudyFolder, read_study
-from sae_lens_med.study.verdict import Said
 
 METRIC_TEXT = {
     verdict.ACCURACY: "share of questions answered correctly; an unanswered question counts as wrong",
@@ -83,8 +83,8 @@ def _view(study: StudyFolder) -> dict[str, Any]:
         "disclaimers": (DISCLAIMER, DISCLAIMER_KO),
         "counts": _counts(items, results),
         "licences": _licences(study),
-        "accuracy": verdict.accuracy_said(provenance.model["name"], study.metrics, items, results),
-        "alignment": verdict.alignment_said(study.metrics, items, has_sae=has_sae),
+        "accuracy": verdict.accuracy_sentence(provenance.model["name"], study.metrics, items, results),
+        "alignment": verdict.alignment_sentences(study.metrics, items, has_sae=has_sae),
         "conclusion": verdict.conclusion(study.metrics, items, has_sae=has_sae),
         "metrics": _grouped([m for m in study.metrics if "=" not in m.group]),
         "metrics_of_parts": _grouped([m for m in study.metrics if "=" in m.group]),
@@ -107,10 +107,10 @@ def _stages(study: StudyFolder) -> list[tuple[str, str]]:
 def _no_figure(study: StudyFolder) -> str:
     if verdict.headline(study.metrics) is not None:
         return "The similarities of the single items are not stored in this folder, so they are not drawn."
-    said: Said = verdict.alignment_said(
+    sentence: Sentence = verdict.alignment_sentences(
         study.metrics, list(study.items.values()), has_sae=study.provenance.sae is not None
     )[0]
-    return said.en
+    return sentence.en
 
 
 def _counts(items: Sequence[McqItem], results: Sequence[ItemResult]) -> list[tuple[str, str]]:

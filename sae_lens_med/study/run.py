@@ -2,8 +2,8 @@
 
     collect    features/                       SAE features of every token of questions and explanations
     evaluate   items.jsonl, metrics.json       the model's answers (the model alone, no SAE attached) and accuracy
-    align      alignment.safetensors, item_features.json, metrics.json
-               similarity of question and explanation features, with nulls and baselines
+    align      alignment/, alignment.safetensors, item_features.json
+               similarity of question and explanation features, with nulls and baselines (metrics #1 and #2)
     examples   examples.json                   top contexts of the features that the report shows
     report     report.md, report.html
 
@@ -13,15 +13,11 @@ from those of the folder is refused, naming what changed.
 
 Several processes (`distributed`) share the stages that run the model, collect and evaluate; rank 0 does the others and
 writes everything but the shards.
-
-Groups. `left_out`: items whose id the SAE's release lists as kept out of its training text. `trained_on`: the other
-items of a data set of which some are left out (that data set is then a source of the training text). Items of data sets
-with no left-out item belong to neither: nothing says that the SAE has seen them.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,7 +28,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from sae_lens_med import distributed
-from sae_lens_med.alignment import align
+from sae_lens_med.alignment.difference import DIFFERENCE, difference_by_item
+from sae_lens_med.alignment.item_features import item_features
+from sae_lens_med.alignment.retrieval import RETRIEVAL
+from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.data import LoadedItems, mask_leakage
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.evaluation.accuracy import accuracy_metrics
@@ -40,12 +39,17 @@ from sae_lens_med.evaluation.letter import evaluate_letters
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
+from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
-from sae_lens_med.records import BoolArray, ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
+from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_text
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.provenance import changes, identity, make_provenance
 from sae_lens_med.saes.releases import LoadedSae
+from sae_lens_med.study.folder import read_metrics
+from sae_lens_med.study.groups import item_groups
+from sae_lens_med.study.measure import measure_metrics, study_identity
+from sae_lens_med.study.measured import AlignmentFolder
 from sae_lens_med.study.report import write_report
 
 FORMAT = 1
@@ -187,25 +191,35 @@ def _run_study(
         )
         if distributed.ranks().first:
             metrics = accuracy_metrics(data.items, results, groups=groups, permutations=permutations, seed=seed)
-            study.write_metrics(metrics, "accuracy")
+            write_json(output / "metrics.json", [metric.to_dict() for metric in metrics])
             write_results(output / "items.jsonl", results)
             partial.remove()
         return []
 
     def run_align() -> list[str]:
-        features = load_features(features_folder)
-        aligned = align(features, data.items, groups=groups, permutations=permutations, seed=seed)
+        features, results = load_features(features_folder), read_results(output / "items.jsonl")
+        inputs = Inputs(
+            items=tuple(data.items),
+            features=features,
+            results=tuple(results),
+            groups=groups,
+            permutations=permutations,
+            seed=seed,
+            study=study_identity(study.provenance, features),
+        )
+        if inputs.explained_groups:
+            measure_metrics((RETRIEVAL, DIFFERENCE), inputs, AlignmentFolder(output))
         similarity: dict[str, float] = {}
-        if aligned.detail is not None:
-            similarity = dict(zip(aligned.detail_ids, aligned.detail.matched.tolist(), strict=True))
+        if (by_item := difference_by_item(inputs)) is not None:
+            ids, difference = by_item
+            similarity = dict(zip(ids, difference.matched.tolist(), strict=True))
             with atomic_path(output / "alignment.safetensors") as temporary:
-                save_file(aligned.arrays, temporary)
-        shown = choose_shown(data.items, read_results(output / "items.jsonl"), similarity, n_shown)
-        by_id = {entry["id"]: entry for entry in aligned.item_features}
+                save_file(difference.arrays, temporary)
+        shown = choose_shown(data.items, results, similarity, n_shown)
+        by_id = {entry["id"]: entry for entry in item_features(inputs)}
         items = {item.id: item for item in data.items}
         write_json(output / "item_features.json", [{**by_id[i], "masked": _masked(items[i])} for i in shown])
-        study.write_metrics(aligned.metrics, "alignment/")
-        return list(aligned.notes)
+        return list(inputs.view(Similarities).notes)
 
     def run_examples() -> list[str]:
         shown = json.loads((output / "item_features.json").read_text(encoding="utf-8"))
@@ -245,29 +259,11 @@ def _run_study(
     return StudyResult(
         folder=output,
         provenance=study.provenance,
-        metrics=tuple(study.read_metrics()),
+        metrics=read_metrics(output),
         results=tuple(read_results(output / "items.jsonl")),
         skipped=skipped,
         notes=tuple(notes),
     )
-
-
-def item_groups(
-    items: Sequence[McqItem], left_out_ids: Collection[str] | None
-) -> tuple[dict[str, BoolArray], list[str]]:
-    """`left_out` and `trained_on` as `[n_items]` bools (see the module), each only where it has items; and notes.
-
-    `left_out_ids` is the release's list; None where the SAE says nothing about it.
-    """
-    if left_out_ids is None:
-        return {}, ["The SAE does not say which items its training text left out, so they are not reported apart."]
-    left_out = np.array([item.id in left_out_ids for item in items], dtype=bool)
-    sources = {_data_set(item) for item, is_out in zip(items, left_out, strict=True) if is_out}
-    trained_on = np.array([_data_set(item) in sources for item in items], dtype=bool) & ~left_out
-    groups = {name: mask for name, mask in (("left_out", left_out), ("trained_on", trained_on)) if mask.any()}
-    if groups:
-        return groups, []
-    return {}, ["None of the items is listed as left out of the SAE's training text, so groups are not reported apart."]
 
 
 def choose_shown(
@@ -302,10 +298,6 @@ def choose_shown(
             used[subject[best]] += 1
             chosen.append(best)
     return chosen
-
-
-def _data_set(item: McqItem) -> tuple[str | None, str | None]:
-    return item.provenance.get("dataset"), item.provenance.get("split")
 
 
 def _masked(item: McqItem) -> dict[str, int]:
@@ -386,17 +378,6 @@ class _Study:
             }
             self._write()
         return skipped
-
-    def read_metrics(self) -> list[MetricValue]:
-        path = self.folder / "metrics.json"
-        if not path.exists():
-            return []
-        return [MetricValue.from_dict(values) for values in json.loads(path.read_text(encoding="utf-8"))]
-
-    def write_metrics(self, metrics: Sequence[MetricValue], prefix: str) -> None:
-        """Put `metrics` in the place of those whose name begins with `prefix`."""
-        kept = [metric for metric in self.read_metrics() if not metric.name.startswith(prefix)]
-        write_json(self.folder / "metrics.json", [metric.to_dict() for metric in [*kept, *metrics]])
 
     def _note(self, notes: Sequence[str]) -> None:
         self.notes = list(dict.fromkeys([*self.notes, *notes]))

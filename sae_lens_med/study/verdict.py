@@ -1,7 +1,7 @@
 """What a study's numbers allow to be said, in plain English and Korean.
 
 Pure functions of records. The rules are cautious on purpose; a study is called aligned only when all of these hold:
-the explanations are not illustrative, at least `MIN_ITEMS` items carry the number, the one-sided permutation p is
+the explanations are not illustrative, at least `SMALL_N` items carry the number, the one-sided permutation p is
 below `ALPHA` and the value lies above its null. Model-written explanations are never called an expert's. Where the SAE
 does not exceed TF-IDF on the same items, it shows nothing beyond shared words, and that is said.
 
@@ -14,12 +14,10 @@ Out of scope: causal claims (similarity is not use) and any statement about a pa
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from sae_lens_med.metrics.metric import Sentence
 from sae_lens_med.records import ExplanationSource, ItemResult, McqItem, MetricValue
-
-ALPHA = 0.05
-MIN_ITEMS = 50
+from sae_lens_med.statistics import ALPHA, SMALL_N
 
 ACCURACY = "accuracy"
 DIFFERENCE = "alignment/matched_minus_mismatched"
@@ -34,14 +32,6 @@ SOURCE_TEXT: dict[ExplanationSource, str] = {
     "model": "written by a language model, not by an expert",
     "illustrative": "illustrative: written to show the tool, not from any exam, not reviewed by a clinician",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """The same statement in English and in Korean."""
-
-    en: str
-    ko: str
 
 
 def number(value: float) -> str:
@@ -75,14 +65,14 @@ def chance_level(metric: MetricValue, items: Sequence[McqItem]) -> float | None:
     return sum(1 / len(item.options) for item in items) / len(items) if items else None
 
 
-def accuracy_said(
+def accuracy_sentence(
     model: str, metrics: Sequence[MetricValue], items: Sequence[McqItem], results: Sequence[ItemResult]
-) -> Said:
+) -> Sentence:
     """Accuracy over all items with its interval, and whether it differs from guessing or a liking for letters."""
     metric = find(metrics, ACCURACY, "all")
     scored = [r for r in results if r.correct is not None]
     if metric is None or not scored:
-        return Said(
+        return Sentence(
             "Accuracy was not measured: no item has a known gold answer.",
             "정답이 알려진 문항이 없어 정확도를 측정하지 않았습니다.",
         )
@@ -116,10 +106,12 @@ def accuracy_said(
     if missing:
         en += f" Without an answer, counted as wrong: {missing}."
         ko += f" 답하지 않은 {missing}문항은 오답으로 셉니다."
-    return Said(en, ko)
+    return Sentence(en, ko)
 
 
-def alignment_said(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool) -> tuple[Said, ...]:
+def alignment_sentences(
+    metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool
+) -> tuple[Sentence, ...]:
     """The headline alignment with its null, then the baselines; or one statement why there is none."""
     metric = headline(metrics)
     if metric is None:
@@ -145,23 +137,23 @@ def alignment_said(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, 
         facts_ko.append(f"귀무분포의 95 %는 {number(metric.null_interval[0])}~{number(metric.null_interval[1])}")
     facts_en.append("no permutation test" if metric.p is None else f"one-sided p = {number(metric.p)}")
     facts_ko.append("순열검정 없음" if metric.p is None else f"단측 p = {number(metric.p)}")
-    said = [Said(f"{en} ({'; '.join(facts_en)}).", f"{ko}입니다({'; '.join(facts_ko)}).")]
+    sentences = [Sentence(f"{en} ({'; '.join(facts_en)}).", f"{ko}입니다({'; '.join(facts_ko)}).")]
     if (baselines := _baselines(metrics, metric.group)) is not None:
-        said.append(baselines)
-    return tuple(said)
+        sentences.append(baselines)
+    return tuple(sentences)
 
 
-def _why_no_alignment(items: Sequence[McqItem], *, has_sae: bool) -> Said:
+def _why_no_alignment(items: Sequence[McqItem], *, has_sae: bool) -> Sentence:
     if not has_sae:
-        return Said(
+        return Sentence(
             "Alignment was not measured: no SAE took part.", "SAE를 쓰지 않아 해설과의 일치도를 측정하지 않았습니다."
         )
     if all(item.explanation is None for item in items):
-        return Said(
+        return Sentence(
             "Alignment was not measured: none of the items has an explanation.",
             "해설이 있는 문항이 없어 해설과의 일치도를 측정하지 않았습니다.",
         )
-    return Said(
+    return Sentence(
         "Alignment was not measured: the study folder holds no value for it.",
         "연구 폴더에 해설과의 일치도 값이 없습니다.",
     )
@@ -173,7 +165,7 @@ def _where(metric: MetricValue) -> tuple[str, str]:
     return "", ""
 
 
-def _baselines(metrics: Sequence[MetricValue], group: str) -> Said | None:
+def _baselines(metrics: Sequence[MetricValue], group: str) -> Sentence | None:
     listed: list[tuple[str, str]] = []
     for variant in ("sae", "raw", "pca", "tfidf"):
         difference, mrr = find(metrics, DIFFERENCE, group, variant), find(metrics, MRR, group, variant)
@@ -193,7 +185,7 @@ def _baselines(metrics: Sequence[MetricValue], group: str) -> Said | None:
     if mrr is not None and mrr.null_mean is not None:
         en += f" (MRR by chance {number(mrr.null_mean)})"
         ko += f" (무작위일 때 MRR {number(mrr.null_mean)})"
-    return Said(
+    return Sentence(
         f"Beside its baselines, on the scales that can be compared: {en}.",
         f"비교할 수 있는 척도로 기준선과 나란히: {ko}.",
     )
@@ -218,7 +210,7 @@ def is_aligned(metric: MetricValue, sources: Counter[ExplanationSource]) -> bool
     """Whether the headline number may be called alignment at all (module docstring)."""
     return (
         sources["illustrative"] == 0
-        and metric.n >= MIN_ITEMS
+        and metric.n >= SMALL_N
         and metric.p is not None
         and metric.p < ALPHA
         and metric.value > (metric.null_mean or 0.0)
@@ -230,14 +222,14 @@ def explanation_sources(items: Sequence[McqItem]) -> Counter[ExplanationSource]:
     return Counter(item.explanation_source for item in items if item.explanation_source is not None)
 
 
-def conclusion(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool) -> Said:
+def conclusion(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_sae: bool) -> Sentence:
     """One sentence: what may be concluded, and what may not."""
     metric, sources = headline(metrics), explanation_sources(items)
     illustrative = sources["illustrative"] > 0
-    not_said: list[Said] = []
+    may_not: list[Sentence] = []
     if illustrative:
-        not_said.append(
-            Said(
+        may_not.append(
+            Sentence(
                 "any claim about medical reasoning: none is made, because the material is illustrative and no "
                 "clinician reviewed it",
                 "의학적 추론에 관한 모든 주장(예시용 자료이며 임상의의 검토를 받지 않음)",
@@ -245,37 +237,37 @@ def conclusion(metrics: Sequence[MetricValue], items: Sequence[McqItem], *, has_
         )
     if metric is None:
         measured = find(metrics, ACCURACY, "all") is not None
-        may = Said("only the accuracy above", "위의 정확도뿐") if measured else Said("nothing", "없음")
+        may = Sentence("only the accuracy above", "위의 정확도뿐") if measured else Sentence("nothing", "없음")
         why = _why_no_alignment(items, has_sae=has_sae)
-        not_said.append(
-            Said(
+        may_not.append(
+            Sentence(
                 f"anything about agreement with explanations ({why.en[0].lower()}{why.en[1:].rstrip('.')})",
                 "해설과의 일치 여부(측정하지 않음)",
             )
         )
-        return _sentence(may, not_said)
+        return _sentence(may, may_not)
     may = _may(metric, sources, illustrative=illustrative)
-    not_said += _may_not(metric, metrics, items, sources)
-    return _sentence(may, not_said)
+    may_not += _may_not(metric, metrics, items, sources)
+    return _sentence(may, may_not)
 
 
-def _may(metric: MetricValue, sources: Counter[ExplanationSource], *, illustrative: bool) -> Said:
+def _may(metric: MetricValue, sources: Counter[ExplanationSource], *, illustrative: bool) -> Sentence:
     n, (where_en, where_ko) = metric.n, _where(metric)
     if illustrative:
-        return Said(
+        return Sentence(
             f"only that the whole path runs and gave these numbers on {n} items",
             f"전체 과정이 실행되어 {n}문항에서 이 수치가 나왔다는 것뿐",
         )
-    if n < MIN_ITEMS:
-        return Said(f"only what these {n} items gave", f"이 {n}문항에서 나온 수치 자체뿐")
+    if n < SMALL_N:
+        return Sentence(f"only what these {n} items gave", f"이 {n}문항에서 나온 수치 자체뿐")
     if not is_aligned(metric, sources):
         p_en = "no permutation test" if metric.p is None else f"p = {number(metric.p)}"
         p_ko = "순열검정 없음" if metric.p is None else f"p = {number(metric.p)}"
-        return Said(
+        return Sentence(
             f"that no alignment was shown on these {n} items{where_en} ({p_en}), which is no proof that there is none",
             f"이 {n}문항{where_ko}에서 일치가 확인되지 않았다는 것({p_ko}; 일치가 없다는 증거는 아님)",
         )
-    return Said(
+    return Sentence(
         f"that on these {n} items{where_en} a question's SAE features resemble those of its own explanation more than "
         f"those of re-paired explanations (p = {number(metric.p or 0.0)})",
         f"이 {n}문항{where_ko}에서 질문의 SAE 특징이 다시 짝지은 해설보다 자기 해설의 특징과 더 비슷하다는 것"
@@ -285,18 +277,18 @@ def _may(metric: MetricValue, sources: Counter[ExplanationSource], *, illustrati
 
 def _may_not(
     metric: MetricValue, metrics: Sequence[MetricValue], items: Sequence[McqItem], sources: Counter[ExplanationSource]
-) -> list[Said]:
-    said: list[Said] = []
+) -> list[Sentence]:
+    sentences: list[Sentence] = []
     if sources["model"] > 0:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "agreement with an expert, because the explanations were written by a language model, not an expert",
                 "전문가와의 일치(해설은 전문가가 아니라 언어 모델이 작성함)",
             )
         )
-    if metric.n < MIN_ITEMS:
-        said.append(
-            Said(
+    if metric.n < SMALL_N:
+        sentences.append(
+            Sentence(
                 f"anything general, because {metric.n} items are too few",
                 f"일반적인 결론({metric.n}문항은 너무 적음)",
             )
@@ -308,36 +300,36 @@ def _may_not(
             else f"does not stand out from its null (p = {number(metric.p)})"
         )
         p_ko = "귀무분포와 비교하지 않음" if metric.p is None else f"귀무분포와 구별되지 않음, p = {number(metric.p)}"
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 f"that the model is aligned with the explanations, because the number {p_en}",
                 f"모델이 해설과 일치한다는 것({p_ko})",
             )
         )
     if (beats := beats_shared_words(metrics, metric.group)) is False:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "that SAE features add anything beyond shared words, because plain TF-IDF does as well or better",
                 "SAE 특징이 공통 단어 이상의 것을 보여 준다는 것(단순 TF-IDF가 같거나 더 나음)",
             )
         )
     elif beats is None:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "that SAE features add anything beyond shared words, because no TF-IDF baseline was measured",
                 "SAE 특징이 공통 단어 이상의 것을 보여 준다는 것(TF-IDF 기준선을 측정하지 않음)",
             )
         )
     else:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "that the lead over shared words is more than chance, because the difference to TF-IDF was not tested",
                 "공통 단어(TF-IDF)보다 나은 정도가 우연을 넘는다는 것(그 차이는 검정하지 않음)",
             )
         )
     if metric.group == "all" and find(metrics, DIFFERENCE, "trained_on", "sae") is not None:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "that this holds for text that the SAE has not been trained on",
                 "SAE가 학습하지 않은 글에서도 그렇다는 것",
             )
@@ -345,25 +337,25 @@ def _may_not(
     accuracy = find(metrics, ACCURACY, "all")
     chance = None if accuracy is None else chance_level(accuracy, [i for i in items if i.answer is not None])
     if accuracy is not None and accuracy.interval is not None and chance is not None and accuracy.interval[0] <= chance:
-        said.append(
-            Said(
+        sentences.append(
+            Sentence(
                 "that these features serve the right answer, because the model does not answer above chance",
                 "이 특징이 정답에 쓰인다는 것(모델의 정확도가 무작위 추측보다 높지 않음)",
             )
         )
-    said.append(
-        Said(
+    sentences.append(
+        Sentence(
             "that the model uses these features to answer, because similarity is not a causal test",
             "모델이 답할 때 이 특징을 사용한다는 것(유사도는 인과 검정이 아님)",
         )
     )
-    return said
+    return sentences
 
 
-def _sentence(may: Said, may_not: Sequence[Said]) -> Said:
-    en = "; ".join(f"({i}) {said.en}" for i, said in enumerate(may_not, 1))
-    ko = "; ".join(f"({i}) {said.ko}" for i, said in enumerate(may_not, 1))
-    return Said(
+def _sentence(may: Sentence, may_not: Sequence[Sentence]) -> Sentence:
+    en = "; ".join(f"({i}) {each.en}" for i, each in enumerate(may_not, 1))
+    ko = "; ".join(f"({i}) {each.ko}" for i, each in enumerate(may_not, 1))
+    return Sentence(
         f"What may be concluded: {may.en}; what may not: {en}.",
         f"내릴 수 있는 결론: {may.ko}; 내릴 수 없는 결론: {ko}.",
     )
