@@ -1,14 +1,15 @@
 """Do clinicians agree on rationales, and prefer the true ones to shuffled ones? (domain metric #15)
 
-Per axis of a file of ratings (`ratings_file`). Levels are spread evenly over [0, 1], worst to best. Units are (item, arm).
+Per axis of a file of ratings (`ratings_file`). Levels are spread evenly over [0, 1], worst to best. Units are pairs of
+item and arm.
 - Krippendorff's alpha over all raters: ordinal for levels, interval for numbers.
 - Cohen's kappa per pair of raters on the units that both rated: quadratic weights, unweighted for two levels.
 - **contrast** of each arm with `shuffled`: per item the mean over raters of own rating less the same rater's rating of
   the shuffled rationale; sign-flip null over items (`paired`). A rationale whose content does not matter has 0: raters
   who like the style of an arm like it shuffled, too.
 
-**Null** of alpha and kappa: a rater's ratings permuted among the units that he or she rated (`agreement`). Agreement that
-comes from the arms alone (all prefer the expert) counts as agreement.
+**Null** of alpha and kappa: a rater's ratings permuted among the units that he or she rated (`agreement`). Agreement
+that comes from the arms alone (all prefer the expert) counts as agreement.
 
 Out of scope: adjusting for raters' severity, and power.
 """
@@ -238,8 +239,8 @@ RATINGS = Metric(
     name="ratings",
     number=15,
     title="Clinicians' ratings",
-    meaning="How well raters agree (Cohen's kappa, Krippendorff's alpha), and whether they prefer the true rationale to "
-    "a shuffled one.",
+    meaning="How well raters agree (Cohen's kappa, Krippendorff's alpha), and whether they prefer the true rationale "
+    "to a shuffled one.",
     range=(None, 1.0),
     null="Ratings permuted among items; the arm of shuffled rationales.",
     needs=("ratings",),

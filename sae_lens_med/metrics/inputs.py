@@ -135,8 +135,8 @@ class Inputs:
 
     items: tuple[McqItem, ...]
     features: Collected
-    results: tuple[ItemResult, ...]
-    """In the order of `items`."""
+    results: tuple[ItemResult, ...] = ()
+    """The model's answers, in the order of `items`; empty where no metric that runs the model is measured."""
     groups: Mapping[str, BoolArray] = field(default_factory=dict)
     """Name -> `[n_items]`; `all` is always measured and need not be given."""
     permutations: int = 2000
@@ -166,13 +166,24 @@ class Inputs:
     def __post_init__(self) -> None:
         if self.permutations < 1:
             raise ConfigError(f"a permutation null needs at least one permutation, got {self.permutations}.")
-        if tuple(item.id for item in self.items) != tuple(self.features.acts.item_ids):
-            raise DataError("the features are not of these items in this order; collect them again.")
-        if tuple(item.id for item in self.items) != tuple(result.id for result in self.results):
+        ids = tuple(item.id for item in self.items)
+        if ids != tuple(self.features.acts.item_ids):
+            have = (*self.features.acts.item_ids, None)
+            i = next((i for i, own in enumerate(ids) if own != have[min(i, len(have) - 1)]), len(ids))
+            raise DataError(
+                f"the features are of {len(have) - 1} items, {len(ids)} were given, and they differ from item {i} on; "
+                "give the items that were collected, in their order."
+            )
+        if self.results and ids != tuple(result.id for result in self.results):
             raise DataError("the results are not of these items in this order; run the study again.")
         for name, control in self.controls.items():
             if control.acts.item_ids != self.features.acts.item_ids:
                 raise DataError(f"the control {name!r} was collected on other items; collect it again.")
+        masks = {"has_explanation": self.features.has_explanation}
+        masks |= {f"the group {name!r}": chosen for name, chosen in self.groups.items()}
+        for name, mask in masks.items():
+            if np.shape(mask) != (len(ids),):
+                raise DataError(f"{name} has shape {np.shape(mask)}, expected ({len(ids)},): one bool per item.")
 
     def view(self, kind: "Callable[[Inputs], _View]") -> _View:
         """`kind(self)`, made once: what several metrics of a room share (a class with cached properties)."""

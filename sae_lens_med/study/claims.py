@@ -2,8 +2,8 @@
 
 Each metric brings its own claim (`Metric.claims`). The rules are those of `verdict`, for every metric: a claim is
 allowed only when the corrected p (q) is below `ALPHA`, the value lies above its null, `SMALL_N` items carry it, and the
-explanations are not illustrative. Against every claim stand the limits that hold here: a control that has learned nothing gives as much, shared words do, the
-explanations are a model's, the model answers at chance.
+explanations are not illustrative. Against every claim stand the limits that hold here: a control that has learned
+nothing gives as much, shared words do, the explanations are a model's, the model answers at chance.
 
 Effects of different variants are compared on a common scale: MRR itself, d_z for the difference, otherwise the distance
 from the null in units of the null's own spread.

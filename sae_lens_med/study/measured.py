@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.metrics.inputs import Measured
-from sae_lens_med.metrics.metric import Metric
+from sae_lens_med.metrics.metric import Measured, Metric
 from sae_lens_med.records import MetricValue
 from sae_lens_med.runs.files import write_json, write_text
 

@@ -33,23 +33,24 @@ from sae_lens_med.alignment.causal import (
     steering_specificity,
 )
 from sae_lens_med.alignment.concept_scores import concept_auroc, concept_f1, crossed_strata
-from sae_lens_med.alignment.concepts import half_of_strata, length_strata
+from sae_lens_med.alignment.concept_tests import half_of_strata
+from sae_lens_med.alignment.difference import matched_minus_mismatched
 from sae_lens_med.alignment.labels.scores import score_labels
 from sae_lens_med.alignment.labels.tasks import Example, LabelTask
-from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean, shuffled_scores
-from sae_lens_med.alignment.overlap import feature_overlap, top_k_sets, weighted_jaccard_table
+from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean
+from sae_lens_med.alignment.overlap import top_k_sets, weighted_jaccard_table
 from sae_lens_med.alignment.paired import paired_contrast
 from sae_lens_med.alignment.plausibility import plausibility
 from sae_lens_med.alignment.reasoning import against_answer_only, early_answering, hint_acknowledgement
+from sae_lens_med.alignment.retrieval import ranked
 from sae_lens_med.alignment.rsa import cosine_dissimilarity, mantel
 from sae_lens_med.alignment.similarity import (
     adjust_for_nuisance,
     adjust_within_strata,
     cosine_matrix,
-    matched_minus_mismatched,
-    retrieval,
 )
 from sae_lens_med.features.vectors import idf_weights, weighted
+from sae_lens_med.metrics.inputs import length_strata
 from sae_lens_med.records import McqItem
 from sae_lens_med.statistics import Strata, coarsen_strata, permutation_p, permuted_means, stratified_permutations
 
@@ -141,9 +142,8 @@ def similarity(seed: int, n: int = N, planted: float = 0.0) -> Values:
     cosine, jaccard = (f(study.stems, study.explanations) for f in (cosine_matrix, weighted_jaccard_table))
     adjusted = adjust_for_nuisance(cosine, x, y)
     difference, plain = (matched_minus_mismatched(s, study.strata, drawn) for s in (adjusted, cosine))
-    ranks = retrieval(adjusted, drawn, cuts=(1, 5))
+    ranks = ranked(adjusted, drawn, cuts=(1, 5))
     overlap = adjust_within_strata(jaccard, x, y, study.strata)
-    sets = feature_overlap(study.stems, study.explanations, drawn, k=8)
     common = (top_k_sets(study.stems, 8) @ top_k_sets(study.explanations, 8).T).toarray()
     common = adjust_within_strata(common, x, y, study.strata)
     left, right = (cosine_dissimilarity(cosine_matrix(s, s)) for s in (study.stems, study.explanations))
@@ -156,7 +156,7 @@ def similarity(seed: int, n: int = N, planted: float = 0.0) -> Values:
         "retrieval_at_1": (float(ranks.hits[1].mean()), ranks.null_hits[1]),
         "retrieval_at_5": (float(ranks.hits[5].mean()), ranks.null_hits[5]),
         "overlap_jaccard": (float(np.diagonal(overlap).mean()), permuted_means(overlap, drawn, everyone)),
-        "overlap_jaccard, unadjusted": (float(sets.jaccard.mean()), sets.null_jaccard),
+        "overlap_jaccard, unadjusted": (float(np.diagonal(jaccard).mean()), permuted_means(jaccard, drawn, everyone)),
         "overlap_common": (float(np.diagonal(common).mean()), permuted_means(common, drawn, everyone)),
         "rsa, not partialled": (rsa.value, rsa.null),
     }
@@ -207,7 +207,7 @@ def monosemantic(seed: int, n: int = N, planted: float = 0.0) -> Values:
         "monosemanticity": (result.mean, shuffled_mean(result, drawn)),
         "monosemanticity, one feature": (
             float(result.score[common[0]]),
-            shuffled_scores(result, common, drawn)[:, 0],
+            shuffled_mean(monosemanticity(sparse.csr_array(acts[:, common]), embeddings), drawn),
         ),
     }
     return _p(found, rng)

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_lens_med.alignment.measure_similarity import similarity
-from sae_lens_med.alignment.retrieval import stratum_labels
+from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.alignment.similarity import adjust_for_nuisance
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.features.store import CollectedFeatures
-from sae_lens_med.metrics.inputs import Inputs
+from sae_lens_med.metrics.inputs import Inputs, stratum_labels
 from sae_lens_med.study.compare import compare_studies
 from tests.synthetic_study import synthetic, write_study
 
@@ -43,17 +42,17 @@ def test_the_better_study_wins_and_the_sign_turns(studies: tuple[Path, Path]) ->
         assert metric.value > 0
         assert metric.p == 1 / 1000
         assert metric.extra["a"] - metric.extra["b"] == pytest.approx(metric.value)
-    assert found.said.en.count("A is higher") == 3
-    assert found.said.ko.count("A가 더 높음") == 3
+    assert found.summary.en.count("A is higher") == 3
+    assert found.summary.ko.count("A가 더 높음") == 3
     turned = compare_studies(bad, good, permutations=999)
     assert [m.value for m in turned.metrics] == pytest.approx([-m.value for m in found.metrics])
-    assert turned.said.en.count("B is higher") == 3
+    assert turned.summary.en.count("B is higher") == 3
 
 
 def test_the_numbers_are_those_of_the_similarity_matrix() -> None:
     items, features, results = synthetic(n=40)
     study = Inputs(items=items, features=features, results=results, permutations=1)
-    table = adjust_for_nuisance(similarity(study, "sae"), *study.properties)
+    table = adjust_for_nuisance(study.view(Similarities).matrix("sae"), *study.properties)
     labels = [stratum_labels(item)[0] for item in items]
     rank = [1 / (1 + np.sum(row > row[i])) for i, row in enumerate(table)]
     percentile, difference = [], []
@@ -118,7 +117,7 @@ def test_only_the_same_items_are_paired(studies: tuple[Path, Path], tmp_path: Pa
     found = compare_studies(studies[0], small, permutations=19)
     assert found.n_items == 30
     assert "30 items with an explanation are in one of the two only" in found.notes[0]
-    assert "fewer than 50 items carry no claim" in found.said.en
+    assert "fewer than 50 items carry no claim" in found.summary.en
     renamed = tuple(replace(item, id=f"x{item.id}") for item in fewer_items)
     texts = {f"x{name}": text for name, text in fewer.texts.items()}
     ids = tuple(f"x{name}" for name in fewer.acts.item_ids)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import binom
 
-from sae_lens_med.alignment import align
+from sae_lens_med.alignment.align import align
 from sae_lens_med.data.leakage import PLACEHOLDER, mask_leakage
 from sae_lens_med.records import PARTS, FeatureActs, McqItem, MetricValue
 

@@ -6,26 +6,22 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from sae_lens_med.alignment import align
+from sae_lens_med.alignment.align import align
 from sae_lens_med.alignment.baselines import bm25
-from sae_lens_med.alignment.concepts import (
-    concept_features,
-    length_strata,
-    measure_concepts,
-    measure_coverage,
-    measure_monosemanticity,
-)
-from sae_lens_med.alignment.measure_similarity import (
-    measure_difference,
-    measure_overlap,
-    measure_retrieval,
-    measure_rsa,
-    similarity,
-)
+from sae_lens_med.alignment.concept_tests import concept_features
+from sae_lens_med.alignment.concepts import measure_concepts
+from sae_lens_med.alignment.coverage import measure_coverage
+from sae_lens_med.alignment.difference import measure_difference
+from sae_lens_med.alignment.monosemanticity import measure_monosemanticity
+from sae_lens_med.alignment.overlap import measure_overlap
+from sae_lens_med.alignment.retrieval import measure_retrieval
+from sae_lens_med.alignment.rsa import measure_rsa
+from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.metrics.inputs import Inputs, Measured, label_concepts
+from sae_lens_med.metrics.inputs import Inputs, label_concepts, length_strata
+from sae_lens_med.metrics.metric import Measured
 from sae_lens_med.records import McqItem, MetricValue
 from tests.synthetic_study import CONCEPTS, synthetic
 
@@ -81,7 +77,7 @@ def test_retrieval_and_difference_are_those_of_align_with_bm25_and_controls_besi
 def test_overlap_is_the_mean_over_items_and_its_null_holds_the_lengths() -> None:
     study = inputs()
     found = value(measure_overlap(study), "overlap_jaccard")
-    sides = study.sides
+    sides = study.pooled
     stems, explanations = sides.stems.toarray(), sides.explanations.toarray()
     by_hand = np.minimum(stems, explanations).sum(1) / np.maximum(stems, explanations).sum(1)
     assert found.value == pytest.approx(by_hand.mean(), abs=1e-12)
@@ -107,7 +103,7 @@ def test_rsa_is_spearman_over_pairs_and_an_embedder_takes_the_place_of_words() -
     study = inputs()
     found = value(measure_rsa(study), "rsa")
     upper = np.triu_indices(60, 1)
-    stems = study.sides.stems.toarray()
+    stems = study.pooled.stems.toarray()
     unit = stems / np.linalg.norm(stems, axis=1, keepdims=True)
     embedded = np.random.default_rng(3).normal(size=(60, 5))
     other = Inputs(
@@ -192,7 +188,7 @@ def test_monosemanticity_by_hand_and_on_planted_texts() -> None:
         embedder_name="concepts",
     )
     found = value(measure_monosemanticity(given), "monosemanticity")
-    acts = given.sides.pooled.toarray()
+    acts = given.pooled.stem_maxima.toarray()
     unit = (labels + 1e-3) / np.linalg.norm(labels + 1e-3, axis=1, keepdims=True)
     cosine = unit @ unit.T
     upper = np.triu_indices(len(acts), 1)
@@ -244,7 +240,7 @@ def test_length_strata_keep_language_and_subject_apart_and_like_lengths_together
 
 def test_inputs_that_do_not_belong_together_are_refused() -> None:
     items, features, results = synthetic(n=6)
-    with pytest.raises(DataError, match="features are not of these items"):
+    with pytest.raises(DataError, match="differ from item 0 on; give the items that were collected"):
         Inputs(items=items[::-1], features=features, results=results)
     with pytest.raises(DataError, match="results are not of these items"):
         Inputs(items=items, features=features, results=results[:3])
@@ -255,7 +251,7 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
         Inputs(items=items, features=features, results=results, permutations=0)
     study = Inputs(items=items, features=features, results=results, permutations=9)
     with pytest.raises(ConfigError, match="no variant 'tfid' here; did you mean tfidf"):
-        similarity(study, "tfid")
+        study.view(Similarities).matrix("tfid")
 
 
 def test_annotated_concepts_count_within_spans_only() -> None:

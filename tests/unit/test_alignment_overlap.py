@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from sae_lens_med.alignment.overlap import feature_overlap, top_k_sets, weighted_jaccard_table
+from sae_lens_med.alignment.overlap import overlap_chance, overlap_tables, top_k_sets, weighted_jaccard_table
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.statistics import coarsen_strata, permutation_p, stratified_permutations
+from sae_lens_med.statistics import coarsen_strata, permutation_p, permuted_means, stratified_permutations
 
 Array = np.ndarray
 
@@ -27,32 +27,28 @@ def _slow(a: Array, e: Array, k: int, relevant: int) -> tuple[float, float, floa
     return jaccard, len(t & u) / len(t) if t else 0.0, len(t & u) / len(u) if u else 0.0
 
 
-@pytest.mark.parametrize("relevant", [None, 3, 40])
-def test_everything_equals_loops(relevant: int | None) -> None:
+def _p(table: Array, drawn: Array) -> float:
+    return permutation_p(float(np.diagonal(table).mean()), permuted_means(table, drawn, np.arange(len(table))))
+
+
+def test_every_cell_equals_loops() -> None:
     rng = np.random.default_rng(0)
     a, e = _vectors(rng, 12, np.full(40, 0.2)), np.round(_vectors(rng, 12, np.full(40, 0.2)))
     a[3], e[5] = 0, 0
-    drawn = stratified_permutations(coarsen_strata([(str(i % 3),) for i in range(12)]), 6, rng)
-    result = feature_overlap(sparse.csr_array(a), sparse.csr_array(e), drawn, 5, relevant)
+    tables = overlap_tables(sparse.csr_array(a), sparse.csr_array(e), 5)
     for i in range(12):
-        expected = _slow(a[i], e[i], 5, relevant or 5)
-        got = (result.jaccard[i], result.precision[i], result.recall[i])
-        assert got == pytest.approx(expected, abs=1e-12)
-    for b, order in enumerate(drawn):
-        expected = np.mean([_slow(a[i], e[order[i]], 5, relevant or 5) for i in range(12)], axis=0)
-        got = (result.null_jaccard[b], result.null_precision[b], result.null_recall[b])
-        assert got == pytest.approx(tuple(expected), abs=1e-12)
+        for j in range(12):
+            got = (tables.jaccard[i, j], tables.precision[i, j], tables.recall[i, j])
+            assert got == pytest.approx(_slow(a[i], e[j], 5, 5), abs=1e-12)
 
 
 def test_chance_is_the_hypergeometric_expectation() -> None:
     rng = np.random.default_rng(0)
     a, e = (_vectors(rng, 30, np.full(50, 0.4)) + 0.01 * rng.random((30, 50)) for _ in range(2))
-    result = feature_overlap(sparse.csr_array(a), sparse.csr_array(e), np.zeros((0, 30), int), 10)
-    assert result.n_live == 50
-    np.testing.assert_allclose(result.chance_precision * 10, 10 * 10 / 50)
-    np.testing.assert_allclose(result.chance_recall * 10, stats.hypergeom(50, 10, 10).mean())
-    common = np.rint(result.precision * 10).astype(int)
-    np.testing.assert_allclose(result.hypergeometric_p, [stats.hypergeom(50, 10, 10).sf(c - 1) for c in common])
+    chance = overlap_chance(sparse.csr_array(a), sparse.csr_array(e), 10)
+    assert chance.n_live == 50
+    np.testing.assert_allclose(chance.precision * 10, stats.hypergeom(50, 10, 10).mean())
+    np.testing.assert_allclose(chance.recall * 10, 10 * 10 / 50)
 
 
 def test_frequent_features_alone_exceed_the_hypergeometric_floor_but_not_the_permutations() -> None:
@@ -62,14 +58,13 @@ def test_frequent_features_alone_exceed_the_hypergeometric_floor_but_not_the_per
     p, above_floor = [], 0
     for _ in range(400):
         rate = rng.beta(0.4, 3.0, size=(3, 80))[np.arange(24) % 3]
-        a = (rng.random((24, 80)) < rate) * rng.gamma(2.0, size=(24, 80))
+        a = sparse.csr_array((rng.random((24, 80)) < rate) * rng.gamma(2.0, size=(24, 80)))
         e = (rng.random((24, 80)) < rate) * rng.gamma(2.0, size=(24, 80)) * rng.lognormal(size=(24, 1))
         drawn = stratified_permutations(strata, 199, rng)
-        r = feature_overlap(sparse.csr_array(a), sparse.csr_array(e), drawn, 8)
-        above_floor += r.precision.mean() > 1.5 * r.chance_precision.mean()
-        nulls = (r.null_jaccard, r.null_precision, r.null_recall)
-        values = (r.jaccard, r.precision, r.recall)
-        p.append([permutation_p(float(v.mean()), null) for v, null in zip(values, nulls, strict=True)])
+        tables = overlap_tables(a, sparse.csr_array(e), 8)
+        floor = overlap_chance(a, sparse.csr_array(e), 8).precision.mean()
+        above_floor += np.diagonal(tables.precision).mean() > 1.5 * floor
+        p.append([_p(table, drawn) for table in (tables.jaccard, tables.precision, tables.recall)])
     low, high = stats.binom.ppf([0.005, 0.995], 400, 0.05)
     rejected = np.count_nonzero(np.array(p) <= 0.05, axis=0)
     assert ((low <= rejected) & (rejected <= high)).all(), rejected
@@ -85,8 +80,8 @@ def test_planted_overlap_is_found_and_the_more_so_with_more_items() -> None:
         for _ in range(30):
             a, fresh = _vectors(rng, n, np.full(80, 0.2)), _vectors(rng, n, np.full(80, 0.2))
             e = np.where(rng.random((n, 80)) < 0.12, a, fresh)
-            r = feature_overlap(sparse.csr_array(a), sparse.csr_array(e), stratified_permutations(strata, 199, rng), 8)
-            hits += permutation_p(float(r.jaccard.mean()), r.null_jaccard) <= 0.05
+            jaccard = weighted_jaccard_table(sparse.csr_array(a), sparse.csr_array(e))
+            hits += _p(jaccard, stratified_permutations(strata, 199, rng)) <= 0.05
         found.append(hits)
     assert found[0] < found[1] and found[1] >= 27, found
 
@@ -107,13 +102,14 @@ def test_scale_and_order_change_nothing(seed: int, scale: float) -> None:
 
 def test_no_data_and_errors() -> None:
     empty = sparse.csr_array((3, 5))
-    result = feature_overlap(empty, empty, np.array([[1, 2, 0]]), 2)
-    assert not result.jaccard.any() and not result.precision.any() and result.null_jaccard.tolist() == [0.0]
-    assert not result.chance_precision.any() and result.hypergeometric_p.tolist() == [1.0] * 3
+    tables, chance = overlap_tables(empty, empty, 2), overlap_chance(empty, empty, 2)
+    assert not tables.jaccard.any() and not tables.precision.any() and not tables.recall.any()
+    assert not chance.precision.any() and not chance.recall.any()
     with pytest.raises(ConfigError, match="k of at least 1"):
         top_k_sets(empty, 0)
-    with pytest.raises(DataError, match="as many stems"):
-        feature_overlap(empty, sparse.csr_array((2, 5)), np.zeros((0, 3), int))
+    for measure in (overlap_tables, overlap_chance):
+        with pytest.raises(DataError, match="as many stems"):
+            measure(empty, sparse.csr_array((2, 5)))
     with pytest.raises(DataError, match="0 or more"):
         weighted_jaccard_table(sparse.csr_array([[-1.0]]), sparse.csr_array([[1.0]]))
     with pytest.raises(DataError, match="different features"):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sae_lens_med.alignment.agreement import cohen_kappa, krippendorff_alpha
-from sae_lens_med.alignment.measure_ratings import rating_metrics
-from sae_lens_med.alignment.ratings import ARMS, AXES, Rating, arm_contrast, axes_of, axis_agreement, read_ratings
+from sae_lens_med.alignment.ratings import arm_contrast, axes_of, axis_agreement, rating_metrics
+from sae_lens_med.alignment.ratings_file import ARMS, AXES, Rating, read_ratings
 from sae_lens_med.errors import DataError
 
 GOOD: dict[str, Any] = {

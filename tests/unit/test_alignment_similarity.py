@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
+from sae_lens_med.alignment.difference import matched_minus_mismatched, measure_difference
+from sae_lens_med.alignment.retrieval import measure_retrieval, ranked
 from sae_lens_med.alignment.similarity import (
-    MatchedMismatched,
     adjust_for_nuisance,
     cosine_matrix,
-    matched_metric,
-    matched_minus_mismatched,
-    retrieval,
-    retrieval_metrics,
 )
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.vectors import idf_weights, weighted
+from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.statistics import Strata, coarsen_strata, mrr_chance, permutation_p, stratified_permutations
+from tests.synthetic_study import synthetic
 
 FloatArray = np.ndarray
 
@@ -83,7 +82,7 @@ def test_both_metrics_equal_the_slow_ones(seed: int) -> None:
     strata = _strata(*groups)
     drawn = stratified_permutations(strata, 5, rng)
     two = matched_minus_mismatched(similarity, strata, drawn)
-    one = retrieval(similarity, drawn)
+    one = ranked(similarity, drawn)
 
     value, mrr, at_5 = _slow_metrics(stems, explanations, groups)
     assert two.differences.mean() == pytest.approx(value, abs=1e-12)
@@ -107,7 +106,7 @@ def test_the_null_over_all_permutations_is_exact_for_four_items() -> None:
     sums = np.array([similarity[range(4), order].sum() for order in everything])
     tail = np.count_nonzero(sums >= np.trace(similarity) - 1e-12)
     assert permutation_p(float(two.differences.mean()), two.null) == (1 + tail) / 25
-    assert retrieval(similarity, everything).null_mrr.mean() == pytest.approx(mrr_chance(4), abs=1e-15)
+    assert ranked(similarity, everything).null_mrr.mean() == pytest.approx(mrr_chance(4), abs=1e-15)
 
 
 def test_sampled_permutations_approach_full_enumeration_within_strata() -> None:
@@ -128,7 +127,7 @@ def test_sampled_permutations_approach_full_enumeration_within_strata() -> None:
 def _p(similarity: FloatArray, strata: Strata, rng: np.random.Generator, permutations: int = 99) -> tuple[float, float]:
     """p of #2 and of MRR."""
     drawn = stratified_permutations(strata, permutations, rng)
-    two, one = matched_minus_mismatched(similarity, strata, drawn), retrieval(similarity, drawn, cuts=())
+    two, one = matched_minus_mismatched(similarity, strata, drawn), ranked(similarity, drawn, cuts=())
     return (
         permutation_p(float(two.differences.mean()), two.null),
         permutation_p(float(one.reciprocal_rank.mean()), one.null_mrr),
@@ -254,7 +253,7 @@ def test_the_order_of_items_and_the_scale_of_activations_change_nothing() -> Non
     def measure(a: FloatArray, e: FloatArray, names: list[str]) -> tuple[FloatArray, FloatArray]:
         similarity = cosine_matrix(a, e)
         two = matched_minus_mismatched(similarity, _strata(*names), none)
-        return two.differences, retrieval(similarity, none).reciprocal_rank
+        return two.differences, ranked(similarity, none).reciprocal_rank
 
     base = measure(stems, explanations, groups)
     moved = measure(stems[order], explanations[order], [groups[i] for i in order])
@@ -265,7 +264,7 @@ def test_the_order_of_items_and_the_scale_of_activations_change_nothing() -> Non
 
 
 def test_what_cannot_tell_explanations_apart_scores_exactly_chance() -> None:
-    result = retrieval(np.zeros((12, 12)), np.zeros((0, 12), dtype=np.int64))
+    result = ranked(np.zeros((12, 12)), np.zeros((0, 12), dtype=np.int64))
     np.testing.assert_allclose(result.reciprocal_rank, mrr_chance(12))
     np.testing.assert_allclose(result.hits[5], 5 / 12)
 
@@ -286,20 +285,17 @@ def test_a_single_pair_by_hand() -> None:
 
 
 def test_records_carry_the_null_and_say_when_n_is_small() -> None:
-    rng = np.random.default_rng(0)
-    similarity = cosine_matrix(*_sparse_study(rng, 20, planted=0.5))
-    strata = _strata(*(["a"] * 20))
-    drawn = stratified_permutations(strata, 199, rng)
-    two = matched_metric(
-        matched_minus_mismatched(similarity, strata, drawn), group="all", variant="sae", masked={"x": 1}, extra={}
-    )
-    assert (two.n, two.p, two.masked, two.extra["permutations"]) == (20, 1 / 200, {"x": 1}, 199.0)
+    items, features, _ = synthetic(n=20, subjects=1)
+    study = Inputs(items=items, features=features, permutations=199)
+    two = next(m for m in measure_difference(study).metrics if m.variant == "sae")
+    assert (two.n, two.p, two.extra["permutations"]) == (20, 1 / 200, 199.0)
+    assert two.masked["items_without_partner"] == 0
     assert two.interval is not None and two.interval[0] < two.value < two.interval[1]
     assert two.null_interval is not None and two.null_interval[0] < 0 < two.null_interval[1] < two.value
     assert two.extra["d_z"] > 1
     assert "n = 20 is small" in two.notes
 
-    rows = retrieval_metrics(retrieval(similarity, drawn), group="all", variant="sae", masked={}, extra={})
+    rows = [m for m in measure_retrieval(study).metrics if m.variant == "sae"]
     assert [row.name.rsplit("/")[-1] for row in rows] == [
         "retrieval_mrr",
         "retrieval_at_1",
@@ -311,14 +307,10 @@ def test_records_carry_the_null_and_say_when_n_is_small() -> None:
         assert row.null_mean == pytest.approx(row.extra["chance"], abs=0.05)
 
 
-def test_a_cut_that_cannot_fail_is_not_reported() -> None:
-    rows = retrieval_metrics(
-        retrieval(np.eye(5), np.zeros((0, 5), dtype=np.int64)), group="all", variant="sae", masked={}, extra={}
-    )
+def test_a_cut_that_cannot_fail_is_not_reported_and_without_a_partner_there_is_no_null() -> None:
+    items, features, _ = synthetic(n=5, subjects=5)
+    study = Inputs(items=items, features=features, permutations=9)
+    assert measure_difference(study).metrics == ()
+    rows = [m for m in measure_retrieval(study).metrics if m.variant == "sae"]
     assert [row.name for row in rows] == ["alignment/retrieval_mrr", "alignment/retrieval_at_1"]
     assert rows[0].p is None and rows[0].null_mean is None
-
-
-def test_differences_without_spread_have_no_effect_size() -> None:
-    flat = MatchedMismatched(np.ones(3), np.zeros(3), np.zeros(4), np.arange(3))
-    assert "d_z" not in matched_metric(flat, group="all", variant="sae", masked={}, extra={}).extra

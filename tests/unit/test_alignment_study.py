@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sae_lens_med.alignment import METRICS
+from sae_lens_med.cli import app
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import load_concepts
 from sae_lens_med.errors import ConfigError, DataError, StudyError
-from sae_lens_med.metrics.inputs import NEEDS, label_concepts
-from sae_lens_med.metrics.metric import BY_NAME, METRICS, choose, owner
+from sae_lens_med.metrics.inputs import Inputs, label_concepts
+from sae_lens_med.metrics.metric import NEEDS, Claim, Measured, Metric, Sentence
 from sae_lens_med.metrics.settings import MetricSettings, read_settings
 from sae_lens_med.records import MetricValue
 from sae_lens_med.study.alignment_report import write_alignment_report
-from sae_lens_med.study.claims import Limits, confirmatory, said_of, warnings
+from sae_lens_med.study.claims import Limits, confirmatory, sentence_of, warnings
 from sae_lens_med.study.measure import AlignmentRun, run_alignment
 from tests.synthetic_study import synthetic, without_explanations, write_study
 
@@ -49,12 +52,12 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_what_can_be_measured_is_and_the_rest_is_said(finished: tuple[Path, AlignmentRun]) -> None:
     study, run = finished
     assert run.measured == ARRAYS
-    assert set(run.absent) == set(BY_NAME) - set(ARRAYS)
+    assert set(run.absent) == set(METRICS.names) - set(ARRAYS)
     assert "nothing that runs the model was asked for" in run.absent["comprehensiveness"]
     assert run.absent["ratings"] == "Clinicians' ratings (#15) was not measured: no file of ratings was given."
     stored = json.loads((study / "alignment" / "metrics.json").read_text(encoding="utf-8"))
     assert [MetricValue.from_dict(values) for values in stored] == list(run.metrics)
-    assert all(owner(value.name) is not None for value in run.metrics)
+    assert all(METRICS.owner(value.name) is not None for value in run.metrics)
     assert {p.name for p in (study / "alignment").iterdir()} == {
         *("manifest.json", "metrics.json", "notes.json", "concepts.json", "report.md", "report.html", "features.md")
     }
@@ -220,15 +223,76 @@ def test_the_list_of_metrics_is_whole() -> None:
     assert len({metric.name for metric in METRICS}) == 16
     for metric in METRICS:
         assert set(metric.needs) <= set(NEEDS)
-        assert all(metric.owns(name) for name in metric.confirmatory)
+        assert all(metric.owns(name) and name in metric.claims for name in metric.confirmatory)
+        for claim in metric.claims.values():
+            assert not claim.may.en.startswith("that ") and not claim.may_not.en.startswith("that ")
+            assert claim.may.ko.endswith("다") and claim.may_not.ko.endswith("다")
         for text in (metric.meaning, metric.null):
             assert text.endswith(".")
         for other in METRICS:
             assert other is metric or not any(other.owns(name) for name in metric.values)
-    assert choose(["rsa", "overlap", "rsa"]) == (BY_NAME["overlap"], BY_NAME["rsa"])
-    assert choose(["all"]) == METRICS
+    assert METRICS.choose(["rsa", "overlap", "rsa"]) == (METRICS["overlap"], METRICS["rsa"])
+    assert METRICS.choose(["all"]) == tuple(METRICS)
     with pytest.raises(ConfigError, match="no metric was named"):
-        choose([])
+        METRICS.choose([])
+
+
+def _toy(name: str = "toy", value: str = "alignment/toy") -> Metric:
+    def measure(inputs: Inputs) -> Measured:
+        n = len(inputs.items)
+        return Measured((MetricValue(value, 0.75, (0.0, 1.0), n, p=0.001, null_mean=0.5, null_interval=(0.4, 0.6)),))
+
+    return Metric(
+        name=name,
+        number=99,
+        title="A toy",
+        meaning="Three quarters of everything.",
+        range=(0.0, 1.0),
+        null="A half.",
+        needs=("explanations",),
+        source="By hand",
+        values=(value,),
+        confirmatory=(value,),
+        claims={value: Claim(Sentence("toys are had", "장난감이 있다"), Sentence("they are safe", "안전하다"))},
+        depends_on=(lambda inputs: {"toys": len(inputs.items)},),
+        measure=measure,
+    )
+
+
+def test_a_metric_from_outside_is_listed_measured_and_reported(lexicon: Path, tmp_path: Path) -> None:
+    METRICS.register(_toy())
+    try:
+        listed = CliRunner().invoke(app, ["list-metrics"])
+        assert "toy  (#99) A toy" in listed.stdout
+        study = write_study(tmp_path / "study", *synthetic(n=60))
+        run = again(study, lexicon, ["toy"])
+        assert run.measured == ("toy",)
+        assert [value.name for value in run.metrics] == ["alignment/toy"]
+        assert again(study, lexicon, ["toy"]).skipped == ("toy",)
+        settings = json.loads((study / "alignment" / "manifest.json").read_text(encoding="utf-8"))["metrics"]["toy"]
+        assert settings["settings"]["toys"] == 60
+        report = run.report_md.read_text(encoding="utf-8")
+        assert "## 99. A toy" in report
+        assert "May be concluded: that toys are had. May not:" in report
+        assert "that they are safe" in report
+        assert "장난감이 있다는 것" in report
+    finally:
+        METRICS.remove("toy")
+    assert "toy" not in METRICS.names
+
+
+def test_a_metric_that_clashes_or_claims_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is a metric 'overlap' already"):
+        METRICS.register(_toy("overlap"))
+    with pytest.raises(ConfigError, match="gives 'alignment/overlap_more', which 'overlap' gives already"):
+        METRICS.register(_toy("more", "alignment/overlap_more"))
+    with pytest.raises(ConfigError, match="counts 'alignment/toy' without a claim"):
+        replace(_toy(), claims={})
+    with pytest.raises(ConfigError, match="which is not one of its values"):
+        replace(_toy(), values=("alignment/other",))
+    with pytest.raises(ConfigError, match="there is no metric 'overlp'; did you mean overlap"):
+        METRICS.remove("overlp")
+    assert len(METRICS) == len(METRICS.names)
 
 
 def test_settings_of_metrics_are_read() -> None:
@@ -257,7 +321,7 @@ def metric_value(name: str = "alignment/retrieval_mrr", /, **changed: Any) -> Me
 
 
 def said(values: list[MetricValue], limits: Limits = FREE) -> tuple[str, str]:
-    found = said_of(confirmatory(values)[0], values, limits)
+    found = sentence_of(confirmatory(values)[0], values, limits)
     return found.en, found.ko
 
 
