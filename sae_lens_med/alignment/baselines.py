@@ -110,7 +110,9 @@ def _ngram_counts(texts: Sequence[str]) -> sparse.csr_array:
 
     if not any(any(_ngrams(text)) for text in texts):  # refused by scikit-learn
         return sparse.csr_array((len(texts), 1))
-    return sparse.csr_array(CountVectorizer(analyzer=_ngrams, dtype=np.float64).fit_transform(texts))
+    counts = sparse.csr_array(CountVectorizer(analyzer=_ngrams, dtype=np.float64).fit_transform(texts))
+    counts.sort_indices()
+    return counts
 
 
 def _ngrams(text: str) -> Iterator[tuple[int, str]]:
