@@ -1,4 +1,4 @@
-"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER [left-alone | ranks]`.
+"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER [JOB]`.
 
 The jobs are functions of a folder, so that the test runs the same ones in one process. An error that a job ends with is
 written to `FOLDER/NAME.rankR.json` as `[type, message]`.

@@ -110,7 +110,8 @@ def _ngram_counts(texts: Sequence[str]) -> sparse.csr_array:
 
     if not any(any(_ngrams(text)) for text in texts):  # refused by scikit-learn
         return sparse.csr_array((len(texts), 1))
-    counts = sparse.csr_array(CountVectorizer(analyzer=_ngrams, dtype=np.float64).fit_transform(texts))
+    vectorizer = CountVectorizer(analyzer=_ngrams, dtype=np.float64)  # type: ignore[arg-type]  # inferred from defaults
+    counts = sparse.csr_array(vectorizer.fit_transform(texts))
     counts.sort_indices()
     return counts
 
