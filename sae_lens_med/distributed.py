@@ -236,7 +236,6 @@ class _Job:
                 "torchrun, with one --rdzv-endpoint for all machines."
             ) from error
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate sets another number
-        PartialState._reset_state()  # a library may have made one of a single process
         PartialState(cpu=True, backend="gloo")  # takes the group that there is; `cpu` leaves the GPU to `local_device`
         self._told_to_stop = False
         self._gone = threading.Event()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 
 from sae_lens_med import distributed
 from sae_lens_med.distributed import Ranks
@@ -16,9 +17,10 @@ from sae_lens_med.runs.partial import PartialResults
 
 
 def test_one_process_exchanges_nothing() -> None:
+    before = dict(PartialState._shared_state)
     with distributed.initialised() as me, distributed.initialised() as inner:
         assert me == inner == distributed.ranks() == Ranks(0, 1, 0)
-        assert not torch.distributed.is_initialized()
+        assert not torch.distributed.is_initialized() and before == PartialState._shared_state
         x = torch.arange(6.0).reshape(3, 2)
         assert distributed.all_reduce_sum_(x) is x
         assert distributed.broadcast_(x) is x
