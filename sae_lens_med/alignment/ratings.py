@@ -47,11 +47,16 @@ from sae_lens_med.alignment.agreement import (
     krippendorff_alpha,
     krippendorff_alpha_null,
 )
-from sae_lens_med.alignment.paired import PairedContrast, paired_contrast
 from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, nearest
 from sae_lens_med.records import FloatArray, Record
-from sae_lens_med.statistics import Strata, permutation_p, stratified_permutations
+from sae_lens_med.statistics import (
+    PairedContrast,
+    Strata,
+    paired_contrast,
+    permutation_p,
+    stratified_permutations,
+)
 
 Arm = Literal["feature_label", "expert", "cot", "shuffled"]
 ARMS: tuple[Arm, ...] = get_args(Arm)

@@ -16,6 +16,8 @@ Results equal those of one prompt at a time up to rounding. Hooks see the shared
 and not again in a later call with the same beginning; `passes.current()` tells them what each position is. A hook must
 therefore treat each row by itself. Weights must not change between calls.
 
+Own code: serving engines (vLLM, SGLang) share beginnings too, but run no hooks under TransformerLens names.
+
 Out of scope: gradients, beam search, repetition penalties (`generation_config` gives only the end-of-text tokens).
 """
 

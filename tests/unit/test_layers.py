@@ -122,7 +122,7 @@ def _after(code: str) -> str:
 
 
 def test_importing_the_package_and_its_command_line_is_light() -> None:
-    heavy = ("torch", "sae_lens", "transformers", "datasets", "scipy", "numpy", "matplotlib")
+    heavy = ("torch", "sae_lens", "transformers", "datasets", "scipy", "sklearn", "accelerate", "numpy", "matplotlib")
     assert _after(f"import sys; import sae_lens_med.cli; print([m for m in {heavy} if m in sys.modules])") == "[]"
 
 
