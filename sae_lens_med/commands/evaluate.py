@@ -159,13 +159,13 @@ def evaluate(
     result = run_evaluation(
         opened,
         loaded,
-        output,
-        method=chosen,
+        chosen,
         shots=examples,
-        batch_tokens=batch_tokens,
         sae=attached,
         error_term=error_term,
         interventions=interventions,
+        output=output,
+        batch_tokens=batch_tokens,
         permutations=permutations,
         seed=seed,
     )

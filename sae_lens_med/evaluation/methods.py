@@ -159,7 +159,9 @@ class Method:
 
 
 def as_method(method: Method | str) -> Method:
-    """A name stands for the method with its defaults."""
+    """A name stands for the method with its defaults. Raises `ConfigError` for anything else."""
+    if not isinstance(method, Method | str):
+        raise ConfigError(f"a method is a Method or a name ({', '.join(METHODS)}), got {type(method).__name__}.")
     return Method(method) if isinstance(method, str) else method
 
 
