@@ -48,10 +48,10 @@ def load_items(
         return load_sample(limit=limit)
     if not source.strip() or "." not in source:
         sources = ", ".join(f"kormedmcqa:{name}" for name in (*COUNTS, "all"))
-        raise DataError(f"{source!r} names no data; give sample, {sources}, or {ACCEPTED_FORMS}.")
+        raise DataError(f"{source!r} is not a data source; use sample, {sources}, or {ACCEPTED_FORMS}.")
     return load_local(source, explanation_source=explanation_source, skip_bad_rows=skip_bad_rows, limit=limit)
 
 
 def _refuse(value: str | None, name: str, source: str) -> None:
     if value is not None:
-        raise DataError(f"{source}: this source takes no {name} (got {value!r}); leave it out.")
+        raise DataError(f"{source}: this source does not take {name} (got {value!r}); leave it out.")
