@@ -136,7 +136,7 @@ def test_a_users_file_is_the_same_set_in_either_form(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"concept": "a", "category": "b", "kor": ["x"]}, "row 3: there is no field 'kor'; did you mean ko"),
-        ({"concept": "a", "category": "b"}, "row 3: field 'ko': there is no form here nor in 'en'"),
+        ({"concept": "a", "category": "b"}, "row 3: field 'ko': there is no form here or in 'en'"),
         ({"concept": "", "category": "b", "ko": ["x"]}, "row 3: field 'concept': needs a text"),
         ({"concept": "a", "category": None, "ko": ["x"]}, "row 3: field 'category': needs a text"),
         ({"concept": "a", "category": "b", "ko": ["기침", " "]}, "row 3: field 'ko': the form ' ' holds no letter"),
@@ -179,7 +179,7 @@ def test_an_empty_cell_of_csv_is_an_error(tmp_path: Path) -> None:
         (("", "b", ("x",)), "the id is empty"),
         (("a", " ", ("x",)), "the category is empty"),
         (("a", "b", ()), "there are no forms"),
-        (("a", "b", ("--",)), "holds no letter or digit"),
+        (("a", "b", ("--",)), "contains no letter or digit"),
         (("a", "b", ("X-Ray", "x ray")), "two forms read 'xray'"),
     ],
 )
