@@ -159,7 +159,7 @@ def _in_chat(text: str, tokenizer: "PreTrainedTokenizerBase", enable_thinking: b
     if not template:
         raise ModelError("this tokenizer has no chat template; leave chat out, or use an instruction-tuned model.")
     if enable_thinking and "enable_thinking" not in str(template):
-        raise ModelError("the chat template of this tokenizer knows no enable_thinking; leave it out.")
+        raise ModelError("the chat template of this tokenizer does not support enable_thinking; leave it out.")
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
     )
