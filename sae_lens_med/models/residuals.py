@@ -155,7 +155,7 @@ def causal_attention(
     """
     del module
     if attention_mask is not None:
-        raise ModelError("causal_attention takes no attention mask; it reads right-padded sequences only.")
+        raise ModelError("causal_attention does not take an attention mask; it reads right-padded sequences only.")
     n, m, scale = query.shape[2], key.shape[2], query.shape[-1] ** -0.5 if scaling is None else scaling
     window = m if sliding_window is None else min(sliding_window, m)
     if query.device.type == "cpu":
