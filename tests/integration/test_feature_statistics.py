@@ -120,10 +120,10 @@ def test_what_is_saved_is_read_back_and_only_for_its_sae(
 
 def test_damaged_statistics_are_refused_in_one_sentence(stats: FeatureStatistics, tmp_path: Path) -> None:
     path = tmp_path / "statistics.safetensors"
-    with pytest.raises(StudyError, match="holds no feature statistics"):
+    with pytest.raises(StudyError, match="does not contain feature statistics"):
         FeatureStatistics.load(path)
     path.write_bytes(b"\x00" * 30)
-    with pytest.raises(StudyError, match="holds no feature statistics"):
+    with pytest.raises(StudyError, match="does not contain feature statistics"):
         FeatureStatistics.load(path)
     stats.save(path)
     arrays = load_file(path)
