@@ -54,7 +54,7 @@ def attached(model: Any, pairs: Sequence[Pair]) -> Iterator[Any]:
             yield model
     else:
         raise ModelError(
-            f"hooks cannot be attached to a {type(model).__name__}; it takes a TransformerBridge, a HookedTransformer "
+            f"hooks cannot be attached to a {type(model).__name__}; use a TransformerBridge, a HookedTransformer "
             "or a transformers model."
         )
 

@@ -64,7 +64,7 @@ class Recording:
     def text(self, row: int) -> torch.Tensor:
         """`[n, k]`: of one row of the batch, all passes in order. Raises `ConfigError` before the first pass."""
         if not self.passes:
-            raise ConfigError("nothing is recorded yet; run the model with the pairs first.")
+            raise ConfigError("nothing has been recorded yet; run the model with the pairs first.")
         return torch.cat([p.acts[p.row == row] for p in self.passes])
 
 
@@ -269,7 +269,7 @@ class _Permuted:
         if len(acts) < 2:
             raise ModelError(
                 "resample without values permutes the positions of a forward pass, and this one has a single "
-                "position; give values= from other texts."
+                "position; pass values= from other texts."
             )
         return acts[torch.randperm(len(acts), generator=self._random).to(acts.device)]
 
@@ -386,7 +386,7 @@ def _flattened(activation: torch.Tensor, width: int, hook: Any) -> torch.Tensor:
 
 def _values(sae: AnySae, features: Mapping[int, float]) -> tuple[Dictionary, tuple[int, ...], torch.Tensor]:
     if not isinstance(features, Mapping):
-        raise ConfigError(f"give features as {{index: value}}, got {features!r}.")
+        raise ConfigError(f"features must be {{index: value}}, got {features!r}.")
     dictionary = Dictionary(sae)
     chosen = dictionary.features(features)
     for feature, value in features.items():

@@ -143,8 +143,8 @@ class _At(Positions):
         batch = len(seen.position)
         if len(self.rows) not in (1, batch):
             raise ModelError(
-                f"the mask has {len(self.rows)} rows, the forward pass {batch}; give one row for all texts, or one "
-                "for each of the batch."
+                f"the mask has {len(self.rows)} rows, the forward pass {batch}; use one row for all texts, or one "
+                "for each text of the batch."
             )
         rows = torch.tensor(self.rows, device=seen.position.device).expand(batch, -1)
         inside = seen.position < rows.shape[1]
@@ -219,7 +219,7 @@ def at(mask: Any) -> Positions:
     """
     array = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if array.dtype != np.bool_ or array.ndim not in (1, 2) or not array.size:
-        raise ConfigError(f"a mask of positions is boolean, [n] or [batch, n]; got {array.dtype} {array.shape}.")
+        raise ConfigError(f"a mask of positions must be boolean, [n] or [batch, n]; got {array.dtype} {array.shape}.")
     return _At(tuple(tuple(row.tolist()) for row in np.atleast_2d(array)))
 
 
@@ -243,7 +243,7 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
         if value == "not_special":
             if special_ids is None:
                 raise ConfigError(
-                    "positions: not_special needs special_ids, the vocabulary ids of the special tokens; give "
+                    "positions: not_special needs special_ids, the vocabulary ids of the special tokens; pass "
                     "tokenizer.all_special_ids."
                 )
             return not_tokens(special_ids)
@@ -252,11 +252,13 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
         if value not in _NAMED:
             known = [*_NAMED, "not_special", *PARTS]
             raise ConfigError(
-                f"there are no positions {value!r}{nearest(value, known) or '.'} Known: {', '.join(known)}."
+                f"{value!r} is not a kind of positions{nearest(value, known) or '.'} Known: {', '.join(known)}."
             )
         return _NAMED[value]
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise ConfigError(f"positions is a name or one of {', '.join(f'{{{k}: ..}}' for k in _KEYS)}; got {value!r}.")
+        raise ConfigError(
+            f"positions must be a name or one of {', '.join(f'{{{k}: ..}}' for k in _KEYS)}; got {value!r}."
+        )
     key, inner = next(iter(value.items()))
     if key not in _KEYS:
         raise ConfigError(f"positions has no key {key!r}{nearest(str(key), _KEYS) or '.'} Known: {', '.join(_KEYS)}.")
@@ -265,7 +267,7 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
     if key == "not":
         return ~read_positions(inner, special_ids)
     if not isinstance(inner, list | tuple) or not inner:
-        raise ConfigError(f"positions: {key} needs a list that is not empty, got {inner!r}.")
+        raise ConfigError(f"positions: {key} needs a non-empty list, got {inner!r}.")
     if key == "parts":
         return in_parts(*map(str, inner))
     if key == "not_tokens":
