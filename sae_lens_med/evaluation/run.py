@@ -215,7 +215,9 @@ def read_evaluation(folder: Path) -> Evaluation:
             tuple(DeferralPoint.from_dict(point) for point in values["deferral"]),
         )
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise StudyError(f"{folder} holds no whole evaluation ({error}); evaluate into another folder.") from error
+        raise StudyError(
+            f"{folder} does not contain a complete evaluation ({error}); evaluate into another folder."
+        ) from error
 
 
 def _finished(output: Path, provenance: Provenance) -> Evaluation | None:

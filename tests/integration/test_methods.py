@@ -347,7 +347,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, one_thread: None
         (["--method", "cot", "--template", "cott"], "there is no template 'cott'"),
         (["--method", "letter", "--samples", "3"], "the method letter takes no samples"),
         (["--method", "letter", "--chat", "--thinking"], "a thought, not an answer"),
-        (["--method", "cot", "--instructions", "fr"], "no instructions in the language 'fr'"),
+        (["--method", "cot", "--instructions", "fr"], "there are no instructions in the language 'fr'"),
         (["--method", "cot", "--intervention", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
     ],
 )

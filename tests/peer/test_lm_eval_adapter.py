@@ -375,9 +375,9 @@ def test_positions_that_name_parts_are_refused(model: MedBridge, sae_folder: Pat
 
 
 def test_settings_of_an_sae_need_one(model: MedBridge, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs a model; give --model_args pretrained=NAME"):
+    with pytest.raises(ConfigError, match="needs a model; add --model_args pretrained=NAME"):
         SaeLensMedLM()
-    with pytest.raises(ConfigError, match="error_term belongs to an SAE; give sae="):
+    with pytest.raises(ConfigError, match="error_term belongs to an SAE; add sae="):
         SaeLensMedLM(model, error_term=True)
     with pytest.raises(ConfigError, match=r"intervention 1 \(steer\) names no SAE"):
         SaeLensMedLM(model, intervention=write(tmp_path, {"kind": "steer", "features": {"7": 1.0}}))
@@ -388,8 +388,8 @@ def test_settings_of_an_sae_need_one(model: MedBridge, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"peft": "x"}, "takes no setting 'peft'; it takes pretrained, sae"),
-        ({"trust_remote_code": True}, "takes no setting 'trust_remote_code'"),
+        ({"peft": "x"}, "has no setting 'peft'; its settings are pretrained, sae"),
+        ({"trust_remote_code": True}, "has no setting 'trust_remote_code'"),
         ({"errorterm": True}, "did you mean error_term"),
     ],
 )
@@ -405,7 +405,7 @@ def test_several_processes_are_refused(model: MedBridge, monkeypatch: pytest.Mon
 
 
 def test_a_row_that_lacks_a_column_is_refused() -> None:
-    with pytest.raises(DataError, match="row 2 for lm-eval's kormedmcqa lacks E"):
+    with pytest.raises(DataError, match="row 2 for lm-eval's kormedmcqa is missing E"):
         kormedmcqa_task([ROW, {k: v for k, v in ROW.items() if k != "E"}])
     with pytest.raises(DataError, match="no rows"):
         kormedmcqa_task([])

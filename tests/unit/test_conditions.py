@@ -130,7 +130,7 @@ def test_conditions_survive_json() -> None:
         ({"conditions": [{"kind": "steer"}], "matched_random": -1}, "matched_random must be a whole number"),
         ([], "must be a mapping with the keys conditions, matched_random"),
         ({"conditions": ["splice"]}, "condition 1 must be a mapping such as"),
-        ({"conditions": [{"kind": "splise"}]}, "condition 1 has the kind 'splise'; did you mean splice"),
+        ({"conditions": [{"kind": "splise"}]}, "condition 1 has the unknown kind 'splise'; did you mean splice"),
         (
             {"conditions": [{"kind": "ablate", "feature": [1]}]},
             r"condition 1 \(ablate\) has no key 'feature'; did you mean f",
@@ -139,16 +139,16 @@ def test_conditions_survive_json() -> None:
         ({"conditions": [{"kind": "ablate", "features": [1, 1]}]}, r"named twice in \[1, 1\]"),
         ({"conditions": [{"kind": "ablate", "features": [1], "strengths": [2]}]}, "which only clamp and steer have"),
         ({"conditions": [{**STEER, "strengths": []}]}, "strengths must be a list of numbers"),
-        ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "to steer with strength 0 is the plain model"),
+        ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "steering with strength 0 is the plain model"),
         ({"conditions": [{**STEER, "strengths": [float("inf")]}]}, "inf is no strength"),
         ({"conditions": [{**STEER, "strengths": [1, 1]}]}, "two conditions are called 's@1'"),
-        ({"conditions": [{**STEER, "name": "../up"}]}, r"the name '\.\./up' cannot be that of a folder"),
+        ({"conditions": [{**STEER, "name": "../up"}]}, r"the name '\.\./up' cannot be used as a folder name"),
         ({"conditions": [{"name": "Plain", "kind": "splice"}]}, "two conditions are called 'Plain'"),
         ({"conditions": [{"interventions": [], "name": "x"}]}, "a list of at least one"),
         ({"conditions": [{"interventions": [{"kind": "splice"}], "kind": "splice"}]}, "unknown key 'kind'"),
         (
             {"conditions": [{"interventions": [{"kind": "x"}], "name": "x"}]},
-            "condition 1, intervention 1 has the kind 'x'",
+            "condition 1, intervention 1 has the unknown kind 'x'",
         ),
     ],
 )

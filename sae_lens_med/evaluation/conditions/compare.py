@@ -220,7 +220,7 @@ def compare(
     for each in ran:
         for results in (each.results, *each.random_results):
             if [result.id for result in results] != ids:
-                raise DataError(f"condition {each.condition.name!r} is not over the same items as the plain one.")
+                raise DataError(f"condition {each.condition.name!r} does not cover the same items as the plain one.")
     known = [i for i, result in enumerate(plain.results) if result.gold is not None]
     if not known:
         raise DataError("no item has a known gold answer, so there is nothing to compare.")

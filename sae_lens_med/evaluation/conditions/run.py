@@ -113,7 +113,7 @@ def run_conditions(
         )
     with_features = any(condition.features for condition in conditions.conditions)
     if saes is None and any(condition.interventions for condition in conditions.conditions):
-        raise ConfigError("interventions need an SAE; give the one whose features they are about.")
+        raise ConfigError("interventions need an SAE; pass the one whose features they change.")
     named = _named(saes, conditions)
     engine = bind(Engine, model, batch_tokens=batch_tokens)
     texts = []
@@ -181,10 +181,10 @@ def read_comparison(folder: Path) -> Comparison:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
-            raise StudyError(f"{path} has another format than this version reads ({FORMAT}).")
+            raise StudyError(f"{path} does not have the format that this version reads ({FORMAT}).")
         return Comparison.from_dict(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"{path} is no finished comparison ({error}); run it again.") from error
+        raise StudyError(f"{path} is not a finished comparison ({error}); run it again.") from error
 
 
 def _opened(output: Path, own: Mapping[str, Any]) -> bool:
@@ -249,7 +249,7 @@ def _hooks(
             if each.unit == "max" and not measured.maximum[feature]:
                 raise ConfigError(
                     f"condition {condition.name!r}: feature {feature} never fires on the {measured.n_tokens} tokens of "
-                    "the feature statistics, so it has no maximum to be a unit; use unit raw or norm, or statistics "
+                    "the feature statistics, so its maximum cannot be a unit; use unit raw or norm, or statistics "
                     "over other data."
                 )
     return pairs
