@@ -105,7 +105,7 @@ def test_names_are_safe_and_told_apart(short: list[str]) -> None:
     [
         (["sae.l1_coeficient=1,2"], "tied_l1 has no such field; did you mean sae.l1_coefficient"),
         (["sae.k=1,2"], "--over sae.k: tied_l1 has no such field"),
-        (["lrr=1,2"], "nothing reads the key 'lrr'"),
+        (["lrr=1,2"], "unknown key 'lrr'"),
         (["lr=1,2", "lr=3"], "names one key twice"),
         (["lr=1,1.0,1"], "a value is given twice"),
         (["lr"], "--over needs key=value,value, got 'lr'"),
