@@ -103,7 +103,7 @@ def initialised() -> Iterator[Ranks]:
         job.close(words)
 
 
-def speaks(error: SaeLensMedError) -> bool:
+def reports(error: SaeLensMedError) -> bool:
     """Whether this process is the one to tell the user about `error`: rank 0, or the next one where rank 0 ended."""
     try:
         me = _from_environment()

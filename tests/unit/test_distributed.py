@@ -62,7 +62,7 @@ def test_an_environment_that_is_none_is_refused(given_: dict[str, str], monkeypa
     said = r"WORLD_SIZE=\w+.*start several processes with torchrun"
     with pytest.raises(ConfigError, match=said), distributed.initialised():
         pass
-    assert distributed.speaks(ConfigError("of the environment"))
+    assert distributed.reports(ConfigError("of the environment"))
 
 
 def test_a_process_group_of_somebody_else_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,13 +76,13 @@ def test_a_process_group_of_somebody_else_is_told(tmp_path: Path, monkeypatch: p
         torch.distributed.destroy_process_group()
 
 
-def test_rank_0_speaks_or_the_next_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_0_reports_or_the_next_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def who(error: ConfigError | DistributedError) -> list[int]:
         found = []
         for rank in range(3):
             for name, value in (("WORLD_SIZE", 3), ("RANK", rank), ("LOCAL_RANK", rank)):
                 monkeypatch.setenv(name, str(value))
-            if distributed.speaks(error):
+            if distributed.reports(error):
                 found.append(rank)
         return found
 
