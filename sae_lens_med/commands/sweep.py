@@ -41,8 +41,8 @@ def sweep(
 
     The model is loaded once and its activations are harvested once per hook and text. Each variant is trained into a
     subfolder of --output named after what varies; frontier.md, frontier.svg and frontier.json compare the finished ones
-    on held-out text. With --resume, finished variants are kept and an interrupted one continues. A variant that fails is
-    reported and the others are trained; the exit status is then 1.
+    on held-out text. With --resume, finished variants are kept and an interrupted one continues. A variant that fails
+    is reported and the others are trained; the exit status is then 1.
 
     Several recipes compare architectures: --over sae.KEY is varied in the recipes whose architecture has KEY.
 
