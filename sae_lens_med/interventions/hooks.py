@@ -308,8 +308,8 @@ class Hook:
         """The chosen positions `[batch, n]`, and what is known."""
         seen = self._columns.see(flat.shape[0], flat.shape[1], flat.device)
         where = self.positions.mask(seen)
-        if seen.told is not None:
-            where = where & seen.told.real.to(where.device)
+        if seen.known_pass is not None:
+            where = where & seen.known_pass.real.to(where.device)
         return where, seen
 
 

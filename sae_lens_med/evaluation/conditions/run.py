@@ -34,7 +34,7 @@ from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import ConfigError, SaeLensMedError, StudyError
 from sae_lens_med.evaluation.conditions.compare import (
     Comparison,
-    Ran,
+    ConditionRun,
     compare,
 )
 from sae_lens_med.evaluation.conditions.plot import steering_svg
@@ -153,7 +153,7 @@ def run_conditions(
             for unit in sorted(units, key=lambda u: u.path.name != "items.jsonl"):
                 _run(unit, engine, hooks, data.items, method, shots, identity(provenance), seed, bar)
         if me.first:
-            ran = [_ran(condition, sets, found, output) for condition in conditions.conditions]
+            ran = [_condition_run(condition, sets, found, output) for condition in conditions.conditions]
             about = {str(name or ""): _about_statistics(each) for name, each in found.items()}
             _write(output, compare(ran, provenance, statistics=about, resamples=resamples, seed=seed))
         distributed.barrier()
@@ -338,12 +338,12 @@ def _run(
     bar.remove_task(task)
 
 
-def _ran(
+def _condition_run(
     condition: Condition, sets: Mapping[str, Any], statistics: Mapping[str | None, FeatureStatistics], output: Path
-) -> Ran:
+) -> ConditionRun:
     folder = output / "conditions" / condition.name
     maps, folds = sets.get(condition.name, ((), ()))
-    return Ran(
+    return ConditionRun(
         condition=condition,
         results=read_results(folder / "items.jsonl"),
         random_sets=tuple(tuple(mapping[feature] for feature in condition.features) for mapping in maps),

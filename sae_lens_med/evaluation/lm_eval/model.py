@@ -36,7 +36,7 @@ from sae_lens_med.features.statistics import FeatureStatistics
 from sae_lens_med.interventions import attached, read_interventions
 from sae_lens_med.models.bridge import MedBridge, load_model
 from sae_lens_med.models.hf_hooks import HookFn, hook_places, require_place
-from sae_lens_med.models.passes import Pass, telling
+from sae_lens_med.models.passes import Pass, in_pass
 from sae_lens_med.models.residuals import CAUSAL, ready
 from sae_lens_med.records import PARTS
 from sae_lens_med.runs.provenance import versions
@@ -326,7 +326,7 @@ def _told(hf_model: torch.nn.Module, real: torch.Tensor, last: torch.Tensor | No
             last=None if last is None else of_columns(last, False)[:, start:],
         )
         scope = contextlib.ExitStack()
-        scope.enter_context(telling(this))
+        scope.enter_context(in_pass(this))
         scopes.append(scope)
 
     def after(_module: Any, _args: Any, _output: Any) -> None:
