@@ -137,7 +137,7 @@ def local_device(device: str) -> str:
 
 
 def require_others() -> None:
-    """Raise `DistributedError` when another process has ended: for who waits without a collective. Takes seconds."""
+    """Raise `DistributedError` when another process has ended: for callers that wait without a collective. Slow."""
     if _job is not None and (ended := _job.ended()):
         raise _job.naming(ended)
 

@@ -35,7 +35,7 @@ def load_items(
     - a .jsonl, .jsonl.gz, .csv or .parquet file, or several separated by commas; `explanation_source` (expert, model
       or illustrative) says who wrote the explanations where the rows do not.
 
-    `limit` keeps the first so many items. A bad row raises `DataError` naming file, row and field; with
+    `limit` keeps only this many items, from the first. A bad row raises `DataError` naming file, row and field; with
     `skip_bad_rows` it is left out and reported in `LoadedItems.bad_rows`.
     """
     prefix, _, config = source.partition(":")

@@ -278,7 +278,7 @@ def matched_sets(
         neighbours: size of a pool; twice `n_sets` when not given, and always at least that plus the features to match.
 
     Raises `ConfigError` for indices out of range or given twice, `DataError` when the SAE has too few other features
-    that fire (or never fire, as the given ones do) for so many sets.
+    that fire (or never fire, as the given ones do) for that many sets.
     """
     given = np.asarray(list(features), dtype=np.int64)
     _require_features(given, stats.d_sae)

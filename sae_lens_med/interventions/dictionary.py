@@ -39,7 +39,7 @@ _THRESHOLD = (JumpReLUSAE, JumpReLUTranscoder, JumpReLUSkipTranscoder)
 
 
 class Dictionary:
-    """Raises `ModelError` for an SAE that names no hook or that cannot be used token by token."""
+    """Raises `ModelError` for an SAE that does not name a hook or that cannot be used token by token."""
 
     def __init__(self, sae: AnySae) -> None:
         self.sae: SAE[Any] = sae.sae if isinstance(sae, LoadedSae) else sae

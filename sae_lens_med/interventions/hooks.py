@@ -193,8 +193,8 @@ def steer(
 
     Args:
         features: multiple of each; negative steers away.
-        unit: `raw`: units of activation; `max`: the feature's maximum; `norm`: the step is so many times as long as the
-            activation at the token.
+        unit: `raw`: units of activation; `max`: the feature's maximum; `norm`: the step is that many times as long as
+            the activation at the token.
         maximum, positions: as in `clamp`.
 
     Raises `ConfigError` as `clamp` does.

@@ -199,7 +199,7 @@ def intervention_pairs(
         statistics: of the one SAE, or by the same names; for `unit: max` and `mode: mean`.
         special_ids: for positions that say `not_special`: `tokenizer.all_special_ids`.
 
-    Raises `ConfigError` for an entry that names no SAE among several, or one that is not there.
+    Raises `ConfigError` for an entry that does not say which of several SAEs, or names one that is not there.
     """
     pairs: list[Pair] = []
     for each in interventions:

@@ -1,6 +1,6 @@
 """Open a model for interpretability work: TransformerLens hooks, SAELens SAEs, one object.
 
-`load_model` returns a `MedBridge`, SAELens' `SAETransformerBridge` with its hook walls mended: alias names
+`load_model` returns a `MedBridge`, SAELens' `SAETransformerBridge` with its hook problems fixed: alias names
 (`blocks.9.hook_resid_post`) and canonical ones (`blocks.9.hook_out`) both work, for hooks, caches,
 `ActivationsStore`, `run_evals` and SAEs, before and after SAEs are attached and reset; a hook name that does not
 exist is an error that lists near ones, where upstream runs without it. Nothing here folds or centres weights:
@@ -185,7 +185,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
             yield self
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """TransformerBridge's forward; tells attached SAEs which positions they leave alone."""
+        """TransformerBridge's forward; lets attached SAEs know which positions to leave alone."""
         masked = [w for w in self._acts_to_saes.values() if w.exclude_special_tokens is not False]
         if not masked:
             return super().forward(input, *args, **kwargs)
@@ -374,7 +374,7 @@ def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBrid
     vocabulary, of hundreds of megabytes, unless booting adds tokens to it.
     """
     plain = _on_the_same_weights(hf_model)
-    # TransformerLens warns at its own old aliases, some of which are the catalogue's names: give it the Hub id.
+    # TransformerLens warns at its own old aliases, some of which are the catalogue's names: use the Hub id.
     entry = catalogue.find(provenance["name"])
     complete = None not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = MedBridge.boot_transformers(

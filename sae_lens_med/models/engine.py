@@ -327,7 +327,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _attention(self, masked: bool) -> Iterator[None]:
-        """`CAUSAL` attention takes no mask, so rows that are padded at the left need another."""
+        """`CAUSAL` attention does not take a mask, so rows that are padded at the left need another."""
         if not masked or self._hf.config._attn_implementation != CAUSAL:
             yield
             return

@@ -48,7 +48,7 @@ _SANDWICH_NORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a hook function is told about where it stands; `HookPoint`'s reading half."""
+    """What a hook function knows about where it stands; `HookPoint`'s reading half."""
 
     name: str
     """The name under which the hook was asked for."""

@@ -124,7 +124,7 @@ def _choose_attention(plain: Any) -> None:
     if text_config.model_type in OWN_ATTENTION and not bidirectional:
         AttentionInterface.register(CAUSAL, causal_attention)
         plain.set_attn_implementation(CAUSAL)
-    elif getattr(text_config, "attn_logit_softcapping", None) is None:  # sdpa knows no soft capping
+    elif getattr(text_config, "attn_logit_softcapping", None) is None:  # sdpa does not support soft capping
         with contextlib.suppress(ValueError):  # a model without sdpa stays eager
             plain.set_attn_implementation("sdpa")
 

@@ -184,7 +184,7 @@ def find_templates(wanted: str, language: str | None = None) -> Templates:
 
 
 def shipped_names() -> tuple[str, ...]:
-    """`letter.ko`, `letter.en`, ...: every template that ships."""
+    """`letter.ko`, `letter.en`, ...: every packaged template."""
     return tuple(f"{family}.{language}" for family in SHIPPED for language in LANGUAGES)
 
 

@@ -75,8 +75,8 @@ def text_prompt(
     block before the slot; on leaves it to the model, so that the slot is then where thinking begins, not where the
     letter stands).
 
-    With `n_letters`, `letter_token_ids` are the tokens that so many option letters become at the end of the text: with
-    the space before them that shots have (`정답： A`) where that is one token, else without; after a chat template
+    With `n_letters`, `letter_token_ids` are the tokens that this many option letters become at the end of the text:
+    with the space before them that shots have (`정답： A`) where that is one token, else without; after a chat template
     always without.
 
     Raises `ModelError` when the tokenizer is not a fast one, has no chat template or none that knows thinking, or when

@@ -5,7 +5,7 @@
 
 A sequence never holds two texts, so a token's context is what it is when a question is run by itself. Sequences are in
 random order, so a window of consecutive shards is a random sample of the text. Pass 0 takes the windows in the order
-in which they are harvested; later passes deal the shards out to windows anew. Rows are shuffled within a window; rows
+in which they are harvested; later passes assign the shards to windows again. Rows are shuffled within a window; rows
 of a window that fill no last batch are left out of that pass. As the order depends on (seed, step) and the batch size
 alone, a run sees the same batches while the harvest runs as after it, and a resumed run what an uninterrupted one would
 have seen.

@@ -59,8 +59,8 @@ class TrainedRun:
 def read_runs(folders: Sequence[Path]) -> dict[str, TrainedRun]:
     """Finished runs by hook name, for one release.
 
-    Raises `ReleaseError` when a folder holds no finished run, when two are at one hook, or when they are of different
-    models, texts or left-out items.
+    Raises `ReleaseError` when a folder has no finished run, when two are at the same hook, or when they are of
+    different models, texts or left-out items.
     """
     runs: dict[str, TrainedRun] = {}
     for folder in folders:

@@ -47,7 +47,7 @@ class FrontierPoint:
     coefficient: str
     """`l1_coefficient 0.2`, `k 32`; empty when the architecture has none."""
     curve: str
-    """Name of the curve: the architecture, and whatever else tells it from the other curves."""
+    """Name of the curve: the architecture, and whatever else distinguishes it from the other curves."""
     l0: float
     explained_variance: float
     explained_variance_without_first_direction: float
@@ -87,7 +87,7 @@ class _Run:
 def frontier(folders: Sequence[Path]) -> Frontier:
     """Read the finished runs in `folders`: each a run, or a folder of runs (a sweep); one named twice counts once.
 
-    Runs that are not finished are left out. Raises `ConfigError` when a folder holds no finished run at all.
+    Runs that are not finished are left out. Raises `ConfigError` when a folder has no finished run.
     """
     named = {folder.resolve(): folder for given in folders for folder in _finished(given)}
     runs = [_read(folder) for folder in named.values()]

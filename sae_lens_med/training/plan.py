@@ -34,7 +34,7 @@ def plan(recipes: Sequence[str], overs: Sequence[str] = (), overrides: Sequence[
     """Every recipe with every combination of the varied values, checked.
 
     Args:
-        recipes: files, or names of recipes that ship.
+        recipes: files, or names of packaged recipes.
         overs: `key=value,value,...`, keys and values as in `load_recipe`'s overrides. A key of the section `sae` is
             varied in the recipes whose architecture has it, which must be one at least.
         overrides: `key=value` for all variants.

@@ -133,7 +133,7 @@ class Recipe:
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe's path: as given, or by name among those that ship (`gemma-3-270m-res`)."""
+    """A recipe's path: as given, or by name among the packaged ones (`gemma-3-270m-res`)."""
     shipped = configs_dir() / "recipes"
     for path in (Path(name), shipped / name, shipped / f"{name}.yaml"):
         if path.is_file():

@@ -114,7 +114,7 @@ def test_what_is_saved_is_read_back_and_only_for_its_sae(
         np.testing.assert_array_equal(getattr(back, name), getattr(stats, name))
     for name in ("n_tokens", "sae", "model", "data_sha256", "exclusion"):
         assert getattr(back, name) == getattr(stats, name)
-    with pytest.raises(ReleaseError, match="are of the SAE .*, not of other; compute them again"):
+    with pytest.raises(ReleaseError, match="belong to the SAE .*, not to other; compute them again"):
         FeatureStatistics.load(path, replace(loaded, sha256="ff", source="other"))
 
 

@@ -411,7 +411,7 @@ def test_resample_takes_whole_rows_by_place_in_the_text_or_permutes_the_pass(mod
 def test_record_writes_the_activations_of_each_pass(model: Any) -> None:
     sae, seen, two = _sae(), Recording(), Recording()
     x = model.run_with_cache(TOKENS, names_filter=HOOK)[1][HOOK]
-    with pytest.raises(ConfigError, match="nothing is recorded"):
+    with pytest.raises(ConfigError, match="nothing has been recorded"):
         seen.text(0)
     model.run_with_hooks(
         TOKENS, fwd_hooks=[*record(sae, seen), *record(sae, two, features=[7, 3], positions=from_token(10))]
@@ -500,7 +500,7 @@ def test_what_cannot_be_is_refused_when_the_pairs_are_made() -> None:
         with pytest.raises(ConfigError, match=match):
             make()
     for broken, match in (
-        (_sae(hook=""), "names no hook"),
+        (_sae(hook=""), "does not name a hook"),
         ("sae", "got str"),
         (
             TemporalSAE(TemporalSAEConfig(d_in=HIDDEN, d_sae=64, n_heads=1, metadata=SAEMetadata(hook_name=HOOK))),

@@ -67,7 +67,7 @@ def test_a_local_folder_loads_without_network(tmp_path: Path, monkeypatch: pytes
 def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="'hari-q4' is not a catalogue model, a folder or a Hub id.*hari-q3"):
         load_model("hari-q4")
-    with pytest.raises(ModelError, match="'zzzz' is no model.*`sae-lens-med models` lists the catalogue"):
+    with pytest.raises(ModelError, match="'zzzz' is not a catalogue model.*`sae-lens-med models` lists the catalogue"):
         load_model("zzzz")
     with pytest.raises(ModelError, match="dtype must be one of float32, bfloat16, float16, got 'float'"):
         load_model("hari-q3", dtype="float")

@@ -282,7 +282,7 @@ def test_an_sae_its_error_term_and_interventions(model: MedBridge, tmp_path: Pat
     spec.write_text("- {kind: steer, features: {3: 1.0}, unit: max}\n", encoding="utf-8")
     with pytest.raises(StudyError, match="settings.interventions"):
         evaluate(model, DATA, output=tmp_path / "steered", sae=sae, interventions=read_interventions(spec), **common)
-    with pytest.raises(ConfigError, match="interventions act on the features of an SAE; give an SAE"):
+    with pytest.raises(ConfigError, match="interventions act on the features of an SAE; pass an SAE"):
         evaluate(model, DATA, output=tmp_path / "none", interventions=steer, **common)
     with pytest.raises(ConfigError, match="hooks and about_hooks belong together"):
         evaluate(
@@ -345,7 +345,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, one_thread: None
     [
         (["--method", "leter"], "there is no method 'leter'"),
         (["--method", "cot", "--template", "cott"], "there is no template 'cott'"),
-        (["--method", "letter", "--samples", "3"], "the method letter takes no samples"),
+        (["--method", "letter", "--samples", "3"], "the method letter does not use samples"),
         (["--method", "letter", "--chat", "--thinking"], "a thought, not an answer"),
         (["--method", "cot", "--instructions", "fr"], "there are no instructions in the language 'fr'"),
         (["--method", "cot", "--intervention", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),

@@ -110,7 +110,7 @@ def test_names_are_safe_and_told_apart(short: list[str]) -> None:
         (["lr=1,1.0,1"], "a value is given twice"),
         (["lr"], "--over needs key=value,value, got 'lr'"),
         (["lr="], "--over needs key=value,value"),
-        (["lr=[1"], "--over lr=\\[1 is no list of YAML values"),
+        (["lr=[1"], "--over lr=\\[1 is not a list of YAML values"),
         (["model.name=a,b"], "one model on one device"),
         (["device=cpu,cuda"], "one model on one device"),
         (["sae.architecture=topk,tied_l1"], "name a recipe for each"),

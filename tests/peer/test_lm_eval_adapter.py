@@ -379,7 +379,7 @@ def test_settings_of_an_sae_need_one(model: MedBridge, tmp_path: Path) -> None:
         SaeLensMedLM()
     with pytest.raises(ConfigError, match="error_term belongs to an SAE; add sae="):
         SaeLensMedLM(model, error_term=True)
-    with pytest.raises(ConfigError, match=r"intervention 1 \(steer\) names no SAE"):
+    with pytest.raises(ConfigError, match=r"intervention 1 \(steer\) does not name an SAE"):
         SaeLensMedLM(model, intervention=write(tmp_path, {"kind": "steer", "features": {"7": 1.0}}))
     with pytest.raises(ModelError, match="blocks.9.hook_resid_post"):
         SaeLensMedLM(model, hooks=[("blocks.9.hook_resid_post", lambda x, hook: x)])

@@ -140,7 +140,7 @@ def test_conditions_survive_json() -> None:
         ({"conditions": [{"kind": "ablate", "features": [1], "strengths": [2]}]}, "which only clamp and steer have"),
         ({"conditions": [{**STEER, "strengths": []}]}, "strengths must be a list of numbers"),
         ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "steering with strength 0 is the plain model"),
-        ({"conditions": [{**STEER, "strengths": [float("inf")]}]}, "inf is no strength"),
+        ({"conditions": [{**STEER, "strengths": [float("inf")]}]}, "inf is not a strength"),
         ({"conditions": [{**STEER, "strengths": [1, 1]}]}, "two conditions are called 's@1'"),
         ({"conditions": [{**STEER, "name": "../up"}]}, r"the name '\.\./up' cannot be used as a folder name"),
         ({"conditions": [{"name": "Plain", "kind": "splice"}]}, "two conditions are called 'Plain'"),
@@ -363,7 +363,7 @@ def test_what_cannot_be_compared() -> None:
     given = ran()
     with pytest.raises(DataError, match="the first condition of a comparison must be the one without"):
         compare(given[1:], PROVENANCE)
-    with pytest.raises(DataError, match="'splice' is not over the same items"):
+    with pytest.raises(DataError, match="'splice' does not cover the same items"):
         compare([given[0], replace(given[1], results=given[1].results[1:])], PROVENANCE)
     unknown = [replace(r, gold=None, correct=None) for r in given[0].results]
     with pytest.raises(DataError, match="no item has a known gold answer"):

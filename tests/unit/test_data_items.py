@@ -208,8 +208,8 @@ def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "a.jsonl: the file holds no rows"),
-        ("a.csv", b"id,question,answer\n", "a.csv: the file holds no rows"),
+        ("a.jsonl", b"", "a.jsonl: the file has no rows"),
+        ("a.csv", b"id,question,answer\n", "a.csv: the file has no rows"),
         ("a.csv", b"id,id\n1,2\n", "the header names a column twice"),
         ("a.csv", b'question,options,answer\n"q,x', r"a.csv: row 1: not valid CSV \(unexpected end of data\)"),
         ("a.csv", b"question,options,answer\nq,x\n", "row 1: 2 cells where the header has 3 columns"),

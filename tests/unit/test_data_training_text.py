@@ -106,7 +106,7 @@ def test_the_hash_of_the_text_depends_on_the_text(tmp_path: Path) -> None:
         ([item("b", rationale=None) | {"D": None}], r"row 1: field 'D' must be a non-empty string, got None"),
         ([{"id": "q", "question": "x", "answer": 3}], r"row 1: field 'answer' must be a non-empty string, got 3"),
         ([item("a"), item("a")], r"the item 'a' appears 2 times"),
-        ([], r"bad.jsonl: the file holds no rows"),
+        ([], r"bad.jsonl: the file has no rows"),
         (["text"], r"bad.jsonl: row 1: not a JSON object but a string; fix or remove the row"),
     ],
 )

@@ -136,7 +136,7 @@ def test_statistics_and_special_tokens_are_asked_for_where_they_are_needed(sae: 
         ({"kind": "splice", "positions": {"form": 3}}, "positions has no key 'form'; did you mean from"),
         ({"kind": "splice", "positions": {"from": -3}}, "counts from the text's first token, 0; got -3"),
         ({"kind": "splice", "positions": {"parts": ["stems"]}}, "no part 'stems'; did you mean stem"),
-        ({"kind": "splice", "positions": {"all_of": []}}, "all_of needs a list that is not empty"),
+        ({"kind": "splice", "positions": {"all_of": []}}, "all_of needs a non-empty list"),
         ({"kind": "splice", "positions": {"not_tokens": ["a"]}}, "needs vocabulary ids"),
         ({"kind": "splice", "positions": 3}, "positions must be a name or one of"),
     ],

@@ -50,7 +50,7 @@ def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp
         ("sae.dtype=float13", "SAELens has no dtype 'float13'; did you mean float32"),
         ("sae.center=medium", "sae: center must be one of none, mean, got 'medium'"),
         ("sae.initial_density=2", "initial_density must be between 0 and 1, got 2"),
-        ("sae.architecture=[1]", "sae.architecture must be a text"),
+        ("sae.architecture=[1]", "sae.architecture must be a string"),
         ("sae.reshape_activations=hook_z", "unknown key 'reshape_activations'"),
         (
             "sae={architecture: matryoshka_batchtopk, d_sae: 8, matryoshka_widths: [x]}",

@@ -79,7 +79,7 @@ def test_packaging_refuses_and_changes_nothing(releases: Releases, tmp_path: Pat
     ]:
         with pytest.raises(ReleaseError, match=message):
             package_release({IDS[0]: trained}, NAME, **{**common, **wrong})
-    for release, sae_id, message in [("../x", IDS[0], "no release name"), (NAME, "../x", "is not inside")]:
+    for release, sae_id, message in [("../x", IDS[0], "not a release name"), (NAME, "../x", "is not inside")]:
         with pytest.raises(ReleaseError, match=message):
             package_release({sae_id: trained}, release, **common)
     state = load_file(trained / "sae_weights.safetensors")

@@ -168,8 +168,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("{{ question }}{{ 1 / 0 }}", "division by zero"),
         ("{{ question }}\n{% if %}", "fails in line 2"),
         ("no variable", "does not print the question"),
-        ("{% set stop = 'x' %}{{ question }}", "it must be a list of texts"),
-        ("{% set stop = ['x', ''] %}{{ question }}", "it must be a list of texts"),
+        ("{% set stop = 'x' %}{{ question }}", "it must be a list of non-empty strings"),
+        ("{% set stop = ['x', ''] %}{{ question }}", "it must be a list of non-empty strings"),
     ],
 )
 def test_a_broken_template_is_one_sentence(tmp_path: Path, content: str, said: str) -> None:

@@ -310,7 +310,7 @@ def _run(
         return
     partial = PartialResults(unit.path.with_suffix(".partial.jsonl"), own_identity)
     if any(each.mode == "resample" and each.values is None for each in unit.condition.parsed):
-        # Its draws follow from all passes before: begun anew, the result is that of a run without interruption.
+        # Its draws follow from all passes before: started afresh, the result is that of a run without interruption.
         partial.remove()
         distributed.barrier()
         partial = PartialResults(unit.path.with_suffix(".partial.jsonl"), own_identity)

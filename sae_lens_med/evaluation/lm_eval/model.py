@@ -13,7 +13,7 @@ this package, which imports it and hands the rest of the line to lm-eval's own.
 `SaeLensMedLM` is lm-eval's own `HFLM` on the transformers model inside the bridge (`MedBridge.plain`), so that
 tokenisation, chat templates, truncation, rolling windows, batches and stop strings are lm-eval's for every task, and
 without SAE and interventions its numbers are those of `--model hf` up to rounding. Hooks are put on for each call of
-the model and taken off after it. They are told what each position is (`passes`): its token, its place in the text,
+the model and taken off after it. They learn what each position is from `passes`: its token, its place in the text,
 what is padding, what the model wrote itself; in log-likelihoods nothing is. Which part of a question a token belongs
 to is not known to lm-eval, so a file whose positions name parts is refused.
 
@@ -286,7 +286,7 @@ def _without_zeros(ids: list[int]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _masked_attention(hf_model: Any) -> Iterator[None]:
-    """`CAUSAL` attention takes no mask, and lm-eval pads at the left to generate."""
+    """`CAUSAL` attention does not take a mask, and lm-eval pads at the left to generate."""
     if hf_model.config._attn_implementation != CAUSAL:
         yield
         return
