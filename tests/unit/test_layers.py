@@ -143,25 +143,31 @@ READING = sorted(
 )
 
 
-@pytest.fixture(scope="module")
-def imported_without_torch() -> dict[str, str]:
-    """What importing each module of `READING` in one process says, where torch and its like cannot be imported."""
-    code = f"""
-import importlib, json, sys, traceback
+REFUSE = """
+import sys
 heavy = ("torch", "transformers", "sae_lens", "transformer_lens", "datasets", "matplotlib", "sklearn", "accelerate")
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in heavy:
-            raise RuntimeError(f"loads {{name}}")
+            raise RuntimeError(f"loads {name}")
 sys.meta_path.insert(0, Refuse())
-said = dict.fromkeys({READING!r}, "")
-for name in said:
+"""
+"""Python code after which torch and its like cannot be imported, so that whoever imports them is seen."""
+
+
+@pytest.fixture(scope="module")
+def imported_without_torch() -> dict[str, str]:
+    """The traceback of importing each module of `READING`, empty where it loads nothing heavy; in one process."""
+    code = f"""{REFUSE}
+import importlib, json, traceback
+tracebacks = dict.fromkeys({READING!r}, "")
+for name in tracebacks:
     try:
         importlib.import_module("sae_lens_med." + name)
     except RuntimeError:
-        said[name] = traceback.format_exc()
+        tracebacks[name] = traceback.format_exc()
 assert not set(heavy) & set(sys.modules), set(heavy) & set(sys.modules)
-print(json.dumps(said))
+print(json.dumps(tracebacks))
 """
     return json.loads(_after(code))
 
@@ -169,6 +175,19 @@ print(json.dumps(said))
 @pytest.mark.parametrize("name", READING)
 def test_what_is_read_without_a_model_loads_no_torch(name: str, imported_without_torch: dict[str, str]) -> None:
     assert not imported_without_torch[name]
+
+
+def test_commands_that_only_look_start_without_torch() -> None:
+    commands = [["--version"], ["--help"], ["models"], ["list-metrics"], ["templates"], ["releases", "list"]]
+    code = f"""{REFUSE}
+from typer.testing import CliRunner
+from sae_lens_med.cli import app
+for command in {commands!r}:
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and done.output, (command, done.output, done.exception)
+assert "torch" not in sys.modules
+"""
+    assert _after(code) == ""
 
 
 @pytest.mark.parametrize(
