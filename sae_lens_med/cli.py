@@ -32,8 +32,8 @@ models.register(app)
 app.add_typer(releases.releases_app, name="releases")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -68,5 +68,5 @@ def main() -> None:
             typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("interrupted; what was finished is kept, and the same command goes on from there.", err=True)
+        typer.echo("interrupted; what was finished is kept, and the same command continues from there.", err=True)
         sys.exit(130)

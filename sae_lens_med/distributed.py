@@ -122,18 +122,20 @@ def local_device(device: str) -> str:
     if me.world_size == 1 or not device.startswith("cuda"):
         return device
     if device != "cuda":
-        raise ConfigError(f"{me.world_size} processes cannot share {device}; give the device cuda: each takes its own.")
+        raise ConfigError(
+            f"{me.world_size} processes cannot share {device}; use the device cuda, so that each takes its own GPU."
+        )
     if me.local_rank >= torch.cuda.device_count():
         raise ConfigError(
-            f"rank {me.rank} finds no GPU {me.local_rank}: {socket.gethostname()} has {torch.cuda.device_count()}; "
-            "start as many processes per machine as it has GPUs (--nproc-per-node), or give the device cpu."
+            f"rank {me.rank} cannot find GPU {me.local_rank}: {socket.gethostname()} has {torch.cuda.device_count()}; "
+            "start as many processes per machine as it has GPUs (--nproc-per-node), or use the device cpu."
         )
     torch.cuda.set_device(me.local_rank)
     return f"cuda:{me.local_rank}"
 
 
 def require_others() -> None:
-    """Raise `DistributedError` when another process has ended: for who waits without a collective. Takes seconds."""
+    """Raise `DistributedError` when another process has ended: for callers that wait without a collective. Slow."""
     if _job is not None and (ended := _job.ended()):
         raise _job.naming(ended)
 
@@ -220,8 +222,8 @@ class _Job:
 
         if dist.is_initialized():
             raise DistributedError(
-                "this process has a process group already; enter sae_lens_med.distributed.initialised() before "
-                "anything else makes one."
+                "this process already has a process group; enter sae_lens_med.distributed.initialised() before "
+                "anything else creates one."
             )
         self.ranks = me
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
@@ -232,7 +234,7 @@ class _Job:
             dist.init_process_group(backend, store=self.store, rank=me.rank, world_size=me.world_size, timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
-                f"rank {me.rank} of {me.world_size} does not find the others ({_first_line(error)}); start all with "
+                f"rank {me.rank} of {me.world_size} cannot reach the others ({_first_line(error)}); start all with "
                 "torchrun, with one --rdzv-endpoint for all machines."
             ) from error
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate sets another number
@@ -333,7 +335,7 @@ class _Job:
         return DistributedError(f"{which} of {self.ranks.world_size} ended{why}; {_GO_ON}", tuple(ended))
 
 
-_GO_ON = "start the same command again (train: with --resume) to go on from what is on disk."
+_GO_ON = "start the same command again (train: with --resume) to continue from what is on disk."
 
 _job: _Job | None = None
 _number = itertools.count()
@@ -350,7 +352,9 @@ def _from_environment() -> Ranks:
         rank, world_size, local_rank = -1, 0, -1
     if not (0 <= rank < world_size and local_rank >= 0):
         text = ", ".join(f"{name}={value}" for name, value in given.items())
-        raise ConfigError(f"the environment says {text}, which are no ranks; start several processes with torchrun.")
+        raise ConfigError(
+            f"the environment says {text}, which are not valid ranks; start several processes with torchrun."
+        )
     return Ranks(rank, world_size, local_rank)
 
 

@@ -1,4 +1,4 @@
-"""The errors a user can cause, one class per thing they can mend.
+"""The errors a user can cause, one class per thing they can fix.
 
 Every message is one sentence that says what is wrong, where, and what to do instead. The command line
 prints it without a traceback; code catches `SaeLensMedError` for all of them.

@@ -270,7 +270,10 @@ def coarsen_strata(labels: Sequence[Sequence[Hashable]], min_size: int = 2) -> S
     depth = len(labels[0]) if n else 0
     for i, own in enumerate(labels):
         if len(own) != depth:
-            raise DataError(f"item {i} has {len(own)} stratum labels, the first item has {depth}; give all as many.")
+            raise DataError(
+                f"item {i} has {len(own)} stratum labels, but the first item has {depth}; give "
+                "every item the same number."
+            )
     _require_nested(labels, depth)
     index = np.full(n, -1, dtype=np.int64)
     level_of = np.full(n, -1, dtype=np.int64)
@@ -352,4 +355,4 @@ def _require_vector(array: FloatArray, what: str) -> None:
 
 def _require_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise ConfigError(f"a confidence level lies between 0 and 1, got {confidence}.")
+        raise ConfigError(f"a confidence level must be between 0 and 1, got {confidence}.")

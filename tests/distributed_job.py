@@ -75,7 +75,7 @@ def read(folder: Path, name: str, model: MedBridge) -> None:
     """Evaluation and study, in shards of 4 items."""
     data, sae = items(), load_folder(folder / "sae")
     with small_shards():
-        evaluate(model, data, folder / f"evaluation-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
+        evaluate(model, data, output=folder / f"evaluation-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
         run_study(model, sae, data, folder / f"study-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
 
 

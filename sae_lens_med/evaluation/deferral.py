@@ -6,7 +6,7 @@ exact and needs no seed.
 
 Null: as many items deferred at random, whatever the confidence. The number right among m retained is then
 hypergeometric, with the overall accuracy as its mean. One number for the whole curve, `deferral_area`: the mean of the
-retained accuracy over m = 1 ... n; its null deals the confidences out anew among the items of a subject, so that a
+retained accuracy over m = 1 ... n; its null redistributes the confidences among the items of a subject, so that a
 subject which is easy and on which the model is confident does not make a result.
 
 An item without an answer counts as wrong, as everywhere. Arrays and records only.

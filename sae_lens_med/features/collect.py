@@ -141,7 +141,7 @@ def _collect(
 ) -> Path:
     require_settings(batch_tokens, sink_multiple)
     if not items:
-        raise DataError("there are no items to collect features of.")
+        raise DataError("there are no items to collect features from.")
     require_unique_ids(list(items), "the items to collect")
     model.require_hook(loaded_sae.hook_name)
     require_sae(loaded_sae)
@@ -281,7 +281,7 @@ def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem])
     for text in texts:
         n, most = len(text.prompt.token_ids), model.cfg.n_ctx
         if n > most:
-            fewer = " or give fewer shots" if text.first else ""
+            fewer = " or use fewer shots" if text.first else ""
             raise DataError(
                 f"item {text.prompt.item_id!r}: the {text.name} has {n} tokens, but {model.provenance['name']} reads "
                 f"at most {most}; leave this item out{fewer}."

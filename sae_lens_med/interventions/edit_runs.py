@@ -177,7 +177,7 @@ class EditStore:
                 "settings it was begun with."
             )
         self.done = {entry["id"]: entry for entry in lines[1:]}
-        # Written anew: appending after a torn line would spoil the next one.
+        # Written again: appending after a torn line would spoil the next one.
         write_text(self.path, "".join(_line(entry) for entry in [own, *self.done.values()]))
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ class EditStore:
 def answer_margin(logits: FloatArray, answer: IntArray) -> FloatArray:
     """`[n]`: the logit of option `answer[i]` less the mean of the other options', from `[..., n, options]`; F of #8.
 
-    Raises `DataError` for fewer than two options or an answer that is none of them.
+    Raises `DataError` for fewer than two options or an answer that is not one of them.
     """
     values, chosen = np.asarray(logits, np.float64), np.asarray(answer)
     options = values.shape[-1]

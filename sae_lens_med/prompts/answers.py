@@ -380,7 +380,7 @@ class _Options:
 
     def __init__(self, options: Sequence[str]) -> None:
         if not 2 <= len(options) <= 26:
-            raise DataError(f"an answer is read among 2 to 26 options, got {len(options)}.")
+            raise DataError(f"answers are read among 2 to 26 options, got {len(options)}.")
         self.n = len(options)
         forms: dict[str, set[int]] = {}
         for index, option in enumerate(options):

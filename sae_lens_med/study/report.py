@@ -32,7 +32,7 @@ from sae_lens_med.study.verdict import Said
 METRIC_TEXT = {
     verdict.ACCURACY: "share of questions answered correctly; an unanswered question counts as wrong",
     verdict.DIFFERENCE: "similarity of question and own explanation, minus the mean over the others of the stratum",
-    verdict.MRR: "mean reciprocal rank of the own explanation among all explanations",
+    verdict.MRR: "mean reciprocal rank of each item's own explanation among all explanations",
     "alignment/retrieval_at_1": "share of questions whose own explanation is the nearest",
     "alignment/retrieval_at_5": "share of questions whose own explanation is among the 5 nearest",
     "alignment/retrieval_at_10": "share of questions whose own explanation is among the 10 nearest",
@@ -57,7 +57,7 @@ def write_report(study: Path) -> tuple[Path, Path]:
         except UnicodeEncodeError as error:
             raise StudyError(
                 f"{study}: a text in the study is not valid Unicode (a lone surrogate), so no report can be written; "
-                "mend the data and run the study again."
+                "fix the data and run the study again."
             ) from error
         written.append(study / name)
     return written[0], written[1]

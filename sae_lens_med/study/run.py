@@ -36,11 +36,12 @@ from sae_lens_med.alignment import align
 from sae_lens_med.data import LoadedItems, mask_leakage
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.evaluation.accuracy import accuracy_metrics
-from sae_lens_med.evaluation.letter import evaluate_letters
+from sae_lens_med.evaluation.methods import run_method
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
 from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import BoolArray, ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_text
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
@@ -176,11 +177,10 @@ def _run_study(
 
     def run_evaluate() -> list[str]:
         partial = PartialResults(output / "items.partial.jsonl", identity(study.provenance))
-        results = evaluate_letters(
-            model,
+        results = run_method(
+            Engine(model, batch_tokens=batch_tokens),
             data.items,
             shots=shots,
-            batch_tokens=batch_tokens,
             progress=progress,
             done=partial.done,
             on_results=partial.append,

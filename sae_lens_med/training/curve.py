@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 PANELS = (
     ("loss", "loss"),
-    ("l0", "L0 (active features a token)"),
+    ("l0", "L0 (active features per token)"),
     ("explained_variance", "explained variance (of the batch)"),
     ("dead_fraction", "dead features (share)"),
 )

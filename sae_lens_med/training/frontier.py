@@ -47,7 +47,7 @@ class FrontierPoint:
     coefficient: str
     """`l1_coefficient 0.2`, `k 32`; empty when the architecture has none."""
     curve: str
-    """Name of the curve: the architecture, and whatever else tells it from the other curves."""
+    """Name of the curve: the architecture, and whatever else distinguishes it from the other curves."""
     l0: float
     explained_variance: float
     explained_variance_without_first_direction: float
@@ -87,12 +87,12 @@ class _Run:
 def frontier(folders: Sequence[Path]) -> Frontier:
     """Read the finished runs in `folders`: each a run, or a folder of runs (a sweep); one named twice counts once.
 
-    Runs that are not finished are left out. Raises `ConfigError` when a folder holds no finished run at all.
+    Runs that are not finished are left out. Raises `ConfigError` when a folder has no finished run.
     """
     named = {folder.resolve(): folder for given in folders for folder in _finished(given)}
     runs = [_read(folder) for folder in named.values()]
     if not runs:
-        raise ConfigError("there is no folder to draw; name the output of a sweep, or of a training run.")
+        raise ConfigError("there is not a folder to draw; name the output of a sweep, or of a training run.")
     settings = [run.settings() for run in runs]
     names = _curve_names(settings)
     points = [
@@ -155,7 +155,7 @@ def _finished(folder: Path) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/cfg.json") if _is_finished(path.parent))
     if not found:
-        what = "holds no finished training run" if folder.is_dir() else "is no folder"
+        what = "does not contain a finished training run" if folder.is_dir() else "is not a folder"
         raise ConfigError(
             f"{folder} {what}; name the output of a sweep, or a run that has cfg.json, recipe.yaml and metrics.json."
         )
@@ -175,7 +175,7 @@ def _read(folder: Path) -> _Run:
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is damaged: its recipe.yaml or metrics.json cannot be read ({error}).") from error
     if missing:
-        raise ConfigError(f"{folder} is damaged: recipe.yaml and metrics.json lack {', '.join(missing)}.")
+        raise ConfigError(f"{folder} is damaged: recipe.yaml and metrics.json do not have {', '.join(missing)}.")
     return _Run(folder, recipe, metrics)
 
 

@@ -230,7 +230,8 @@ class Harvest:
             if needed[device] > free:
                 raise ConfigError(
                     f"the activations need {needed[device] / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are "
-                    "free; give a folder on a larger disk with --activations, or fewer texts (data.sources: max_rows)."
+                    "free; choose a folder on a larger disk with --activations, or fewer texts (data.sources: "
+                    "max_rows)."
                 )
 
 

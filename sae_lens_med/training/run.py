@@ -137,14 +137,14 @@ def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerCo
             **runner,
         )
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"SAELens refuses the recipe: {error}.") from error
+        raise ConfigError(f"SAELens rejects the recipe: {error}.") from error
 
 
 def _width(model: MedBridge, hook_name: str) -> int:
     shape = shape_at(model, hook_name)
     if len(shape) != 1:
         raise ConfigError(
-            f"an SAE is trained on one vector a token, but {hook_name} of {model.provenance['name']} gives heads "
+            f"an SAE is trained on one vector per token, but {hook_name} of {model.provenance['name']} gives heads "
             f"({' x '.join(map(str, shape))}); name another hook_name, such as blocks.N.hook_attn_out."
         )
     return shape[0]

@@ -4,7 +4,7 @@
 
 The plan is decided and checked before anything is trained, and kept as `sweep.json`: a sweep goes on only as the sweep
 that it was begun as. A variant that is finished is not trained again, one that was interrupted goes on from its
-checkpoint, one that fails is reported and the others are trained. The frontier is written anew after each.
+checkpoint, one that fails is reported and the others are trained. The frontier is written again after each.
 
 Out of scope: training several variants at once, and choosing values (no search).
 """

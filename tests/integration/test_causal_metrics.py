@@ -32,7 +32,7 @@ from sae_lens_med.alignment.steering import SteeringPair, SteeringSettings, stee
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
 from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.evaluation.letter import evaluate_letters
+from sae_lens_med.evaluation.run import evaluate
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.matched import rates
 from sae_lens_med.features.store import load_features
@@ -352,7 +352,7 @@ def _inputs(case: Case, folder: Path) -> Inputs:
     return Inputs(
         items=items,
         features=case.features,
-        results=tuple(evaluate_letters(case.model, case.items, progress=False)),
+        results=evaluate(case.model, case.items, progress=False).results,
         groups={"left_out": left_out},
         permutations=500,
         concepts=label_concepts(items, case.features.texts, ConceptMatcher(concepts)),

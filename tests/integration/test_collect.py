@@ -13,7 +13,9 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError, StudyError
-from sae_lens_med.features import CollectedFeatures, collect, load_features, top_contexts
+from sae_lens_med.features.collect import collect
+from sae_lens_med.features.contexts import top_contexts
+from sae_lens_med.features.store import CollectedFeatures, load_features
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem

@@ -137,8 +137,8 @@ def test_the_first_goes_before_the_others(two: Path) -> None:
             "train_batch_size_tokens is 1, the batch of all processes together; it must be",
         ),
         ("drift", "DistributedError", "1 of the SAE's parameters got no gradient, .* train this architecture in one"),
-        ("own-gpu", "ConfigError", "2 processes cannot share cuda:0; give the device cuda: each takes its own"),
-        ("no-gpu", "ConfigError", r"rank \d finds no GPU \d: .*start as many processes per machine as it has GPUs"),
+        ("own-gpu", "ConfigError", "2 processes cannot share cuda:0; use the device cuda, so that each takes its own"),
+        ("no-gpu", "ConfigError", r"rank \d cannot find GPU \d: .*start as many processes per machine as it has GPUs"),
     ],
 )
 def test_what_processes_cannot_do_together_is_told_by_each(two: Path, name: str, kind: str, message: str) -> None:

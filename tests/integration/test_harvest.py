@@ -162,7 +162,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_model_runs(
         if enough:
             Harvest(model, text, recipe, {POST: tmp_path / "acts"})
             continue
-        with pytest.raises(ConfigError, match=r"GB are free; give a folder on a larger disk with --activations, or"):
+        with pytest.raises(ConfigError, match=r"GB are free; choose a folder on a larger disk with --activations, or"):
             Harvest(model, text, recipe, {POST: tmp_path / "acts"})
 
 
@@ -314,7 +314,9 @@ def test_sinks_are_those_beyond_the_first_windows_median(tmp_path: Path) -> None
 def test_no_batch_is_an_error(acts: Activations) -> None:
     with (
         closing(acts.batches(100, seed=3)) as batches,
-        pytest.raises(ConfigError, match=r"209 activations in 3 windows fill no batch of 100; .*data\.buffer_tokens"),
+        pytest.raises(
+            ConfigError, match=r"209 activations in 3 windows do not fill a batch of 100; .*data\.buffer_tokens"
+        ),
     ):
         next(batches)
 

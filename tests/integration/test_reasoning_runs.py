@@ -91,7 +91,7 @@ def _always_first(model: MedBridge) -> list[tuple[str, Any]]:
     first, end = tokenizer("정답: A")["input_ids"][-1], tokenizer.eos_token_id
 
     def say(resid: torch.Tensor, hook: Any) -> torch.Tensor:
-        now = passes.current()
+        now = passes.current_pass()
         token = end if now is not None and now.generated else first
         return table[token].expand_as(resid).clone()
 

@@ -206,7 +206,7 @@ def test_strata_do_not_depend_on_the_order_of_items(pairs: list[str], random) ->
 def test_strata_refuse_what_is_not_nested() -> None:
     with pytest.raises(DataError, match="'A' goes with 'heart' and with 'lung'; put the coarser label into the finer"):
         coarsen_strata([("A", "heart"), ("A", "lung")])
-    with pytest.raises(DataError, match="item 1 has 1 stratum labels, the first item has 2"):
+    with pytest.raises(DataError, match="item 1 has 1 stratum labels, but the first item has 2"):
         coarsen_strata([("A", "heart"), ("A",)])
     with pytest.raises(ConfigError, match="min_size = 1"):
         coarsen_strata([], 1)

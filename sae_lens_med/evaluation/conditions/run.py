@@ -34,7 +34,7 @@ from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import ConfigError, SaeLensMedError, StudyError
 from sae_lens_med.evaluation.conditions.compare import (
     Comparison,
-    Ran,
+    ConditionRun,
     compare,
 )
 from sae_lens_med.evaluation.conditions.plot import steering_svg
@@ -113,7 +113,7 @@ def run_conditions(
         )
     with_features = any(condition.features for condition in conditions.conditions)
     if saes is None and any(condition.interventions for condition in conditions.conditions):
-        raise ConfigError("interventions need an SAE; give the one whose features they are about.")
+        raise ConfigError("interventions need an SAE; pass the one whose features they change.")
     named = _named(saes, conditions)
     engine = bind(Engine, model, batch_tokens=batch_tokens)
     texts = []
@@ -153,7 +153,7 @@ def run_conditions(
             for unit in sorted(units, key=lambda u: u.path.name != "items.jsonl"):
                 _run(unit, engine, hooks, data.items, method, shots, identity(provenance), seed, bar)
         if me.first:
-            ran = [_ran(condition, sets, found, output) for condition in conditions.conditions]
+            ran = [_condition_run(condition, sets, found, output) for condition in conditions.conditions]
             about = {str(name or ""): _about_statistics(each) for name, each in found.items()}
             _write(output, compare(ran, provenance, statistics=about, resamples=resamples, seed=seed))
         distributed.barrier()
@@ -181,10 +181,10 @@ def read_comparison(folder: Path) -> Comparison:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
-            raise StudyError(f"{path} has another format than this version reads ({FORMAT}).")
+            raise StudyError(f"{path} does not have the format that this version reads ({FORMAT}).")
         return Comparison.from_dict(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"{path} is no finished comparison ({error}); run it again.") from error
+        raise StudyError(f"{path} is not a finished comparison ({error}); run it again.") from error
 
 
 def _opened(output: Path, own: Mapping[str, Any]) -> bool:
@@ -249,7 +249,7 @@ def _hooks(
             if each.unit == "max" and not measured.maximum[feature]:
                 raise ConfigError(
                     f"condition {condition.name!r}: feature {feature} never fires on the {measured.n_tokens} tokens of "
-                    "the feature statistics, so it has no maximum to be a unit; use unit raw or norm, or statistics "
+                    "the feature statistics, so its maximum cannot be a unit; use unit raw or norm, or statistics "
                     "over other data."
                 )
     return pairs
@@ -310,7 +310,7 @@ def _run(
         return
     partial = PartialResults(unit.path.with_suffix(".partial.jsonl"), own_identity)
     if any(each.mode == "resample" and each.values is None for each in unit.condition.parsed):
-        # Its draws follow from all passes before: begun anew, the result is that of a run without interruption.
+        # Its draws follow from all passes before: started afresh, the result is that of a run without interruption.
         partial.remove()
         distributed.barrier()
         partial = PartialResults(unit.path.with_suffix(".partial.jsonl"), own_identity)
@@ -338,12 +338,12 @@ def _run(
     bar.remove_task(task)
 
 
-def _ran(
+def _condition_run(
     condition: Condition, sets: Mapping[str, Any], statistics: Mapping[str | None, FeatureStatistics], output: Path
-) -> Ran:
+) -> ConditionRun:
     folder = output / "conditions" / condition.name
     maps, folds = sets.get(condition.name, ((), ()))
-    return Ran(
+    return ConditionRun(
         condition=condition,
         results=read_results(folder / "items.jsonl"),
         random_sets=tuple(tuple(mapping[feature] for feature in condition.features) for mapping in maps),
