@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -47,12 +48,14 @@ from sae_lens_med.runs.provenance import identity, make_provenance
 from sae_lens_med.saes.releases import LoadedSae
 from sae_lens_med.study.report import write_report
 
-KIND = Kind(
-    "study",
-    format=1,
-    identity=lambda manifest: identity(Provenance.from_dict(manifest["provenance"])),
-    parts="stages",
-)
+
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(manifest["stages"], dict) or not isinstance(manifest["notes"], list):
+        raise ValueError("stages must be an object and notes a list")
+    return identity(Provenance.from_dict(manifest["provenance"]))
+
+
+KIND = Kind("study", format=1, identity=_identity, parts="stages")
 STAGES = ("collect", "evaluate", "align", "examples", "report")
 MODEL_STAGES = ("collect", "evaluate")
 """The stages that run the model, and so are shared by all processes."""
@@ -250,9 +253,8 @@ def _run_study(
         "report": run_report,
     }
     skipped = _run_stages(run, work, on_stage)
-    notes = distributed.broadcast_object(
-        run.values["notes"]
-    )  # the others wait here until rank 0 has written the report
+    # The others wait here until rank 0 has written the report.
+    notes = distributed.broadcast_object(run.values["notes"])
     return StudyResult(
         folder=output,
         provenance=begun,

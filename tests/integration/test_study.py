@@ -147,6 +147,9 @@ def test_a_foreign_folder_is_left_alone(model: MedBridge, sae: LoadedSae, data: 
     with pytest.raises(StudyError, match="is not empty and holds no study"):
         run_study(model, sae, data, tmp_path, **SETTINGS)
     assert snapshot(tmp_path) == {"thesis.txt": b"mine"}
+    (tmp_path / "manifest.json").write_text('{"format": 1, "provenance": {}}', encoding="utf-8")
+    with pytest.raises(StudyError, match=r"manifest.json is damaged \(the key 'stages' is missing\)"):
+        run_study(model, sae, data, tmp_path, **SETTINGS)
     with pytest.raises(ConfigError, match="got 0, 6 and None"):
         run_study(model, sae, data, tmp_path / "new", permutations=0)
 

@@ -193,6 +193,6 @@ def test_identity_ignores_names_and_batch_size_but_names_them_beside_a_change() 
     other = make_provenance(model, None, loaded([make_item(1)], "b.jsonl"), {"shots": ["q9"], "batch_tokens": 1}, 0)
     found = changes(identity(old), identity(other))
     assert [line.split(":")[0] for line in found] == ["data.sha256", "data.source", "settings.shots"]
-    assert "data.source: 'here/a.jsonl' -> 'b.jsonl'" in found
-    assert "settings.shots: [] -> ['q9']" in found
+    assert 'data.source: "here/a.jsonl" -> "b.jsonl"' in found
+    assert 'settings.shots: [] -> ["q9"]' in found
     assert old.versions["sae-lens"].startswith("6.")
