@@ -29,7 +29,7 @@ class ReleaseError(SaeLensMedError):
 
 
 class StudyError(SaeLensMedError):
-    """A study folder is damaged, or was made with other settings."""
+    """The folder of a study, or of another run, is damaged, holds something else, or was made with other settings."""
 
 
 class DistributedError(SaeLensMedError):

@@ -51,18 +51,19 @@ def sweep(
 
     Example: sae-lens-med sweep tied.yaml topk.yaml --over sae.l1_coefficient=0.2,0.4 --over sae.k=32,64 -o runs/both
     """
-    from sae_lens_med.training.outputs import require_folder, require_sweep, require_texts
+    from sae_lens_med.runs.folder import require_writable
+    from sae_lens_med.training.outputs import open_sweep, require_texts
     from sae_lens_med.training.plan import plan
 
     variants = plan(recipes, overs or [], overrides or [])
     if dry_run:
         _list_variants(variants, as_json)
         return
-    require_sweep(variants, output, resume)
+    open_sweep(variants, output, resume)
     for variant in variants:
         require_texts(variant.recipe)
     if activations is not None:
-        require_folder(activations, "--activations")
+        require_writable(activations)
 
     from sae_lens_med import distributed
     from sae_lens_med.models.bridge import load_model
@@ -96,11 +97,11 @@ def frontier(
 
     Example: sae-lens-med frontier runs/tied runs/standard runs/topk --output runs/compared
     """
+    from sae_lens_med.runs.folder import require_writable
     from sae_lens_med.training.frontier import frontier as read_frontier
     from sae_lens_med.training.frontier import write_frontier
-    from sae_lens_med.training.outputs import require_folder
 
-    require_folder(output, "--output")
+    require_writable(output)
     found = read_frontier(folders)
     write_frontier(found, output)
     _show(found, output, as_json)

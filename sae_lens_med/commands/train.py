@@ -39,14 +39,15 @@ def train(
 
     Example: sae-lens-med train gemma-3-270m-res --set data.folder=texts --set sae.l1_coefficient=0.4 --output runs/a
     """
-    from sae_lens_med.training.outputs import require_folder, require_run, require_texts
+    from sae_lens_med.runs.folder import require_writable
+    from sae_lens_med.training.outputs import open_run, require_texts
     from sae_lens_med.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    require_run(loaded, output, resume)
+    open_run(loaded, output, resume)
     require_texts(loaded)
     if activations is not None:
-        require_folder(activations, "--activations")
+        require_writable(activations)
 
     from sae_lens_med import distributed
     from sae_lens_med.models.bridge import load_model

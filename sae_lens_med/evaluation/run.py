@@ -5,7 +5,6 @@ Layout: `items.jsonl` (one `ItemResult` a line, in item order) and `summary.json
 `deferral.csv` and `deferral.svg`, too); while it runs, `items.partial.jsonl`. An interrupted run goes on from there.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,23 @@ from sae_lens_med.interventions import Intervention
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine, Hook
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance
-from sae_lens_med.runs.files import json_sha256, write_json, write_text
+from sae_lens_med.runs.files import json_sha256, write_text
+from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
-from sae_lens_med.runs.provenance import changes, identity, make_provenance
+from sae_lens_med.runs.provenance import identity, make_provenance
 from sae_lens_med.saes.releases import LoadedSae
 
-FORMAT = 2
 RESULTS = "items.jsonl"
-SUMMARY = "summary.json"
 PARTIAL = "items.partial.jsonl"
 DEFERRAL = "deferral"
+# Written last: where it is, the evaluation is finished. Until then `PARTIAL` says whose the folder is.
+KIND = Kind(
+    "evaluation",
+    format=2,
+    manifest="summary.json",
+    identity=lambda summary: identity(Provenance.from_dict(summary["provenance"])),
+    leftovers=lambda names: PARTIAL in names,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +150,13 @@ def evaluate(
         if output is None:
             return _summarised(None, data.items, answers({}, None), provenance, method, variant)
         output = Path(output)
-        finished = _finished(output, provenance) if me.first else None
-        if distributed.broadcast_object(finished is not None):
-            return finished or read_evaluation(output)
+        run = RunFolder(output, KIND, {"provenance": provenance.to_dict()})
+        if run.begun:
+            return read_evaluation(output)
         partial = PartialResults(output / PARTIAL, identity(provenance))
-        results = answers(partial.done, partial.append)
+        results = answers(partial.records(ItemResult), partial.append)
         if me.first:
-            _write(output, _summarised(output, data.items, results, provenance, method, variant))
+            _write(run, _summarised(output, data.items, results, provenance, method, variant))
             partial.remove()
         distributed.barrier()
         return read_evaluation(output)
@@ -182,30 +188,24 @@ def _summarised(
     return Evaluation(folder, tuple(results), tuple(metrics), provenance, reason_counts(results), curve)
 
 
-def _write(output: Path, found: Evaluation) -> None:
+def _write(run: RunFolder, found: Evaluation) -> None:
     """The summary last: where it is, the rest is."""
     if found.deferral:
-        write_text(output / f"{DEFERRAL}.csv", deferral_csv(found.deferral))
-        write_text(output / f"{DEFERRAL}.svg", deferral_svg(found.deferral))
-    write_results(output / RESULTS, found.results)
-    write_json(
-        output / SUMMARY,
-        {
-            "format": FORMAT,
-            "provenance": found.provenance.to_dict(),
-            "metrics": [metric.to_dict() for metric in found.metrics],
-            "reasons": found.reasons,
-            "deferral": [point.to_dict() for point in found.deferral],
-        },
-    )
+        write_text(run.path / f"{DEFERRAL}.csv", deferral_csv(found.deferral))
+        write_text(run.path / f"{DEFERRAL}.svg", deferral_svg(found.deferral))
+    write_results(run.path / RESULTS, found.results)
+    run.values |= {
+        "metrics": [metric.to_dict() for metric in found.metrics],
+        "reasons": found.reasons,
+        "deferral": [point.to_dict() for point in found.deferral],
+    }
+    run.write()
 
 
 def read_evaluation(folder: Path) -> Evaluation:
     """The inverse of `evaluate`'s writing. Raises `StudyError` when the folder is not whole."""
+    values = read_manifest(folder, KIND)
     try:
-        values = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise StudyError(f"{folder / SUMMARY} has format {values['format']!r}, this version reads {FORMAT}.")
         return Evaluation(
             folder,
             tuple(read_results(folder / RESULTS)),
@@ -218,19 +218,3 @@ def read_evaluation(folder: Path) -> Evaluation:
         raise StudyError(
             f"{folder} does not contain a complete evaluation ({error}); evaluate into another folder."
         ) from error
-
-
-def _finished(output: Path, provenance: Provenance) -> Evaluation | None:
-    """What an earlier run finished in `output`, or None when there is still work to do. Raises when it is foreign."""
-    if (output / SUMMARY).exists():
-        found = read_evaluation(output)
-        if different := changes(identity(found.provenance), identity(provenance)):
-            raise StudyError(
-                f"{output} holds an evaluation with other settings ({'; '.join(different)}); give another folder."
-            )
-        return found
-    if output.exists() and not output.is_dir():
-        raise StudyError(f"{output} is a file; give a folder as output.")
-    if output.is_dir() and not (output / PARTIAL).exists() and any(output.iterdir()):
-        raise StudyError(f"{output} is not empty and holds no evaluation; give an empty or a new folder as output.")
-    return None

@@ -32,6 +32,7 @@ from sae_lens_med.metrics.metric import ALL, BY_NAME, Metric, choose, unmet
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import McqItem, MetricValue, Provenance
 from sae_lens_med.runs.files import file_sha256, json_sha256
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.saes.releases import load_sae
 from sae_lens_med.study.alignment_report import write_alignment_report
 from sae_lens_med.study.folder import StudyFolder, read_study
@@ -226,7 +227,8 @@ def _with_reasoning(inputs: Inputs) -> Inputs:
     """The same inputs with the model's reasoning, run now or read from an interrupted run, and, where concepts are
     known, with what moving each concept does."""
     from sae_lens_med.alignment.causal_items import concept_effects
-    from sae_lens_med.alignment.reasoning_runs import append_reasoned, read_reasoned, run_reasoning
+    from sae_lens_med.alignment.reasoning import ReasonedItem
+    from sae_lens_med.alignment.reasoning_runs import run_reasoning
     from sae_lens_med.models.engine import Engine
 
     side, folder = inputs.model, inputs.folder
@@ -241,15 +243,15 @@ def _with_reasoning(inputs: Inputs) -> Inputs:
         "shots": [shot.id for shot in side.shots],
         "seed": inputs.seed,
     }
-    path = folder / f"reasoning.{json_sha256(identity)[:12]}.jsonl"
+    kept = PartialResults(folder / f"reasoning.{json_sha256(identity)[:12]}.jsonl", identity)
     runs = run_reasoning(
         Engine(side.model, batch_tokens=side.batch_tokens),
         items,
         shots=side.shots,
         seed=inputs.seed,
         progress=side.progress,
-        done=read_reasoned(path),
-        on_results=lambda fresh: append_reasoned(path, fresh),
+        done=kept.records(ReasonedItem),
+        on_results=kept.append,
     )
     inputs = replace(inputs, reasoned=runs)
     if inputs.concepts is not None:

@@ -165,7 +165,7 @@ def test_evaluate_writes_resumes_and_refuses(tmp_path: Path, monkeypatch: pytest
     assert read_evaluation(output) == done
     assert evaluate(model, data, output=output, progress=False).metrics == done.metrics
     assert sum(ran) == 6
-    with pytest.raises(StudyError, match=r"other settings \(model.name: 'tiny-qwen3-0' -> 'tiny-qwen3-1'\)"):
+    with pytest.raises(StudyError, match=r'other settings \(model.name: "tiny-qwen3-0" -> "tiny-qwen3-1"\)'):
         evaluate(tiny_model(seed=1), data, output=output, progress=False)
     torch.testing.assert_close(
         numbers(done.results), numbers(evaluate(model, data.items, progress=False).results), atol=2e-5, rtol=1e-5

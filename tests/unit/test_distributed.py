@@ -11,9 +11,7 @@ from accelerate import PartialState
 
 from sae_lens_med import distributed
 from sae_lens_med.distributed import Ranks
-from sae_lens_med.errors import ConfigError, DistributedError, StudyError
-from sae_lens_med.records import ItemResult
-from sae_lens_med.runs.partial import PartialResults
+from sae_lens_med.errors import ConfigError, DistributedError
 
 
 def test_one_process_exchanges_nothing() -> None:
@@ -96,25 +94,3 @@ def test_processes_that_do_not_find_each_other_say_so(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: rank 0 of 2 cannot reach the others (")
     assert "start all with torchrun" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def result(name: str) -> ItemResult:
-    return ItemResult(name, "doctor", "A", "A", (-1.0, -2.0), True, None)
-
-
-def test_results_of_all_ranks_are_found_again(tmp_path: Path) -> None:
-    path, run = tmp_path / "items.partial.jsonl", {"seed": 0}
-    first = PartialResults(path, run)
-    first.append([result("a")])
-    other = tmp_path / "items.partial.rank1.jsonl"
-    other.write_text(path.read_text(encoding="utf-8").replace('"a"', '"b"') + '{"id": "torn', encoding="utf-8")
-    again = PartialResults(path, run)
-    assert again.done == {name: result(name) for name in "ab"}
-    assert not other.exists()
-    again.append([result("c")])
-    assert list(PartialResults(path, run).done) == ["a", "b", "c"]
-    other.write_text('{"seed": 1}\n', encoding="utf-8")
-    with pytest.raises(StudyError, match="unfinished evaluation with other settings"):
-        PartialResults(path, run)
-    again.remove()
-    assert not list(tmp_path.iterdir())
