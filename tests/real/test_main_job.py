@@ -1,4 +1,4 @@
-"""The main job on the real model and the shipped SAE: what README and docs show, and the study on some of the sample."""
+"""The main job on the real model and the shipped SAE: what README and docs show, and a study on the sample."""
 
 import json
 import re
