@@ -13,7 +13,7 @@ Out of scope: collected controls (`controls/NAME/`, `features.store`).
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class AlignmentFolder:
         write_json(self.path / "notes.json", self.notes)
         self.done[metric.name] = {
             "settings": _as_json(settings),
-            "done": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "done": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 2),
             "files": sorted(measured.files),
         }

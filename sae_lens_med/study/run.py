@@ -23,7 +23,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -381,7 +381,7 @@ class _Study:
             start = perf_counter()
             self._note(work[name]())
             self.stages[name] = {
-                "done": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "done": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(perf_counter() - start, 2),
             }
             self._write()
