@@ -7,12 +7,11 @@ values and `from_dict` refuses unknown and missing keys; the two are inverse. Ar
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from typing_extensions import Self
 
 from sae_lens_med.errors import DataError, nearest
 

@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class RunFolder:
 
     def finish(self, name: str, seconds: float, **about: Any) -> None:
         """Note, on disk too, that a part is done."""
-        done = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        done = datetime.now(UTC).isoformat(timespec="seconds")
         self.parts[name] = {**about, "done": done, "seconds": round(seconds, 2)}
         self.write()
 

@@ -8,7 +8,7 @@ names under which the same data, SAE and template were given, so that a moved fi
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,7 +87,7 @@ def make_provenance(
             "trained_on": sae.trained_on,
         }
     return Provenance(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         model=dict(model),
         sae=about_sae,

@@ -1,4 +1,4 @@
-"""The path of Hari-q3, as the README shows it: the same names and commands, on tiny random weights, offline.
+"""The path of Hari-q3, as docs/hari-q3.md shows it: the same names and commands, on tiny random weights, offline.
 
 A Hub cache on disk holds, under their real names, `snuh/hari-q3-8b` and `snuh/hari-q3` (Qwen3: no BOS, ChatML with
 thinking, untied embeddings, n_heads * head_dim != d_model), a Qwen-Scope SAE and a transcoder of mwhanna's, so that
