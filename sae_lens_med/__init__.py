@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_med._registration import register_with_sae_lens
 
 if TYPE_CHECKING:
+    from sae_lens_med import plots
     from sae_lens_med.alignment import align
     from sae_lens_med.data import load_items
     from sae_lens_med.evaluation.conditions.run import run_conditions
@@ -100,6 +101,7 @@ __all__ = [
     "load_items",
     "load_model",
     "load_sae",
+    "plots",
     "question_prompt",
     "record",
     "run_conditions",
@@ -116,6 +118,8 @@ register_with_sae_lens()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module(f"{__name__}.plots")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -15,12 +15,13 @@ from sae_lens_med import distributed
 from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import ConfigError, DataError, StudyError
 from sae_lens_med.evaluation.accuracy import ACCURACY, ACCURACY_PAPER, accuracy_metrics, reason_counts
-from sae_lens_med.evaluation.deferral import DeferralPoint, deferral_area, deferral_csv, deferral_curve, deferral_svg
+from sae_lens_med.evaluation.deferral import DeferralPoint, deferral_area, deferral_csv, deferral_curve
 from sae_lens_med.evaluation.hooks import evaluation_hooks, splices
 from sae_lens_med.evaluation.methods import Method, as_method, ask, run_method
 from sae_lens_med.interventions import Intervention
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine, Hook
+from sae_lens_med.plots import deferral, describe_deferral, svg
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance
 from sae_lens_med.runs.files import write_json, write_text
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
@@ -157,7 +158,12 @@ def _write(
     if area is not None:
         metrics.append(area)
         write_text(output / f"{DEFERRAL}.csv", deferral_csv(curve))
-        write_text(output / f"{DEFERRAL}.svg", deferral_svg(curve))
+        picture = svg(
+            deferral(curve),
+            title="Accuracy when the least confident items are deferred",
+            description=describe_deferral(curve),
+        )
+        write_text(output / f"{DEFERRAL}.svg", picture)
     write_results(output / RESULTS, results)
     write_json(
         output / SUMMARY,
