@@ -44,7 +44,7 @@ def svg(axes: "Axes | Sequence[Axes]", *, title: str, description: str) -> str:
     """The whole figure that `axes` are on as SVG, ending in a line break.
 
     `title` names the picture and `description` says in words what it shows; both are escaped. Works with any axes,
-    those of `pyplot` too.
+    those of `pyplot` too. matplotlib's settings are changed while it draws, so not in several threads at a time.
     """
     first = axes[0] if isinstance(axes, Sequence) else axes
     drawn = _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", _written(figure_of(first)))
