@@ -112,8 +112,7 @@ def package(
     from sae_lens_med.runs.files import write_text
     from sae_lens_med.saes.publish import package_release
     from sae_lens_med.training.card import model_card, read_runs
-    from sae_lens_med.training.frontier import frontier
-    from sae_lens_med.training.frontier_plot import frontier_svg
+    from sae_lens_med.training.frontier import frontier, frontier_svg
 
     runs = read_runs(trained)
     compared = frontier([*trained, *beside]) if beside else None

@@ -14,12 +14,13 @@ from sae_lens_med import distributed
 from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import ConfigError, DataError, StudyError
 from sae_lens_med.evaluation.accuracy import ACCURACY, ACCURACY_PAPER, accuracy_metrics, reason_counts
-from sae_lens_med.evaluation.deferral import DeferralPoint, deferral_area, deferral_csv, deferral_curve, deferral_svg
+from sae_lens_med.evaluation.deferral import DeferralPoint, deferral_area, deferral_csv, deferral_curve
 from sae_lens_med.evaluation.hooks import evaluation_hooks, splices
 from sae_lens_med.evaluation.methods import Method, as_method, ask, run_method
 from sae_lens_med.interventions import Intervention
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine, Hook
+from sae_lens_med.plots import deferral, describe_deferral, svg
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance
 from sae_lens_med.runs.files import json_sha256, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest
@@ -192,7 +193,12 @@ def _write(run: RunFolder, found: Evaluation) -> None:
     """The summary last: where it is, the rest is."""
     if found.deferral:
         write_text(run.path / f"{DEFERRAL}.csv", deferral_csv(found.deferral))
-        write_text(run.path / f"{DEFERRAL}.svg", deferral_svg(found.deferral))
+        picture = svg(
+            deferral(found.deferral),
+            title="Accuracy when the least confident items are deferred",
+            description=describe_deferral(found.deferral),
+        )
+        write_text(run.path / f"{DEFERRAL}.svg", picture)
     write_results(run.path / RESULTS, found.results)
     run.values |= {
         "metrics": [metric.to_dict() for metric in found.metrics],

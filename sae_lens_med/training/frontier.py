@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from sae_lens_med.errors import ConfigError
+from sae_lens_med.plots import describe_frontier, frontier_panels, svg
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
-from sae_lens_med.training.frontier_plot import frontier_svg
 
 SPARSITY_KEYS = ("l1_coefficient", "l0_coefficient", "k")
 """The field of an architecture's config that trades sparsity for reconstruction: the first of these that it has."""
@@ -118,6 +118,11 @@ def write_frontier(found: Frontier, output: Path, failed: Sequence[tuple[str, st
     write_json(output / "frontier.json", found.to_dict() | {"failed": listed})
     write_text(output / "frontier.md", frontier_table(found, failed))
     write_text(output / "frontier.svg", frontier_svg(found.points))
+
+
+def frontier_svg(points: Sequence[FrontierPoint]) -> str:
+    """`plots.frontier_panels` of the points, as SVG."""
+    return svg(frontier_panels(points), title="L0 against explained variance", description=describe_frontier(points))
 
 
 def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> str:

@@ -23,7 +23,7 @@ from sae_lens_med.evaluation.conditions.compare import (
     compare,
     margins,
 )
-from sae_lens_med.evaluation.conditions.plot import steering_svg
+from sae_lens_med.evaluation.conditions.plot import steering_entries, steering_svg
 from sae_lens_med.evaluation.conditions.spec import Condition, Conditions, load_conditions, parse_conditions
 from sae_lens_med.evaluation.conditions.tables import comparison_csv, comparison_md, flips_csv
 from sae_lens_med.interventions import Intervention
@@ -373,38 +373,39 @@ def test_what_cannot_be_compared() -> None:
 # --- the plot -------------------------------------------------------------------------------------------------------
 
 
-def test_the_plot_shows_every_value_inside_its_panels(comparison: Comparison) -> None:
+def test_the_plot_holds_every_value(comparison: Comparison) -> None:
+    (entry,) = steering_entries(comparison)
+    assert entry.title == "s: steer, features 7, 3, unit max"
+    plain, _, *steered = comparison.results
+    for points, values, intervals in (
+        (entry.accuracy, [r.accuracy for r in steered], [r.accuracy_interval for r in steered]),
+        (entry.margin_change, [r.margin_change for r in steered], [r.margin_change_interval for r in steered]),
+    ):
+        assert [p.strength for p in points] == [-2, -1, 0, 1, 2] and points[2].plain
+        assert [p.value for p in points if not p.plain] == values
+        assert [p.interval for p in points if not p.plain] == intervals
+    for point, result in zip([p for p in entry.accuracy if not p.plain], steered, strict=True):
+        assert result.random is not None and point.band is not None
+        sets = [plain.accuracy + change for change in result.random.accuracy_change.values]
+        assert point.band == pytest.approx(np.quantile(sets, [0.025, 0.975]))
+        assert point.band_mean == pytest.approx(np.mean(sets)) and point.p == result.random.accuracy_change.p
+    assert (entry.accuracy[2].value, entry.margin_change[2].value) == (plain.accuracy, 0.0)
     text = steering_svg(comparison)
     assert text is not None
     root = ElementTree.fromstring(text)
     ns = "{http://www.w3.org/2000/svg}"
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
-    circles = [c for c in root.iter(f"{ns}circle") if c.find(f"{ns}title") is not None]
-    assert len(circles) == 2 * 5  # four strengths and plain, two panels
-    for circle in circles:
-        assert 0 < float(circle.attrib["cx"]) < width and 100 < float(circle.attrib["cy"]) < height
-    hovers = [(c.find(f"{ns}title") or c).text or "" for c in circles]
-    texts = " ".join(t.text or "" for t in root.iter(f"{ns}text"))
-    assert "10 matched random sets: 95 % and mean" in texts
-    assert "s: steer, features 7, 3, unit max" in texts
-    assert len(hovers) == 10
+    texts = [t.text for t in root.iter(f"{ns}text")]
+    assert "10 matched random sets: 95 % and mean" in texts and entry.title in texts
     described = root.find(f"{ns}desc")
-    assert described is not None and "s@2: 0." in (described.text or "")
-    # Higher margins are drawn higher.
-    right = sorted((c for c in circles if float(c.attrib["cx"]) > width / 2), key=lambda c: float(c.attrib["cx"]))
-    by_strength = [0.0, *(r.margin_change for r in comparison.results[2:])]
-    order = sorted([(-2, by_strength[1]), (-1, by_strength[2]), (0, 0.0), (1, by_strength[3]), (2, by_strength[4])])
-    heights = [float(c.attrib["cy"]) for c in right]
-    assert np.corrcoef(heights, [v for _, v in order])[0, 1] == pytest.approx(-1, abs=1e-4)
+    assert described is not None and "s@2: accuracy 0." in (described.text or "")
 
 
 def test_plain_is_a_point_of_the_line_only_where_nothing_but_steering_is_done() -> None:
     """A clamp to 0 times its value is not the plain model."""
     clamp = {"name": "c", "kind": "clamp", "features": {7: 2.0}, "strengths": [0, 1]}
-    conditions = read(clamp)
     rng = np.random.default_rng(0)
-    text = steering_svg(compare([ConditionRun(c, results(rng, n=9)) for c in conditions], PROVENANCE))
-    assert text is not None and text.count("<circle") == 1 + 2 * 2  # the legend's, and two in each panel
+    (entry,) = steering_entries(compare([ConditionRun(c, results(rng, n=9)) for c in read(clamp)], PROVENANCE))
+    assert [(p.strength, p.plain) for p in entry.accuracy] == [(0, False), (1, False)]
     alone = read({**clamp, "strengths": [2]})
     assert steering_svg(compare([ConditionRun(c, results(rng, n=9)) for c in alone], PROVENANCE)) is not None
 
