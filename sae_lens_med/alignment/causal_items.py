@@ -50,10 +50,11 @@ from sae_lens_med.alignment.steering import SteeringPair, SteeringSettings, stee
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.matched import Rates, rates
 from sae_lens_med.features.vectors import STEM_PARTS, counted_tokens
-from sae_lens_med.interventions.edit_runs import AnswerText, EditStore, run_edits
+from sae_lens_med.interventions.edit_runs import AnswerText, run_edits
 from sae_lens_med.metrics.inputs import Inputs, Measured, stratum_labels
 from sae_lens_med.records import FloatArray, IntArray, McqItem, MetricValue
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.statistics import coarsen_strata, null_z, permutation_p, stratified_permutations
 
 if TYPE_CHECKING:
@@ -491,7 +492,7 @@ def _identity(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _store(inputs: Inputs, name: str, settings: dict[str, Any]) -> EditStore | None:
+def _store(inputs: Inputs, name: str, settings: dict[str, Any]) -> PartialResults | None:
     if inputs.folder is None:
         return None
-    return EditStore(inputs.folder / f"causal.{name}.partial.jsonl", {**_identity(inputs), **settings})
+    return PartialResults(inputs.folder / f"causal.{name}.partial.jsonl", {**_identity(inputs), **settings})

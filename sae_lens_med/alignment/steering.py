@@ -24,8 +24,9 @@ import numpy as np
 
 from sae_lens_med.alignment.causal import off_target_divergence
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.interventions.edit_runs import AnswerText, EditStore, margin
+from sae_lens_med.interventions.edit_runs import AnswerText, margin
 from sae_lens_med.records import FloatArray
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def steer_pairs(
     maximum: FloatArray,
     settings: SteeringSettings,
     *,
-    store: EditStore | None = None,
+    store: PartialResults | None = None,
     progress: bool = True,
 ) -> Steered:
     """Run all pairs whose item is among `texts` and whose feature is live.
@@ -103,7 +104,7 @@ def steer_pairs(
             else:
                 own[key] = {"id": key, **_pair(above, by_id[pair.item_id], pair, maximum, settings)}
                 if store is not None:
-                    store.append(own[key])
+                    store.append([own[key]])
             bar.advance(task)
     runs = 1 + 2 * settings.draws
     shape = (len(chosen), runs, len(settings.strengths))
