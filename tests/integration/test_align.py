@@ -16,7 +16,7 @@ from sae_lens.saes.sae import SAEMetadata
 from typer.testing import CliRunner
 
 import sae_lens_med as slm
-from sae_lens_med.alignment.retrieval import align as align_features
+from sae_lens_med.alignment.align import align as align_features
 from sae_lens_med.commands import align as align_commands
 from sae_lens_med.controls.collect import collect_control, firing_rates
 from sae_lens_med.controls.untrained import match_rates, permute_weights, shuffled_sae
@@ -104,7 +104,7 @@ def test_align_measures_a_study_and_warns_of_its_old_use(study: Path, data: Load
     wanted: dict[str, Any] = {"metrics": ["difference"], "permutations": 19}
     assert slm.align(study, **wanted).metrics == run_alignment(study, **wanted).metrics
     features = load_features(study / "features")
-    with pytest.warns(DeprecationWarning, match="import align from sae_lens_med.alignment.retrieval"):
+    with pytest.warns(DeprecationWarning, match="import align from sae_lens_med.alignment.align"):
         old = slm.align(features, data.items, permutations=19)  # pyright: ignore
     assert old.metrics == align_features(features, data.items, permutations=19).metrics
 
