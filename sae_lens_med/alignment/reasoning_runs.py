@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sae_lens_med.alignment.reasoning import ReasonedItem, first_share, without_answer
+from sae_lens_med.alignment.reasoning_texts import ReasonedItem, first_share, without_answer
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.evaluation.generation import END_OF_THINKING, sample_seed
 from sae_lens_med.evaluation.methods import Method, ask, best_option, run_method

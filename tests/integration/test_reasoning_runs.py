@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from sae_lens_med.alignment.labels.judges import LocalModelJudge
-from sae_lens_med.alignment.measure_reasoning import reasoning_metrics
-from sae_lens_med.alignment.reasoning import ReasonedItem, first_share
+from sae_lens_med.alignment.reasoning import reasoning_metrics
 from sae_lens_med.alignment.reasoning_runs import (
     HINTS,
     append_reasoned,
@@ -18,6 +17,7 @@ from sae_lens_med.alignment.reasoning_runs import (
     read_reasoned,
     run_reasoning,
 )
+from sae_lens_med.alignment.reasoning_texts import ReasonedItem, first_share
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.evaluation.methods import Method, ask

@@ -10,7 +10,7 @@ few hundred million parameters judge near chance: their scores say little about 
 Secrets: the key comes from an environment variable only, is sent to the host of `base_url` only (redirects are not
 followed), never over plain http except to this machine, and stands in no message, note or file.
 
-Out of scope: other protocols; what the verdicts mean (`labels`).
+Out of scope: other protocols; what the verdicts mean (`scores`).
 """
 
 import json
@@ -104,7 +104,7 @@ class OpenAiJudge:
         return self.model
 
     def judge(self, kind: Kind, asked: Asked) -> list[Verdicts]:
-        """As `labels.Judge`. Raises `ModelError` when the endpoint does not answer or refuses."""
+        """As `scores.Judge`. Raises `ModelError` when the endpoint does not answer or refuses."""
         with ThreadPoolExecutor(self.parallel) as pool:
             futures = [pool.submit(self._one, kind, label, texts) for label, texts in asked]
             try:
@@ -183,7 +183,7 @@ class LocalModelJudge:
         return str(self.engine.model.provenance["name"])
 
     def judge(self, kind: Kind, asked: Asked) -> list[Verdicts]:
-        """As `labels.Judge`. Raises `ModelError` where "A" and "B" are no tokens of their own."""
+        """As `scores.Judge`. Raises `ModelError` where "A" and "B" are no tokens of their own."""
         from sae_lens_med.models.engine import TokenText
         from sae_lens_med.prompts.tokens import text_prompt
 
