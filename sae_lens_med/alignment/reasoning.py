@@ -23,6 +23,7 @@ from functools import cached_property
 import numpy as np
 
 from sae_lens_med.alignment.causal_agreement import ConceptAgreement, ConceptEffects, concept_agreement
+from sae_lens_med.alignment.reasoning_runs import append_reasoned, read_reasoned, run_reasoning
 from sae_lens_med.alignment.reasoning_scores import against_answer_only, early_answering, hint_acknowledgement
 from sae_lens_med.alignment.reasoning_texts import ReasonedItem, acknowledges
 from sae_lens_med.concepts.matching import ConceptMatcher
@@ -77,8 +78,7 @@ class Reasoning:
     @cached_property
     def runs(self) -> list[ReasonedItem]:
         """One per item, run now or read from a run that was ended."""
-        from sae_lens_med.alignment.reasoning_runs import append_reasoned, read_reasoned, run_reasoning
-        from sae_lens_med.models.engine import Engine  # both need torch, which this module does not
+        from sae_lens_med.models.engine import Engine  # needs torch, which this module does not
 
         side, folder, seed = self.inputs.model, self.inputs.folder, self.inputs.seed
         identity = {
