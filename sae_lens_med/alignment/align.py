@@ -7,6 +7,9 @@ baselines. A finished study is measured by `study.measure.run_alignment`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from sae_lens_med.alignment.difference import MatchedMismatched, difference_by_item, measure_difference
 from sae_lens_med.alignment.item_features import TOP_FEATURES, ItemFeatures, item_features
 from sae_lens_med.alignment.retrieval import measure_retrieval
@@ -30,6 +33,11 @@ class AlignmentResult:
     """One entry per item, in order."""
     notes: tuple[str, ...]
     """What was not measured, and why; the sizes that the rules led to."""
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Those of `detail`; empty without it."""
+        return {} if self.detail is None else self.detail.arrays
 
 
 def align(

@@ -138,14 +138,21 @@ def align(
     _print(study, result, as_json=as_json)
 
 
-def list_metrics(as_json: AsJson = False) -> None:
+def list_metrics(
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/metrics.md.")] = False,
+) -> None:
     """List the alignment metrics: what each means, its range, its null, what it needs, where it comes from.
 
     Example: sae-lens-med list-metrics --json
     """
     from sae_lens_med.alignment import METRICS
+    from sae_lens_med.metrics.reference import reference
     from sae_lens_med.metrics.settings import meanings
 
+    if markdown:
+        typer.echo(reference(METRICS), nl=False)
+        return
     if as_json:
         typer.echo(json.dumps([metric.to_dict() for metric in METRICS], ensure_ascii=False, indent=2))
         return

@@ -30,6 +30,7 @@ from sae_lens_med.models.bridge import load_model
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.runs.partial import read_results
 from sae_lens_med.saes.releases import load_sae, other_model
+from sae_lens_med.study.folder import read_metrics
 from tests.tiny import HIDDEN, LAYERS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -466,8 +467,9 @@ def test_a_study_with_a_qwen_scope_sae(tmp_path: Path) -> None:
     )
     assert TOLD in shown.stderr.splitlines()
     assert "Qwen/Qwen3-8B-Base" in (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
-    metrics = json.loads((tmp_path / "s" / "metrics.json").read_text(encoding="utf-8"))
-    assert {"accuracy", "alignment/matched_minus_mismatched"} <= {metric["name"] for metric in metrics}
+    assert {"accuracy", "alignment/matched_minus_mismatched"} <= {
+        metric.name for metric in read_metrics(tmp_path / "s")
+    }
 
 
 def test_a_transcoder_of_the_14b_spliced(plain: Any, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The main job on the real model and the shipped SAE: what the README shows, and the study on some of the sample."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -57,12 +56,11 @@ def test_a_study_of_some_of_the_sample(gemma: MedBridge, tmp_path: Path) -> None
     data = slm.load_items("sample", limit=12)
     loaded = slm.load_sae(f"{RELEASE}/{SAE_ID}")
     result = run_study(gemma, loaded, data, tmp_path / "study", permutations=200, progress=False)
-    metrics = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
-    names = {(m["name"], m["variant"]) for m in metrics}
+    names = {(m.name, m.variant) for m in result.metrics}
     assert ("accuracy", "model") in names
     for variant in ("sae", "raw", "pca", "tfidf"):
         assert ("alignment/matched_minus_mismatched", variant) in names
-    assert all(m["null_mean"] is not None for m in metrics if m["name"].startswith("alignment/matched"))
+    assert all(m.null_mean is not None for m in result.metrics if m.name.startswith("alignment/matched"))
     html = result.report_html.read_text(encoding="utf-8")
     assert "illustrative" in html
     again = run_study(gemma, loaded, data, tmp_path / "study", permutations=200, progress=False)

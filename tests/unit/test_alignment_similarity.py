@@ -304,7 +304,8 @@ def test_records_carry_the_null_and_say_when_n_is_small() -> None:
     ]
     assert [row.extra["chance"] for row in rows] == pytest.approx([mrr_chance(20), 1 / 20, 5 / 20, 10 / 20])
     for row in rows:
-        assert row.null_mean == pytest.approx(row.extra["chance"], abs=0.05)
+        # Explanations move within a gold letter, so that the own is the right one more often than by chance.
+        assert row.null_mean is not None and row.extra["chance"] < row.null_mean < row.value
 
 
 def test_a_cut_that_cannot_fail_is_not_reported_and_without_a_partner_there_is_no_null() -> None:
