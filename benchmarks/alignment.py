@@ -114,14 +114,14 @@ def coverage(d: Data, threads: int) -> Array:
 
 
 def plausible(d: Data, _threads: int) -> Array:
-    from sae_lens_med.alignment.plausibility import plausibility
+    from sae_lens_med.alignment.span_scores import span_scores
 
-    found = plausibility(d.saliency, d.spans, d.permutations, np.random.default_rng(0))
+    found = span_scores(d.saliency, d.spans, d.permutations, np.random.default_rng(0))
     return np.array([found.value("auprc"), found.value("token_f1")])
 
 
 def agreement(d: Data, _threads: int) -> Array:
-    from sae_lens_med.alignment.agreement import concept_agreement
+    from sae_lens_med.alignment.causal_agreement import concept_agreement
 
     found = concept_agreement(d.effects, d.weights, d.of, d.permutations, np.random.default_rng(0))
     return np.array([found.mean])

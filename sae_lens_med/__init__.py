@@ -13,6 +13,7 @@ from sae_lens_med._registration import register_with_sae_lens
 
 if TYPE_CHECKING:
     from sae_lens_med import plots
+    from sae_lens_med.alignment import METRICS
     from sae_lens_med.data import load_items
     from sae_lens_med.evaluation.conditions.run import run_conditions
     from sae_lens_med.evaluation.conditions.spec import load_conditions
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from sae_lens_med.features.contexts import top_contexts
     from sae_lens_med.features.store import load_features
     from sae_lens_med.interventions import ablate, attached, clamp, load_interventions, record, splice, steer
-    from sae_lens_med.alignment import METRICS
     from sae_lens_med.models.bridge import MedBridge, load_model
     from sae_lens_med.models.engine import Engine, TokenText
     from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt

@@ -1,202 +1,177 @@
-"""Does the model look where the expert looks? Token saliency against the expert's spans (domain metric #6).
+"""Does the model look where the expert looks? Token saliency against the expert's spans (domain metric #6; ERASER,
+DeYoung et al. 2020, arXiv 1911.03429).
 
-Per item: saliency s_t of T tokens (large is important) and the expert's spans `[start, end)` of tokens. As in ERASER
-(DeYoung et al. 2020, arXiv 1911.03429), with P = predicted tokens, G = tokens in a span:
+Per item, how much each counted stem token moves the answer through the aligned features (`saliency`), against the
+tokens that the expert marked: token-F1, IOU-F1 and AUPRC, each in [0, 1] and averaged over items (`span_scores`, which
+also has the two nulls: the spans shifted around the text, and random spans of equal lengths). p is that of the harder
+null. The interval is a percentile bootstrap over items.
 
-- **token-F1** `2 |P ∩ G| / (|P| + |G|)`;
-- **IOU-F1**: predicted spans are the runs of predicted tokens; one is right if its intersection over union with some
-  expert span is >= 0.5. Precision: right / predicted spans, recall: right / expert spans; F1 of the two. (ERASER's
-  macro-average is the F1 of the means of precision and recall; here the mean of the items' F1, so that it has an
-  interval.)
-- **AUPRC**: average precision, `sum_g (R_g - R_{g-1}) P_g` over the distinct values of saliency from the largest, as in
-  scikit-learn's `average_precision_score`: no interpolation, which flatters.
+**Variants** stand beside the metric (`sae`): all features instead of the aligned ones (`all_features`), where the
+aligned ones fire whatever they do (`activation`), and no SAE at all (`raw`).
 
-P: tokens with s_t >= a threshold; or, without one, the |G| most salient. Of these only tokens with s_t > 0; tokens tied
-with the last one all belong. All three are in [0, 1], and averaged over items.
+**Spans.** CasiMedicos marks the premises of the *question* (`McqItem.question_spans`); nearly all of the case is
+marked, so what they are told from is the closing question. Premises marked in the explanation are the expert's own
+wording and not to be found in the question, so they are not used. `cited` spans, where a concept that the explanation
+names stands in the question, are narrower; aligned features fire there by their definition, so they say something only
+beside `activation`, which knows no gradient.
 
-Nulls, drawn anew for each item: **shift**, all spans of the item moved by one uniform number of tokens around the end
-(keeps lengths and gaps); **random**, spans of these lengths placed uniformly without overlap (keeps lengths). Chance of
-AUPRC is about the share of tokens in spans.
-
-Out of scope: making the saliency, and characters to tokens.
+Out of scope: the gradient (`saliency`), and the scores themselves (`span_scores`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numba
 import numpy as np
 
-from sae_lens_med.errors import DataError
-from sae_lens_med.records import BoolArray, FloatArray, IntArray
-from sae_lens_med.statistics import permutation_p
+from sae_lens_med.alignment.causal_items import CausalItems
+from sae_lens_med.alignment.saliency import VARIANTS, Saliency
+from sae_lens_med.alignment.span_scores import SCORES, span_scores
+from sae_lens_med.metrics.depends import on_concepts, on_model_runs
+from sae_lens_med.metrics.inputs import Inputs
+from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
+from sae_lens_med.records import IntArray, MetricValue, Span
+from sae_lens_med.statistics import bootstrap_interval, permutation_p, quantile_interval
 
-SCORES = ("token_f1", "iou_f1", "auprc")
-MIN_IOU = 0.5
-
-_jit = numba.njit(nogil=True, cache=True)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plausibility:
-    """Metric #6 for the n items that have tokens and spans."""
-
-    per_item: dict[str, FloatArray]
-    """Name of `SCORES` -> `[n]`."""
-    null_shift: dict[str, FloatArray]
-    """Name -> `[B]`, the mean over items under each draw."""
-    null_random: dict[str, FloatArray]
-    prevalence: FloatArray
-    """`[n]`, the share of tokens in spans."""
-    positions: IntArray
-    """`[n]`, which of the items given these are; the others have no token or no span."""
-
-    def value(self, score: str) -> float:
-        """Mean over items; 0 without items."""
-        return float(self.per_item[score].mean()) if len(self.positions) else 0.0
-
-    def p(self, score: str) -> float:
-        """One-sided, of the harder null: the larger of the two p."""
-        return max(permutation_p(self.value(score), null[score]) for null in (self.null_shift, self.null_random))
+VARIANT_NAMES = {"aligned": "sae", "all": "all_features", "activation": "activation", "residual": "raw"}
+"""Kind of saliency -> the variant of its values."""
+PREMISES = "premises that the expert marked in the question"
+CITED = "words of the question for concepts that the explanation names"
 
 
-def plausibility(
-    saliency: Sequence[FloatArray],
-    spans: Sequence[IntArray],
-    draws: int,
-    rng: np.random.Generator,
-    threshold: float | None = None,
-) -> Plausibility:
-    """Metric #6; see the module's text.
+def measure_plausibility(inputs: Inputs) -> Measured:
+    """Against the premises marked in the question and, where concepts are known, against where a concept that the
+    explanation names stands in the question (`alignment/plausibility_cited_*`)."""
+    items = inputs.view(CausalItems)
+    spans = {text.id: labelled(inputs.items[items.position[text.id]].question_spans) for text in items.texts}
+    kinds = [("alignment/plausibility", PREMISES, spans)]
+    if inputs.concepts is not None:
+        kinds.append(("alignment/plausibility_cited", CITED, _cited(inputs)))
+    metrics: list[MetricValue] = []
+    notes: list[str] = []
+    for name, what, char_spans in kinds:
+        for group, ids in items.groups.items():
+            own = [text for text in items.texts if text.id in ids]
+            values, more = plausibility_values(
+                [items.saliency[text.id] for text in own],
+                [span_tokens(text.char_spans, char_spans[text.id]) for text in own],
+                draws=inputs.permutations,
+                seed=inputs.seed,
+                group=group,
+                name=name,
+                what=what,
+            )
+            metrics += values
+            notes += more
+    notes.append(
+        "Plausibility: the marked premises are nearly the whole case, so they are told from the closing question only."
+    )
+    return Measured(tuple(metrics), tuple(dict.fromkeys(notes)))
+
+
+def _cited(inputs: Inputs) -> dict[str, list[tuple[int, int]]]:
+    """Item id -> characters of its question at which a concept stands that its explanation names."""
+    assert inputs.concepts is not None  # who asks has looked
+    items, matcher, ids = inputs.view(CausalItems), inputs.concepts.matcher(), inputs.concepts.concepts.ids
+    cited: dict[str, list[tuple[int, int]]] = {}
+    for text in items.texts:
+        place = items.position[text.id]
+        named = {ids[c] for c in np.flatnonzero(inputs.concepts.explanation[place])}
+        mentions = matcher.find(inputs.items[place].question)
+        cited[text.id] = [(m.start, m.end) for m in mentions if m.concept_id in named]
+    return cited
+
+
+def labelled(spans: Sequence[Span], label: str = "premise") -> list[tuple[int, int]]:
+    """Characters of the spans that bear `label`."""
+    return [(span.start, span.end) for span in spans if span.label == label]
+
+
+def span_tokens(char_spans: IntArray, spans: Sequence[tuple[int, int]]) -> IntArray:
+    """`[k, 2]`: runs of tokens `[first, last)` that the character spans cover, disjoint, in order.
 
     Args:
-        saliency: per item `[T]`, finite.
-        spans: per item `[m, 2]`, start and end (exclusive) of each span, disjoint, within the T tokens.
-        draws: B of both nulls.
-        rng: of the nulls.
-        threshold: tokens at or above it are predicted; without it as many as the expert's.
-
-    Value on no data: items without tokens or spans are left out; an item whose predicted set is empty has token-F1 and
-    IOU-F1 of 0. Raises `DataError` for spans that overlap or leave the text and for saliency that is not finite.
+        char_spans: `[m, 2]`, the characters of each token.
+        spans: `(start, end)`; a token belongs to the first one that it shares a character with.
     """
-    if len(saliency) != len(spans):
-        raise DataError(f"there are {len(saliency)} items with saliency and {len(spans)} with spans; give one each.")
-    positions, observed, prevalence = [], [], []
-    nulls = np.zeros((2, draws, len(SCORES)))
-    for i, (raw, given) in enumerate(zip(saliency, spans, strict=True)):
-        values = np.asarray(raw, dtype=np.float64)
-        marked = np.asarray(given, dtype=np.int64).reshape(-1, 2)
-        if len(values) == 0 or len(marked) == 0:
-            continue
-        _require_valid(values, marked, i)
-        starts, lengths = marked[:, 0], marked[:, 1] - marked[:, 0]
-        item = _Item(values, int(lengths.sum()), threshold)
-        positions.append(i)
-        prevalence.append(lengths.sum() / len(values))
-        observed.append(item.scores(starts[None], lengths[None])[0])
-        shift = (starts[None] + rng.integers(len(values), size=(draws, 1))) % len(values)
-        nulls[0] += item.scores(shift, np.broadcast_to(lengths, shift.shape))
-        nulls[1] += item.scores(*_random_spans(lengths, len(values), draws, rng))
-    scores = np.array(observed).reshape(-1, len(SCORES))
-    nulls /= max(1, len(positions))
-    return Plausibility(
-        per_item={name: scores[:, k] for k, name in enumerate(SCORES)},
-        null_shift={name: nulls[0, :, k] for k, name in enumerate(SCORES)},
-        null_random={name: nulls[1, :, k] for k, name in enumerate(SCORES)},
-        prevalence=np.array(prevalence),
-        positions=np.array(positions, dtype=np.int64),
-    )
+    owner = np.full(len(char_spans), -1, dtype=np.int64)
+    for k, (start, end) in enumerate(sorted(spans)):
+        touches = (char_spans[:, 0] < end) & (char_spans[:, 1] > start)
+        owner[touches & (owner < 0)] = k
+    edges = np.flatnonzero(np.diff(np.concatenate([[-1], owner, [-1]])) != 0)
+    runs = [(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True) if owner[a] >= 0]
+    return np.array(runs, dtype=np.int64).reshape(-1, 2)
 
 
-class _Item:
-    """What does not change between draws: the predicted set, its runs, and the order of the tokens."""
+def plausibility_values(
+    saliency: Sequence[Saliency],
+    spans: Sequence[IntArray],
+    *,
+    draws: int,
+    seed: int,
+    group: str = "all",
+    name: str = "alignment/plausibility",
+    what: str = PREMISES,
+) -> tuple[list[MetricValue], list[str]]:
+    """Token-F1, IOU-F1 and AUPRC of every saliency against the items' spans (tokens, `[k, 2]` each); or a note."""
+    metrics: list[MetricValue] = []
+    notes: list[str] = []
+    for variant in VARIANTS:
+        found = span_scores([each.tokens[variant] for each in saliency], spans, draws, np.random.default_rng([seed, 6]))
+        n = len(found.positions)
+        if n == 0:
+            return [], [f"Group {group!r}: no item has {what}; plausibility is not measured."]
+        for score in SCORES:
+            value = found.value(score)
+            shift, random = found.null_shift[score], found.null_random[score]
+            harder = shift if permutation_p(value, shift) >= permutation_p(value, random) else random
+            metrics.append(
+                MetricValue(
+                    name=f"{name}_{score}",
+                    value=value,
+                    range=(0.0, 1.0),
+                    n=n,
+                    interval=bootstrap_interval(found.per_item[score], seed=seed),
+                    null_mean=float(harder.mean()),
+                    null_interval=quantile_interval(harder),
+                    p=found.p(score),
+                    group=group,
+                    variant=VARIANT_NAMES[variant],
+                    extra=with_z(
+                        value,
+                        harder,
+                        {
+                            "prevalence": float(found.prevalence.mean()),
+                            "shift_mean": float(shift.mean()),
+                            "random_mean": float(random.mean()),
+                            "permutations": float(draws),
+                        },
+                    ),
+                    notes=f"Spans: {what}; null: the harder of shifted and random spans; interval: percentile "
+                    "bootstrap over items" + few(n),
+                )
+            )
+    return metrics, notes
 
-    def __init__(self, saliency: FloatArray, n_gold: int, threshold: float | None) -> None:
-        least = float(np.sort(saliency)[-n_gold]) if threshold is None else threshold
-        self.predicted = (saliency >= least) & (saliency > 0)
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], self.predicted, [False]]).astype(np.int8)))
-        self.runs = edges.reshape(-1, 2).astype(np.int64)
-        self.order = np.argsort(-saliency, kind="stable").astype(np.int64)
-        descending = saliency[self.order]
-        self.ends_tie = np.append(descending[1:] != descending[:-1], True)
 
-    def scores(self, starts: IntArray, lengths: IntArray) -> FloatArray:
-        """`[B, 3]` of `SCORES`, for spans `[B, m]` that may go around the end."""
-        return _scores(
-            np.ascontiguousarray(starts),
-            np.ascontiguousarray(lengths),
-            self.predicted,
-            self.runs,
-            self.order,
-            self.ends_tie,
+PLAUSIBILITY = Metric(
+    name="plausibility",
+    number=6,
+    title="Where the expert looks",
+    meaning="Whether the tokens through which the aligned features move the answer are those the expert marked.",
+    range=(0.0, 1.0),
+    null="The expert's spans shifted around the text, and random spans of equal lengths.",
+    needs=("explanations", "spans", "model"),
+    source="ERASER, DeYoung et al. 1911.03429",
+    values=("alignment/plausibility",),
+    confirmatory=("alignment/plausibility_auprc",),
+    claims={
+        "alignment/plausibility_auprc": Claim(
+            may=Sentence(
+                "the tokens through which the shared features move the answer lie where the expert marked the question",
+                "공유된 특징이 답을 움직이는 토큰이 전문가가 표시한 곳에 있다",
+            ),
+            may_not=Sentence("the model reasons as the expert does", "모델이 전문가처럼 추론한다"),
         )
-
-
-def _random_spans(lengths: IntArray, tokens: int, draws: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Starts and lengths `[draws, m]`: the spans in random order, with the free tokens shared out uniformly."""
-    m, free = len(lengths), tokens - int(lengths.sum())
-    shuffled = lengths[rng.random((draws, m)).argsort(axis=1)]
-    # m of free + m slots hold a span, the others one free token each; the m are drawn by Floyd's algorithm.
-    slots = np.empty((draws, m), dtype=np.int64)
-    for k in range(m):
-        drawn = rng.integers(free + k + 1, size=draws)
-        taken = (slots[:, :k] == drawn[:, None]).any(axis=1)
-        slots[:, k] = np.where(taken, free + k, drawn)
-    slots.sort(axis=1)
-    return slots - np.arange(m) + np.cumsum(shuffled, axis=1) - shuffled, shuffled
-
-
-@_jit
-def _scores(
-    starts: IntArray, lengths: IntArray, predicted: BoolArray, runs: IntArray, order: IntArray, ends_tie: BoolArray
-) -> FloatArray:
-    tokens, n_spans = len(predicted), starts.shape[1]
-    n_predicted = predicted.sum()
-    scores = np.zeros((len(starts), 3))
-    gold = np.zeros(tokens, dtype=np.bool_)
-    for b in range(len(starts)):
-        gold[:] = False
-        n_gold, common = 0, 0
-        for k in range(n_spans):
-            n_gold += lengths[b, k]
-            for t in range(starts[b, k], starts[b, k] + lengths[b, k]):
-                at = t if t < tokens else t - tokens
-                gold[at] = True
-                common += predicted[at]
-        scores[b, 0] = 2.0 * common / (n_predicted + n_gold)
-        right = 0
-        for r in range(len(runs)):
-            first, last = runs[r, 0], runs[r, 1]
-            for k in range(n_spans):
-                begin, end = starts[b, k], starts[b, k] + lengths[b, k]
-                both = max(0, min(last, end) - max(first, begin))
-                both += max(0, min(last, end - tokens) - max(first, begin - tokens))
-                if both >= MIN_IOU * (last - first + end - begin - both):
-                    right += 1
-                    break
-        # The runs at both ends may be the two halves of one span that goes around.
-        right = min(right, n_spans)
-        if right > 0:
-            scores[b, 1] = 2.0 * right / (len(runs) + n_spans)
-        hits, counted, total = 0, 0, 0.0
-        for at in range(tokens):
-            hits += gold[order[at]]
-            if ends_tie[at]:
-                total += (hits - counted) * hits / (at + 1)
-                counted = hits
-        scores[b, 2] = total / n_gold
-    return scores
-
-
-def _require_valid(saliency: FloatArray, spans: IntArray, item: int) -> None:
-    if not np.isfinite(saliency).all():
-        raise DataError(
-            f"item {item}: the saliency of {np.count_nonzero(~np.isfinite(saliency))} tokens is not finite."
-        )
-    ordered = spans[np.argsort(spans[:, 0])]
-    inside = ordered[0, 0] >= 0 and ordered[-1, 1] <= len(saliency) and (ordered[:, 0] < ordered[:, 1]).all()
-    if not inside or (ordered[1:, 0] < ordered[:-1, 1]).any():
-        raise DataError(
-            f"item {item}: the spans must be disjoint, of a token or more, and within its {len(saliency)} tokens; "
-            "join those that overlap."
-        )
+    },
+    depends_on=(on_concepts, on_model_runs),
+    measure=measure_plausibility,
+)

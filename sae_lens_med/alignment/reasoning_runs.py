@@ -17,15 +17,18 @@ Out of scope: what the numbers mean (`alignment.reasoning`), several processes, 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from sae_lens_med.alignment.reasoning import ReasonedItem, first_share, without_answer
+from sae_lens_med.alignment.reasoning_texts import ReasonedItem, first_share, without_answer
 from sae_lens_med.errors import ConfigError, ModelError
-from sae_lens_med.evaluation.generation import END_OF_THINKING, sample_seed
-from sae_lens_med.evaluation.methods import Method, ask, best_option, run_method
-from sae_lens_med.models.engine import Engine, TokenText
 from sae_lens_med.prompts.tokens import continuation_tokens
 from sae_lens_med.records import OPTION_LETTERS, PARTS, ItemResult, McqItem, Prompt, require_unique_ids
 from sae_lens_med.runs.progress import progress_bar
+
+# What runs a model needs torch, which this module does not: it is imported where it is used.
+if TYPE_CHECKING:
+    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.models.engine import Engine
 
 FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Shares of the reasoning after which the answer is read; after all of it, it is always read."""
@@ -41,10 +44,10 @@ BATCH = 16
 
 
 def run_reasoning(
-    engine: Engine,
+    engine: "Engine",
     items: Sequence[McqItem],
     *,
-    method: Method | None = None,
+    method: "Method | None" = None,
     shots: Sequence[McqItem] = (),
     fractions: Sequence[float] = FRACTIONS,
     hints: bool = True,
@@ -70,6 +73,8 @@ def run_reasoning(
     Raises `ConfigError` for a method that writes no single text, what `run_method` raises, and `ModelError` when option
     letters are no tokens of their own after the cue.
     """
+    from sae_lens_med.evaluation.methods import Method
+
     method = Method("cot") if method is None else method
     if method.name not in ("cot", "generate"):
         raise ConfigError(f"reasoning is read from one generated text; use the method cot, not {method.name}.")
@@ -97,6 +102,8 @@ def hinted_item(item: McqItem, letter: str) -> McqItem:
 
 def hint_letter(item: McqItem, prediction: str | None, seed: int) -> str | None:
     """An option that is neither right nor `prediction`, by the seed and the item's id; None where there is none."""
+    from sae_lens_med.evaluation.generation import sample_seed
+
     if prediction is None or item.gold_letter is None:
         return None
     others = [x for x in OPTION_LETTERS[: len(item.options)] if x not in (prediction, item.gold_letter)]
@@ -104,14 +111,16 @@ def hint_letter(item: McqItem, prediction: str | None, seed: int) -> str | None:
 
 
 def _reasoned(
-    engine: Engine,
+    engine: "Engine",
     items: list[McqItem],
-    method: Method,
+    method: "Method",
     shots: Sequence[McqItem],
     fractions: tuple[float, ...],
     hints: bool,
     seed: int,
 ) -> list[ReasonedItem]:
+    from sae_lens_med.evaluation.methods import ask, run_method
+
     written = run_method(engine, items, method, shots=shots, progress=False)
     prompts = [each.prompt for each in ask(engine.model, items, method, shots)]
     hinted: dict[str, ItemResult] = {}
@@ -149,8 +158,14 @@ def _reasoned(
     return out
 
 
-def _letters(engine: Engine, item: McqItem, prompt: Prompt, pieces: Sequence[str], method: Method) -> list[str | None]:
+def _letters(
+    engine: "Engine", item: McqItem, prompt: Prompt, pieces: Sequence[str], method: "Method"
+) -> list[str | None]:
     """The answer after each piece, then after as much filler in its place."""
+    from sae_lens_med.evaluation.generation import END_OF_THINKING
+    from sae_lens_med.evaluation.methods import best_option
+    from sae_lens_med.models.engine import TokenText
+
     tokenizer = engine.model.text_tokenizer
 
     def tokens(texts: Sequence[str]) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Which tokens of the question move the answer through which features (#6), and the expert's spans as tokens.
+"""Which tokens of the question move the answer through which features: what #6 and the choice of features of #16 read.
 
 Per item, F the margin of an option over the mean of the others, g_t its gradient at the SAE's hook, c_tf the activation
 of feature f at counted stem token t, d_f its decoder row and s_t the scale of SAEs that normalise each token (else 1):
@@ -10,16 +10,10 @@ of feature f at counted stem token t, d_f its decoder row and s_t the scale of S
     residual_t     = x_t · g_t                                              control: no SAE
 
 One gradient serves all features, because the decoder is linear. The option is the model's own answer: a token is
-salient when it speaks for what the model says. Cost per item: one pass of the whole model, one forward and one backward
+salient when it supports what the model says. Cost per item: one pass of the whole model, one forward and one backward
 pass of the layers above the hook.
 
-Spans. CasiMedicos marks the premises of the *question* (`McqItem.question_spans`); nearly all of the case is marked, so
-what they are told from is the closing question. Premises marked in the explanation are the expert's own wording and not
-to be found in the question, so they are not used. `cited` spans, where a concept that the explanation names stands in
-the question, are narrower; aligned features fire there by their definition, so they say something only beside
-`activation`, which knows no gradient.
-
-Out of scope: scores of saliency against spans (`plausibility`).
+Out of scope: comparing it with the expert's spans (`plausibility`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +25,7 @@ import numpy as np
 
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.interventions.edit_runs import AnswerText
-from sae_lens_med.records import FloatArray, IntArray, Span
+from sae_lens_med.records import FloatArray, IntArray
 from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
 
@@ -51,7 +45,7 @@ class Saliency:
 
     id: str
     tokens: dict[str, FloatArray]
-    """Name of `VARIANTS` -> `[m]`; positive speaks for the option."""
+    """Name of `VARIANTS` -> `[m]`; positive supports the option."""
     features: IntArray
     """Up to `TOP_FEATURES` features with the largest first-order effect on the margin, either way."""
     effects: FloatArray
@@ -99,27 +93,6 @@ def token_saliency(
                 store.append([entry])
             bar.advance(task)
     return [found[text.id] for text in texts]
-
-
-def span_tokens(char_spans: IntArray, spans: Sequence[tuple[int, int]]) -> IntArray:
-    """`[k, 2]`: runs of tokens `[first, last)` that the character spans cover, disjoint, in order.
-
-    Args:
-        char_spans: `[m, 2]`, the characters of each token.
-        spans: `(start, end)`; a token belongs to the first one that it shares a character with.
-    """
-    owner = np.full(len(char_spans), -1, dtype=np.int64)
-    for k, (start, end) in enumerate(sorted(spans)):
-        touches = (char_spans[:, 0] < end) & (char_spans[:, 1] > start)
-        owner[touches & (owner < 0)] = k
-    edges = np.flatnonzero(np.diff(np.concatenate([[-1], owner, [-1]])) != 0)
-    runs = [(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True) if owner[a] >= 0]
-    return np.array(runs, dtype=np.int64).reshape(-1, 2)
-
-
-def labelled(spans: Sequence[Span], label: str = "premise") -> list[tuple[int, int]]:
-    """Characters of the spans that bear `label`."""
-    return [(span.start, span.end) for span in spans if span.label == label]
 
 
 def _item(above: "AboveHook", text: AnswerText, aligned: IntArray, answer: str) -> dict[str, Any]:

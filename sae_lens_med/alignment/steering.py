@@ -1,19 +1,24 @@
-"""Steering specificity (#10): does a concept's feature move the option that names the concept, and little else?
+"""Does a concept's feature move the option that names the concept, and little else? Steering specificity (#10).
 
 For a pair of an item and a concept that exactly one of its options names (the target), the concept's feature f is
 clamped at the counted stem tokens to strength x its maximum over the study, for strengths -5, 0, 5, 10, the error term
 kept. Per run: the shift of the target's margin over the other options' mean (a common shift of all logits changes no
 probability, so it must not count), negated for strengths <= 0, and the Kullback-Leibler divergence of the distribution
-over all tokens but the target (`causal.off_target_divergence`). Beside them, in the same items and at the same
-strengths:
+over all tokens but the target (`off_target_divergence`). The value is one ratio of means over all pairs and strengths,
+
+    mean shift / max(mean divergence, floor)        not bounded; positive: the target moves the way it is steered
+
+because at a single strength a feature that does next to nothing has next to nothing below the line. Beside it, in the
+same items and at the same strengths:
 
 - random directions: at each token a step of equal length along one random unit vector;
 - random live features: another feature that fires in the study, at the same strength of its own maximum.
 
-One draw has one direction (or one feature) per concept, for all its items. Passes of the layers above the hook per
+One draw has one direction (or one feature) per concept, for all its items, and draws are recombined concept by concept,
+the own feature being one of the choices. p is one-sided and the larger of both. Passes of the layers above the hook per
 pair: `strengths x (1 + 2 draws)`.
 
-Out of scope: the ratio and its p (`causal.steering_specificity`).
+Out of scope: which features stand for a concept (`concept_tests`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +26,65 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logsumexp
 
-from sae_lens_med.alignment.causal import off_target_divergence
-from sae_lens_med.errors import ConfigError
+from sae_lens_med.alignment.causal_items import CausalItems
+from sae_lens_med.alignment.concept_tests import concept_features
+from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.interventions.edit_runs import AnswerText, margin
-from sae_lens_med.records import FloatArray
+from sae_lens_med.metrics.depends import on_concepts, on_model_runs
+from sae_lens_med.metrics.inputs import Inputs
+from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
 from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.statistics import permutation_p, quantile_interval
 
 if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import AboveHook
 
 
 STRENGTHS = (-5.0, 0.0, 5.0, 10.0)
+
+
+def measure_steering(inputs: Inputs) -> Measured:
+    """Over all groups together: pairs are few."""
+    standing = concept_features(inputs)
+    if inputs.concepts is None or not standing:
+        return Measured(notes=("No concept has features that stand for it; steering is not measured.",))
+    items = inputs.view(CausalItems)
+    pairs = _pairs(inputs, standing)
+    if not pairs:
+        return Measured(notes=("No option names a concept that has a feature; steering is not measured.",))
+    most = inputs.settings.steering_pairs
+    order = np.random.default_rng([inputs.seed, 10]).permutation(len(pairs))[:most]
+    settings = SteeringSettings(draws=inputs.settings.steering_draws, seed=inputs.seed)
+    found = steer_pairs(
+        items.above,
+        items.texts,
+        [pairs[k] for k in sorted(order.tolist())],
+        np.asarray(items.stem_acts.max(axis=0).todense(), dtype=np.float64).ravel(),
+        settings,
+        store=items.store("steering", settings.to_dict()),
+        progress=inputs.model.progress,
+    )
+    metrics = steering_values(found, settings.strengths, draws=inputs.permutations, seed=inputs.seed)
+    drawn = f"Steering: {most} of {len(pairs)} pairs of item and concept, drawn by the seed."
+    return Measured(tuple(metrics), () if len(pairs) <= most else (drawn,))
+
+
+def _pairs(inputs: Inputs, standing: Mapping[str, tuple[int, ...]]) -> "list[SteeringPair]":
+    """Each measured item with each concept that exactly one of its options names, of those with a feature."""
+    assert inputs.concepts is not None  # there would be no feature that stands for one
+    items, matcher = inputs.view(CausalItems), inputs.concepts.matcher(set(standing))
+    pairs: list[SteeringPair] = []
+    for text in items.texts:
+        named: dict[str, list[int]] = {}
+        for k, option in enumerate(inputs.items[items.position[text.id]].options):
+            for concept in {mention.concept_id for mention in matcher.find(option)}:
+                named.setdefault(concept, []).append(k)
+        pairs += [SteeringPair(text.id, c, standing[c][0], ks[0]) for c, ks in sorted(named.items()) if len(ks) == 1]
+    return pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +200,109 @@ def _pair(
         "shift": (shift.reshape(shape) * sign).round(6).tolist(),
         "divergence": divergence.reshape(shape).round(9).tolist(),
     }
+
+
+def off_target_divergence(before: FloatArray, after: FloatArray, target: IntArray) -> FloatArray:
+    """`[...]`: KL(before || after) over all tokens but the target, each renormalised without it; nats, >= 0.
+
+    `before` and `after` are logits or log-probabilities `[..., V]`, `target` `[...]` the token left out. It is 0 when
+    steering moves the target alone.
+    """
+    p, q = (np.asarray(v, np.float64) for v in (before, after))
+    others = np.arange(p.shape[-1]) != np.asarray(target)[..., None]
+    log_p = np.where(others, p, -np.inf)
+    log_q = np.where(others, q, -np.inf)
+    log_p = log_p - logsumexp(log_p, axis=-1, keepdims=True)
+    log_q = log_q - logsumexp(log_q, axis=-1, keepdims=True)
+    gap = np.where(np.isneginf(log_p), 0.0, log_p - np.where(np.isneginf(log_p), 0.0, log_q))
+    return np.maximum((np.exp(log_p) * gap).sum(axis=-1), 0.0)
+
+
+def steering_specificity(shift: FloatArray, divergence: FloatArray, floor: float = 1e-3) -> FloatArray:
+    """`[...]`: `mean_i shift / max(mean_i divergence, floor)` over the items in the last axis.
+
+    Args:
+        shift: `[..., n]`, change of the target's logit, steered less unsteered; leading axes: strengths, draws.
+        divergence: `[..., n]`, `off_target_divergence` of the same runs.
+        floor: nats; a divergence below it is rounding and would make any shift look specific.
+
+    Range: all numbers; 0 where steering moves the target as little as a strength of 0 does. For a negative strength
+    give the negated shift. To be compared (`permutation_p`) with the same ratio for random directions of equal norm and
+    for random live features. Raises `ConfigError` unless floor > 0, `DataError` for different shapes or no items.
+    """
+    if not floor > 0:
+        raise ConfigError(f"the floor of the divergence must be positive, got {floor}.")
+    moved, changed = np.asarray(shift, np.float64), np.asarray(divergence, np.float64)
+    if moved.shape != changed.shape or moved.ndim == 0 or moved.shape[-1] == 0 or (changed < 0).any():
+        raise DataError(
+            f"specificity needs a shift and a divergence of 0 or more for each item; got {moved.shape} and "
+            f"{changed.shape}."
+        )
+    return moved.mean(axis=-1) / np.maximum(changed.mean(axis=-1), floor)
+
+
+def steering_values(found: Steered, strengths: Sequence[float], *, draws: int, seed: int) -> list[MetricValue]:
+    """Specificity over all pairs and strengths together, against random directions and random live features."""
+    n = len(found.pairs)
+    if n == 0:
+        return []
+    half = (len(found.shift) - 1) // 2
+    number = {key: c for c, key in enumerate(dict.fromkeys((p.concept, p.feature) for p in found.pairs))}
+    concept = np.array([number[p.concept, p.feature] for p in found.pairs])
+    own = steering_specificity(found.shift[0], found.divergence[0])
+    value = float(steering_specificity(found.shift[0].ravel(), found.divergence[0].ravel()))
+    nulls: dict[str, FloatArray] = {}
+    rng = np.random.default_rng([seed, 10])
+    for kind, first in (("direction", 1), ("live", 1 + half)):
+        # 0 is the concept's own feature: one of the choices, as in `recombined`.
+        runs = np.array([0, *range(first, first + half)])
+        choice = runs[rng.integers(len(runs), size=(draws, len(number)))][:, concept]
+        # [draws, pairs, strengths]
+        shift, divergence = (a.transpose(0, 2, 1)[choice, np.arange(n)[None]] for a in (found.shift, found.divergence))
+        nulls[kind] = steering_specificity(shift.reshape(draws, -1), divergence.reshape(draws, -1))
+    harder = max(nulls.values(), key=lambda null: permutation_p(value, null))
+    extra = {f"at_{strength:g}": float(each) for strength, each in zip(strengths, own, strict=True)}
+    extra |= {f"shift_at_{s:g}": float(each) for s, each in zip(strengths, found.shift[0].mean(axis=1), strict=True)}
+    extra |= {f"kl_at_{s:g}": float(each) for s, each in zip(strengths, found.divergence[0].mean(axis=1), strict=True)}
+    extra |= {f"p_{kind}": permutation_p(value, null) for kind, null in nulls.items()}
+    return [
+        MetricValue(
+            name="alignment/steering_specificity",
+            value=value,
+            range=(None, None),
+            n=n,
+            unit="pairs",
+            null_mean=float(harder.mean()),
+            null_interval=quantile_interval(harder),
+            p=permutation_p(value, harder),
+            extra=with_z(value, harder, extra | {"concepts": float(len(number)), "permutations": float(draws)}),
+            notes="Logits of the target's margin per nat of change of all other tokens, over all strengths; null: the "
+            "harder of random directions of equal length and random live features; pairs of one concept share its "
+            "feature" + few(len(number)),
+        )
+    ]
+
+
+STEERING = Metric(
+    name="steering",
+    number=10,
+    title="Steering specificity",
+    meaning="How far a concept's feature moves the option that names it, over what it does to all other tokens.",
+    range=(None, None),
+    null="Random directions of equal norm, and random live features.",
+    needs=("concepts", "model"),
+    source="SAEBench; Templeton et al. 2024",
+    values=("alignment/steering",),
+    confirmatory=("alignment/steering_specificity",),
+    claims={
+        "alignment/steering_specificity": Claim(
+            may=Sentence(
+                "steering a concept's feature moves the option that names it more specifically than random directions",
+                "개념의 특징을 조종하면 무작위 방향보다 그 개념의 보기가 더 특이적으로 움직인다",
+            ),
+            may_not=Sentence("unsteered answers go through this feature", "조종하지 않은 답도 이 특징을 거친다"),
+        )
+    },
+    depends_on=(on_concepts, on_model_runs),
+    measure=measure_steering,
+)

@@ -121,8 +121,7 @@ def text_sets(
 
 def recombined(own: FloatArray, sets: FloatArray, draws: int, rng: np.random.Generator) -> FloatArray:
     """`[draws, n, ...]`: in each draw one outcome per item, uniformly of its own (`own` `[n, ...]`) and those of its
-    random sets (`sets` `[S, n, ...]`); for `causal.against_draws`. Raises `DataError` for shapes that do not go
-    together or no set."""
+    random sets (`sets` `[S, n, ...]`). Raises `DataError` for shapes that do not go together or no set."""
     mine, random = np.asarray(own, np.float64), np.asarray(sets, np.float64)
     if random.ndim != mine.ndim + 1 or random.shape[1:] != mine.shape or len(random) == 0:
         raise DataError(

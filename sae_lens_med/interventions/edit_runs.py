@@ -59,7 +59,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ran:
+class EditResult:
     """What the edits of one item gave."""
 
     id: str
@@ -89,12 +89,12 @@ def run_edits(
     store: PartialResults | None = None,
     progress: bool = True,
     label: str = "ablation",
-) -> tuple[list[Ran], dict[str, str]]:
+) -> tuple[list[EditResult], dict[str, str]]:
     """Run the plan of every item.
 
     Args:
         above: model and SAE.
-        texts: from `answer_texts`.
+        texts: the items' prompts.
         plan: called once for each item that the store does not hold; must depend on the item alone.
         store: where results are kept as they come.
         progress: show a bar on stderr.
@@ -130,7 +130,7 @@ def run_edits(
                 store.append([entry])
             done[text.id] = entry
             bar.advance(task)
-    ran, skipped = [], {}
+    results, skipped = [], {}
     for text in texts:
         entry = done[text.id]
         if "skipped" in entry:
@@ -139,8 +139,8 @@ def run_edits(
         rows = np.array(entry["edits"], dtype=np.int64)
         whole = np.array(entry["whole"])
         logits = np.array(entry["logits"]).reshape(-1, len(whole))[rows]
-        ran.append(
-            Ran(
+        results.append(
+            EditResult(
                 text.id,
                 whole,
                 np.where(np.abs(logits - whole) < above.resolution, whole, logits),
@@ -148,7 +148,7 @@ def run_edits(
                 entry["about"],
             )
         )
-    return ran, skipped
+    return results, skipped
 
 
 def answer_margin(logits: FloatArray, answer: IntArray) -> FloatArray:

@@ -7,28 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_lens_med.alignment import causal_items as measure_causal
 from sae_lens_med.alignment.ablation import AblationSettings, ablated, ablation_plan
-from sae_lens_med.alignment.answer_texts import answer_texts
-from sae_lens_med.alignment.causal import feature_verdicts
-from sae_lens_med.alignment.causal_concepts import (
-    EffectSettings,
-    causal_tests,
-    effect_plan,
-    effects,
-    items_of_features,
-)
-from sae_lens_med.alignment.causal_values import (
-    agreement_values,
-    comprehensiveness_value,
-    steering_values,
-    sufficiency_value,
-    verdict_values,
-)
-from sae_lens_med.alignment.retrieval import align, stratum_labels
+from sae_lens_med.alignment.align import align
+from sae_lens_med.alignment.causal_agreement import CAUSAL_AGREEMENT, agreement_values
+from sae_lens_med.alignment.causal_items import CausalItems, aligned_features, answer_texts
+from sae_lens_med.alignment.comprehensiveness import COMPREHENSIVENESS, comprehensiveness_value
+from sae_lens_med.alignment.effects import EffectSettings, effect_plan, effects
+from sae_lens_med.alignment.feature_tests import causal_tests, choose_features, items_of_features, mention_p
+from sae_lens_med.alignment.feature_verdicts import VERDICTS, feature_verdicts, verdict_values
+from sae_lens_med.alignment.plausibility import PLAUSIBILITY
 from sae_lens_med.alignment.saliency import token_saliency
-from sae_lens_med.alignment.shared import aligned_features, choose_features, mention_p
-from sae_lens_med.alignment.steering import SteeringPair, SteeringSettings, steer_pairs
+from sae_lens_med.alignment.steering import STEERING, SteeringPair, SteeringSettings, steer_pairs, steering_values
+from sae_lens_med.alignment.sufficiency import SUFFICIENCY, sufficiency_value
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
 from sae_lens_med.errors import DataError
@@ -39,7 +29,7 @@ from sae_lens_med.features.store import load_features
 from sae_lens_med.features.vectors import STEM_PARTS, counted_tokens, max_pool
 from sae_lens_med.interventions.edit_runs import Planned, run_edits
 from sae_lens_med.interventions.edits import AboveHook, Without
-from sae_lens_med.metrics.inputs import Inputs, ModelSide, label_concepts
+from sae_lens_med.metrics.inputs import Inputs, ModelSide, label_concepts, pool_features, stratum_labels
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import Span
 from sae_lens_med.runs.partial import PartialResults
@@ -60,14 +50,7 @@ from tests.known_model import (
 N = 80
 BATCH = 8192
 EVERY = (*MENTIONED_CAUSAL, *HIDDEN_CAUSAL)
-MEASURES = (
-    measure_causal.measure_plausibility,
-    measure_causal.measure_comprehensiveness,
-    measure_causal.measure_sufficiency,
-    measure_causal.measure_causal_agreement,
-    measure_causal.measure_steering,
-    measure_causal.measure_verdicts,
-)
+METRICS = (PLAUSIBILITY, COMPREHENSIVENESS, SUFFICIENCY, CAUSAL_AGREEMENT, STEERING, VERDICTS)
 
 
 class Case:
@@ -77,7 +60,8 @@ class Case:
         self.model, self.sae, self.items = known_model(causal), known_sae(), known_items(N)
         self.features = load_features(collect(self.model, self.sae, self.items, output=folder, progress=False))
         acts = self.features.acts
-        self.aligned = aligned_features(self.features)
+        self.pooled = pool_features(self.features)
+        self.aligned = aligned_features([item.id for item in self.items], self.pooled.stems, self.pooled.explanations)
         self.study = rates(acts.acts, counted_tokens(acts, STEM_PARTS))
         self.texts = answer_texts(self.items, self.features, self.model.text_tokenizer)
         self.above = AboveHook(self.model, self.sae, batch_tokens=BATCH)
@@ -85,7 +69,7 @@ class Case:
 
     def ablated(self, **settings):
         chosen = AblationSettings(**{"sizes": (1, 2), "sets": 5, **settings})
-        plan = ablation_plan(self.aligned.features, self.aligned.kept, self.study, chosen)
+        plan = ablation_plan(self.aligned, self.pooled.mask.kept, self.study, chosen)
         ran, skipped = run_edits(self.above, self.texts, plan, progress=False)
         assert not skipped
         return ablated(ran, self.gold, chosen)
@@ -112,10 +96,7 @@ def test_the_model_answers_by_its_features_and_every_symbol_is_a_feature(case: C
 def test_aligned_features_are_those_that_align_lists(case: Case) -> None:
     listed = align(case.features, case.items, permutations=1, top_features=100).item_features
     for entry in listed:
-        assert [use["feature"] for use in entry["shared"]] == case.aligned.features[entry["id"]].tolist()
-        assert [min(use["stem"], use["explanation"]) for use in entry["shared"]] == pytest.approx(
-            case.aligned.scores[entry["id"]].tolist()
-        )
+        assert [use["feature"] for use in entry["shared"]] == case.aligned[entry["id"]].tolist()
 
 
 def test_comprehensiveness_and_sufficiency_find_the_named_features_that_the_answer_rests_on(case: Case) -> None:
@@ -152,7 +133,7 @@ def _verdicts(case: Case):
     tests = causal_tests(effects(ran, settings), features, settings, 5000)
     strata = coarsen_strata([stratum_labels(item) for item in case.items])
     drawn = stratified_permutations(strata, 2000, np.random.default_rng(0))
-    p = mention_p(case.aligned.stems, case.aligned.explanations, features, drawn)
+    p = mention_p(case.pooled.stems, case.pooled.explanations, features, drawn)
     return feature_verdicts(p, tests.p), tests
 
 
@@ -175,7 +156,7 @@ def test_in_the_other_model_no_named_feature_is_called_causal(hidden_case: Case)
 
 def test_saliency_lies_on_the_tokens_of_the_causal_features(case: Case) -> None:
     texts = case.texts[:10]
-    salient = token_saliency(case.above, texts, case.aligned.features, progress=False)
+    salient = token_saliency(case.above, texts, case.aligned, progress=False)
     acts = case.features.acts
     for text, item, each in zip(texts, case.items, salient, strict=False):
         assert each.answer == item.answer
@@ -189,7 +170,7 @@ def test_saliency_lies_on_the_tokens_of_the_causal_features(case: Case) -> None:
         # Layer 1 reads c / sqrt(9 + c²), at c = 1: the slope is 9/10 of the value, and little else bends.
         assert each.effects[np.isin(each.features, EVERY)].sum() == pytest.approx(0.9 * each.margin, rel=0.01)
     chosen, others = choose_features(
-        case.aligned.features, {each.id: (each.features, np.abs(each.effects)) for each in salient}, D_SAE
+        case.aligned, {each.id: (each.features, np.abs(each.effects)) for each in salient}, D_SAE
     )
     assert not set(HIDDEN_CAUSAL) & set(chosen.tolist())
     seen = {int(f) for each in salient for f in each.features[np.abs(each.effects) > 0.1]} & set(HIDDEN_CAUSAL)
@@ -240,7 +221,7 @@ def test_steering_a_feature_that_the_answer_reads_is_specific(case: Case, hidden
 
 def test_a_run_that_was_ended_goes_on_and_gives_the_same(case: Case, tmp_path: Path) -> None:
     settings = AblationSettings(sizes=(1, 2), sets=3)
-    plan = ablation_plan(case.aligned.features, case.aligned.kept, case.study, settings)
+    plan = ablation_plan(case.aligned, case.pooled.mask.kept, case.study, settings)
     texts, path = case.texts[:6], tmp_path / "runs.jsonl"
     planned: list[str] = []
 
@@ -268,10 +249,11 @@ def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case:
     measured = {}
     for name, of in (("known", case), ("hidden", hidden_case)):
         inputs = _inputs(of, tmp_path / name)
-        for measure in MEASURES:
-            found = measure(inputs)
-            assert found.metrics or (name == "hidden" and found.notes), (measure.__name__, found.notes)
+        for metric in METRICS:
+            found = metric.measure(inputs)
+            assert found.metrics or (name == "hidden" and found.notes), (metric.name, found.notes)
             for value in found.metrics:
+                assert metric.owns(value.name)
                 measured[name, value.name, value.variant, value.group] = value
             for file, content in found.files.items():
                 assert json.dumps(content, allow_nan=False) if file.endswith(".json") else isinstance(content, str)
@@ -303,8 +285,8 @@ def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case:
     before = {path.name: path.read_bytes() for path in (tmp_path / "known").iterdir()}
     assert len(before) == 5
     again = _inputs(case, tmp_path / "known")
-    measure_causal.measure_comprehensiveness(again)
-    assert measure_causal._above(again).tokens_run == 0
+    COMPREHENSIVENESS.measure(again)
+    assert again.view(CausalItems).above.tokens_run == 0
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "known").iterdir()}
 
 
@@ -313,17 +295,17 @@ def test_a_group_of_which_no_item_is_run_has_no_value(case: Case, tmp_path: Path
     left_out = inputs.groups["left_out"]
     few = replace(inputs.settings, causal_items=int(left_out.sum()))
     inputs = replace(inputs, groups={"left_out": left_out, "trained_on": ~left_out}, settings=few)
-    for measure in MEASURES:
-        found = measure(inputs)
-        assert "all" in {value.group for value in found.metrics}, measure.__name__
-        assert "trained_on" not in {value.group for value in found.metrics}, measure.__name__
+    for metric in METRICS:
+        found = metric.measure(inputs)
+        assert "all" in {value.group for value in found.metrics}, metric.name
+        assert "trained_on" not in {value.group for value in found.metrics}, metric.name
 
 
 def test_causal_metrics_of_a_study_with_shots_need_them(case: Case, tmp_path: Path) -> None:
     manifest = {**case.features.manifest, "settings": {**case.features.manifest["settings"], "shots": ["x"]}}
     inputs = replace(_inputs(case, tmp_path), features=replace(case.features, manifest=manifest))
     with pytest.raises(DataError, match="after 1 solved examples, and 0 were given"):
-        measure_causal.measure_comprehensiveness(inputs)
+        COMPREHENSIVENESS.measure(inputs)
 
 
 def _inputs(case: Case, folder: Path) -> Inputs:
@@ -359,7 +341,7 @@ def _inputs(case: Case, folder: Path) -> Inputs:
         groups={"left_out": left_out},
         permutations=500,
         concepts=label_concepts(items, case.features.texts, ConceptMatcher(concepts)),
-        model=ModelSide(case.model, case.sae, batch_tokens=BATCH, progress=False),
+        open_model=lambda: ModelSide(case.model, case.sae, batch_tokens=BATCH, progress=False),
         folder=folder,
         settings=MetricSettings(
             causal_items=60,

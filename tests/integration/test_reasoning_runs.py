@@ -8,21 +8,24 @@ import pytest
 import torch
 
 from sae_lens_med.alignment.labels.judges import LocalModelJudge
-from sae_lens_med.alignment.measure_reasoning import reasoning_metrics
-from sae_lens_med.alignment.reasoning import ReasonedItem, first_share
+from sae_lens_med.alignment.reasoning import REASONING, Reasoning, reasoning_metrics
 from sae_lens_med.alignment.reasoning_runs import (
     HINTS,
     hint_letter,
     hinted_item,
     run_reasoning,
 )
+from sae_lens_med.alignment.reasoning_texts import ReasonedItem, first_share
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.methods import Method, ask
+from sae_lens_med.metrics.inputs import Inputs, ModelSide
+from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.models import passes
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
 from sae_lens_med.runs.partial import PartialResults
+from tests.synthetic_study import synthetic
 from tests.tiny import LAYERS, tiny_hf_model, tiny_model
 
 ITEMS = load_items("sample", limit=3).items
@@ -79,6 +82,37 @@ def test_a_run_that_was_interrupted_goes_on(model: MedBridge, runs: list[Reasone
     assert again == runs
     assert [run.id for run in fresh] == [ITEMS[2].id]
     assert PartialResults(kept.path, {"seed": 0}).records(ReasonedItem) == {run.id: run for run in runs}
+
+
+def test_the_metric_runs_the_reasoning_and_goes_on_from_a_run_that_was_ended(
+    model: MedBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Method, "_max_new_tokens", 16)  # the model of the study writes little, so that it is quick
+    items, features, results = synthetic(n=6)
+    no_sae: Any = None
+
+    def inputs(folder: Path | None) -> Inputs:
+        return Inputs(
+            items=items,
+            features=features,
+            results=results,
+            permutations=9,
+            open_model=lambda: ModelSide(model, no_sae, progress=False),
+            folder=folder,
+            settings=MetricSettings(reasoning_items=3),
+        )
+
+    begun = inputs(tmp_path)
+    first = REASONING.measure(begun)
+    assert len(begun.view(Reasoning).items) == len(begun.view(Reasoning).runs) == 3
+    assert first.metrics[0].n <= 3 and all(REASONING.owns(value.name) for value in first.metrics)
+    assert "no concept's features were ablated" in first.notes[-1]
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    assert REASONING.measure(inputs(tmp_path)) == first
+    assert file.read_bytes() == whole
+    assert REASONING.measure(inputs(None)) == first
 
 
 def _always_first(model: MedBridge) -> list[tuple[str, Any]]:

@@ -9,10 +9,10 @@ from scipy import stats
 from sae_lens_med.alignment.agreement import (
     cohen_kappa,
     cohen_kappa_null,
-    concept_agreement,
     krippendorff_alpha,
     krippendorff_alpha_null,
 )
+from sae_lens_med.alignment.causal_agreement import concept_agreement
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.statistics import coarsen_strata, permutation_p, stratified_permutations
 

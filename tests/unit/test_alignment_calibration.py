@@ -21,26 +21,20 @@ from scipy import sparse, stats
 from sae_lens_med.alignment.agreement import (
     cohen_kappa,
     cohen_kappa_null,
-    concept_agreement,
     krippendorff_alpha,
     krippendorff_alpha_null,
 )
-from sae_lens_med.alignment.causal import (
-    against_draws,
-    aopc,
-    feature_verdicts,
-    normalised_faithfulness,
-    steering_specificity,
-)
+from sae_lens_med.alignment.causal_agreement import concept_agreement
+from sae_lens_med.alignment.comprehensiveness import against_draws, aopc
 from sae_lens_med.alignment.concept_scores import concept_auroc, concept_f1, crossed_strata
 from sae_lens_med.alignment.concept_tests import half_of_strata
 from sae_lens_med.alignment.difference import matched_minus_mismatched
+from sae_lens_med.alignment.feature_verdicts import feature_verdicts
 from sae_lens_med.alignment.labels.scores import score_labels
 from sae_lens_med.alignment.labels.tasks import Example, LabelTask
 from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean
 from sae_lens_med.alignment.overlap import top_k_sets, weighted_jaccard_table
-from sae_lens_med.alignment.plausibility import plausibility
-from sae_lens_med.alignment.reasoning import against_answer_only, early_answering, hint_acknowledgement
+from sae_lens_med.alignment.reasoning_scores import against_answer_only, early_answering, hint_acknowledgement
 from sae_lens_med.alignment.retrieval import ranked
 from sae_lens_med.alignment.rsa import cosine_dissimilarity, mantel
 from sae_lens_med.alignment.similarity import (
@@ -48,6 +42,9 @@ from sae_lens_med.alignment.similarity import (
     adjust_within_strata,
     cosine_matrix,
 )
+from sae_lens_med.alignment.span_scores import span_scores
+from sae_lens_med.alignment.steering import steering_specificity
+from sae_lens_med.alignment.sufficiency import normalised_faithfulness
 from sae_lens_med.features.vectors import idf_weights, weighted
 from sae_lens_med.metrics.inputs import length_strata
 from sae_lens_med.records import McqItem
@@ -232,7 +229,7 @@ def looking(seed: int, n: int = 15, planted: float = 0.0) -> Values:
             smooth[start:end] += planted
         saliency.append(smooth)
         spans.append(edges)
-    result = plausibility(saliency, spans, B, rng)
+    result = span_scores(saliency, spans, B, rng)
     values: Values = {}
     for score in ("auprc", "token_f1"):
         shift, both = permutation_p(result.value(score), result.null_shift[score]), result.p(score)

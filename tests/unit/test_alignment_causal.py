@@ -6,14 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sae_lens_med.alignment.causal import (
-    against_draws,
-    aopc,
-    feature_verdicts,
-    normalised_faithfulness,
-    off_target_divergence,
-    steering_specificity,
-)
+from sae_lens_med.alignment.comprehensiveness import against_draws, aopc
+from sae_lens_med.alignment.feature_verdicts import feature_verdicts
+from sae_lens_med.alignment.steering import off_target_divergence, steering_specificity
+from sae_lens_med.alignment.sufficiency import normalised_faithfulness
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.interventions.edit_runs import answer_margin
 

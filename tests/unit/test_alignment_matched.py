@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from sae_lens_med.alignment.causal import against_draws
-from sae_lens_med.alignment.causal_concepts import Effects, EffectSettings, causal_tests, items_of_features
-from sae_lens_med.alignment.saliency import span_tokens
-from sae_lens_med.alignment.shared import choose_features, mention_p, rank_shared
+from sae_lens_med.alignment.causal_items import aligned_features
+from sae_lens_med.alignment.comprehensiveness import against_draws
+from sae_lens_med.alignment.effects import Effects, EffectSettings
+from sae_lens_med.alignment.feature_tests import causal_tests, choose_features, items_of_features, mention_p
+from sae_lens_med.alignment.plausibility import span_tokens
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.matched import Rates, rates, recombined, text_sets
 from sae_lens_med.statistics import Strata, permutation_p, stratified_permutations
@@ -150,10 +151,10 @@ def test_mention_is_found_where_pairs_share_and_calibrated_where_they_do_not() -
 
 
 def test_shared_features_rank_by_the_weaker_side() -> None:
-    stems = sparse.csr_array(np.array([[3.0, 1.0, 0.0, 2.0, 5.0]]))
-    explanations = sparse.csr_array(np.array([[1.0, 4.0, 2.0, 2.0, 0.0]]))
-    found = rank_shared(["a"], np.array([0]), stems, explanations, np.ones(5, dtype=bool))
-    assert found.features["a"].tolist() == [3, 0, 1] and found.scores["a"].tolist() == [2.0, 1.0, 1.0]
+    stems = sparse.csr_array(np.array([[3.0, 1.0, 0.0, 2.0, 5.0], [0.0, 0.0, 0.0, 0.0, 1.0]]))
+    explanations = sparse.csr_array(np.array([[1.0, 4.0, 2.0, 2.0, 0.0], [1.0, 1.0, 0.0, 0.0, 0.0]]))
+    found = aligned_features(["a", "b"], stems, explanations)
+    assert found["a"].tolist() == [3, 0, 1] and found["b"].tolist() == []
 
 
 def test_features_are_chosen_by_standing_first_and_by_effect() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sae_lens_med.alignment.plausibility import SCORES, plausibility
+from sae_lens_med.alignment.span_scores import SCORES, span_scores
 from sae_lens_med.errors import DataError
 
 Array = np.ndarray
@@ -55,7 +55,7 @@ def test_scores_equal_eraser(threshold: float | None) -> None:
     for s, given_spans in zip(saliency, spans, strict=True):
         for start, end in given_spans[::2]:
             s[start:end] += 1.0
-    result = plausibility(saliency, spans, 0, rng, threshold)
+    result = span_scores(saliency, spans, 0, rng, threshold)
     for i in range(5):
         got = tuple(result.per_item[name][i] for name in SCORES)
         assert got == pytest.approx(_slow(saliency[i], spans[i], threshold), abs=1e-12)
@@ -70,7 +70,7 @@ def test_average_precision_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     saliency = [np.round(rng.normal(size=50), 1) for _ in range(20)]
     spans = [_spans(rng, 50, 3) for _ in range(20)]
-    result = plausibility(saliency, spans, 0, rng)
+    result = span_scores(saliency, spans, 0, rng)
     for s, g, got in zip(saliency, spans, result.per_item["auprc"], strict=True):
         gold = np.zeros(50)
         for start, end in g:
@@ -81,7 +81,7 @@ def test_average_precision_equals_scikit_learn() -> None:
 def test_the_nulls_are_shifts_and_uniform_placements() -> None:
     rng = np.random.default_rng(0)
     saliency, spans = np.round(rng.gamma(1.0, size=9), 1), np.array([[0, 2], [3, 4]])
-    result = plausibility([saliency], [spans], 20_000, rng)
+    result = span_scores([saliency], [spans], 20_000, rng)
 
     def scores(starts: list[int]) -> tuple[float, float]:
         gold = np.zeros(9, dtype=bool)
@@ -126,7 +126,7 @@ def test_saliency_that_knows_nothing_is_rejected_as_often_as_said() -> None:
     for _ in range(500):
         saliency, spans = _study(rng, 8, 0.0)
         # One span each: where it lies says nothing, by shift and by placement.
-        result = plausibility(saliency, [g[:1] for g in spans], 199, rng)
+        result = span_scores(saliency, [g[:1] for g in spans], 199, rng)
         for k, name in enumerate(SCORES):
             value = result.value(name)
             for j, null in enumerate((result.null_shift[name], result.null_random[name])):
@@ -143,7 +143,7 @@ def test_saliency_that_knows_is_found_and_more_so_with_more_items() -> None:
     for n in (4, 40):
         hits = np.zeros(3, dtype=int)
         for _ in range(25):
-            result = plausibility(*_study(rng, n, 1.0), 199, rng)
+            result = span_scores(*_study(rng, n, 1.0), 199, rng)
             hits += [result.p(name) <= 0.05 for name in SCORES]
         found.append(hits)
     assert (found[0] < found[1]).all() and found[1].min() >= 20, found
@@ -154,8 +154,8 @@ def test_saliency_that_knows_is_found_and_more_so_with_more_items() -> None:
 def test_ranges_scale_and_order_of_spans(seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     s, g = np.round(rng.normal(size=25), 1), _spans(rng, 25, 4)
-    base = plausibility([s], [g], 20, rng)
-    moved = plausibility([s * scale], [g[::-1]], 0, rng)
+    base = span_scores([s], [g], 20, rng)
+    moved = span_scores([s * scale], [g[::-1]], 0, rng)
     for name in SCORES:
         assert 0 <= base.value(name) <= 1
         assert (base.null_shift[name] <= 1).all() and (base.null_random[name] <= 1).all()
@@ -163,25 +163,25 @@ def test_ranges_scale_and_order_of_spans(seed: int, scale: float) -> None:
     perfect = np.zeros(25)
     for start, end in g:
         perfect[start:end] = 1.0
-    best = plausibility([perfect], [g], 0, rng)
+    best = span_scores([perfect], [g], 0, rng)
     assert best.value("token_f1") == 1 and best.value("auprc") == 1
 
 
 def test_a_span_around_the_end_is_one_span() -> None:
     """Runs at both ends that are its two halves count once, so that F1 stays below 1."""
     saliency = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
-    result = plausibility([saliency], [np.array([[2, 6]])], 200, np.random.default_rng(0))
+    result = span_scores([saliency], [np.array([[2, 6]])], 200, np.random.default_rng(0))
     assert result.null_shift["iou_f1"].max() == pytest.approx(2 / 3)
 
 
 def test_no_data_and_errors() -> None:
     rng = np.random.default_rng(0)
-    none = plausibility([np.zeros(0), np.ones(3)], [np.array([[0, 1]]), np.zeros((0, 2), int)], 5, rng)
+    none = span_scores([np.zeros(0), np.ones(3)], [np.array([[0, 1]]), np.zeros((0, 2), int)], 5, rng)
     assert len(none.positions) == 0 and none.value("auprc") == 0 and none.p("auprc") == 1
     with pytest.raises(DataError, match="give one each"):
-        plausibility([np.ones(3)], [], 5, rng)
+        span_scores([np.ones(3)], [], 5, rng)
     with pytest.raises(DataError, match="not finite"):
-        plausibility([np.array([1.0, np.nan])], [np.array([[0, 1]])], 5, rng)
+        span_scores([np.array([1.0, np.nan])], [np.array([[0, 1]])], 5, rng)
     for bad in ([[0, 4]], [[-1, 2]], [[1, 1]], [[0, 2], [1, 3]]):
         with pytest.raises(DataError, match="disjoint"):
-            plausibility([np.ones(3)], [np.array(bad)], 5, rng)
+            span_scores([np.ones(3)], [np.array(bad)], 5, rng)

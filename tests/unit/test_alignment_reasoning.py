@@ -7,16 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
-from sae_lens_med.alignment.measure_reasoning import AOC, HINT, reasoning_concept_metrics, reasoning_metrics
 from sae_lens_med.alignment.reasoning import (
-    ReasonedItem,
-    acknowledges,
-    against_answer_only,
-    early_answering,
-    first_share,
-    hint_acknowledgement,
+    AOC,
+    HINT,
     mention_weights,
     reasoning_agreement,
+    reasoning_concept_metrics,
+    reasoning_metrics,
+)
+from sae_lens_med.alignment.reasoning_scores import against_answer_only, early_answering, hint_acknowledgement
+from sae_lens_med.alignment.reasoning_texts import (
+    ReasonedItem,
+    acknowledges,
+    first_share,
     sentences,
     without_answer,
 )

@@ -13,7 +13,7 @@ followed), never over plain http except to this machine, and stands in no messag
 Own code: one kind of request needs the standard library only, and the `openai` client follows redirects and takes its
 address from the environment, which the rule on secrets excludes.
 
-Out of scope: other protocols; what the verdicts mean (`labels`).
+Out of scope: other protocols; what the verdicts mean (`scores`).
 """
 
 import json
@@ -107,7 +107,7 @@ class OpenAiJudge:
         return self.model
 
     def judge(self, kind: Kind, asked: Asked) -> list[Verdicts]:
-        """As `labels.Judge`. Raises `ModelError` when the endpoint does not answer or refuses."""
+        """As `scores.Judge`. Raises `ModelError` when the endpoint does not answer or refuses."""
         with ThreadPoolExecutor(self.parallel) as pool:
             futures = [pool.submit(self._one, kind, label, texts) for label, texts in asked]
             try:
@@ -186,7 +186,7 @@ class LocalModelJudge:
         return str(self.engine.model.provenance["name"])
 
     def judge(self, kind: Kind, asked: Asked) -> list[Verdicts]:
-        """As `labels.Judge`. Raises `ModelError` where "A" and "B" are no tokens of their own."""
+        """As `scores.Judge`. Raises `ModelError` where "A" and "B" are no tokens of their own."""
         from sae_lens_med.models.engine import TokenText
         from sae_lens_med.prompts.tokens import text_prompt
 

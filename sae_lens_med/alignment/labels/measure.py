@@ -1,18 +1,30 @@
-"""Metric #13 as records: detection and fuzzing scores of feature labels."""
+"""Do labels of features say when the features fire? Detection and fuzzing scores of feature labels (domain metric #13).
+
+A judge reads a label and pieces of text (`tasks`) and says of each yes or no; the value is the mean over features of
+its balanced accuracy, in [0, 1], 0.5 for guessing (`scores`, which also has the null: labels shuffled among the
+features). p is one-sided; the interval is a percentile bootstrap over features.
+
+**Labels** are those of a file, or else the names of the concepts that features stand for. Those are made from
+questions, so that their pieces come from explanations alone. **The judge** is the one that is given, or the study's own
+model, which says little where the model is small. With a folder, verdicts are kept there (`KeptVerdicts`).
+
+Out of scope: choosing pieces (`tasks`), scoring verdicts (`scores`), and asking (`judges`).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from sae_lens_med.alignment.concepts import concept_features
+from sae_lens_med.alignment.concept_tests import concept_features
 from sae_lens_med.alignment.labels.judges import LocalModelJudge
 from sae_lens_med.alignment.labels.scores import Judge, LabelScores, read_labels, require_verdicts, score_labels
 from sae_lens_med.alignment.labels.tasks import KINDS, PIECE_PARTS, Kind, label_tasks
 from sae_lens_med.features.vectors import Collected, n_columns
-from sae_lens_med.metrics.inputs import Inputs, Measured
-from sae_lens_med.records import MetricValue
+from sae_lens_med.metrics.depends import on_concepts, on_controls, on_labels, on_model_runs
+from sae_lens_med.metrics.inputs import Inputs
+from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence
+from sae_lens_med.records import BoolArray, MetricValue
 from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
@@ -26,30 +38,23 @@ NAMES: dict[Kind, str] = {"detection": "alignment/labels_detection", "fuzzing": 
 
 
 def measure_labels(inputs: Inputs) -> Measured:
-    """#13 of a file of labels (`inputs.labels`), or else of labels made of concepts that features stand for.
-
-    Those are made from questions, so that their pieces come from explanations alone. The judge is `inputs.judge`, or
-    the study's own model, which says little where the model is small. Verdicts are kept in `inputs.folder`.
-    """
-    judge = inputs.judge
-    if judge is None and inputs.model is not None:
-        from sae_lens_med.models.engine import Engine
+    """Of both kinds, and the labels in `labels.json`. The model is opened only where it is the judge."""
+    judge: Judge | None = inputs.judge
+    progress = True
+    if judge is None and inputs.open_model is not None:
+        from sae_lens_med.models.engine import Engine  # needs torch, which this module does not
 
         judge = LocalModelJudge(Engine(inputs.model.model, batch_tokens=inputs.model.batch_tokens))
+        progress = inputs.model.progress
     if judge is None:
         return Measured(notes=("There is no judge, so labels are not scored; name one, or let the model run.",))
-    shown = inputs.model is None or inputs.model.progress
     if inputs.folder is not None:
-        judge = KeptVerdicts(judge, inputs.folder / VERDICTS_FILE, progress=shown)
+        judge = KeptVerdicts(judge, inputs.folder / VERDICTS_FILE, progress=progress)
     if inputs.labels is not None:
         labels = read_labels(inputs.labels, n_columns(inputs.features.acts.acts))
         parts, source = PIECE_PARTS, inputs.labels.name
     else:
-        names: dict[int, list[str]] = {}
-        for concept, features in concept_features(inputs).items():
-            for feature in features[:1]:
-                names.setdefault(feature, []).append(concept)
-        labels = {feature: "; ".join(own[:3]) for feature, own in names.items()}
+        labels = _concept_names(inputs)
         parts, source = ("explanation",), "the concepts that features stand for"
     metrics, notes = label_metrics(
         inputs.features,
@@ -65,6 +70,14 @@ def measure_labels(inputs: Inputs) -> Measured:
         (*notes, f"{len(labels)} labels, from {source}."),
         {"labels.json": {str(feature): label for feature, label in sorted(labels.items())}},
     )
+
+
+def _concept_names(inputs: Inputs) -> dict[int, str]:
+    """Feature -> the names of up to three concepts whose strongest feature it is."""
+    names: dict[int, list[str]] = {}
+    for concept, features in concept_features(inputs).items():
+        names.setdefault(features[0], []).append(concept)
+    return {feature: "; ".join(own[:3]) for feature, own in names.items()}
 
 
 class KeptVerdicts:
@@ -83,7 +96,7 @@ class KeptVerdicts:
         return self._judge.name
 
     def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
-        """As `labels.Judge`."""
+        """As `scores.Judge`."""
         keys = [json_sha256([self.name, kind, label, list(texts)]) for label, texts in asked]
         new = [k for k, key in enumerate(keys) if key not in self._store.done]
         with progress_bar(self._progress and bool(new)) as bar:
@@ -109,10 +122,10 @@ def label_metrics(
     foreign: int | None = 4,
     draws: int = 2000,
     parts: Sequence[str] = PIECE_PARTS,
-    exclude_items: npt.NDArray[np.bool_] | None = None,
+    exclude_items: BoolArray | None = None,
     seed: int = 0,
 ) -> tuple[tuple[MetricValue, ...], tuple[str, ...]]:
-    """One value per kind, with what was not measured and why; the arguments are those of `labels`.
+    """One value per kind, with what was not measured and why; the arguments are those of `tasks` and `scores`.
 
     A judge is asked about `F * (1 + foreign)` times `2 * n_examples` pieces for each kind.
     """
@@ -163,3 +176,30 @@ def _value(scores: LabelScores, judge: Judge, seed: int) -> MetricValue:
         "shuffled among the features"
         + ("; all p are coarse: the least is 1 / (permutations + 1)." if len(scores.null) < 100 else "."),
     )
+
+
+LABELS = Metric(
+    name="labels",
+    number=13,
+    title="Quality of feature labels (detection, fuzzing)",
+    meaning="Whether a judge who reads a feature's label can tell the texts on which the feature fires.",
+    range=(0.0, 1.0),
+    null="Labels shuffled among features; guessing is 0.5.",
+    needs=("labels",),
+    source="delphi (EleutherAI); Templeton et al. 2024; Heap et al. 2501.17727",
+    values=("alignment/labels",),
+    confirmatory=("alignment/labels_detection",),
+    claims={
+        "alignment/labels_detection": Claim(
+            may=Sentence(
+                "a judge who reads a feature's label tells where it fires better than with another feature's label",
+                "판정자가 특징의 이름만 보고, 다른 특징의 이름을 볼 때보다 그 활성 위치를 더 잘 구별한다",
+            ),
+            may_not=Sentence(
+                "the label is what the feature does in the model", "그 이름이 모델 안에서 그 특징이 하는 일이다"
+            ),
+        )
+    },
+    depends_on=(on_controls, on_concepts, on_model_runs, on_labels),
+    measure=measure_labels,
+)

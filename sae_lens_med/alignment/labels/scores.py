@@ -18,7 +18,7 @@ below F - 1 only so many cyclic shifts (in random order of the features) are ask
 least p is 1 / (foreign + 1). A label that is true of every medical text has 0.5 and the same as its null; a label that
 fits many features alike raises the null with the value.
 
-Out of scope: writing labels, choosing the pieces (`label_tasks`), and asking the judge (`judges`).
+Out of scope: writing labels, choosing the pieces (`tasks`), and asking the judge (`judges`).
 """
 
 import json
@@ -127,28 +127,6 @@ def read_labels(path: Path, d_sae: int | None = None) -> dict[int, str]:
     return labels
 
 
-def labels_from_concepts(
-    features: IntArray, concepts: IntArray, strength: FloatArray, names: Sequence[str], most: int = 3
-) -> dict[int, str]:
-    """Feature -> the names of the concepts that it stands for, strongest first, joined by "; ".
-
-    Args:
-        features: `[M]`, from `concept_scores` (a feature's significant concepts), one entry per feature and concept.
-        concepts: `[M]`, index into `names`.
-        strength: `[M]`, for example AUROC: the order within a feature.
-        names: of all concepts.
-        most: concepts in a label.
-    """
-    if not len(features) == len(concepts) == len(strength):
-        raise DataError(f"labels need as many concepts as features, got {len(features)} and {len(concepts)}.")
-    labels: dict[int, list[str]] = {}
-    for k in np.lexsort((np.asarray(concepts), -np.asarray(strength, dtype=np.float64))):
-        own = labels.setdefault(int(features[k]), [])
-        if len(own) < most:
-            own.append(names[int(concepts[k])])
-    return {feature: "; ".join(own) for feature, own in sorted(labels.items())}
-
-
 def require_verdicts(
     judge: Judge, verdicts: Sequence[Sequence[float | None]], asked: Sequence[tuple[str, tuple[str, ...]]]
 ) -> None:
@@ -165,10 +143,10 @@ def score_labels(
     rng: np.random.Generator,
     foreign: int | None = 4,
 ) -> LabelScores:
-    """Metric #13 for tasks of one kind: see the module's text.
+    """Scores of tasks of one kind: see the module's text.
 
     Args:
-        tasks: one per feature, of one kind, from `label_tasks`.
+        tasks: one per feature, of one kind, from `tasks.label_tasks`.
         labels: feature -> label; tasks of features without one are left out.
         judge: asked once about each feature with its own label, and with `foreign` others.
         permutations: B, where the whole table is asked; else B is `foreign`.

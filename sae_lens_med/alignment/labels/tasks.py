@@ -1,4 +1,4 @@
-"""Pieces of text that a judge of feature labels is asked about (domain metric #13; what they measure: `labels`).
+"""Pieces of text that a judge of feature labels is asked about (domain metric #13; what they measure: `scores`).
 
 A piece is a window around a counted token of a stem, an option or an explanation. For **detection** half of a feature's
 pieces are its strongest contexts, one per text, and as many are windows of random tokens in which it does not fire. For

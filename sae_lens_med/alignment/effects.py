@@ -1,20 +1,12 @@
-"""What single features and the features of single concepts do to the answer (#9, and the causal half of the verdict).
+"""What removing a feature, or the features of a concept, does to the answer (#9, #11, and the causal half of verdicts).
 
 The effect of removing a set of features from an item is the absolute change of the margin of the model's own answer
 (`|F - F_without|`, in logits): a feature that holds the answer down moves it, too. Beside each stand the effects of R
-matched-random sets in the same item (`matched`).
+matched-random sets in the same item (`features.matched`), which more or stronger features would have anyway.
 
-**Is a feature causal?** Over the items in which it fires (at most `items`, drawn at random): the mean effect, against
-the mean over items of one outcome per item, drawn from its own and those of its R stand-ins (`matched.recombined`).
-With R = 1 that is the sign-flip test of its difference to a matched-random feature; more stand-ins make it sharper. One
-p per feature, one-sided: *moves the answer more than features do that fire there as often and as strongly*.
+Passes of the layers above the hook per item: 1 + (1 + R) for each set, fewer where sets repeat.
 
-**Effects of concepts**: for each item and concept that its question names, the effect of removing the concept's
-features, and the mean effect of R matched-random sets, which more or stronger features would have anyway.
-
-Passes of the layers above the hook per item: 1 + (1 + R) for each feature or concept, fewer where sets repeat.
-
-Out of scope: which features stand for a concept, which are worth a test (`shared.choose_features`).
+Out of scope: which features stand for a concept (`concept_tests`), which are worth a test (`feature_tests`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.features.matched import POOL, Rates, recombined, text_sets
-from sae_lens_med.interventions.edit_runs import AnswerText, Plan, Planned, Ran, item_rng, margin
-from sae_lens_med.records import BoolArray, FloatArray, IntArray
-from sae_lens_med.statistics import permutation_p
+from sae_lens_med.features.matched import POOL, Rates, text_sets
+from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, Planned, item_rng, margin
+from sae_lens_med.records import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import HookedText
@@ -40,9 +31,9 @@ class EffectSettings:
     stand_ins: int = 5
     """R, matched-random sets per item and feature."""
     items: int = 20
-    """Most items per feature."""
+    """Most items per single feature."""
     min_items: int = 5
-    """A feature that fires in fewer is not tested."""
+    """A single feature that fires in fewer is not tested."""
     pool: int = POOL
     seed: int = 0
 
@@ -56,25 +47,6 @@ class EffectSettings:
     def to_dict(self) -> dict[str, Any]:
         """For the identity of a run."""
         return asdict(self)
-
-
-def items_of_features(
-    fires: Mapping[str, IntArray], features: IntArray, settings: EffectSettings
-) -> dict[str, list[int]]:
-    """Item id -> which of `features` are tested in it: each in at most `settings.items` of the items in which it fires,
-    drawn at random; none that fires in fewer than `settings.min_items`. `fires`: item id -> features that fire."""
-    chosen: dict[str, list[int]] = {name: [] for name in fires}
-    where: dict[int, list[str]] = {int(f): [] for f in features}
-    for name, own in fires.items():
-        for feature in np.intersect1d(own, features).tolist():
-            where[feature].append(name)
-    for feature, names in where.items():
-        if len(names) < settings.min_items:
-            continue
-        rng = np.random.default_rng([settings.seed, feature])
-        for k in rng.permutation(len(names))[: settings.items].tolist():
-            chosen[names[k]].append(feature)
-    return {name: sorted(own) for name, own in chosen.items() if own}
 
 
 def effect_plan(
@@ -125,7 +97,7 @@ class Effects:
     effect: FloatArray
     """`[N]`, >= 0, `|F - F_without|` of the model's own answer."""
     signed: FloatArray
-    """`[N]`, `F - F_without`: positive where the set speaks for the answer."""
+    """`[N]`, `F - F_without`: positive where the set supports the answer."""
     random: FloatArray
     """`[N, R]`, `effect` of the stand-ins."""
 
@@ -134,13 +106,24 @@ class Effects:
         """`[N]`, the effect less the mean of its stand-ins'."""
         return self.effect - self.random.mean(axis=1)
 
+    def subset(self, chosen: BoolArray) -> "Effects":
+        """The pairs where `chosen` `[N]` is True."""
+        at = np.flatnonzero(chosen)
+        return Effects(
+            tuple(self.items[i] for i in at),
+            tuple(self.names[i] for i in at),
+            self.effect[at],
+            self.signed[at],
+            self.random[at],
+        )
 
-def effects(ran: Sequence[Ran], settings: EffectSettings) -> Effects:
+
+def effects(results: Sequence[EditResult], settings: EffectSettings) -> Effects:
     """The results of `effect_plan`."""
     items: list[str] = []
     names: list[str] = []
     signed: list[FloatArray] = []
-    for each in ran:
+    for each in results:
         change = margin(each.whole, each.predicted) - margin(each.logits, each.predicted)
         signed.append(change.reshape(-1, 1 + settings.stand_ins))
         names += each.about["names"]
@@ -148,36 +131,3 @@ def effects(ran: Sequence[Ran], settings: EffectSettings) -> Effects:
     together = np.concatenate([*signed, np.zeros((0, 1 + settings.stand_ins))])
     size = np.abs(together)
     return Effects(tuple(items), tuple(names), size[:, 0], together[:, 0], size[:, 1:])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FeatureTests:
-    """The causal test of F features."""
-
-    p: FloatArray
-    """`[F]`; NaN where too few items were measured."""
-    effect: FloatArray
-    """`[F]`, mean over items; NaN as above. So `random`, the mean of the stand-ins', and `signed`."""
-    random: FloatArray
-    signed: FloatArray
-    n: IntArray
-    """`[F]`, items."""
-
-
-def causal_tests(found: Effects, features: IntArray, settings: EffectSettings, draws: int) -> FeatureTests:
-    """Which `features` (`[F]`, the names in `found` are their numbers) move the answer more than matched ones do, with
-    `draws` draws of each null."""
-    shape = len(features)
-    p, effect, random, signed = (np.full(shape, np.nan) for _ in range(4))
-    n = np.zeros(shape, dtype=np.int64)
-    names = np.array(found.names)
-    for k, feature in enumerate(features.tolist()):
-        rows = np.flatnonzero(names == str(feature))
-        n[k] = len(rows)
-        if len(rows) < settings.min_items:
-            continue
-        own, sets = found.effect[rows], found.random[rows].T
-        rng = np.random.default_rng([settings.seed, feature, 1])
-        p[k] = permutation_p(float(own.mean()), recombined(own, sets, draws, rng).mean(axis=1))
-        effect[k], random[k], signed[k] = own.mean(), sets.mean(), found.signed[rows].mean()
-    return FeatureTests(p, effect, random, signed, n)

@@ -1,0 +1,202 @@
+"""Scores of token saliency against spans, and their nulls: the arithmetic of #6 (`plausibility`).
+
+Per item: saliency s_t of T tokens (large is important) and the expert's spans `[start, end)` of tokens. As in ERASER
+(DeYoung et al. 2020, arXiv 1911.03429), with P = predicted tokens, G = tokens in a span:
+
+- **token-F1** `2 |P ∩ G| / (|P| + |G|)`;
+- **IOU-F1**: predicted spans are the runs of predicted tokens; one is right if its intersection over union with some
+  expert span is >= 0.5. Precision: right / predicted spans, recall: right / expert spans; F1 of the two. (ERASER's
+  macro-average is the F1 of the means of precision and recall; here the mean of the items' F1, so that it has an
+  interval.)
+- **AUPRC**: average precision, `sum_g (R_g - R_{g-1}) P_g` over the distinct values of saliency from the largest, as in
+  scikit-learn's `average_precision_score`: no interpolation, which flatters.
+
+P: tokens with s_t >= a threshold; or, without one, the |G| most salient. Of these only tokens with s_t > 0; tokens tied
+with the last one all belong. All three are in [0, 1], and averaged over items.
+
+Nulls, drawn anew for each item: **shift**, all spans of the item moved by one uniform number of tokens around the end
+(keeps lengths and gaps); **random**, spans of these lengths placed uniformly without overlap (keeps lengths). Chance of
+AUPRC is about the share of tokens in spans.
+
+Out of scope: making the saliency, and characters to tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from sae_lens_med.errors import DataError
+from sae_lens_med.records import BoolArray, FloatArray, IntArray
+from sae_lens_med.statistics import permutation_p
+
+SCORES = ("token_f1", "iou_f1", "auprc")
+MIN_IOU = 0.5
+
+_jit = numba.njit(nogil=True, cache=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpanScores:
+    """The scores of the n items that have tokens and spans."""
+
+    per_item: dict[str, FloatArray]
+    """Name of `SCORES` -> `[n]`."""
+    null_shift: dict[str, FloatArray]
+    """Name -> `[B]`, the mean over items under each draw."""
+    null_random: dict[str, FloatArray]
+    prevalence: FloatArray
+    """`[n]`, the share of tokens in spans."""
+    positions: IntArray
+    """`[n]`, which of the items given these are; the others have no token or no span."""
+
+    def value(self, score: str) -> float:
+        """Mean over items; 0 without items."""
+        return float(self.per_item[score].mean()) if len(self.positions) else 0.0
+
+    def p(self, score: str) -> float:
+        """One-sided, of the harder null: the larger of the two p."""
+        return max(permutation_p(self.value(score), null[score]) for null in (self.null_shift, self.null_random))
+
+
+def span_scores(
+    saliency: Sequence[FloatArray],
+    spans: Sequence[IntArray],
+    draws: int,
+    rng: np.random.Generator,
+    threshold: float | None = None,
+) -> SpanScores:
+    """See the module's text.
+
+    Args:
+        saliency: per item `[T]`, finite.
+        spans: per item `[m, 2]`, start and end (exclusive) of each span, disjoint, within the T tokens.
+        draws: B of both nulls.
+        rng: of the nulls.
+        threshold: tokens at or above it are predicted; without it as many as the expert's.
+
+    Value on no data: items without tokens or spans are left out; an item whose predicted set is empty has token-F1 and
+    IOU-F1 of 0. Raises `DataError` for spans that overlap or leave the text and for saliency that is not finite.
+    """
+    if len(saliency) != len(spans):
+        raise DataError(f"there are {len(saliency)} items with saliency and {len(spans)} with spans; give one each.")
+    positions, observed, prevalence = [], [], []
+    nulls = np.zeros((2, draws, len(SCORES)))
+    for i, (raw, given) in enumerate(zip(saliency, spans, strict=True)):
+        values = np.asarray(raw, dtype=np.float64)
+        marked = np.asarray(given, dtype=np.int64).reshape(-1, 2)
+        if len(values) == 0 or len(marked) == 0:
+            continue
+        _require_valid(values, marked, i)
+        starts, lengths = marked[:, 0], marked[:, 1] - marked[:, 0]
+        item = _Item(values, int(lengths.sum()), threshold)
+        positions.append(i)
+        prevalence.append(lengths.sum() / len(values))
+        observed.append(item.scores(starts[None], lengths[None])[0])
+        shift = (starts[None] + rng.integers(len(values), size=(draws, 1))) % len(values)
+        nulls[0] += item.scores(shift, np.broadcast_to(lengths, shift.shape))
+        nulls[1] += item.scores(*_random_spans(lengths, len(values), draws, rng))
+    scores = np.array(observed).reshape(-1, len(SCORES))
+    nulls /= max(1, len(positions))
+    return SpanScores(
+        per_item={name: scores[:, k] for k, name in enumerate(SCORES)},
+        null_shift={name: nulls[0, :, k] for k, name in enumerate(SCORES)},
+        null_random={name: nulls[1, :, k] for k, name in enumerate(SCORES)},
+        prevalence=np.array(prevalence),
+        positions=np.array(positions, dtype=np.int64),
+    )
+
+
+class _Item:
+    """What does not change between draws: the predicted set, its runs, and the order of the tokens."""
+
+    def __init__(self, saliency: FloatArray, n_gold: int, threshold: float | None) -> None:
+        least = float(np.sort(saliency)[-n_gold]) if threshold is None else threshold
+        self.predicted = (saliency >= least) & (saliency > 0)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], self.predicted, [False]]).astype(np.int8)))
+        self.runs = edges.reshape(-1, 2).astype(np.int64)
+        self.order = np.argsort(-saliency, kind="stable").astype(np.int64)
+        descending = saliency[self.order]
+        self.ends_tie = np.append(descending[1:] != descending[:-1], True)
+
+    def scores(self, starts: IntArray, lengths: IntArray) -> FloatArray:
+        """`[B, 3]` of `SCORES`, for spans `[B, m]` that may go around the end."""
+        return _scores(
+            np.ascontiguousarray(starts),
+            np.ascontiguousarray(lengths),
+            self.predicted,
+            self.runs,
+            self.order,
+            self.ends_tie,
+        )
+
+
+def _random_spans(lengths: IntArray, tokens: int, draws: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Starts and lengths `[draws, m]`: the spans in random order, with the free tokens shared out uniformly."""
+    m, free = len(lengths), tokens - int(lengths.sum())
+    shuffled = lengths[rng.random((draws, m)).argsort(axis=1)]
+    # m of free + m slots hold a span, the others one free token each; the m are drawn by Floyd's algorithm.
+    slots = np.empty((draws, m), dtype=np.int64)
+    for k in range(m):
+        drawn = rng.integers(free + k + 1, size=draws)
+        taken = (slots[:, :k] == drawn[:, None]).any(axis=1)
+        slots[:, k] = np.where(taken, free + k, drawn)
+    slots.sort(axis=1)
+    return slots - np.arange(m) + np.cumsum(shuffled, axis=1) - shuffled, shuffled
+
+
+@_jit
+def _scores(
+    starts: IntArray, lengths: IntArray, predicted: BoolArray, runs: IntArray, order: IntArray, ends_tie: BoolArray
+) -> FloatArray:
+    tokens, n_spans = len(predicted), starts.shape[1]
+    n_predicted = predicted.sum()
+    scores = np.zeros((len(starts), 3))
+    gold = np.zeros(tokens, dtype=np.bool_)
+    for b in range(len(starts)):
+        gold[:] = False
+        n_gold, common = 0, 0
+        for k in range(n_spans):
+            n_gold += lengths[b, k]
+            for t in range(starts[b, k], starts[b, k] + lengths[b, k]):
+                at = t if t < tokens else t - tokens
+                gold[at] = True
+                common += predicted[at]
+        scores[b, 0] = 2.0 * common / (n_predicted + n_gold)
+        right = 0
+        for r in range(len(runs)):
+            first, last = runs[r, 0], runs[r, 1]
+            for k in range(n_spans):
+                begin, end = starts[b, k], starts[b, k] + lengths[b, k]
+                both = max(0, min(last, end) - max(first, begin))
+                both += max(0, min(last, end - tokens) - max(first, begin - tokens))
+                if both >= MIN_IOU * (last - first + end - begin - both):
+                    right += 1
+                    break
+        # The runs at both ends may be the two halves of one span that goes around.
+        right = min(right, n_spans)
+        if right > 0:
+            scores[b, 1] = 2.0 * right / (len(runs) + n_spans)
+        hits, counted, total = 0, 0, 0.0
+        for at in range(tokens):
+            hits += gold[order[at]]
+            if ends_tie[at]:
+                total += (hits - counted) * hits / (at + 1)
+                counted = hits
+        scores[b, 2] = total / n_gold
+    return scores
+
+
+def _require_valid(saliency: FloatArray, spans: IntArray, item: int) -> None:
+    if not np.isfinite(saliency).all():
+        raise DataError(
+            f"item {item}: the saliency of {np.count_nonzero(~np.isfinite(saliency))} tokens is not finite."
+        )
+    ordered = spans[np.argsort(spans[:, 0])]
+    inside = ordered[0, 0] >= 0 and ordered[-1, 1] <= len(saliency) and (ordered[:, 0] < ordered[:, 1]).all()
+    if not inside or (ordered[1:, 0] < ordered[:-1, 1]).any():
+        raise DataError(
+            f"item {item}: the spans must be disjoint, of a token or more, and within its {len(saliency)} tokens; "
+            "join those that overlap."
+        )
