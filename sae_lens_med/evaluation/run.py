@@ -109,7 +109,7 @@ def evaluate(
     if about_hooks is None and hooks and output is None:
         about_hooks = [name for name, _ in hooks]
     if bool(hooks) != (about_hooks is not None):
-        raise ConfigError("hooks and about_hooks belong together; give both or neither.")
+        raise ConfigError("hooks and about_hooks belong together; pass both or neither.")
     data = items if isinstance(items, LoadedItems) else _in_memory(items)
     settings = {
         **method.settings([item.language for item in data.items]),

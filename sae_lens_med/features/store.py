@@ -179,7 +179,7 @@ def load_features(folder: Path) -> CollectedFeatures:
     if not is_complete(manifest):
         done = sum(shard["n_items"] for shard in manifest["shards"])
         raise StudyError(
-            f"{folder} holds the features of {done} of {manifest['n_items']} items; "
+            f"{folder} contains the features of {done} of {manifest['n_items']} items; "
             "run the same collection again to finish it."
         )
     _require_whole(folder, manifest)

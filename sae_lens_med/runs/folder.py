@@ -118,7 +118,7 @@ class RunFolder:
         if begun:
             if resume is False:
                 raise StudyError(
-                    f"{self.path} holds an unfinished {self.kind.name}; add --resume to go on with it, or give "
+                    f"{self.path} contains an unfinished {self.kind.name}; add --resume to continue it, or choose "
                     "another folder."
                 )
             found = read_manifest(self.path, self.kind)
@@ -127,9 +127,11 @@ class RunFolder:
         # Hidden files do not count: an interrupted write may leave a temporary one.
         others = {p.name for p in self.path.iterdir() if p.name[0] != "."} if self.path.is_dir() else set()
         if others and not self.kind.leftovers(others):
-            raise StudyError(f"{self.path} is not empty and holds no {self.kind.name}; give an empty or a new folder.")
+            raise StudyError(
+                f"{self.path} is not empty and contains no {self.kind.name}; choose an empty or new folder."
+            )
         if resume:
-            raise StudyError(f"{self.path} holds no {self.kind.name} to go on with; leave --resume out to begin one.")
+            raise StudyError(f"{self.path} contains no {self.kind.name} to resume; leave out --resume to start one.")
         return None
 
 
@@ -140,19 +142,21 @@ def read_manifest(folder: Path, kind: Kind) -> dict[str, Any]:
         values = _parsed(path.read_text(encoding="utf-8"), kind)
         if kind.format is not None:
             if (other := values.get("kind", kind.name)) != kind.name:
-                raise StudyError(f"{folder} holds no {kind.name}: {path.name} says {other!r}; give another folder.")
+                raise StudyError(
+                    f"{folder} contains no {kind.name}: {path.name} says {other!r}; choose another folder."
+                )
             if values["format"] != kind.format:
                 raise StudyError(
-                    f"{path} has format {values['format']!r}, this version reads {kind.format}; delete {folder} "
-                    "to begin anew, or give another folder."
+                    f"{path} has format {values['format']!r}, but this version reads {kind.format}; delete {folder} "
+                    "to start again, or choose another folder."
                 )
         kind.identity(values)
     except FileNotFoundError as error:
-        raise StudyError(f"{folder} holds no {kind.name}: {path.name} is missing; give another folder.") from error
+        raise StudyError(f"{folder} contains no {kind.name}: {path.name} is missing; choose another folder.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise StudyError(
-            f"{path} is damaged ({reason}); delete {folder} to begin anew, or give another folder."
+            f"{path} is damaged ({reason}); delete {folder} to start again, or choose another folder."
         ) from error
     return values
 
@@ -162,9 +166,9 @@ def require_writable(path: Path) -> None:
     there = next((each for each in (path, *path.absolute().parents) if each.exists()), path)
     where = "" if there == path else f"{path} cannot be made: "
     if not there.is_dir():
-        raise StudyError(f"{where}{there} is a file; give a folder.")
+        raise StudyError(f"{where}{there} is a file; choose a folder.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise StudyError(f"{where}you may not write to {there}; give another folder.")
+        raise StudyError(f"{where}you may not write to {there}; choose another folder.")
 
 
 def _marked(kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,5 +181,5 @@ def _parsed(text: str, kind: Kind) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     if not isinstance(values, dict):
-        raise TypeError("it holds no object")
+        raise TypeError("it is not an object")
     return values

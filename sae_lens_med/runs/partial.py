@@ -27,7 +27,9 @@ def read_results(path: Path) -> list[ItemResult]:
         try:
             results.append(ItemResult.from_dict(json.loads(line)))
         except (ValueError, TypeError, AttributeError, DataError) as error:
-            raise DataError(f"{path}: line {number} is no result ({error}); delete the file and run again.") from error
+            raise DataError(
+                f"{path}: line {number} is not a result ({error}); delete the file and run again."
+            ) from error
     return results
 
 
@@ -103,7 +105,7 @@ def _found(path: Path, own: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
         except (ValueError, KeyError, TypeError) as error:
             if number > len(whole) > 0:  # torn: it has no end
                 break
-            raise StudyError(f"{path}: line {number} is damaged ({error}); delete the file to begin anew.") from error
+            raise StudyError(f"{path}: line {number} is damaged ({error}); delete the file to start again.") from error
     require_same(path, lines[0], own)
     return lines[1:]
 
@@ -120,5 +122,5 @@ def _together(raw: bytes) -> list[dict[str, Any]]:
     values = json.loads(raw)
     values = [values] if isinstance(values, dict) else values
     if not all(isinstance(each["id"], str) for each in values):
-        raise ValueError("an id is not a text")
+        raise ValueError("an id is not a string")
     return values

@@ -123,7 +123,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     different = _differences(_as_json(old), _as_json(new))
     parts = {name.split(".")[0] for name in different if not any(f"{name}.".startswith(f"{n}.") for n in NAMES)}
-    return [f"{name}: {told}" for name, told in different.items() if name.split(".")[0] in parts]
+    return [f"{name}: {change}" for name, change in different.items() if name.split(".")[0] in parts]
 
 
 def require_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -131,8 +131,8 @@ def require_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
     if different := changes(old, new):
         more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise StudyError(
-            f"{where} was begun with other settings ({'; '.join(different[:SHOWN])}{more}); give another folder, or "
-            "the settings that it was begun with, or delete it to begin anew."
+            f"{where} was started with other settings ({'; '.join(different[:SHOWN])}{more}); choose another "
+            "folder, use the settings that it was started with, or delete it to start again."
         )
 
 

@@ -143,7 +143,7 @@ def _variants(given: Sequence[str], *, same_study: bool) -> tuple[str, str]:
     pair = (given[0], given[-1]) if given else ("sae", "sae")
     if same_study and pair[0] == pair[1]:
         raise ConfigError(
-            "one study is compared with itself: give another study, or two variants, for example --variants sae,raw."
+            "one study is compared with itself; name another study, or two variants, for example --variants sae,raw."
         )
     return pair
 

@@ -124,8 +124,8 @@ class Activations:
         missing = [i for i in range(len(self.rows_per_shard)) if not shard_path(folder, i).is_file()]
         if missing and arrives is None:
             raise DataError(
-                f"{folder} lacks {len(missing)} of {len(self.rows_per_shard)} shards: its harvest was interrupted; "
-                "train with this folder and the same recipe again, which resumes it."
+                f"{folder} is missing {len(missing)} of {len(self.rows_per_shard)} shards: its harvest was "
+                "interrupted; train with this folder and the same recipe again, which resumes it."
             )
 
     @property

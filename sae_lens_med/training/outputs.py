@@ -27,7 +27,7 @@ SWEEP = Kind("sweep", format=1, manifest="sweep.json", identity=_by_name)
 def open_run(recipe: Recipe, output: Path, resume: bool) -> RunFolder:
     """The folder of a run of `recipe`: new or empty, or with `resume` that of the begun run. Raises `StudyError`."""
     if (output / "cfg.json").is_file():
-        raise StudyError(f"{output} already holds a trained SAE; give another folder.")
+        raise StudyError(f"{output} already contains a trained SAE; choose another folder.")
     return RunFolder(output, RUN, recipe.to_dict(), resume=resume)
 
 
@@ -42,5 +42,5 @@ def require_texts(recipe: Recipe, option: str = "--set data.folder=PATH") -> lis
     paths = [Path(recipe.folder) / source.path for source in recipe.sources]
     for path in paths:
         if not path.is_file():
-            raise DataError(f"the recipe's text {path} does not exist; say where it lies with {option}.")
+            raise DataError(f"the recipe's text {path} does not exist; say where it is with {option}.")
     return paths

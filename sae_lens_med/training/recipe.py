@@ -201,10 +201,10 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     runner = {key: values[key] for key in RUNNER_KEYS if key in values}
     for key, section in [("name", model), ("sources", data), ("architecture", sae), ("d_sae", sae)]:
         if key not in section:
-            raise ConfigError(f"{where} lacks the key {key!r} of its section; see the packaged recipes.")
+            raise ConfigError(f"{where} has no key {key!r} of its section; see the packaged recipes.")
     for key in REQUIRED:
         if key not in runner:
-            raise ConfigError(f"{where} lacks the key {key!r}.")
+            raise ConfigError(f"{where} has no key {key!r}.")
     if not isinstance(data["sources"], list) or not data["sources"]:
         raise ConfigError(f"{where}: data.sources must be a list of at least one file, got {data['sources']!r}.")
     recipe = Recipe(
@@ -272,7 +272,7 @@ def _revival(values: dict[str, Any], where: str) -> Revival | None:
     _known(section, tuple(f.name for f in dataclasses.fields(Revival)), f"{where}: revive")
     for key in ("every", "dead_steps"):
         if key not in section:
-            raise ConfigError(f"{where} lacks the key {key!r} of its section 'revive'.")
+            raise ConfigError(f"{where} has no key {key!r} of its section 'revive'.")
     for key in ("every", "dead_steps", "rows"):
         whole(section.get(key, 1), f"revive.{key}", where)
     until = section.get("until", 1.0)

@@ -149,7 +149,7 @@ def _shape(path: Path, row: RawRow, values: dict[str, Any]) -> str:
         if required <= keys <= required | optional:
             return name
     raise DataError(
-        f"{path}: row {row.number} has the keys {', '.join(values)}, which is not a known form of training text; give "
+        f"{path}: row {row.number} has the keys {', '.join(values)}, which is not a known form of training text; use "
         "KorMedMCQA items (id, question, A to E, answer), MedQuAD rows (id, question, answer) or rows with text."
     )
 

@@ -223,7 +223,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, model: MedBridge, ge
 
 def test_a_foreign_folder_is_left_alone(tmp_path: Path, model: MedBridge) -> None:
     (tmp_path / "thesis.txt").write_text("두 해")
-    with pytest.raises(StudyError, match="is not empty and holds no collected features"):
+    with pytest.raises(StudyError, match="is not empty and contains no collected features"):
         run(model, make_items(1), tmp_path)
     assert files(tmp_path) == {"thesis.txt": "두 해".encode()}
 

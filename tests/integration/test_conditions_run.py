@@ -213,7 +213,7 @@ def test_running_again_reads_and_other_settings_are_refused(model: MedBridge, sa
         small(model, sae, tmp_path / "a", data=gold_a(5))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")
-    with pytest.raises(StudyError, match="is not empty and holds no comparison"):
+    with pytest.raises(StudyError, match="is not empty and contains no comparison"):
         small(model, sae, tmp_path / "full")
     with pytest.raises(StudyError, match="is not a finished comparison"):
         read_comparison(tmp_path / "full")

@@ -120,7 +120,7 @@ def test_activations_of_something_else_are_refused(
             harvest(model, text, recipe, {POST: tmp_path / "acts"})
     with pytest.raises(ModelError, match="has no hook"):
         harvest(model, text, recipe, {"blocks.9.hook_resid_post": tmp_path / "x"})
-    with pytest.raises(DataError, match="holds no harvested activations; give a folder"):
+    with pytest.raises(DataError, match="does not contain harvested activations; use a folder"):
         Activations(tmp_path / "nothing", 5.0, 100)
 
 

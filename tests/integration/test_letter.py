@@ -178,7 +178,7 @@ def test_evaluate_writes_resumes_and_refuses(tmp_path: Path, monkeypatch: pytest
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(StudyError, match="is not empty and holds no evaluation"):
+    with pytest.raises(StudyError, match="is not empty and contains no evaluation"):
         evaluate(model, data, output=foreign, progress=False)
     assert (foreign / "thesis.txt").read_text(encoding="utf-8") == "mine"
 

@@ -329,4 +329,4 @@ def test_a_release_with_gains_says_so_and_is_measured_again(tmp_path: Path, monk
     broken = CliRunner().invoke(releases_app, ["verify", NAME], obj=releases)
     assert broken.exit_code == 1 and f"FAILED  encoder along decoder {IDS[0]}: smallest cosine" in broken.output
     lost = CliRunner().invoke(releases_app, ["verify", NAME, "--recompute", "--data", "nowhere"], obj=releases)
-    assert "nowhere/notes.jsonl does not exist; say where it lies with --data FOLDER" in str(lost.exception)
+    assert "nowhere/notes.jsonl does not exist; say where it is with --data FOLDER" in str(lost.exception)

@@ -144,7 +144,7 @@ def test_changed_settings_are_refused_and_named(
 
 def test_a_foreign_folder_is_left_alone(model: MedBridge, sae: LoadedSae, data: LoadedItems, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(StudyError, match="is not empty and holds no study"):
+    with pytest.raises(StudyError, match="is not empty and contains no study"):
         run_study(model, sae, data, tmp_path, **SETTINGS)
     assert snapshot(tmp_path) == {"thesis.txt": b"mine"}
     (tmp_path / "manifest.json").write_text('{"format": 1, "provenance": {}}', encoding="utf-8")

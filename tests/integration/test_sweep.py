@@ -209,7 +209,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
         sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts")
     assert (tmp_path / "out" / variants[1].name / "checkpoints").is_dir()
     assert not (tmp_path / "out" / variants[2].name).exists()
-    with pytest.raises(StudyError, match="holds an unfinished sweep; add --resume"):
+    with pytest.raises(StudyError, match="contains an unfinished sweep; add --resume"):
         sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts")
     result = sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts", resume=True)
     assert len(steps) == 60  # every step once
@@ -255,13 +255,13 @@ def test_a_changed_plan_is_not_resumed(short: list[str], tmp_path: Path) -> None
             rf"recipes.{two}: {{.* -> \(absent\); recipes.{three}: \(absent\) -> {{.*; variants: .*",
         ),
     ):
-        with pytest.raises(StudyError, match=rf"begun with other settings \({said}\); give"):
+        with pytest.raises(StudyError, match=rf"started with other settings \({said}\); choose"):
             open_sweep(changed, tmp_path / "out", resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(model: MedBridge, short: list[str], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(StudyError, match="is not empty and holds no sweep"):
+    with pytest.raises(StudyError, match="is not empty and contains no sweep"):
         sweep(plan(["tiny"], ["lr=0.1,0.2"], short), model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -72,7 +72,7 @@ def test_training_learns(trained: run.TrainedSae) -> None:
 
 
 def test_a_trained_folder_is_never_overwritten(trained: run.TrainedSae, model: MedBridge, recipe: Recipe) -> None:
-    with pytest.raises(StudyError, match="already holds a trained SAE"):
+    with pytest.raises(StudyError, match="already contains a trained SAE"):
         run.train(recipe, model, trained.folder, resume=True)
 
 

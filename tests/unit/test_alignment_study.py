@@ -188,7 +188,7 @@ def test_what_cannot_be_is_one_sentence(lexicon: Path, tmp_path: Path) -> None:
         again(tmp_path / "nowhere", lexicon)
     (study / "alignment").mkdir(exist_ok=True)
     (study / "alignment" / "manifest.json").write_text('{"format": 1', encoding="utf-8")
-    with pytest.raises(StudyError, match="manifest.json is damaged .*; delete .*alignment to begin anew"):
+    with pytest.raises(StudyError, match="manifest.json is damaged .*; delete .*alignment to start again"):
         again(study, lexicon)
 
 

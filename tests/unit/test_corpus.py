@@ -68,5 +68,5 @@ def test_a_source_gives_a_random_part_of_its_rows_where_it_is_limited(folder: Pa
 
 
 def test_a_text_that_is_not_there_is_named(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.jsonl does not exist; say where it lies with --set data\.folder=PATH"):
+    with pytest.raises(DataError, match=r"none\.jsonl does not exist; say where it is with --set data\.folder=PATH"):
         read(folder, "data.sources=[none.jsonl]")

@@ -358,4 +358,4 @@ def test_offline_with_a_cold_cache_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.count("\n") == 1
     assert "could not reach 'sean0042/KorMedMCQA' on the Hugging Face Hub and no cached copy" in done.stdout
-    assert "give a .jsonl, .jsonl.gz, .csv or .parquet file in the KorMedMCQA schema" in done.stdout
+    assert "use a .jsonl, .jsonl.gz, .csv or .parquet file in the KorMedMCQA schema" in done.stdout

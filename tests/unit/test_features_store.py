@@ -104,7 +104,7 @@ def test_a_collection_goes_on_as_itself_only(tmp_path: Path) -> None:
 
 
 def test_unfinished_and_damaged_collections_are_not_read(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="holds no collected features"):
+    with pytest.raises(StudyError, match="contains no collected features"):
         load_features(tmp_path)
     manifest = collection(tmp_path, [np.eye(3, 7, dtype=np.float32)] * 4).values
     write_json(tmp_path / "manifest.json", manifest | {"shards": manifest["shards"][:1]})

@@ -83,18 +83,18 @@ def test_a_training_run_is_begun_resumed_and_never_overwritten(tmp_path: Path) -
     recipe, run = load_recipe("tiny"), tmp_path / "run"
     open_run(recipe, run, resume=False).begin()
     assert load_recipe(str(run / "recipe.yaml")).to_dict() == recipe.to_dict()
-    with pytest.raises(StudyError, match="holds an unfinished training run; add --resume"):
+    with pytest.raises(StudyError, match="contains an unfinished training run; add --resume"):
         open_run(recipe, run, resume=False)
     assert open_run(recipe, run, resume=True).begun
     with pytest.raises(StudyError, match=r"other settings \(lr: 0\.\d+ -> 0.5; seed: \d+ -> 8\)"):
         open_run(load_recipe("tiny", ["lr=0.5", "seed=8"]), run, resume=True)
     (run / "cfg.json").touch()
-    with pytest.raises(StudyError, match="already holds a trained SAE"):
+    with pytest.raises(StudyError, match="already contains a trained SAE"):
         open_run(recipe, run, resume=True)
 
 
 def test_texts_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"text.jsonl does not exist; say where it lies with --set data.folder=PATH"):
+    with pytest.raises(DataError, match=r"text.jsonl does not exist; say where it is with --set data.folder=PATH"):
         require_texts(load_recipe("tiny", [f"data.folder={tmp_path}"]))
 
 
@@ -102,11 +102,11 @@ def test_texts_that_are_not_there(tmp_path: Path) -> None:
     ("command", "options", "message"),
     [
         ("train", ["nope"], "there is no recipe 'nope'"),
-        ("train", ["tiny", "-o", "FULL"], "is not empty and holds no training run"),
+        ("train", ["tiny", "-o", "FULL"], "is not empty and contains no training run"),
         ("train", ["tiny", "-o", "NEW"], "text.jsonl does not exist"),
         ("train", ["tiny", "-o", "NEW", "--set=data.folder=FULL", "--activations", "FULL/text.jsonl"], "is a file"),
         ("sweep", ["nope"], "there is no recipe 'nope'"),
-        ("sweep", ["tiny", "-o", "FULL"], "is not empty and holds no sweep"),
+        ("sweep", ["tiny", "-o", "FULL"], "is not empty and contains no sweep"),
         ("sweep", ["tiny", "-o", "NEW"], "text.jsonl does not exist"),
         ("sweep", ["tiny", "-o", "NEW", "--over=data.folder=FULL,NEW"], "NEW/text.jsonl does not exist"),
         ("sweep", ["tiny", "-o", "NEW", "--set=data.folder=FULL", "--activations", "FULL/text.jsonl"], "is a file"),

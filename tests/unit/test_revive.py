@@ -224,7 +224,7 @@ def test_the_recipes_section() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["revive.every=20"], "lacks the key 'dead_steps' of its section 'revive'"),
+        (["revive.every=20"], "has no key 'dead_steps' of its section 'revive'"),
         (["revive.every=0", "revive.dead_steps=3"], "revive.every must be a whole number of at least 1, got 0"),
         (["revive.every=3", "revive.dead_step=3"], "unknown key 'dead_step'; did you mean dead_steps"),
         (["revive.every=3", "revive.dead_steps=3", "revive.until=1.5"], "above 0 and at most 1, got 1.5"),

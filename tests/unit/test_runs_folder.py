@@ -106,8 +106,8 @@ def test_a_yaml_file_of_the_user_is_a_manifest_without_marks(tmp_path: Path) -> 
 def test_changed_settings_are_named_from_old_to_new(tmp_path: Path) -> None:
     RunFolder(tmp_path, KIND, BEGIN).begin()
     assert refused(tmp_path, recipe(flour={"kind": "oat", "grams": 500}, salt=2)) == (
-        f'{tmp_path} was begun with other settings (flour.kind: "rye" -> "oat"; salt: (absent) -> 2); give another '
-        "folder, or the settings that it was begun with, or delete it to begin anew."
+        f'{tmp_path} was started with other settings (flour.kind: "rye" -> "oat"; salt: (absent) -> 2); choose '
+        "another folder, use the settings that it was started with, or delete it to start again."
     )
 
 
@@ -143,11 +143,11 @@ def test_a_change_in_words(old: dict[str, Any], new: dict[str, Any], said: list[
 
 def test_a_folder_that_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
-    assert refused(tmp_path) == f"{tmp_path} is not empty and holds no baking; give an empty or a new folder."
+    assert refused(tmp_path) == f"{tmp_path} is not empty and contains no baking; choose an empty or new folder."
     file = tmp_path / "thesis.txt"
-    assert refused(file) == f"{file} is a file; give a folder."
+    assert refused(file) == f"{file} is a file; choose a folder."
     below = file / "deep" / "er"
-    with pytest.raises(StudyError, match=f"^{below} cannot be made: {file} is a file; give a folder.$"):
+    with pytest.raises(StudyError, match=f"^{below} cannot be made: {file} is a file; choose a folder.$"):
         RunFolder(below, KIND, BEGIN)
 
 
@@ -157,19 +157,19 @@ def test_what_an_interrupted_run_may_leave_is_ours(tmp_path: Path) -> None:
     (tmp_path / "dough").touch()
     RunFolder(tmp_path, KIND, BEGIN)
     (tmp_path / "thesis.txt").touch()
-    assert "is not empty and holds no baking" in refused(tmp_path)
+    assert "is not empty and contains no baking" in refused(tmp_path)
 
 
 def test_a_folder_of_another_kind(tmp_path: Path) -> None:
     RunFolder(tmp_path, Kind("brewing", format=3), BEGIN).begin()
-    assert refused(tmp_path) == f"{tmp_path} holds no baking: manifest.json says 'brewing'; give another folder."
+    assert refused(tmp_path) == f"{tmp_path} contains no baking: manifest.json says 'brewing'; choose another folder."
 
 
 def test_another_format(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"format": 4, "kind": "baking", **BEGIN})
     assert refused(tmp_path) == (
-        f"{tmp_path / 'manifest.json'} has format 4, this version reads 3; delete {tmp_path} to begin anew, or give "
-        "another folder."
+        f"{tmp_path / 'manifest.json'} has format 4, but this version reads 3; delete {tmp_path} to start again, or "
+        "choose another folder."
     )
 
 
@@ -180,21 +180,23 @@ def test_a_damaged_manifest(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     said = refused(tmp_path)
     assert said.startswith(f"{tmp_path / 'manifest.json'} is damaged (")
-    assert said.endswith(f"; delete {tmp_path} to begin anew, or give another folder.")
+    assert said.endswith(f"; delete {tmp_path} to start again, or choose another folder.")
 
 
 def test_reading_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=f"^{tmp_path} holds no baking: manifest.json is missing; give another folder"):
+    with pytest.raises(
+        StudyError, match=f"^{tmp_path} contains no baking: manifest.json is missing; choose another folder"
+    ):
         read_manifest(tmp_path, KIND)
 
 
 def test_a_run_that_goes_on_only_when_it_is_asked_to(tmp_path: Path) -> None:
     assert refused(tmp_path, resume=True) == (
-        f"{tmp_path} holds no baking to go on with; leave --resume out to begin one."
+        f"{tmp_path} contains no baking to resume; leave out --resume to start one."
     )
     RunFolder(tmp_path, KIND, BEGIN, resume=False).begin()
     assert refused(tmp_path, resume=False) == (
-        f"{tmp_path} holds an unfinished baking; add --resume to go on with it, or give another folder."
+        f"{tmp_path} contains an unfinished baking; add --resume to continue it, or choose another folder."
     )
     assert RunFolder(tmp_path, KIND, BEGIN, resume=True).begun
     assert "other settings" in refused(tmp_path, recipe(salt=1), resume=True)
@@ -205,7 +207,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs the tests may be allowed everything
     new = tmp_path / "new"
     with pytest.raises(
-        StudyError, match=f"^{new} cannot be made: you may not write to {tmp_path}; give another folder"
+        StudyError, match=f"^{new} cannot be made: you may not write to {tmp_path}; choose another folder"
     ):
         require_writable(new)
     assert "you may not write" in refused(new)

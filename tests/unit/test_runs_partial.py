@@ -39,7 +39,7 @@ def test_results_of_a_finished_run_round_trip(tmp_path: Path) -> None:
     write_results(tmp_path / "items.jsonl", results)
     assert read_results(tmp_path / "items.jsonl") == results
     (tmp_path / "items.jsonl").write_text('{"id": "q0"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 1 is no result"):
+    with pytest.raises(DataError, match="line 1 is not a result"):
         read_results(tmp_path / "items.jsonl")
 
 
@@ -117,8 +117,8 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     path = tmp_path / "items.partial.jsonl"
     PartialResults(path, RUN).append([{"id": "a"}])
     assert refused(path, {"seed": 1, "model": RUN["model"]}) == (
-        f"{path} was begun with other settings (seed: 0 -> 1); give another folder, or the settings that it was begun "
-        "with, or delete it to begin anew."
+        f"{path} was started with other settings (seed: 0 -> 1); choose another folder, use the settings that it was "
+        "started with, or delete it to start again."
     )
     assert PartialResults(path, {**RUN, "data.source": "moved"}).done  # a name is no setting
 
@@ -139,7 +139,7 @@ def test_what_no_interruption_leaves_is_refused(tmp_path: Path, content: str, sa
     path = tmp_path / "items.partial.jsonl"
     path.write_text(content.format(run=json.dumps(RUN)), encoding="utf-8")
     message = refused(path)
-    with pytest.raises(StudyError, match=rf"items.partial.jsonl: {said}.*; delete the file to begin anew.$"):
+    with pytest.raises(StudyError, match=rf"items.partial.jsonl: {said}.*; delete the file to start again.$"):
         raise StudyError(message)
 
 
@@ -155,7 +155,7 @@ def test_results_of_all_ranks_are_found_again(tmp_path: Path) -> None:
     again.append([result("c")])
     assert list(PartialResults(path, RUN).done) == ["a", "b", "c"]
     other.write_text('{"seed": 1}\n', encoding="utf-8")
-    assert refused(path).startswith(f"{other} was begun with other settings (")
+    assert refused(path).startswith(f"{other} was started with other settings (")
     again.remove()
     assert not list(tmp_path.iterdir())
 

@@ -221,5 +221,5 @@ def test_shots_that_do_not_fit() -> None:
 
 def test_every_family_ships_in_every_language() -> None:
     assert len(shipped_names()) == 2 * len(SHIPPED) == 10
-    with pytest.raises(ConfigError, match="no template 'letter.kor' ships; did you mean letter.ko"):
+    with pytest.raises(ConfigError, match="there is no packaged template 'letter.kor'; did you mean letter.ko"):
         shipped("letter.kor")
