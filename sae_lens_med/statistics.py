@@ -21,6 +21,12 @@ import numpy.typing as npt
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.records import FloatArray, IntArray
 
+SMALL_N = 50
+"""Fewer items than this cannot carry a claim; whatever is reported of so few says so."""
+
+ALPHA = 0.05
+"""Significance level: a p value, or a corrected one (q), below it is called significant."""
+
 _CHUNK = 4_000_000
 """Elements of a resampling index, or signs, held at once (32 MB)."""
 

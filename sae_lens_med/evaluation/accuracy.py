@@ -27,12 +27,16 @@ from scipy.stats import binom
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import OPTION_LETTERS, BoolArray, FloatArray, ItemResult, McqItem, MetricValue
-from sae_lens_med.statistics import coarsen_strata, permutation_p, stratified_permutations, wilson_interval
+from sae_lens_med.statistics import (
+    SMALL_N,
+    coarsen_strata,
+    permutation_p,
+    stratified_permutations,
+    wilson_interval,
+)
 
 ACCURACY = "accuracy"
 ACCURACY_PAPER = "accuracy_paper"
-SMALL_N = 50
-"""Fewer items than this are called few in `notes`."""
 
 
 def accuracy_metrics(

@@ -5,10 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_lens_med.evaluation.accuracy import SMALL_N
 from sae_lens_med.evaluation.conditions.compare import Band, Comparison, ConditionResult, GroupResult, Interval
 from sae_lens_med.evaluation.conditions.spec import PLAIN, Feature
 from sae_lens_med.runs.files import DISCLAIMER
+from sae_lens_med.statistics import SMALL_N
 
 MOST_SUBJECTS = 6
 """More subjects than this are in the CSV only."""
