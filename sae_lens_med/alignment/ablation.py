@@ -105,7 +105,7 @@ class Ablated:
     removed: FloatArray
     """`[n, 2]`, length of what is removed with T_K, and the mean of that with the R_s: should be alike."""
     fold: FloatArray
-    """`[n]`, median factor by which drawn features differ from their own (`TextSets.fold`)."""
+    """`[n]`, median factor by which drawn features differ from their own (`MatchedSets.fold`)."""
     n_features: IntArray
     """`[n]`, how many aligned features were removed at the largest size."""
 

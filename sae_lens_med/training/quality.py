@@ -24,6 +24,7 @@ from sae_lens import SAE
 from sae_lens_med.errors import DataError
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
+from sae_lens_med.models.sinks import SINK_MULTIPLE
 from sae_lens_med.training.harvest import like_length
 from sae_lens_med.training.spliced import spliced_losses
 
@@ -68,7 +69,7 @@ def measure(
     sae: SAE[Any],
     sequences: Sequence[Sequence[int]],
     *,
-    sink_multiple: float = 5.0,
+    sink_multiple: float = SINK_MULTIPLE,
     ce_sequences: int = 64,
 ) -> SaeQuality:
     """Measure an exported SAE on token sequences (BOS included where the model has one).

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.models.sinks import SINK_MULTIPLE
 from sae_lens_med.runs.files import configs_dir
 from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
@@ -214,7 +215,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         sources=tuple(_source(s, where) for s in data["sources"]),
         leave_out=number(data.get("leave_out", 1 / 3), "data.leave_out", where, 0, below=1),
         heldout=number(data.get("heldout", 0.02), "data.heldout", where, 0, below=1),
-        sink_multiple=number(data.get("sink_multiple", 5.0), "data.sink_multiple", where, 1),
+        sink_multiple=number(data.get("sink_multiple", SINK_MULTIPLE), "data.sink_multiple", where, 1),
         buffer_tokens=whole(data.get("buffer_tokens", 500_000), "data.buffer_tokens", where),
         harvest_batch_tokens=(
             None
