@@ -16,7 +16,7 @@ from scipy import sparse
 
 from sae_lens_med.alignment.labels.judges import OpenAiJudge, read_verdicts
 from sae_lens_med.alignment.labels.measure import KeptVerdicts, label_metrics
-from sae_lens_med.alignment.labels.scores import balanced_accuracy, labels_from_concepts, read_labels, score_labels
+from sae_lens_med.alignment.labels.scores import balanced_accuracy, read_labels, score_labels
 from sae_lens_med.alignment.labels.tasks import CLOSE, OPEN, Kind, LabelTask, label_tasks
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.records import PARTS, FeatureActs
@@ -235,13 +235,6 @@ def test_labels_are_read_and_checked(tmp_path: Path) -> None:
     rows.write_text("feature,name\n3,fever\n", encoding="utf-8")
     with pytest.raises(DataError, match="row 1 lacks the field 'label'"):
         read_labels(rows)
-
-
-def test_labels_from_concepts_name_the_strongest_first() -> None:
-    made = labels_from_concepts(
-        np.array([4, 2, 4, 4]), np.array([0, 1, 2, 1]), np.array([0.7, 0.9, 0.8, 0.6]), ["fever", "rash", "cough"], 2
-    )
-    assert made == {2: "rash", 4: "cough; fever"}
 
 
 def test_a_reply_is_read_or_it_is_no_verdict() -> None:

@@ -127,28 +127,6 @@ def read_labels(path: Path, d_sae: int | None = None) -> dict[int, str]:
     return labels
 
 
-def labels_from_concepts(
-    features: IntArray, concepts: IntArray, strength: FloatArray, names: Sequence[str], most: int = 3
-) -> dict[int, str]:
-    """Feature -> the names of the concepts that it stands for, strongest first, joined by "; ".
-
-    Args:
-        features: `[M]`, from `concept_scores` (a feature's significant concepts), one entry per feature and concept.
-        concepts: `[M]`, index into `names`.
-        strength: `[M]`, for example AUROC: the order within a feature.
-        names: of all concepts.
-        most: concepts in a label.
-    """
-    if not len(features) == len(concepts) == len(strength):
-        raise DataError(f"labels need as many concepts as features, got {len(features)} and {len(concepts)}.")
-    labels: dict[int, list[str]] = {}
-    for k in np.lexsort((np.asarray(concepts), -np.asarray(strength, dtype=np.float64))):
-        own = labels.setdefault(int(features[k]), [])
-        if len(own) < most:
-            own.append(names[int(concepts[k])])
-    return {feature: "; ".join(own) for feature, own in sorted(labels.items())}
-
-
 def require_verdicts(
     judge: Judge, verdicts: Sequence[Sequence[float | None]], asked: Sequence[tuple[str, tuple[str, ...]]]
 ) -> None:
