@@ -39,9 +39,15 @@ collect_module: Any = importlib.import_module("sae_lens_med.features.collect")
 BATCH_TOKENS = 700
 STOP_AT = 37
 """The step in which rank 1 of 2 gets a signal."""
-REVIVING = (
+RESAMPLING = (
     *("sae.dtype=float64", "sae.d_sae=512", "lr=0.01", "sae.l1_coefficient=6", "sae.l1_warm_up_steps=3"),
-    *("training_tokens=15000", "revive.every=25", "revive.dead_steps=10", "revive.rows=500", "revive.until=1.0"),
+    *(
+        "training_tokens=15000",
+        "resample_dead.every=25",
+        "resample_dead.dead_steps=10",
+        "resample_dead.rows=500",
+        "resample_dead.until=1.0",
+    ),
 )
 """So harsh that hundreds of features die; in float64, because a rounding decides whether a feature fires."""
 
@@ -152,7 +158,7 @@ def parts(folder: Path, model: MedBridge) -> None:
 def two(folder: Path, model: MedBridge) -> None:
     parts(folder, model)
     train(folder, "run-2", model)
-    train(folder, "revived-2", model, REVIVING)
+    train(folder, "resampled-2", model, RESAMPLING)
     step = run.ParallelTrainer.step
 
     def stopped(self: Any, batch: torch.Tensor) -> Any:

@@ -179,10 +179,10 @@ def measure_again(release: "Release", data: Path) -> "Recompute":
     from sae_lens_med.training.activations import corpus
     from sae_lens_med.training.outputs import require_texts
     from sae_lens_med.training.quality import measure
-    from sae_lens_med.training.recipe import parse_recipe
+    from sae_lens_med.training.recipe import current_keys, parse_recipe
 
     recipes = {
-        sae_id: parse_recipe(values | {"data": values["data"] | {"folder": str(data)}}, release.name)
+        sae_id: parse_recipe(current_keys(values) | {"data": values["data"] | {"folder": str(data)}}, release.name)
         for sae_id, values in release.manifest()["recipes"].items()
     }
     if not recipes:

@@ -1,6 +1,5 @@
 """Medical concepts: sets of them, where a text names them, and which tokens that makes.
 
-`sets` holds the concept sets and their sources, `matching` finds them in Korean and English text, `annotated` reads
-the concepts that experts' marked spans name. Out of scope: negation ("no fever" names fever), and what a feature
-stands for.
+`sets` holds the concept sets and their sources, `matching` finds them in Korean and English text. Out of scope:
+negation ("no fever" names fever), and what a feature stands for.
 """

@@ -19,7 +19,6 @@ verbs that look like a noun with an ending ("감기는" of a cold, or of eyes th
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,7 +28,7 @@ from sae_lens_med.concepts.analyser import KiwiEndings
 from sae_lens_med.concepts.folding import BREAK, GAP, NO_GAP, Folded, fold, is_hangul, is_letter
 from sae_lens_med.concepts.sets import ConceptSet
 from sae_lens_med.errors import ConfigError, DataError, nearest
-from sae_lens_med.records import Record
+from sae_lens_med.records import Record, Span
 
 ANALYSERS = ("rules", "kiwi")
 
@@ -150,29 +149,14 @@ class ConceptMatcher:
         return self._ends_word(form.noun, key[end:stop])
 
 
-def mention_tokens(mentions: Sequence[Mention], offsets: Sequence[tuple[int, int]]) -> tuple[tuple[str, ...], ...]:
-    """The concepts that each token takes part in.
+def mentions_in_spans(mentions: Sequence[Mention], spans: Sequence[Span]) -> tuple[Mention, ...]:
+    """Those of `mentions` that lie wholly within one of `spans` of the same text, in order.
 
-    Args:
-        mentions: of one text, in any order.
-        offsets: per token the characters `[start, end)` of the same text: `Prompt.char_spans`, or `char_start` and
-            `char_end` of one text's rows in `FeatureActs`. Tokens without characters (special tokens) have none.
-
-    Returns per token the ids of the mentioned concepts that share a character with it, sorted, each once.
+    Search the text as a whole first: a span that cuts a word does not make a new one.
     """
-    ordered = sorted(mentions, key=lambda mention: mention.start)
-    starts = [mention.start for mention in ordered]
-    longest = max((mention.end - mention.start for mention in ordered), default=0)
-    tokens: list[tuple[str, ...]] = []
-    for start, end in offsets:
-        ids: set[str] = set()
-        if start < end:
-            # A mention that reaches into the token starts before its end and not further back than the longest one.
-            for mention in ordered[bisect_right(starts, start - longest) : bisect_right(starts, end - 1)]:
-                if mention.end > start:
-                    ids.add(mention.concept_id)
-        tokens.append(tuple(sorted(ids)))
-    return tuple(tokens)
+    return tuple(
+        mention for mention in mentions if any(s.start <= mention.start and mention.end <= s.end for s in spans)
+    )
 
 
 def _entries(concept: int, form: str) -> Iterator[tuple[str, _Form]]:

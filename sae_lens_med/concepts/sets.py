@@ -1,7 +1,7 @@
 """Concept sets: what the concepts are called, in Korean and English, and where the set comes from.
 
-Sources: the lexicon of this package (`lexicon.jsonl`), a user's file, MedQuAD's disease concepts. A set is the unit of
-provenance: its `sha256` covers every id, category, form and code.
+Sources: the lexicon of this package (`lexicon.jsonl`), a user's file, MedQuAD's file of disease concepts. A set is the
+unit of provenance: its `sha256` covers every id, category, form and code.
 
 The lexicon was written for this package, for questions of Korean licensing exams; no clinician has reviewed it. A
 concept counts its usual subtypes as itself (acute pancreatitis is pancreatitis) unless they have an entry. Names that
@@ -10,6 +10,10 @@ everyday Korean uses otherwise are left out, organs of one syllable above all (ê
 A user's file (.jsonl, .jsonl.gz, .csv or .parquet) has a row per concept: `concept` (its name, unique), `category` (any
 text), `ko` and `en` (surface forms: a list in JSON, texts separated by "|" in CSV), at least one form in all. Unknown
 fields, a concept or form given twice, and empty forms are errors that name row and field.
+
+MedQuAD's file of disease concepts (`medquad_concepts.jsonl.gz`; English) is told by its fields: name, CUIs, semantic
+types and groups, synonyms. The id is the name, the category the first semantic group. Synonyms that read alike are kept
+once; one that several concepts share stays with each of them, as the source has it.
 
 Out of scope: relations between concepts, and translating forms.
 """
@@ -22,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sae_lens_med.concepts.folding import fold
-from sae_lens_med.data.tables import read_rows
+from sae_lens_med.data.tables import RawRow, read_rows
 from sae_lens_med.errors import ConfigError, DataError, nearest
 from sae_lens_med.records import Record
 from sae_lens_med.runs.files import json_sha256
@@ -122,8 +126,11 @@ def load_lexicon() -> ConceptSet:
 
 
 def load_concepts(path: str | Path) -> ConceptSet:
-    """A user's file of concepts; the module says its form. Raises `DataError` naming row and field."""
+    """A file of concepts, a user's or MedQuAD's; the module says their forms. Raises `DataError` naming row and
+    field."""
     path = Path(path).expanduser()
+    if _is_medquad(next(read_rows(path))):
+        return ConceptSet(tuple(_concepts(path, str(path), _MEDQUAD_FIELDS, _medquad_concept)), str(path))
     concepts: list[Concept] = []
     names: dict[str, int] = {}
     forms: dict[tuple[str, bytes], str] = {}
@@ -142,20 +149,14 @@ def load_concepts(path: str | Path) -> ConceptSet:
     return ConceptSet(tuple(concepts), str(path))
 
 
-def load_medquad_concepts(path: str | Path) -> ConceptSet:
-    """MedQuAD's disease concepts (`medquad_concepts.jsonl.gz`): name, CUIs, semantic types and groups, synonyms.
-
-    The id is the name, the category the first semantic group. Synonyms that read alike are kept once; one that several
-    concepts share stays with each of them, as the source has it.
-    """
-    path = Path(path).expanduser()
-    return ConceptSet(tuple(_concepts(path, str(path), _MEDQUAD_FIELDS, _medquad_concept)), str(path))
-
-
 def form_key(form: str) -> tuple[str, bytes]:
     """What makes two forms read alike: their folded characters and the gaps between these."""
     folded = fold(form)
     return folded.key, folded.gap
+
+
+def _is_medquad(first: RawRow) -> bool:
+    return first.values is not None and first.values.keys() >= {"name", "semantic_groups"}
 
 
 def _concepts(

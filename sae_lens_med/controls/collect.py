@@ -33,8 +33,6 @@ CONTROLS: dict[Control, str] = {
     "that each feature fires as often",
 }
 CALIBRATION_TEXTS = 96
-SINK_MULTIPLE = 5.0
-"""As `features.collect`: a token whose norm is above this multiple of the median is a sink and does not count."""
 
 
 def choose_controls(names: Iterable[str]) -> tuple[Control, ...]:
@@ -113,6 +111,7 @@ def _activations(side: ModelSide, items: Sequence[McqItem]) -> npt.NDArray[np.fl
     """`[n, d_in]` at the SAE's hook: tokens of stems and explanations, special tokens and sinks left out."""
     from sae_lens_med.features.rules import special_ids
     from sae_lens_med.models.residuals import ResidualReader
+    from sae_lens_med.models.sinks import SINK_MULTIPLE
     from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
     from sae_lens_med.records import PARTS
 

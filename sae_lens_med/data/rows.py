@@ -9,8 +9,8 @@ error: a misspelt one would otherwise be lost without a word. What a row does no
 
 - id: `subject-year-period-q_number` where the row has all of these, else the file's name and the row number;
 - subject: `unspecified`; language: `ko` when the question holds Hangul, else `en`;
-- explanation_source: `model` for `rationale_r1`, `expert` for `cot`, `expert` for rows in the schema of CasiMedicos
-  (specialty, question_spans and explanation_spans: physicians wrote them), else what the caller of the loader says.
+- explanation_source: `model` for `rationale_r1`, `expert` for `cot`, `expert` for rows in the schema of `casimedicos`,
+  else what the caller of the loader says.
 """
 
 import json
@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from sae_lens_med.data import casimedicos
 from sae_lens_med.data.tables import RawRow
 from sae_lens_med.errors import DataError, nearest
 from sae_lens_med.records import EXPLANATION_SOURCES, OPTION_LETTERS, ExplanationSource, McqItem, Span
@@ -43,7 +44,6 @@ _COMMON = (
 )
 _KORMEDMCQA = (*_COMMON, *KORMEDMCQA_LETTERS, "rationale_r1", "cot")
 _GENERIC = (*_COMMON, "options")
-_CASIMEDICOS = {"specialty", "question_spans", "explanation_spans"}
 _EXPLANATION_COLUMNS = {"rationale_r1": "model", "cot": "expert", "explanation": None}
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 
@@ -143,8 +143,7 @@ def item_from_row(
     item_id = _id(values, default_id)
     explanation, source = _explanation(row, values, explanation_source)
     extra = {name: str(values[name]) for name in EXTRA_COLUMNS if name in values}
-    if item_id.startswith("casimedicos-"):
-        extra = {"dataset": "CasiMedicos-Arg", "licence": "CC BY 4.0"} | extra
+    extra = casimedicos.provenance_of(item_id) | extra
     if "specialty" in values and "subject" in values:
         extra["specialty"] = _text(values, "specialty")
     return McqItem(
@@ -216,7 +215,8 @@ def _explanation(
             raise FieldError("explanation_source", "is set, but the row has no explanation")
         return None, None
     column = present[0]
-    source = stated or _EXPLANATION_COLUMNS[column] or ("expert" if row.keys() >= _CASIMEDICOS else given)
+    default = "expert" if casimedicos.is_explained_by_physicians(row) else given
+    source = stated or _EXPLANATION_COLUMNS[column] or default
     choices = ", ".join(EXPLANATION_SOURCES)
     if source is None:
         raise FieldError("explanation_source", f"missing; say who wrote the explanation: {choices}")

@@ -36,21 +36,15 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from sae_lens_med import distributed
-from sae_lens_med.errors import DataError, ModelError, ReleaseError
-from sae_lens_med.features.rules import (
-    CALIBRATION_ITEMS,
-    ENCODE_VALUES,
-    SaeAtHook,
-    flat_input,
-    require_sae,
-    require_settings,
-    special_ids,
-)
+from sae_lens_med.errors import DataError
+from sae_lens_med.features.reading import encoded, read_at_hook
+from sae_lens_med.features.rules import CALIBRATION_ITEMS, SaeAtHook, require_sae, require_settings, special_ids
 from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_collection, write_apart
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
+from sae_lens_med.models.sinks import SINK_MULTIPLE, sink_rule
 from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
-from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
+from sae_lens_med.records import PARTS, BoolArray, McqItem, Prompt, require_unique_ids
 from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.runs.progress import progress_bar
 
@@ -72,6 +66,14 @@ class _Text:
     masked: dict[str, int]
     """What leakage masking took out of this text."""
 
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return self.prompt.token_ids
+
+    @property
+    def label(self) -> str:
+        return f"item {self.prompt.item_id!r}: the {self.name}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _TextActs:
@@ -83,8 +85,8 @@ class _TextActs:
     """Per token, how many features are active."""
     norm: npt.NDArray[np.float32]
     error_norm: npt.NDArray[np.float32]
-    special: npt.NDArray[np.bool_]
-    sink: npt.NDArray[np.bool_]
+    special: BoolArray
+    sink: BoolArray
     raw_mean: npt.NDArray[np.float32]
     n_counted: int
     """Tokens that `raw_mean` is over; it is zeros when there are none."""
@@ -97,7 +99,7 @@ def collect(
     *,
     output: Path,
     batch_tokens: int | None = None,
-    sink_multiple: float = 5.0,
+    sink_multiple: float = SINK_MULTIPLE,
     shots: Sequence[McqItem] = (),
     progress: bool = True,
 ) -> Path:
@@ -146,7 +148,14 @@ def _collect(
     texts = _texts(model, items, shots)
     settings = _settings(model, loaded_sae, items, shots, texts, sink_multiple)
     me = distributed.ranks()
-    runner = _Runner(model, loaded_sae, batch_tokens, special_ids(model))
+    reader, never = ResidualReader(model, [loaded_sae.hook_name]), special_ids(model)
+
+    def read(some: Sequence[_Text]) -> Iterator[tuple[_Text, torch.Tensor]]:
+        return read_at_hook(reader, loaded_sae, some, batch_tokens)
+
+    def special(text: _Text) -> BoolArray:
+        return np.isin(text.token_ids[text.first :], never)
+
     first = [t for t in texts if t.item < CALIBRATION_ITEMS]
     collection = open_collection(output, settings, len(items), SHARD_ITEMS)
     manifest = collection.values
@@ -156,8 +165,11 @@ def _collect(
     if me.first:
         if manifest["exclusion"] is None:
             collection.begin()
-            held = list(runner.run(first))
-            manifest["exclusion"] = _exclusion(runner, held, sink_multiple)
+            held = list(read(first))
+            norms = [_numpy(x.norm(dim=-1), np.float32)[~special(text)] for text, x in held]
+            n_first = len({text.item for text, _ in held})
+            rule = sink_rule(norms, sink_multiple, f"the first {n_first} items")
+            manifest["exclusion"] = rule | {"calibration_items": n_first}
             collection.write()
         todo = join_shards(collection)
     exclusion, todo = distributed.broadcast_object([manifest["exclusion"], todo])
@@ -172,10 +184,10 @@ def _collect(
             share = {item: 1 / sum(t.item == item for t in chunk) for item in range(start, stop)}
             found: dict[tuple[int, str], _TextActs] = {}
             # The first items run apart whenever the shard is made: the same batches give the same roundings.
-            begun = (held or runner.run(first)) if index == 0 else ()
+            begun = (held or read(first)) if index == 0 else ()
             rest = [t for t in chunk if t.item >= CALIBRATION_ITEMS]
-            for text, x in chain(begun, runner.run(rest)):
-                found[text.item, text.name] = runner.features(text, x, exclusion["sink_threshold"])
+            for text, x in chain(begun, read(rest)):
+                found[text.item, text.name] = _features(loaded_sae, text, x, special(text), exclusion["sink_threshold"])
                 bar.advance(task, share[text.item])
             held = []
             _write(output, index, [item.id for item in items[start:stop]], start, chunk, found)
@@ -188,77 +200,32 @@ def _collect(
     return output
 
 
-class _Runner:
-    """The model and the SAE, for texts."""
-
-    def __init__(
-        self, model: MedBridge, loaded_sae: SaeAtHook, batch_tokens: int, special: npt.NDArray[np.int64]
-    ) -> None:
-        self.model = model
-        self.sae = loaded_sae.sae
-        self.hook_name = loaded_sae.hook_name
-        self.reader = ResidualReader(model, [self.hook_name])
-        self.batch_tokens = batch_tokens
-        self.special_ids = special
-
-    def run(self, texts: Sequence[_Text]) -> Iterator[tuple[_Text, torch.Tensor]]:
-        """Each text with the float32 activations `[n_stored, d_in]` at its stored tokens; shortest texts first."""
-        for batch in _batches(texts, self.batch_tokens):
-            activations = self.reader.read([t.prompt.token_ids for t in batch])[self.hook_name]
-            for text, x in zip(batch, activations, strict=True):
-                # hook_z gives [n, heads, d_head]; the SAE's own flattening is off while it encodes.
-                x = x[text.first :].flatten(1).to(self.sae.device, torch.float32)
-                if x.shape[1] != self.sae.cfg.d_in:
-                    raise ModelError(
-                        f"this SAE has d_in {self.sae.cfg.d_in}, but {self.hook_name} of "
-                        f"{self.model.provenance['name']} has width {x.shape[1]}; it belongs to another model or hook."
-                    )
-                if not torch.isfinite(x).all():
-                    raise ModelError(
-                        f"item {text.prompt.item_id!r}: the {text.name} gives activations at {self.hook_name} that are "
-                        "not finite; load the model in float32 or bfloat16."
-                    )
-                yield text, x
-
-    def special(self, text: _Text) -> npt.NDArray[np.bool_]:
-        """`[n_stored]`, which stored tokens are special."""
-        return np.isin(text.prompt.token_ids[text.first :], self.special_ids)
-
-    @torch.no_grad()
-    def features(self, text: _Text, x: torch.Tensor, threshold: float) -> _TextActs:
-        """Encode one text's activations `x` `[n_stored, d_in]`."""
-        data, indices, active, errors = [], [], [], []
-        rows = max(1, ENCODE_VALUES // self.sae.cfg.d_sae)
-        with flat_input(self.sae):
-            for part in x.split(rows):
-                acts = self.sae.encode(part)
-                errors.append((part - self.sae.decode(acts)).norm(dim=-1))
-                if (acts < 0).any() or not torch.isfinite(acts).all():
-                    raise ReleaseError(
-                        f"the SAE gives activations that are negative or not finite (item {text.prompt.item_id!r}); "
-                        "only SAEs whose features are either off or above 0 can be used here."
-                    )
-                fires = acts > 0
-                data.append(acts[fires])
-                indices.append(fires.nonzero()[:, 1])
-                active.append(fires.sum(1))
-        norm = _numpy(x.norm(dim=-1), np.float32)
-        special = self.special(text)
-        sink = (norm > threshold) & ~special
-        content = np.array(text.prompt.token_parts[text.first :]) == _MEAN_OVER[text.name]
-        counted = content & ~(special | sink)
-        mean = x[torch.from_numpy(counted).to(x.device)].mean(0) if counted.any() else torch.zeros_like(x[0])
-        return _TextActs(
-            data=_numpy(torch.cat(data), np.float32),
-            indices=_numpy(torch.cat(indices), np.int32),
-            active=_numpy(torch.cat(active), np.int64),
-            norm=norm,
-            error_norm=_numpy(torch.cat(errors), np.float32),
-            special=special,
-            sink=sink,
-            raw_mean=_numpy(mean, np.float32),
-            n_counted=int(np.count_nonzero(counted)),
-        )
+@torch.no_grad()
+def _features(loaded_sae: SaeAtHook, text: _Text, x: torch.Tensor, special: BoolArray, threshold: float) -> _TextActs:
+    """Encode one text's activations `x` `[n_stored, d_in]`, of which `special` `[n_stored]` are special tokens."""
+    data, indices, active, errors = [], [], [], []
+    for part, acts in encoded(loaded_sae, x, text.label):
+        errors.append((part - loaded_sae.sae.decode(acts)).norm(dim=-1))
+        fires = acts > 0
+        data.append(acts[fires])
+        indices.append(fires.nonzero()[:, 1])
+        active.append(fires.sum(1))
+    norm = _numpy(x.norm(dim=-1), np.float32)
+    sink = (norm > threshold) & ~special
+    content = np.array(text.prompt.token_parts[text.first :]) == _MEAN_OVER[text.name]
+    counted = content & ~(special | sink)
+    mean = x[torch.from_numpy(counted).to(x.device)].mean(0) if counted.any() else torch.zeros_like(x[0])
+    return _TextActs(
+        data=_numpy(torch.cat(data), np.float32),
+        indices=_numpy(torch.cat(indices), np.int32),
+        active=_numpy(torch.cat(active), np.int64),
+        norm=norm,
+        error_norm=_numpy(torch.cat(errors), np.float32),
+        special=special,
+        sink=sink,
+        raw_mean=_numpy(mean, np.float32),
+        n_counted=int(np.count_nonzero(counted)),
+    )
 
 
 def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem]) -> list[_Text]:
@@ -283,8 +250,8 @@ def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem])
         if n > most:
             fewer = " or use fewer shots" if text.first else ""
             raise DataError(
-                f"item {text.prompt.item_id!r}: the {text.name} has {n} tokens, but {model.provenance['name']} reads "
-                f"at most {most}; leave this item out{fewer}."
+                f"{text.label} has {n} tokens, but {model.provenance['name']} reads at most {most}; leave this item "
+                f"out{fewer}."
             )
     return texts
 
@@ -314,37 +281,6 @@ def _settings(
         "prompts_sha256": json_sha256([[t.prompt.to_dict(), t.first] for t in texts]),
         "sink_multiple": sink_multiple,
     }
-
-
-def _exclusion(runner: _Runner, held: Sequence[tuple[_Text, torch.Tensor]], sink_multiple: float) -> dict[str, Any]:
-    """The sink rule, measured on the first items' activations."""
-    norms = [_numpy(x.norm(dim=-1), np.float32)[~runner.special(text)] for text, x in held]
-    median = float(np.median(np.concatenate(norms).astype(np.float64)))
-    threshold = sink_multiple * median
-    n_items = len({text.item for text, _ in held})
-    return {
-        "rule": (
-            f"special tokens, and activation sinks: norm > {sink_multiple:g} x {median:.6g}, the median norm over the "
-            f"tokens that are not special of the first {n_items} items"
-        ),
-        "sink_multiple": sink_multiple,
-        "median_norm": median,
-        "sink_threshold": threshold,
-        "calibration_items": n_items,
-    }
-
-
-def _batches(texts: Sequence[_Text], batch_tokens: int) -> Iterator[list[_Text]]:
-    """Texts of like length together, each batch at most `batch_tokens` with padding, or one text alone."""
-    batch: list[_Text] = []
-    # Ascending: the last text of a batch is its longest.
-    for text in sorted(texts, key=lambda t: len(t.prompt.token_ids)):
-        if batch and (len(batch) + 1) * len(text.prompt.token_ids) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(text)
-    if batch:
-        yield batch
 
 
 def _write(

@@ -14,8 +14,6 @@ from sae_lens_med.models.bridge import MedBridge
 
 CALIBRATION_ITEMS = 32
 """Items whose tokens give the median norm of the sink rule: at most as many as a shard holds."""
-ENCODE_VALUES = 2**26
-"""Most values of a dense activation matrix at a time (256 MB)."""
 
 
 class SaeAtHook(Protocol):

@@ -1,4 +1,4 @@
-"""What each feature of an SAE does over a set of texts, and random features that do as much.
+"""What each feature of an SAE does over a set of texts: how strong it becomes, and how often it fires.
 
 Over the tokens that count (special tokens and activation sinks left out, by the rule of `collect`), for c = encode(x):
 
@@ -6,9 +6,7 @@ Over the tokens that count (special tokens and activation sinks left out, by the
     mean         = mean c           also over tokens where the feature is off; what `ablate` to the mean puts
     firing_rate  = share of tokens with c > 0
 
-`matched_random` draws the null of an intervention (DESIGN: no number without its null): sets of features that fire as
-often and as strongly as the given ones. Distance is Euclidean in (ln firing rate, ln mean where it fires), so that 0.7
-is a factor of 2 in one of them. A feature that never fires matches others that never fire.
+Random features that do as much, the null of an intervention, are drawn from these by `matched.matched_sets`.
 
 Out of scope: statistics by part of a text, transcoders, SAEs with negative activations.
 """
@@ -17,6 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,19 +25,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError, StudyError
-from sae_lens_med.features.rules import (
-    CALIBRATION_ITEMS,
-    ENCODE_VALUES,
-    SaeAtHook,
-    flat_input,
-    require_sae,
-    require_settings,
-    special_ids,
-)
+from sae_lens_med.errors import DataError, ModelError, ReleaseError, StudyError
+from sae_lens_med.features.reading import encoded, read_at_hook
+from sae_lens_med.features.rules import CALIBRATION_ITEMS, SaeAtHook, require_sae, require_settings, special_ids
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
-from sae_lens_med.records import IntArray
+from sae_lens_med.models.sinks import SINK_MULTIPLE, sink_rule
 from sae_lens_med.runs.files import atomic_path, json_sha256
 from sae_lens_med.runs.progress import progress_bar
 
@@ -54,6 +46,15 @@ class HasTokens(Protocol):
 
     @property
     def token_ids(self) -> Sequence[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One text, read whole."""
+
+    token_ids: Sequence[int]
+    first: int = 0
+    label: str = "a text"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +166,7 @@ def feature_statistics(
     texts: Sequence[HasTokens],
     *,
     batch_tokens: int | None = None,
-    sink_multiple: float = 5.0,
+    sink_multiple: float = SINK_MULTIPLE,
     progress: bool = True,
 ) -> FeatureStatistics:
     """Maximum, mean and firing rate of every feature over `texts`.
@@ -185,10 +186,10 @@ def feature_statistics(
     batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
     require_settings(batch_tokens, sink_multiple)
     require_sae(loaded_sae)
-    token_ids = [list(text.token_ids) for text in texts]
-    if not token_ids:
+    to_read = [_Text(list(text.token_ids)) for text in texts]
+    if not to_read:
         raise DataError("there are no texts to compute feature statistics over.")
-    if (longest := max(map(len, token_ids))) > model.cfg.n_ctx:
+    if (longest := max(len(text.token_ids) for text in to_read)) > model.cfg.n_ctx:
         raise ModelError(
             f"a text has {longest} tokens, more than the {model.cfg.n_ctx} that {model.provenance['name']} takes; "
             "leave it out."
@@ -197,18 +198,17 @@ def feature_statistics(
     reader = ResidualReader(model, [loaded_sae.hook_name])
     counts = {"special_tokens": 0, "activation_sinks": 0}
     sums = _Sums(loaded_sae)
-    with _bar(progress, len(token_ids)) as advance:
+    read = partial(_read, reader, loaded_sae, batch_tokens)
+    with _bar(progress, len(to_read)) as advance:
         # The first texts' activations are held until the rule that they give is known.
-        held = list(_activations(reader, loaded_sae, token_ids[:CALIBRATION_ITEMS], batch_tokens))
-        norms = [_norms(x)[~np.isin(ids, never)] for ids, x in held]
+        held = list(read(to_read[:CALIBRATION_ITEMS]))
+        norms = [_norms(x)[~np.isin(text.token_ids, never)] for text, x in held]
         if not sum(map(len, norms)):
             raise DataError("the first texts have only special tokens; use texts with words in them.")
-        median = float(np.median(np.concatenate(norms)))
-        threshold = sink_multiple * median
-        rest = _activations(reader, loaded_sae, token_ids[CALIBRATION_ITEMS:], batch_tokens)
-        for ids, x in _drained(held, rest):
-            special = np.isin(ids, never)
-            sink = (_norms(x) > threshold) & ~special
+        rule = sink_rule(norms, sink_multiple, f"the first {min(CALIBRATION_ITEMS, len(to_read))} texts")
+        for text, x in _drained(held, read(to_read[CALIBRATION_ITEMS:])):
+            special = np.isin(text.token_ids, never)
+            sink = (_norms(x) > rule["sink_threshold"]) & ~special
             counts["special_tokens"] += int(special.sum())
             counts["activation_sinks"] += int(sink.sum())
             sums.add(x[torch.from_numpy(~(special | sink)).to(x.device)])
@@ -216,7 +216,6 @@ def feature_statistics(
     if not sums.n_tokens:
         raise DataError("no token of these texts counts: all are special tokens or activation sinks.")
     maximum, mean, rate = sums.result()
-    n_first = min(CALIBRATION_ITEMS, len(token_ids))
     return FeatureStatistics(
         maximum=maximum,
         mean=mean,
@@ -225,16 +224,7 @@ def feature_statistics(
         sae={key: getattr(loaded_sae, key) for key in _SAE_KEYS},
         model=dict(model.provenance),
         data_sha256=texts_sha256(texts),
-        exclusion={
-            "rule": (
-                f"special tokens, and activation sinks: norm > {sink_multiple:g} x {median:.6g}, the median norm over "
-                f"the tokens that are not special of the first {n_first} texts"
-            ),
-            "sink_multiple": sink_multiple,
-            "median_norm": median,
-            "sink_threshold": threshold,
-            **counts,
-        },
+        exclusion=rule | counts,
     )
 
 
@@ -243,111 +233,12 @@ def texts_sha256(texts: Sequence[HasTokens]) -> str:
     return json_sha256([[int(i) for i in text.token_ids] for text in texts])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MatchedSets:
-    """Random feature sets, position by position matched with the given features."""
-
-    features: IntArray
-    """`[len(features)]`, the given ones."""
-    sets: IntArray
-    """`[n_sets, len(features)]`; column j stands for `features[j]`."""
-    fold: npt.NDArray[np.float64]
-    """`[n_sets, len(features)]`, by which factor (>= 1) the drawn feature differs from the given one: the greater of
-    that in firing rate and that in mean activation where it fires; 1 for features that never fire."""
-
-
-def matched_sets(
-    stats: FeatureStatistics,
-    features: Sequence[int],
-    n_sets: int,
-    rng: np.random.Generator,
-    *,
-    neighbours: int | None = None,
-) -> MatchedSets:
-    """Feature sets that fire as often and as strongly as `features`.
-
-    For each given feature, its `neighbours` nearest features in (ln firing rate, ln mean where it fires), the given
-    ones left out, are its pool. A set takes one of each pool, uniformly at random, none twice; no two sets are of the
-    same features.
-
-    Args:
-        stats: over the texts that the intervention will be measured on.
-        features: distinct indices in [0, d_sae).
-        n_sets: how many sets, >= 1.
-        rng: the same state gives the same sets.
-        neighbours: size of a pool; twice `n_sets` when not given, and always at least that plus the features to match.
-
-    Raises `ConfigError` for indices out of range or given twice, `DataError` when the SAE has too few other features
-    that fire (or never fire, as the given ones do) for that many sets.
-    """
-    given = np.asarray(list(features), dtype=np.int64)
-    _require_features(given, stats.d_sae)
-    if n_sets < 1:
-        raise ConfigError(f"matched random features need at least one set, got {n_sets}.")
-    rate = stats.firing_rate.astype(np.float64)
-    with np.errstate(divide="ignore"):
-        place = np.stack([np.log(rate), np.log(stats.mean_when_active)], axis=1)
-    place[rate == 0] = 0.0
-    size = (2 * n_sets if neighbours is None else max(neighbours, n_sets)) + len(given) - 1
-    pools = []
-    for feature in given.tolist():
-        alike = np.setdiff1d(np.flatnonzero((rate > 0) == (rate[feature] > 0)), given)
-        distance = np.linalg.norm(place[alike] - place[feature], axis=1)
-        pool = alike[np.argsort(distance, kind="stable")[:size]]
-        if len(pool) < n_sets + len(given) - 1:
-            how = "fire" if rate[feature] > 0 else "never fire"
-            raise DataError(
-                f"{len(pool)} other features {how} on these {stats.n_tokens} tokens, too few for {n_sets} sets that "
-                f"match {len(given)} features ({feature} among them); ask for fewer sets, or compute the statistics "
-                "over more texts."
-            )
-        pools.append(pool)
-    sets = np.array(list(_drawn(pools, n_sets, rng)), dtype=np.int64)
-    apart = np.abs(place[sets] - place[given][None]).max(axis=-1)
-    return MatchedSets(features=given, sets=sets, fold=np.exp(apart))
-
-
-def matched_random(
-    stats: FeatureStatistics,
-    features: Sequence[int],
-    n_sets: int,
-    rng: np.random.Generator,
-    *,
-    neighbours: int | None = None,
-) -> IntArray:
-    """`[n_sets, len(features)]`: `matched_sets` without the distances."""
-    return matched_sets(stats, features, n_sets, rng, neighbours=neighbours).sets
-
-
-def _drawn(pools: Sequence[IntArray], n_sets: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    # A pool has at least n_sets + len(pools) - 1 features: the first place of a set always has n_sets free ones, so
-    # that new sets never run out.
-    seen: set[frozenset[int]] = set()
-    while len(seen) < n_sets:
-        chosen: list[int] = []
-        for pool in pools:
-            chosen.append(int(rng.choice(np.setdiff1d(pool, chosen))))
-        if frozenset(chosen) not in seen:
-            seen.add(frozenset(chosen))
-            yield chosen
-
-
-def _require_features(given: IntArray, d_sae: int) -> None:
-    if not len(given):
-        raise ConfigError("there are no features to match.")
-    for feature in given.tolist():
-        if not 0 <= feature < d_sae:
-            raise ConfigError(f"feature {feature} does not exist: the SAE has features 0 to {d_sae - 1}.")
-    if len(set(given.tolist())) < len(given):
-        raise ConfigError("a feature is given twice; name each one once.")
-
-
 class _Sums:
     """Running maximum, sum and count of activations, in float64 where they add up."""
 
     def __init__(self, loaded_sae: SaeAtHook) -> None:
-        self.sae, self.source = loaded_sae.sae, loaded_sae.source
-        d_sae, device = int(self.sae.cfg.d_sae), self.sae.device
+        self.loaded_sae = loaded_sae
+        d_sae, device = int(loaded_sae.sae.cfg.d_sae), loaded_sae.sae.device
         self.maximum = torch.zeros(d_sae, device=device)
         # mps has no float64; there and everywhere the sums are kept beside the data, on the CPU.
         self.total = torch.zeros(d_sae, dtype=torch.float64)
@@ -356,18 +247,11 @@ class _Sums:
 
     def add(self, x: torch.Tensor) -> None:
         """Count the activations of float32 `x` `[n, d_in]`."""
-        with flat_input(self.sae):
-            for part in x.split(max(1, ENCODE_VALUES // len(self.maximum))):
-                acts = self.sae.encode(part)
-                if (acts < 0).any() or not torch.isfinite(acts).all():
-                    raise ReleaseError(
-                        f"the SAE {self.source} gives activations that are negative or not finite; only SAEs whose "
-                        "features are either off or above 0 can be used here."
-                    )
-                if len(part):
-                    self.maximum = torch.maximum(self.maximum, acts.amax(0))
-                self.total += acts.sum(0).cpu().double()
-                self.fires += (acts > 0).sum(0).cpu()
+        for part, acts in encoded(self.loaded_sae, x, "a text"):
+            if len(part):
+                self.maximum = torch.maximum(self.maximum, acts.amax(0))
+            self.total += acts.sum(0).cpu().double()
+            self.fires += (acts > 0).sum(0).cpu()
         self.n_tokens += len(x)
 
     def result(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -377,41 +261,17 @@ class _Sums:
         return maximum, mean.numpy().astype(np.float32), rate.numpy().astype(np.float32)
 
 
-def _activations(
-    reader: ResidualReader, loaded_sae: SaeAtHook, token_ids: Sequence[Sequence[int]], batch_tokens: int
-) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-    """Each text with its float32 activations `[n, d_in]`; shortest texts first."""
-    hook, d_in = loaded_sae.hook_name, int(loaded_sae.sae.cfg.d_in)
-    for batch in _batches(token_ids, batch_tokens):
-        for ids, found in zip(batch, reader.read(batch)[hook], strict=True):
-            x = found.flatten(1).to(loaded_sae.sae.device, torch.float32)
-            if x.shape[1] != d_in:
-                raise ModelError(
-                    f"this SAE has d_in {d_in}, but {hook} of {reader.model.provenance['name']} has width "
-                    f"{x.shape[1]}; it belongs to another model or hook."
-                )
-            if not torch.isfinite(x).all():
-                raise ModelError(
-                    f"a text gives activations at {hook} that are not finite; load the model in float32 or bfloat16."
-                )
-            # A view would keep its whole batch alive while it is held.
-            yield ids, x.clone()
-
-
-def _batches(token_ids: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[Sequence[int]]]:
-    batch: list[Sequence[int]] = []
-    for ids in sorted((ids for ids in token_ids if ids), key=len):
-        if batch and (len(batch) + 1) * len(ids) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(ids)
-    if batch:
-        yield batch
+def _read(
+    reader: ResidualReader, loaded_sae: SaeAtHook, batch_tokens: int, texts: Sequence[_Text]
+) -> Iterator[tuple[_Text, torch.Tensor]]:
+    for text, x in read_at_hook(reader, loaded_sae, [text for text in texts if text.token_ids], batch_tokens):
+        # A view would keep its whole batch alive while it is held.
+        yield text, x.clone()
 
 
 def _drained(
-    held: list[tuple[Sequence[int], torch.Tensor]], rest: Iterable[tuple[Sequence[int], torch.Tensor]]
-) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    held: list[tuple[_Text, torch.Tensor]], rest: Iterable[tuple[_Text, torch.Tensor]]
+) -> Iterator[tuple[_Text, torch.Tensor]]:
     """First what is held, which is let go, then the rest."""
     while held:
         yield held.pop(0)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from scipy import sparse
 
-from sae_lens_med.concepts.annotated import mentions_in_spans
-from sae_lens_med.concepts.matching import ConceptMatcher
+from sae_lens_med.concepts.matching import ConceptMatcher, mentions_in_spans
 from sae_lens_med.concepts.sets import ConceptSet
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.features.vectors import (

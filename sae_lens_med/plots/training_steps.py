@@ -22,7 +22,7 @@ def training_curve(curve: Sequence[Mapping[str, float]], key: str = "loss", ax: 
     """One quantity over the steps.
 
     `curve` is what training wrote to `curve.json`: points with `step`, the keys of `PANELS` and, where dead features
-    were revived, `revived`, their number. With `dead_fraction` dotted lines mark those steps. An empty curve gives
+    were resampled, `revived`, their number. With `dead_fraction` dotted lines mark those steps. An empty curve gives
     empty axes. Raises `DataError` for another key.
     """
     if key not in PANELS:
@@ -37,7 +37,7 @@ def training_curve(curve: Sequence[Mapping[str, float]], key: str = "loss", ax: 
         ax.xaxis.set_major_formatter("{x:,.0f}")
         if key == "dead_fraction" and (revived := [p["step"] for p in curve if p.get("revived")]):
             lines = [ax.axvline(step, color=VERMILLION, linewidth=1.5, linestyle=":") for step in revived]
-            legend(ax, lines[:1], ["dead features revived"], loc="lower right", bbox_to_anchor=(1, 1))
+            legend(ax, lines[:1], ["dead features resampled"], loc="lower right", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -52,13 +52,13 @@ def training_panels(curve: Sequence[Mapping[str, float]]) -> tuple["Axes", ...]:
 
 
 def describe_training(curve: Sequence[Mapping[str, float]]) -> str:
-    """The first and the last value of each quantity, and when dead features were revived."""
+    """The first and the last value of each quantity, and when dead features were resampled."""
     if not curve:
         return "No step was recorded."
     first, last = curve[0], curve[-1]
     said = [f"{label} from {first[key]:.4g} to {last[key]:.4g}" for key, label in PANELS.items()]
     revived = [
-        f"{point['revived']:,.0f} dead features revived at step {point['step']:,.0f}"
+        f"{point['revived']:,.0f} dead features resampled at step {point['step']:,.0f}"
         for point in curve
         if point.get("revived")
     ]

@@ -49,6 +49,17 @@ def choose_shots(
     return shots, _without(data, rest)
 
 
+def require_other_items(item: McqItem, shots: Sequence[McqItem]) -> None:
+    """Raise `DataError` for a shot without a gold answer, and when `item` is among its own shots."""
+    for shot in shots:
+        if shot.gold_letter is None:
+            raise DataError(f"item {shot.id!r} cannot be a shot: its gold answer is not known.")
+        if shot.id == item.id or (shot.question, shot.options) == (item.question, item.options):
+            raise DataError(
+                f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer."
+            )
+
+
 def _without(data: LoadedItems, rest: list[McqItem]) -> LoadedItems:
     if len(rest) == len(data.items):
         return data

@@ -11,6 +11,9 @@ use, all of it plain text, exactly as the data has it (the stem stripped):
     shots                     solved examples, each with `question`, `options`, `letters`, `answer` (its letter),
                               `answer_text`, and `explanation` where the data has one
 
+The template `letter` is how a question is written wherever its features are collected and in the text that SAEs are
+trained on, so that an SAE has seen the format that it is measured on.
+
 Nothing says which option of the measured question is right, and its explanation is not there. A template may also say
 where the model's answer to it ends, by `{% set stop = ["...", ...] %}` on a line of its own at the top.
 
@@ -25,7 +28,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sae_lens_med.errors import ConfigError, DataError, nearest
-from sae_lens_med.prompts.tokens import require_other_items
+from sae_lens_med.prompts.shots import require_other_items
 from sae_lens_med.records import OPTION_LETTERS, McqItem, Span
 
 LANGUAGES = ("ko", "en")
@@ -58,10 +63,10 @@ _ERRORS = (
 )
 """What the code of a template can end with."""
 
-_OPEN, _CLOSE, _FIRST = "\U00100000", "\U00100001", 0x100002
-_MARK = re.compile("[\U00100000-\U0010001f]")
-"""Private-use characters that stand around each part while it is looked for in the text that a template makes."""
-_MARKED = re.compile(f"{_OPEN}(.)(.*?){_CLOSE}", re.DOTALL)
+_PRIVATE_USE = range(0x100000, 0x10FFFE)
+"""Characters that stand around each part while it is looked for in the text that a template makes."""
+_N_MARKS = 3 + len(OPTION_LETTERS)
+"""One that opens a part, one that closes it, and the number of the part: the stem, then the options."""
 
 _EXAMPLE = McqItem(
     "example",
@@ -106,13 +111,12 @@ class Template:
         """
         require_other_items(item, shots)
         text = self._text(item, shots)
-        if _MARK.search(text):
-            return Rendered(text, ())
-        spans, plain = _unmarked(self._text(item, shots, marked=True))
+        marks = _unused_marks(text)
+        spans, plain = _unmarked(self._text(item, shots, marks), marks)
         return Rendered(text, spans if plain == text else ())
 
-    def _text(self, item: McqItem, shots: Sequence[McqItem], marked: bool = False) -> str:
-        values = _values(item, marked) | {"shots": [_values(shot, False) | _solution(shot) for shot in shots]}
+    def _text(self, item: McqItem, shots: Sequence[McqItem], marks: str = "") -> str:
+        values = _values(item, marks) | {"shots": [_values(shot) | _solution(shot) for shot in shots]}
         try:
             return self._compiled.render(values)
         except jinja2.UndefinedError as error:
@@ -161,7 +165,7 @@ def find_templates(wanted: str, language: str | None = None) -> Templates:
     if language is not None and language not in LANGUAGES:
         raise ConfigError(f"there are no instructions in the language {language!r}; use one of {', '.join(LANGUAGES)}.")
     if wanted in SHIPPED:
-        own = {name: _compiled(f"{wanted}.{name}", shipped(f"{wanted}.{name}")) for name in LANGUAGES}
+        own = {name: _shipped_template(f"{wanted}.{name}") for name in LANGUAGES}
         return Templates(wanted, own if language is None else dict.fromkeys(LANGUAGES, own[language]))
     if language is not None:
         raise ConfigError(
@@ -170,7 +174,7 @@ def find_templates(wanted: str, language: str | None = None) -> Templates:
         )
     name = wanted.removesuffix(".j2")
     if name in shipped_names():
-        found = _compiled(name, shipped(name))
+        found = _shipped_template(name)
     else:
         path = Path(wanted).expanduser()
         if not path.is_file():
@@ -199,6 +203,11 @@ def shipped(name: str) -> bytes:
     return (files("sae_lens_med") / "templates" / "prompts" / f"{name}.j2").read_bytes()
 
 
+@lru_cache
+def _shipped_template(name: str) -> Template:
+    return _compiled(name, shipped(name))
+
+
 def _compiled(name: str, content: bytes) -> Template:
     """Compile, and try on an example, so that a mistake shows before a model is opened."""
     try:
@@ -210,9 +219,7 @@ def _compiled(name: str, content: bytes) -> Template:
     )
     try:
         compiled = environment.from_string(source)
-        module = compiled.make_module(
-            _values(_EXAMPLE, False) | {"shots": [_values(_EXAMPLE, False) | _solution(_EXAMPLE)]}
-        )
+        module = compiled.make_module(_values(_EXAMPLE) | {"shots": [_values(_EXAMPLE) | _solution(_EXAMPLE)]})
         stop: Any = getattr(module, "stop", [])
     except _ERRORS as error:
         raise _broken(name, error, "") from error
@@ -232,9 +239,11 @@ def _broken(name: str, error: BaseException, where: str) -> ConfigError:
     )
 
 
-def _values(item: McqItem, marked: bool) -> dict[str, Any]:
+def _values(item: McqItem, marks: str = "") -> dict[str, Any]:
+    """What a template may use of an item; with `marks`, these around each of its parts."""
+
     def part(number: int, text: str) -> str:
-        return f"{_OPEN}{chr(_FIRST + number)}{text}{_CLOSE}" if marked else text
+        return f"{marks[0]}{marks[2 + number]}{text}{marks[1]}" if marks else text
 
     letters = list(OPTION_LETTERS[: len(item.options)])
     return {
@@ -255,13 +264,20 @@ def _solution(shot: McqItem) -> dict[str, str]:
     return {"answer": OPTION_LETTERS[shot.answer], "answer_text": shot.options[shot.answer], **known}
 
 
-def _unmarked(text: str) -> tuple[tuple[Span, ...], str]:
-    """The text without the marks, and where the parts between them stand in it."""
+def _unused_marks(text: str) -> str:
+    """Private-use characters that the text does not hold."""
+    used = {ord(character) for character in text if ord(character) >= _PRIVATE_USE.start}
+    free = (code for code in _PRIVATE_USE if code not in used)
+    return "".join(map(chr, islice(free, _N_MARKS)))
+
+
+def _unmarked(text: str, marks: str) -> tuple[tuple[Span, ...], str]:
+    """Where the parts between the marks stand in the text without these, and that text."""
     spans: list[Span] = []
     plain: list[str] = []
     length = end = 0
-    for match in _MARKED.finditer(text):
-        before, number = text[end : match.start()], ord(match[1]) - _FIRST
+    for match in re.finditer(f"{marks[0]}(.)(.*?){marks[1]}", text, re.DOTALL):
+        before, number = text[end : match.start()], marks.index(match[1]) - 2
         length += len(before)
         spans.append(Span(length, length + len(match[2]), f"option:{OPTION_LETTERS[number - 1]}" if number else "stem"))
         length += len(match[2])

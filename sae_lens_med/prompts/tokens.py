@@ -1,8 +1,8 @@
 """`McqItem` -> text -> tokens, with where each part of the item lies.
 
-The question is laid out as lm-evaluation-harness' `kormedmcqa` task, version 3, does it, byte for byte
-(`prompts.layout`); a shot ends `정답： {letter}` and an empty line. The explanation is run on its own, masked
-(`data.leakage`), never after the question: its features must not be read off the question's.
+The question is laid out by the shipped template `letter` (`prompts.templates`), which is lm-evaluation-harness'
+`kormedmcqa` task, version 3, byte for byte; a shot ends `정답： {letter}` and an empty line. The explanation is run on
+its own, masked (`data.leakage`), never after the question: its features must not be read off the question's.
 
 Character spans come from the tokenizer's offset mapping, repaired so that they are safe to show and to count:
 
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_med.data.leakage import MaskedText, joins_previous, mask_leakage
-from sae_lens_med.errors import DataError, ModelError
-from sae_lens_med.prompts.layout import render_question
+from sae_lens_med.errors import ModelError
+from sae_lens_med.prompts.templates import find_templates
 from sae_lens_med.records import OPTION_LETTERS, PARTS, McqItem, Prompt, Span
 
 if TYPE_CHECKING:
@@ -39,18 +39,15 @@ def question_prompt(
     """The question with its options up to the answer slot, after the `shots`, which need a gold answer and are laid
     out in the language of `item`. The rest as in `text_prompt`, with `letter_token_ids`.
 
-    Raises `DataError` for a shot without a gold answer, or the item itself among the shots; what `text_prompt` raises.
+    Raises `DataError` for a language without a layout, a shot without a gold answer, or the item itself among the
+    shots; what `text_prompt` raises.
     """
-    text = render_question(item.question, item.options, item.language)
-    require_other_items(item, shots)
-    prefix = "".join(
-        f"{render_question(shot.question, shot.options, item.language)} {shot.gold_letter}\n\n" for shot in shots
-    )
+    rendered = find_templates("letter").of(item).render(item, shots)
     return text_prompt(
         item.id,
-        prefix + text,
+        rendered.text,
         tokenizer,
-        spans=_question_parts(item, len(prefix)),
+        spans=rendered.spans,
         n_letters=len(item.options),
         chat=chat,
         enable_thinking=enable_thinking,
@@ -114,17 +111,6 @@ def continuation_tokens(
     return found
 
 
-def require_other_items(item: McqItem, shots: Sequence[McqItem]) -> None:
-    """Raise `DataError` for a shot without a gold answer, and when `item` is among its own shots."""
-    for shot in shots:
-        if shot.gold_letter is None:
-            raise DataError(f"item {shot.id!r} cannot be a shot: its gold answer is not known.")
-        if shot.id == item.id or (shot.question, shot.options) == (item.question, item.options):
-            raise DataError(
-                f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer."
-            )
-
-
 def explanation_prompt(item: McqItem, tokenizer: "PreTrainedTokenizerBase") -> tuple[Prompt, MaskedText]:
     """The masked explanation alone. Tokens that touch a placeholder are `other`: they are never measured.
 
@@ -139,18 +125,6 @@ def explanation_prompt(item: McqItem, tokenizer: "PreTrainedTokenizerBase") -> t
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
-
-
-def _question_parts(item: McqItem, start: int) -> tuple[Span, ...]:
-    """Where `render_question` put stem and options, `start` characters into the text."""
-    stem = item.question.strip()
-    spans = [Span(start, start + len(stem), "stem")]
-    at = start + len(stem)
-    for letter, option in zip(OPTION_LETTERS, item.options, strict=False):
-        at += len(f"\n{letter}. ")
-        spans.append(Span(at, at + len(option), f"option:{letter}"))
-        at += len(option)
-    return tuple(spans)
 
 
 def _in_chat(text: str, tokenizer: "PreTrainedTokenizerBase", enable_thinking: bool) -> tuple[str, int]:

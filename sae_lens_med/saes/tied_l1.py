@@ -20,7 +20,7 @@ The step is dense while many features are active and sparse from then on (`spars
 gradients to rounding; nothing has to be asked for. It stays dense where a hook of the SAE is in use, and for parameters
 in half precision.
 
-Out of scope: dead-feature revival (`training/revive.py`) and per-feature penalties.
+Out of scope: resampling dead features (`training/resample.py`) and per-feature penalties.
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ from sae_lens_med.errors import ReleaseError
 from sae_lens_med.models.catalogue import find
 from sae_lens_med.saes.publish import portable
 from sae_lens_med.training.frontier import Frontier
+from sae_lens_med.training.recipe import current_keys
 
 ROWS = (
     ("l0", "L0", "{:.1f}"),
@@ -134,5 +135,5 @@ def _read(folder: Path) -> TrainedRun:
         raise ReleaseError(
             f"{folder} is not a finished training run: {Path(error.filename).name} is missing."
         ) from error
-    published = {**recipe, "data": {**recipe["data"], "folder": "data"}}
+    published = {**current_keys(recipe), "data": {**recipe["data"], "folder": "data"}}
     return TrainedRun(folder, portable(published), portable(metrics), config, tuple(left_out))

@@ -21,7 +21,7 @@ from sae_lens_med.runs.files import atomic_path, follow_umask, write_json, write
 from sae_lens_med.training.activations import Activations, Corpus
 from sae_lens_med.training.quality import SaeQuality, measure
 from sae_lens_med.training.recipe import Recipe
-from sae_lens_med.training.revive import rows_for
+from sae_lens_med.training.resample import rows_for
 from sae_lens_med.training.unshrink import unshrink
 
 UNSHRINK_ROWS = 40_960

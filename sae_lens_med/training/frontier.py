@@ -19,6 +19,7 @@ import yaml
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.plots import describe_frontier, frontier_panels, svg
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
+from sae_lens_med.training.recipe import current_keys
 
 SPARSITY_KEYS = ("l1_coefficient", "l0_coefficient", "k")
 """The field of an architecture's config that trades sparsity for reconstruction: the first of these that it has."""
@@ -181,7 +182,7 @@ def _read(folder: Path) -> _Run:
         raise ConfigError(f"{folder} is damaged: its recipe.yaml or metrics.json cannot be read ({error}).") from error
     if missing:
         raise ConfigError(f"{folder} is damaged: recipe.yaml and metrics.json do not have {', '.join(missing)}.")
-    return _Run(folder, recipe, metrics)
+    return _Run(folder, current_keys(recipe), metrics)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,17 +10,17 @@ from typing import Any
 from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.training.plan import Variant
-from sae_lens_med.training.recipe import Recipe
+from sae_lens_med.training.recipe import Recipe, current_keys
 
 
 def _by_name(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "variants": [variant["name"] for variant in manifest["variants"]],
-        "recipes": {variant["name"]: variant["recipe"] for variant in manifest["variants"]},
+        "recipes": {variant["name"]: current_keys(variant["recipe"]) for variant in manifest["variants"]},
     }
 
 
-RUN = Kind("training run", format=None, manifest="recipe.yaml")
+RUN = Kind("training run", format=None, manifest="recipe.yaml", identity=current_keys)
 SWEEP = Kind("sweep", format=1, manifest="sweep.json", identity=_by_name)
 
 

@@ -3,16 +3,18 @@
     model:  {name, dtype}                       what `load_model` takes
     data:   {folder, sources, leave_out, ...}   what `training_text` takes
     sae:    {architecture, d_sae, ...}          the fields of the architecture's SAELens training config
-    revive: {every, until, dead_steps, rows}    optional: dead features get new directions (`revive.py`)
+    resample_dead: {every, until, dead_steps, rows}    optional: dead features get new directions (`resample.py`)
     start_at_mean: true                         optional: `b_dec` starts at the activations' mean, not at 0
     unshrink: true                              optional: magnitudes without the penalty's shrinkage (`unshrink.py`)
     hook_name, context_size, lr, ...            fields of SAELens' `LanguageModelSAERunnerConfig`
 
 A key that nothing reads is an error that names the nearest one that something reads. `d_in` comes from the model.
+Until 0.2 the key `resample_dead` is also read by its former name, `revive`, with a warning.
 """
 
 import dataclasses
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import yaml
 
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.models.sinks import SINK_MULTIPLE
 from sae_lens_med.runs.files import configs_dir
 from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
@@ -54,6 +57,9 @@ activations are harvested flat."""
 PLAIN_SCALES = ("none", "expected_average_only_in")
 """Normalisations that scale all rows alike."""
 
+RENAMED = {"revive": "resample_dead"}
+"""Former names of keys."""
+
 REQUIRED = ("hook_name", "context_size", "training_tokens", "train_batch_size_tokens")
 
 
@@ -68,15 +74,15 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Revival:
+class Resampling:
     """When dead features get new directions, and how many rows these are drawn from."""
 
     every: int
-    """Steps between two revivals."""
+    """Steps from one resampling to the next."""
     dead_steps: int
     """A feature that has not fired for more steps than this is dead."""
     until: float = 0.6
-    """Share of the training steps after which nothing is revived, so that what is new can settle."""
+    """Share of the training steps after which nothing is resampled, so that what is new can settle."""
     rows: int = 8192
     """Activations that the new directions are drawn from, each time others."""
 
@@ -104,7 +110,7 @@ class Recipe:
     """`architecture` and the fields of its SAELens training config, without `d_in`."""
     runner: dict[str, Any]
     """The given `RUNNER_KEYS`."""
-    revive: Revival | None = None
+    resample_dead: Resampling | None = None
     """None: dead features stay as they are."""
     start_at_mean: bool = False
     """Whether `b_dec` starts at the mean of the first batches; SAELens' architectures have it start at 0."""
@@ -125,7 +131,7 @@ class Recipe:
                 "harvest_batch_tokens": self.harvest_batch_tokens,
             },
             "sae": dict(self.sae),
-            **({"revive": dataclasses.asdict(self.revive)} if self.revive else {}),
+            **({"resample_dead": dataclasses.asdict(self.resample_dead)} if self.resample_dead else {}),
             **({"start_at_mean": True} if self.start_at_mean else {}),
             **({"unshrink": True} if self.unshrink else {}),
             **self.runner,
@@ -154,6 +160,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a recipe; it needs the sections model, data and sae.")
+    values = _renamed(values, str(path))
     for override in overrides or []:
         _override(values, override)
     return parse_recipe(values, str(path))
@@ -167,13 +174,40 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = yaml_value(given)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: what follows the = is not a YAML value.") from error
-    *sections, last = key.split(".")
+    section, *rest = key.split(".")
+    *sections, last = (_new_name(section, f"--set {override}"), *rest)
     target = values
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override}: {section!r} is a value, not a section.")
     target[last] = value
+
+
+def current_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe, or its settings under dotted keys, with each former name of a key replaced by today's."""
+    current: dict[str, Any] = {}
+    for key, value in values.items():
+        section, dot, field = key.partition(".")
+        current[f"{RENAMED.get(section, section)}{dot}{field}"] = value
+    return current
+
+
+def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
+    for old, new in RENAMED.items():
+        if old in values and new in values:
+            raise ConfigError(f"{where}: {old!r} is the former name of {new!r}; give one of them.")
+    return {_new_name(key, where): value for key, value in values.items()}
+
+
+def _new_name(key: str, where: str) -> str:
+    if key in RENAMED:
+        warnings.warn(
+            f"{where}: the key {key!r} is now {RENAMED[key]!r}; version 0.2 will no longer read the former name.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    return RENAMED.get(key, key)
 
 
 def yaml_value(text: str) -> Any:
@@ -193,7 +227,8 @@ def _numbers(value: Any) -> Any:
 
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Check the structure of a recipe. `where` names it in errors."""
-    _known(values, ("model", "data", "sae", "revive", "start_at_mean", "unshrink", *RUNNER_KEYS), where)
+    values = _renamed(values, where)
+    _known(values, ("model", "data", "sae", "resample_dead", "start_at_mean", "unshrink", *RUNNER_KEYS), where)
     model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
     _known(model, ("name", "dtype"), f"{where}: model")
     data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens")
@@ -214,7 +249,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         sources=tuple(_source(s, where) for s in data["sources"]),
         leave_out=number(data.get("leave_out", 1 / 3), "data.leave_out", where, 0, below=1),
         heldout=number(data.get("heldout", 0.02), "data.heldout", where, 0, below=1),
-        sink_multiple=number(data.get("sink_multiple", 5.0), "data.sink_multiple", where, 1),
+        sink_multiple=number(data.get("sink_multiple", SINK_MULTIPLE), "data.sink_multiple", where, 1),
         buffer_tokens=whole(data.get("buffer_tokens", 500_000), "data.buffer_tokens", where),
         harvest_batch_tokens=(
             None
@@ -223,7 +258,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         ),
         sae=dict(sae),
         runner=runner,
-        revive=_revival(values, where),
+        resample_dead=_resampling(values, where),
         start_at_mean=_yes_or_no(values, "start_at_mean", where),
         unshrink=_yes_or_no(values, "unshrink", where),
     )
@@ -265,25 +300,27 @@ def _require_settings(recipe: Recipe, where: str) -> None:
         )
 
 
-def _revival(values: dict[str, Any], where: str) -> Revival | None:
-    if values.get("revive") is None:
+def _resampling(values: dict[str, Any], where: str) -> Resampling | None:
+    if values.get("resample_dead") is None:
         return None
-    section = _section(values, "revive", where)
-    _known(section, tuple(f.name for f in dataclasses.fields(Revival)), f"{where}: revive")
+    section = _section(values, "resample_dead", where)
+    _known(section, tuple(f.name for f in dataclasses.fields(Resampling)), f"{where}: resample_dead")
     for key in ("every", "dead_steps"):
         if key not in section:
-            raise ConfigError(f"{where} has no key {key!r} of its section 'revive'.")
+            raise ConfigError(f"{where} has no key {key!r} of its section 'resample_dead'.")
     for key in ("every", "dead_steps", "rows"):
-        whole(section.get(key, 1), f"revive.{key}", where)
+        whole(section.get(key, 1), f"resample_dead.{key}", where)
     until = section.get("until", 1.0)
     if not isinstance(until, (int, float)) or not 0 < until <= 1:
-        raise ConfigError(f"{where}: revive.until is a share of the training, above 0 and at most 1, got {until!r}.")
+        raise ConfigError(
+            f"{where}: resample_dead.until is a share of the training, above 0 and at most 1, got {until!r}."
+        )
     if values["sae"]["architecture"] != "tied_l1":
         raise ConfigError(
-            f"{where}: revival is written for tied_l1, not for {values['sae']['architecture']!r}; remove the section "
-            "'revive'."
+            f"{where}: resampling is written for tied_l1, not for {values['sae']['architecture']!r}; remove the "
+            "section 'resample_dead'."
         )
-    return Revival(**section)
+    return Resampling(**section)
 
 
 def sae_fields(architecture: str, where: str) -> tuple[str, ...]:

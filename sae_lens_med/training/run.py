@@ -45,8 +45,8 @@ from sae_lens_med.training.harvest import Harvest, default_folder
 from sae_lens_med.training.outputs import open_run
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.quality import SaeQuality
-from sae_lens_med.training.recipe import Recipe, Revival
-from sae_lens_med.training.revive import is_due, revive, rows_for
+from sae_lens_med.training.recipe import Recipe, Resampling
+from sae_lens_med.training.resample import is_due, resample_dead, rows_for
 
 CURVE_EVERY = 10
 CHECKPOINT_SECONDS = 600
@@ -97,7 +97,7 @@ def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path |
         acts = harvest.activations[hook_name]
         harvest.until(acts.first_window)
         trainer, curve = _trainer(runner_cfg, recipe, acts, output if run.begun else None)
-        _fit(trainer, runner_cfg, recipe.revive, harvest, acts, curve, output)
+        _fit(trainer, runner_cfg, recipe.resample_dead, harvest, acts, curve, output)
     if me.first:
         _save_checkpoint(trainer, curve, output)
         quality = export(trainer, runner_cfg, recipe, model, text, acts, curve, output)
@@ -193,7 +193,7 @@ def _last_checkpoint(output: Path) -> Path | None:
 def _fit(
     trainer: SAETrainer[Any, Any],
     cfg: LanguageModelSAERunnerConfig[Any],
-    revival: Revival | None,
+    resampling: Resampling | None,
     harvest: Harvest,
     acts: Activations,
     curve: list[dict[str, float]],
@@ -232,14 +232,15 @@ def _fit(
             result = trainer.step(next(batches))
             trainer.n_training_steps += 1
             step = trainer.n_training_steps
-            n_revived = 0
-            if revival is not None and is_due(revival, step, total):
-                rows = rows_for(acts, revival.rows, cfg.train_batch_size_tokens, seed=cfg.seed, step=step)
-                n_revived = revive(trainer, rows, seed=cfg.seed, step=step, dead_steps=revival.dead_steps)
+            n_resampled = 0
+            if resampling is not None and is_due(resampling, step, total):
+                rows = rows_for(acts, resampling.rows, cfg.train_batch_size_tokens, seed=cfg.seed, step=step)
+                n_resampled = resample_dead(trainer, rows, seed=cfg.seed, step=step, dead_steps=resampling.dead_steps)
                 if me.first:
-                    console.print(f"step {step} of {total}: {n_revived} dead features revived")
-            if step % CURVE_EVERY == 0 or step == total or n_revived:
-                point = _curve_point(trainer, result) | ({"revived": n_revived} if n_revived else {})
+                    console.print(f"step {step} of {total}: {n_resampled} dead features resampled")
+            if step % CURVE_EVERY == 0 or step == total or n_resampled:
+                # The key in curve.json is that of runs which are finished already.
+                point = _curve_point(trainer, result) | ({"revived": n_resampled} if n_resampled else {})
                 curve.append(point)
                 progress.update(task, state=_in_words(point))
                 if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from sae_lens_med.data.tables import RawRow, read_rows
 from sae_lens_med.errors import DataError
-from sae_lens_med.prompts.layout import render_question
+from sae_lens_med.prompts.templates import find_templates
+from sae_lens_med.records import McqItem
 from sae_lens_med.runs.files import json_sha256
 
 if TYPE_CHECKING:
@@ -135,9 +136,9 @@ def _texts_of(path: Path, leave_out: float) -> Iterator[_Text]:
 def _item_texts(values: dict[str, Any], source: str, where: str, leave_out: float) -> Iterator[_Text]:
     item_id = _text(values, "id", where)
     left_out = is_left_out(item_id, leave_out)
-    options = [_text(values, letter, where) for letter in _LETTERS]
-    question = render_question(_text(values, "question", where), options, "ko")
-    yield _Text("item", source, item_id, question, left_out)
+    options = tuple(_text(values, letter, where) for letter in _LETTERS)
+    item = McqItem(item_id, "unspecified", "ko", _text(values, "question", where), options, None)
+    yield _Text("item", source, item_id, find_templates("letter").of(item).render(item).text, left_out)
     for key in ("rationale_r1", "cot"):
         if values.get(key) not in (None, ""):
             yield _Text("rationale", source, f"{item_id}/rationale", _text(values, key, where), left_out)

@@ -23,7 +23,7 @@ from sae_lens_med.models.bridge import MedBridge, load_model
 from sae_lens_med.saes.releases import load_folder
 from sae_lens_med.training import run
 from sae_lens_med.training.recipe import load_recipe
-from sae_lens_med.training.revive import revive
+from sae_lens_med.training.resample import resample_dead
 from tests import distributed_job as job
 from tests.tiny import save_tiny_model, tiny_model
 
@@ -157,19 +157,19 @@ def test_three_processes_with_unequal_parts_and_different_paths_train_as_one(thr
     assert_same_run(three / "run-3", three / "run-1")
 
 
-def test_dead_features_are_revived_by_two_as_by_one(
+def test_dead_features_are_resampled_by_two_as_by_one(
     two: Path, model: MedBridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    revived = []
+    n_resampled = []
 
     def counted(*arguments: Any, **options: Any) -> int:
-        revived.append(revive(*arguments, **options))
-        return revived[-1]
+        n_resampled.append(resample_dead(*arguments, **options))
+        return n_resampled[-1]
 
-    monkeypatch.setattr(run, "revive", counted)
-    want = curve(job.train(two, "revived-1", model, job.REVIVING))
-    assert sum(revived) > 50
-    for mine, its in zip(curve(two / "revived-2"), want, strict=True):
+    monkeypatch.setattr(run, "resample_dead", counted)
+    want = curve(job.train(two, "resampled-1", model, job.RESAMPLING))
+    assert sum(n_resampled) > 50
+    for mine, its in zip(curve(two / "resampled-2"), want, strict=True):
         assert mine == pytest.approx(its, rel=1e-4, abs=1e-6)
 
 

@@ -12,9 +12,8 @@ from sae_lens.saes.sae import SAEMetadata
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.models.bridge import MedBridge, residuals
-from sae_lens_med.training import spliced
-from sae_lens_med.training.quality import measure
-from sae_lens_med.training.spliced import compared, spliced_losses
+from sae_lens_med.training import quality as quality_module
+from sae_lens_med.training.quality import cross_entropy_and_kl, measure, spliced_losses
 from tests.tiny import ARCHES, HIDDEN, Arch, tiny_model, tiny_sae
 
 HOOK = "blocks.1.hook_resid_post"
@@ -156,7 +155,7 @@ def test_three_runs_at_once_are_three_runs(
     mean = 0.3 * torch.randn(HIDDEN, generator=torch.Generator().manual_seed(1))
     rows = residuals(model, [sequences[0]], f"blocks.1.{name}")[0]
     threshold = rows.norm(dim=-1).median().item() * 1.1
-    monkeypatch.setattr(spliced, "BLOCK_VALUES", 3 * 30 * 50)  # several parts of the vocabulary
+    monkeypatch.setattr(quality_module, "BLOCK_VALUES", 3 * 30 * 50)  # several parts of the vocabulary
     assert_losses(
         spliced_losses(model, sae, [[5], *sequences[:5]], mean, threshold),
         literal_losses(model, sae, sequences[:5], mean, threshold),
@@ -182,7 +181,7 @@ def test_logits_in_parts_are_compared_as_whole_ones(width: int) -> None:
     logits[2] = logits[0] + 1e-3 * torch.randn(9, 300, generator=random)  # nearly no difference
     targets = torch.tensor([0, 299, 7, 6, 150, 63, 64, 1, 298])
     logp = logits.double().log_softmax(-1)
-    ce, kl = compared(iter(logits.clone().split(width, dim=-1)), targets)
+    ce, kl = cross_entropy_and_kl(iter(logits.clone().split(width, dim=-1)), targets)
     want = -logp[:, torch.arange(9), targets].sum(1)
     torch.testing.assert_close(ce, want, rtol=1e-6, atol=1e-4)
     literal = (logp[:1].exp() * (logp[:1] - logp[1:])).sum(-1).sum(1)

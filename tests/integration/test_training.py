@@ -175,11 +175,11 @@ def test_start_at_mean_needs_a_mean_that_is_the_same_for_all_rows(recipe: Recipe
         parse_recipe(values, "test")
 
 
-def test_the_recipe_revives_features_and_undoes_shrinkage(
+def test_the_recipe_resamples_dead_features_and_undoes_shrinkage(
     trained: run.TrainedSae, model: MedBridge, recipe: Recipe, tmp_path: Path
 ) -> None:
     """The same run without its gains has the same active features and explains less of the text they were fitted to."""
-    settings = ["sae.l1_coefficient=5", "sae.initial_density=0.05", "revive={every: 30, dead_steps: 2}"]
+    settings = ["sae.l1_coefficient=5", "sae.initial_density=0.05", "resample_dead={every: 30, dead_steps: 2}"]
     acts = trained.folder.parent / "acts"
     folders = {}
     for unshrink in ("false", "true"):
@@ -190,7 +190,7 @@ def test_the_recipe_revives_features_and_undoes_shrinkage(
     revived = {
         p["step"]: p["revived"] for p in json.loads((folders["true"] / "curve.json").read_text()) if "revived" in p
     }
-    assert revived and set(revived) <= {30, 60} and "revived at step" in (folders["true"] / "curve.svg").read_text()
+    assert revived and set(revived) <= {30, 60} and "resampled at step" in (folders["true"] / "curve.svg").read_text()
     metrics = {name: json.loads((folder / "metrics.json").read_text()) for name, folder in folders.items()}
     assert "unshrunk" not in metrics["false"]
     before, after = metrics["true"]["unshrunk"]["explained_variance_fitted"]

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_med.concepts import particles
-from sae_lens_med.concepts.matching import ConceptMatcher, Mention, mention_tokens
+from sae_lens_med.concepts.matching import ConceptMatcher, Mention, mentions_in_spans
 from sae_lens_med.concepts.sets import Concept, ConceptSet, load_lexicon
 from sae_lens_med.errors import ConfigError, DataError, MissingExtraError
+from sae_lens_med.records import Span
 
 FORMS = {
     "aids": ("AIDS",),
@@ -340,26 +341,12 @@ def test_equals_the_slow_reading_of_the_rules(text: str) -> None:
     assert list(MATCHER.find(text)) == slow_find(text)
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
+# --- annotated spans --------------------------------------------------------------------------------------------------
 
 
-def test_tokens_carry_the_concepts_that_they_share_a_character_with() -> None:
-    mentions = (Mention("b", 3, 6), Mention("a", 3, 6), Mention("c", 8, 9))
-    offsets = [(0, 0), (0, 3), (2, 4), (4, 6), (6, 8), (5, 9), (4, 4)]
-    assert mention_tokens(mentions, offsets) == ((), (), ("a", "b"), ("a", "b"), (), ("a", "b", "c"), ())
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), max_size=6),
-    st.lists(st.tuples(st.integers(0, 24), st.integers(0, 5)), max_size=12),
-)
-def test_tokens_equal_the_definition(spans: list[tuple[int, int]], tokens: list[tuple[int, int]]) -> None:
-    mentions = [Mention(str(number), start, start + length) for number, (start, length) in enumerate(spans)]
-    offsets = [(start, start + length) for start, length in tokens]
-    expected = tuple(
-        tuple(sorted(m.concept_id for m in mentions if a < b and m.start < b and a < m.end)) for a, b in offsets
-    )
-    assert mention_tokens(mentions, offsets) == expected
+def test_a_mention_counts_when_it_lies_within_one_span() -> None:
+    mentions = (Mention("a", 0, 4), Mention("b", 3, 9))
+    assert mentions_in_spans(mentions, [Span(0, 5), Span(5, 9)]) == (Mention("a", 0, 4),)
 
 
 # --- the analyser, speed ----------------------------------------------------------------------------------------------

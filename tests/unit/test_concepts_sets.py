@@ -1,4 +1,4 @@
-"""Concept sets: the packaged lexicon's quality, users' files and their errors, MedQuAD's concepts, annotated spans."""
+"""Concept sets: the packaged lexicon's quality, users' files and their errors, MedQuAD's concepts."""
 
 import csv
 import gzip
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_med.concepts.annotated import concepts_in_spans, mentions_in_spans
-from sae_lens_med.concepts.matching import ConceptMatcher, Mention
+from sae_lens_med.concepts.matching import ConceptMatcher, mentions_in_spans
 from sae_lens_med.concepts.sets import (
     CATEGORIES,
     Concept,
@@ -17,11 +16,9 @@ from sae_lens_med.concepts.sets import (
     form_key,
     load_concepts,
     load_lexicon,
-    load_medquad_concepts,
 )
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.records import McqItem, Span
 
 LEXICON = load_lexicon()
 MATCHER = ConceptMatcher(LEXICON)
@@ -215,46 +212,12 @@ def test_medquad_keeps_cuis_and_drops_synonyms_that_read_alike(tmp_path: Path) -
     }
     path = tmp_path / "m.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(row).encode()))
-    assert load_medquad_concepts(path).concepts == (
+    assert load_concepts(path).concepts == (
         Concept("A1C test", "Disorders", ("A1C test", "HbA1C test", "Glycohemoglobin test"), ("C0456984",)),
     )
     path.write_bytes(gzip.compress(json.dumps(row | {"synonyms": "x"}).encode()))
     with pytest.raises(DataError, match="row 1: field 'synonyms': must be a list of strings"):
-        load_medquad_concepts(path)
-
-
-# --- annotated spans --------------------------------------------------------------------------------------------------
-
-
-def annotated_item() -> McqItem:
-    return McqItem(
-        id="i",
-        subject="s",
-        language="en",
-        question="Fever and cough since Monday, no headache.",
-        options=("a", "b"),
-        answer=0,
-        explanation="Pneumonia is likely.",
-        explanation_source="expert",
-        question_spans=(Span(0, 12, "premise"), Span(30, 41, "premise")),
-        explanation_spans=(Span(0, 19, "claim"),),
-    )
-
-
-def test_concepts_of_annotated_spans() -> None:
-    found = concepts_in_spans([annotated_item()], MATCHER)
-    assert found.by_item == {"i": ("fever", "headache", "pneumonia")}  # the first span cuts "cough"
-    assert set(found.concepts.ids) == {"fever", "headache", "pneumonia"}
-    assert concepts_in_spans([annotated_item()], MATCHER, ["claim"]).by_item == {"i": ("pneumonia",)}
-    with pytest.raises(ConfigError, match="has the label 'premises'; did you mean premise"):
-        concepts_in_spans([annotated_item()], MATCHER, ["premises"])
-    with pytest.raises(DataError, match="name none of the 1 concepts"):
-        concepts_in_spans([annotated_item()], ConceptMatcher(LEXICON.subset(ids=["gout"])))
-
-
-def test_a_mention_counts_when_it_lies_within_one_span() -> None:
-    mentions = (Mention("a", 0, 4), Mention("b", 3, 9))
-    assert mentions_in_spans(mentions, [Span(0, 5), Span(5, 9)]) == (Mention("a", 0, 4),)
+        load_concepts(path)
 
 
 # --- real data --------------------------------------------------------------------------------------------------------
@@ -266,11 +229,14 @@ def test_coverage_of_real_questions_and_explanations(shared_data: Path) -> None:
     assert (len(korean), len(english)) == (1205, 436)
     assert sum(bool(MATCHER.find(item.question)) for item in korean) / 1205 > 0.7
     assert sum(bool(MATCHER.find(item.explanation or "")) for item in english) / 436 > 0.9
-    spans = concepts_in_spans(english, MATCHER, ["premise"])
-    assert sum(map(bool, spans.by_item.values())) / 436 > 0.9
+    premises = [
+        mentions_in_spans(MATCHER.find(item.question), [s for s in item.question_spans if s.label == "premise"])
+        for item in english
+    ]
+    assert sum(map(bool, premises)) / 436 > 0.9
 
 
 def test_medquads_concepts_are_read_whole(shared_data: Path) -> None:
-    concepts = load_medquad_concepts(shared_data / "medquad_concepts.jsonl.gz")
+    concepts = load_concepts(shared_data / "medquad_concepts.jsonl.gz")
     assert len(concepts) == 6498
     assert all(concept.codes for concept in concepts)

@@ -66,7 +66,7 @@ def test_one_architecture_and_size_needs_no_more_than_its_name(tmp_path: Path) -
 def test_other_settings_tell_curves_apart(tmp_path: Path) -> None:
     run(tmp_path / "s/a", "lr=0.001")
     run(tmp_path / "s/b", "lr=0.002")
-    run(tmp_path / "s/c", "lr=0.002", "revive.every=10", "revive.dead_steps=5")
+    run(tmp_path / "s/c", "lr=0.002", "resample_dead.every=10", "resample_dead.dead_steps=5")
     names = {Path(p.folder).name: p.curve for p in frontier([tmp_path / "s"]).points}
     assert len(set(names.values())) == 3
     assert "lr 0.001" in names["a"] and "lr 0.002" in names["b"] and "every 10" in names["c"]

@@ -202,7 +202,7 @@ def test_training_panels_hold_each_quantity_and_the_revivals() -> None:
         assert xy(ax)[0] == [(p["step"], p[key]) for p in CURVE]
     assert [len(ax.lines) for ax in axes] == [1, 1, 1, 2]
     assert xs(axes[3].lines[1]) == [20, 20]
-    assert "12 dead features revived at step 20" in plots.describe_training(CURVE)
+    assert "12 dead features resampled at step 20" in plots.describe_training(CURVE)
     assert plots.describe_training([]) == "No step was recorded."
     assert len(plots.training_panels([])) == 4
     with pytest.raises(DataError, match=r"has no 'l1'; did you mean l0\?; it has loss"):

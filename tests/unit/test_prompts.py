@@ -117,7 +117,7 @@ def test_english_items_have_the_same_layout() -> None:
 
 
 def test_a_language_without_layout() -> None:
-    with pytest.raises(DataError, match="there is no prompt layout for the language 'fr'; use one of ko, en"):
+    with pytest.raises(DataError, match="in the language 'fr', for which letter has no template; use one of ko, en"):
         question_prompt(item(language="fr"), TOKENIZERS["qwen"])
 
 

@@ -82,32 +82,39 @@ def test_stop_strings() -> None:
     assert stops["cot.ko"] == ("\n\n[문제]", "</s>", "<|im_end|>")
 
 
-@pytest.mark.parametrize("family", ["letter", "generate"])
+def by_hand(it: McqItem, shots: list[McqItem]) -> tuple[str, list[tuple[int, int]]]:
+    """The text of lm-evaluation-harness' task, and where stem and options of the last question stand in it."""
+    cue = {"ko": "정답：", "en": "Answer:"}[it.language]
+    text, places = "", []
+    for i in [*shots, it]:
+        places = [(len(text), len(text) + len(i.question.strip()))]
+        text += i.question.strip()
+        for letter, option in zip("ABCDE", i.options, strict=False):
+            text += f"\n{letter}. {option}"
+            places.append((len(text) - len(option), len(text)))
+        text += f"\n{cue}" if i is it else f"\n{cue} {i.gold_letter}\n\n"
+    return text, places
+
+
 @pytest.mark.parametrize("n_shots", [0, 3])
-def test_the_default_is_question_prompt(family: str, n_shots: int) -> None:
-    templates = find_templates(family)
+def test_the_default_against_the_layout_by_hand(n_shots: int) -> None:
+    shots = SAMPLE[:n_shots]
     for it in [*SAMPLE[n_shots:], item(question="  Which?\n", language="en", options=("a", "b{{ c }}"))]:
-        rendered = templates.of(it).render(it, SAMPLE[:n_shots])
-        expected = question_prompt(it, TOKENIZER, shots=SAMPLE[:n_shots])
-        assert (rendered.text.encode(), rendered.spans) == (expected.text.encode(), expected.part_spans)
+        expected, places = by_hand(it, shots)
+        prompt = question_prompt(it, TOKENIZER, shots=shots)
+        assert prompt.text.encode() == expected.encode()
+        assert [(span.start, span.end) for span in prompt.part_spans] == places
+        for family in ("letter", "generate"):
+            rendered = find_templates(family).of(it).render(it, shots)
+            assert (rendered.text, rendered.spans) == (prompt.text, prompt.part_spans)
 
 
-def test_the_default_is_question_prompt_on_real_items(shared_data: Path) -> None:
+def test_the_default_against_the_layout_by_hand_on_real_items(shared_data: Path) -> None:
     items = load_items(str(shared_data / "kormedmcqa_train_shared.jsonl"), skip_bad_rows=True).items
     assert len(items) > 1000
-    templates = find_templates("letter")
     for it in items[5:]:
-        rendered = templates.of(it).render(it, items[:5])
-        expected = question_prompt(it, TOKENIZER, shots=items[:5]) if it is items[5] else None
-        if expected is not None:
-            assert (rendered.text, rendered.spans) == (expected.text, expected.part_spans)
-        by_hand = "".join(
-            f"{i.question.strip()}\n"
-            + "".join(f"{c}. {o}\n" for c, o in zip("ABCDE", i.options, strict=False))
-            + f"정답：{'' if i is it else f' {i.gold_letter}' + chr(10) * 2}"
-            for i in [*items[:5], it]
-        )
-        assert rendered.text == by_hand
+        rendered = find_templates("letter").of(it).render(it, items[:5])
+        assert (rendered.text, [(span.start, span.end) for span in rendered.spans]) == by_hand(it, items[:5])
 
 
 TEXT = st.text(max_size=40).filter(lambda text: text.strip())
@@ -130,6 +137,7 @@ def test_any_text_passes_unchanged(question: str, options: list[str], name: str)
 def test_nothing_in_a_value_is_code(text: str) -> None:
     rendered = find_templates("cot").of(item()).render(item(question=text, options=(text, "b")))
     assert rendered.text.count(text) == 2
+    assert [rendered.text[span.start : span.end] for span in rendered.spans] == [text, text, "b"]
 
 
 def own(tmp_path: Path, content: str) -> str:

@@ -42,7 +42,8 @@ from sae_lens_med.evaluation.conditions.plot import steering_svg
 from sae_lens_med.evaluation.conditions.spec import Condition, Conditions, Feature
 from sae_lens_med.evaluation.conditions.tables import comparison_csv, comparison_md, flips_csv
 from sae_lens_med.evaluation.methods import Method, as_method, ask, run_method
-from sae_lens_med.features.statistics import FeatureStatistics, feature_statistics, matched_sets, texts_sha256
+from sae_lens_med.features.matched import matched_sets
+from sae_lens_med.features.statistics import FeatureStatistics, feature_statistics, texts_sha256
 from sae_lens_med.interventions import intervention_pairs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine

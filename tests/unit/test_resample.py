@@ -1,21 +1,25 @@
 """Dead features come back: a known dictionary, the literal formula of the draw, and what must stay as it was."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from sae_lens import SAETrainer
 from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
 from safetensors.torch import save_file
 
-from sae_lens_med.errors import ConfigError
+from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
 from sae_lens_med.training.activations import Activations
-from sae_lens_med.training.recipe import Revival, load_recipe
-from sae_lens_med.training.revive import draw, is_due, revive, rows_for
+from sae_lens_med.training.outputs import open_run, open_sweep
+from sae_lens_med.training.plan import plan
+from sae_lens_med.training.recipe import Recipe, Resampling, load_recipe, parse_recipe
+from sae_lens_med.training.resample import draw, is_due, resample_dead, rows_for
 from tests.tiny import tiny_trainer
 
 D_IN, N_TRUE, D_SAE, BATCH = 24, 40, 48, 256
@@ -73,20 +77,20 @@ def firing(trainer: SAETrainer[Any, Any]) -> torch.Tensor:
 
 
 def test_killed_features_fire_again_and_the_error_falls() -> None:
-    with_revival, without = trained(), trained()
-    assert not firing(with_revival)[KILLED].any()
+    resampled, without = trained(), trained()
+    assert not firing(resampled)[KILLED].any()
     batch = next(samples(5))
-    assert revive(with_revival, batch, seed=1, step=60, dead_steps=30) == len(KILLED)
-    assert (firing(with_revival)[KILLED] > 0).all()
-    loss, loss_without = (train(t, 300, seed=3) for t in (with_revival, without))
+    assert resample_dead(resampled, batch, seed=1, step=60, dead_steps=30) == len(KILLED)
+    assert (firing(resampled)[KILLED] > 0).all()
+    loss, loss_without = (train(t, 300, seed=3) for t in (resampled, without))
     assert firing(without)[KILLED].eq(0).all()
-    assert (firing(with_revival)[KILLED] > 0.003).float().mean() > 0.8
-    assert not with_revival.dead_neurons[KILLED].all()
-    assert with_revival.dead_neurons.float().mean() < 0.5 * without.dead_neurons.float().mean()
+    assert (firing(resampled)[KILLED] > 0.003).float().mean() > 0.8
+    assert not resampled.dead_neurons[KILLED].all()
+    assert resampled.dead_neurons.float().mean() < 0.5 * without.dead_neurons.float().mean()
     assert loss < 0.97 * loss_without
 
 
-def test_revived_rows_biases_and_moments() -> None:
+def test_resampled_rows_biases_and_moments() -> None:
     trainer = trained()
     sae, batch = trainer.sae, next(samples(5))
     for p in (sae.E, sae.b_enc):  # what a feature leaves that was alive once
@@ -105,7 +109,7 @@ def test_revived_rows_biases_and_moments() -> None:
     errors = (x - sae(x)).detach()
     fired = (sae.encode(x) > 0).sum(0)[~dead].float().mean().item()
 
-    revive(trainer, batch, seed=1, step=60, dead_steps=30)
+    resample_dead(trainer, batch, seed=1, step=60, dead_steps=30)
     # every row is the direction of some row's error, no two of the same
     cosine = torch.nn.functional.normalize(sae.E[dead], dim=1) @ torch.nn.functional.normalize(errors, dim=1).T
     assert (cosine.max(1).values > 1 - 1e-5).all()
@@ -127,13 +131,13 @@ def test_revived_rows_biases_and_moments() -> None:
             assert torch.equal(value, before[name]), name
 
 
-def test_the_same_seed_step_and_batch_revive_the_same_way() -> None:
+def test_the_same_seed_step_and_batch_resample_the_same_way() -> None:
     batch = next(samples(5))
     states = []
     for seed, step in [(1, 60), (1, 60), (1, 61), (2, 60)]:
         trainer = trained()
         torch.rand(3)  # the global generator has no part in it
-        revive(trainer, batch, seed=seed, step=step, dead_steps=30)
+        resample_dead(trainer, batch, seed=seed, step=step, dead_steps=30)
         states.append(trainer.sae.E.detach().clone())
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2]) and not torch.equal(states[0], states[3])
@@ -142,7 +146,7 @@ def test_the_same_seed_step_and_batch_revive_the_same_way() -> None:
 def test_nothing_is_dead_nothing_changes() -> None:
     trainer = trained(steps=20)
     before = {name: value.clone() for name, value in trainer.sae.state_dict().items()}
-    assert revive(trainer, next(samples(5)), seed=1, step=20, dead_steps=30) == 0
+    assert resample_dead(trainer, next(samples(5)), seed=1, step=20, dead_steps=30) == 0
     for name, value in trainer.sae.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -151,7 +155,7 @@ def test_a_feature_is_dead_after_more_steps_than_given() -> None:
     trainer = trained()
     trainer.n_forward_passes_since_fired.zero_()
     trainer.n_forward_passes_since_fired[:3] = torch.tensor([29, 30, 31])
-    assert revive(trainer, next(samples(5)), seed=1, step=60, dead_steps=30) == 1
+    assert resample_dead(trainer, next(samples(5)), seed=1, step=60, dead_steps=30) == 1
     assert trainer.n_forward_passes_since_fired[:3].tolist() == [29, 30, 0]
 
 
@@ -160,13 +164,13 @@ def test_a_dictionary_that_is_all_dead_comes_back() -> None:
     with torch.no_grad():
         trainer.sae.b_enc.fill_(-100)
     trainer.n_forward_passes_since_fired.fill_(1000)
-    assert revive(trainer, next(samples(5)), seed=1, step=60, dead_steps=30) == D_SAE
+    assert resample_dead(trainer, next(samples(5)), seed=1, step=60, dead_steps=30) == D_SAE
     assert (firing(trainer) > 0).all()
 
 
 def test_no_more_features_than_rows() -> None:
     trainer = trained()
-    assert revive(trainer, next(samples(5))[:4], seed=1, step=60, dead_steps=30) == 4
+    assert resample_dead(trainer, next(samples(5))[:4], seed=1, step=60, dead_steps=30) == 4
     assert trainer.n_forward_passes_since_fired[KILLED].eq(0).tolist() == [True] * 4 + [False] * (len(KILLED) - 4)
 
 
@@ -203,35 +207,82 @@ def test_rows_depend_on_seed_and_step_and_come_from_the_first_window(tmp_path: P
 
 
 def test_when_it_is_due() -> None:
-    revival = Revival(every=10, dead_steps=5, until=0.5)
-    assert [step for step in range(1, 101) if is_due(revival, step, 100)] == [10, 20, 30, 40, 50]
+    resampling = Resampling(every=10, dead_steps=5, until=0.5)
+    assert [step for step in range(1, 101) if is_due(resampling, step, 100)] == [10, 20, 30, 40, 50]
     assert not is_due(None, 10, 100)
 
 
 def test_other_architectures_are_refused() -> None:
     trainer = tiny_trainer(StandardTrainingSAE(StandardTrainingSAEConfig(d_in=D_IN, d_sae=8)), BATCH)
-    with pytest.raises(ConfigError, match="in tied_l1 only, this SAE is 'standard'; leave 'revive' out"):
-        revive(trainer, next(samples(5)), seed=1, step=1, dead_steps=1)
+    with pytest.raises(ConfigError, match="in tied_l1 only, this SAE is 'standard'; leave 'resample_dead' out"):
+        resample_dead(trainer, next(samples(5)), seed=1, step=1, dead_steps=1)
 
 
 def test_the_recipes_section() -> None:
-    recipe = load_recipe("tiny", ["revive.every=20", "revive.dead_steps=10"])
-    assert recipe.revive == Revival(every=20, dead_steps=10, until=0.6, rows=8192)
-    assert recipe.to_dict()["revive"] == {"every": 20, "dead_steps": 10, "until": 0.6, "rows": 8192}
-    assert "revive" not in load_recipe("tiny").to_dict()
+    recipe = load_recipe("tiny", ["resample_dead.every=20", "resample_dead.dead_steps=10"])
+    assert recipe.resample_dead == Resampling(every=20, dead_steps=10, until=0.6, rows=8192)
+    assert recipe.to_dict()["resample_dead"] == {"every": 20, "dead_steps": 10, "until": 0.6, "rows": 8192}
+    assert "resample_dead" not in load_recipe("tiny").to_dict()
+
+
+FORMER = ["revive.every=20", "revive.dead_steps=10"]
+
+
+def former(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as runs of before hold it."""
+    return {("revive" if key == "resample_dead" else key): value for key, value in recipe.to_dict().items()}
+
+
+def test_the_former_name_of_the_section_is_read_with_a_warning() -> None:
+    wanted = load_recipe("tiny", ["resample_dead.every=20", "resample_dead.dead_steps=10"])
+    with pytest.warns(DeprecationWarning, match="the key 'revive' is now 'resample_dead'"):
+        assert load_recipe("tiny", FORMER) == wanted
+    with pytest.warns(DeprecationWarning, match="test: the key 'revive' is now 'resample_dead'"):
+        assert parse_recipe(former(wanted), "test") == wanted
+    with pytest.raises(ConfigError, match="'revive' is the former name of 'resample_dead'; give one of them"):
+        parse_recipe(former(wanted) | {"resample_dead": {"every": 1, "dead_steps": 1}}, "test")
+
+
+@pytest.mark.filterwarnings("error:.*is now 'resample_dead'")
+def test_what_was_begun_under_the_former_name_goes_on(tmp_path: Path) -> None:
+    variants = plan(["tiny"], ["resample_dead.every=20,30"], ["resample_dead.every=1", "resample_dead.dead_steps=10"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(former(variants[0].recipe)))
+    assert open_run(variants[0].recipe, tmp_path / "run", resume=True).begun
+    with pytest.raises(StudyError, match="resample_dead.every: 20 -> 30"):
+        open_run(variants[1].recipe, tmp_path / "run", resume=True)
+    written = [
+        {
+            "name": v.name,
+            "varied": {"revive.every": v.recipe.to_dict()["resample_dead"]["every"]},
+            "recipe": former(v.recipe),
+        }
+        for v in variants
+    ]
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "variants": written}))
+    assert open_sweep(variants, tmp_path, resume=True).begun
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["revive.every=20"], "has no key 'dead_steps' of its section 'revive'"),
-        (["revive.every=0", "revive.dead_steps=3"], "revive.every must be a whole number of at least 1, got 0"),
-        (["revive.every=3", "revive.dead_step=3"], "unknown key 'dead_step'; did you mean dead_steps"),
-        (["revive.every=3", "revive.dead_steps=3", "revive.until=1.5"], "above 0 and at most 1, got 1.5"),
-        (["revive=3"], "has no section 'revive'"),
+        (["resample_dead.every=20"], "has no key 'dead_steps' of its section 'resample_dead'"),
         (
-            ["sae={architecture: topk, d_sae: 8, k: 2}", "revive.every=3", "revive.dead_steps=3"],
-            "revival is written for tied_l1, not for 'topk'",
+            ["resample_dead.every=0", "resample_dead.dead_steps=3"],
+            "resample_dead.every must be a whole number of at least 1, got 0",
+        ),
+        (
+            ["resample_dead.every=3", "resample_dead.dead_step=3"],
+            "unknown key 'dead_step'; did you mean dead_steps",
+        ),
+        (
+            ["resample_dead.every=3", "resample_dead.dead_steps=3", "resample_dead.until=1.5"],
+            "above 0 and at most 1, got 1.5",
+        ),
+        (["resample_dead=3"], "has no section 'resample_dead'"),
+        (
+            ["sae={architecture: topk, d_sae: 8, k: 2}", "resample_dead.every=3", "resample_dead.dead_steps=3"],
+            "resampling is written for tied_l1, not for 'topk'",
         ),
     ],
 )

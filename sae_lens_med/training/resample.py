@@ -3,7 +3,7 @@
 Source: Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron Resampling". At given steps, for the features
 that have not fired for `dead_steps` steps, on a batch of activations:
 
-    rows       one input x a feature, drawn with p(x) ∝ loss(x)², no input twice in one revival (two features with one
+    rows       one input x a feature, drawn with p(x) ∝ loss(x)², no input twice at one step (two features with one
                direction and one bias would stay one feature for ever); loss(x) = ||x - x̂||²
     E_j        the direction of the error x - x̂, at the mean norm of the living rows
     b_j        such that the feature fires on the same share of the batch as a living feature does on average
@@ -13,9 +13,9 @@ What differs from the source, and why. The loss is the error alone: the penalty 
 feature. The source writes the input into decoder and encoder, the latter at 0.2 of the living norm, with a bias of 0. A
 tied row reads with what it writes, so only its bias can make it begin quietly. Tried on the released dictionary of
 gemma-3-270m (layer 9; the 1,442 features that 20,000 tokens had not activated; 250 steps more, explained variance 0.898
-without revival):
+without resampling):
 
-    direction   bias                                  at once           250 steps later   of the revived, active
+    direction   bias                                  at once           250 steps later   of the resampled, active
     input       firing rate of the living x 0.3       EV below 0        EV 0.897          26 % (of 4,000 tokens)
     error       fires at 0.2 mean value on its own x  EV 0.865          EV 0.898          2 %
     error       mean bias of the living               EV below 0        EV 0.900, L0 +5   100 %
@@ -23,7 +23,7 @@ without revival):
     error       firing rate of the living             EV 0.873, L0 +21  EV 0.899, L0 +0   96 %
 
 Everything is decided by the batch, the weights and (seed, step) on a generator of the CPU: a resumed run, and every
-process of a distributed one, revives the same features in the same way.
+process of a distributed one, resamples the same features in the same way.
 
 Out of scope: other architectures (their SAELens classes have ways of their own), warming the learning rate up again.
 """
@@ -39,21 +39,21 @@ from sae_lens_med.errors import ConfigError
 from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE
 from sae_lens_med.training.activations import Activations
-from sae_lens_med.training.recipe import Revival
+from sae_lens_med.training.recipe import Resampling
 
 _FIRST_SHARE = 0.01
-"""Share of the batch that a revived feature fires on where no other fires at all."""
+"""Share of the batch that a resampled feature fires on where no other fires at all."""
 
 _CHUNK_VALUES = 1 << 24
 
 
-def is_due(revival: Revival | None, step: int, total: int) -> bool:
-    """Whether dead features are revived after `step` of `total` steps."""
-    return revival is not None and step % revival.every == 0 and step <= revival.until * total
+def is_due(resampling: Resampling | None, step: int, total: int) -> bool:
+    """Whether dead features are resampled after `step` of `total` steps."""
+    return resampling is not None and step % resampling.every == 0 and step <= resampling.until * total
 
 
 def rows_for(acts: Activations, n_rows: int, batch_size: int, *, seed: int, step: int) -> torch.Tensor:
-    """The activations that a revival at `step` looks at, float32 `[n, d_in]`, the same in all processes.
+    """The activations that resampling at `step` looks at, float32 `[n, d_in]`, the same in all processes.
 
     About `n_rows` (whole batches of `batch_size`, one at least) at random from the first window: what the first batch
     of training needed is there, even while the harvest goes on.
@@ -68,20 +68,21 @@ def rows_for(acts: Activations, n_rows: int, batch_size: int, *, seed: int, step
 
 
 @torch.no_grad()
-def revive(trainer: SAETrainer[Any, Any], batch: torch.Tensor, *, seed: int, step: int, dead_steps: int) -> int:
+def resample_dead(trainer: SAETrainer[Any, Any], batch: torch.Tensor, *, seed: int, step: int, dead_steps: int) -> int:
     """Give the dead features of `trainer.sae` new directions, in place.
 
     Args:
         batch: float `[n, d_in]`, n >= 2, activations before SAELens' scaling, the same in all processes; no more
-            features are revived than rows of it.
+            features are resampled than rows of it.
         dead_steps: a feature is dead when it has not fired for more steps than this.
 
-    Returns how many were revived. Raises `ConfigError` when the SAE is not `tied_l1`.
+    Returns how many were resampled. Raises `ConfigError` when the SAE is not `tied_l1`.
     """
     sae = trainer.sae
     if not isinstance(sae, TiedL1TrainingSAE):
         raise ConfigError(
-            f"dead features are revived in tied_l1 only, this SAE is {sae.cfg.architecture()!r}; leave 'revive' out."
+            f"dead features are resampled in tied_l1 only, this SAE is {sae.cfg.architecture()!r}; leave "
+            "'resample_dead' out."
         )
     dead = trainer.n_forward_passes_since_fired > dead_steps
     if not dead.any():
