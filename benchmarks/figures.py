@@ -74,8 +74,9 @@ def overview() -> str:
             ax.set_title(f"{study['data']}, {study['n']} questions:\nexplanations {study['explanations']}", pad=10)
             described.append(f"{study['data']}, explanations {study['explanations']}: {plots.describe_intervals(rows)}")
         lines: dict[Any, Any] = {line.get_label(): line for line in axes[0].lines}
+        handles: list[Any] = [(lines["interval"], lines["value"]), lines["chance"]]  # a pair is drawn as one mark
         axes[0].figure.legend(
-            [(lines["interval"], lines["value"]), lines["chance"]],
+            handles,
             ["measured (SAE features: 95 % interval)", "the same with the explanations permuted"],
             title="Which representation of a question finds its own explanation among all?",
             loc="outside upper left",
