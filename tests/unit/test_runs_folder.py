@@ -114,7 +114,7 @@ def test_changed_settings_are_named_from_old_to_new(tmp_path: Path) -> None:
 def test_many_changes_are_counted(tmp_path: Path) -> None:
     RunFolder(tmp_path, KIND, BEGIN).begin()
     spices = {f"s{i}": i for i in range(10, 23)}
-    assert "; s17: (absent) -> 17; and 5 more); give" in refused(tmp_path, recipe(**spices))
+    assert "; s17: (absent) -> 17; and 5 more); choose" in refused(tmp_path, recipe(**spices))
 
 
 @pytest.mark.parametrize(
