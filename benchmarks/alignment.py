@@ -80,24 +80,23 @@ class Data:
 
 
 def similarity(d: Data, _threads: int) -> Array:
-    from sae_lens_med.alignment.similarity import (
-        adjust_for_nuisance,
-        cosine_matrix,
-        matched_minus_mismatched,
-        retrieval,
-    )
+    from sae_lens_med.alignment.difference import matched_minus_mismatched
+    from sae_lens_med.alignment.retrieval import ranked
+    from sae_lens_med.alignment.similarity import adjust_for_nuisance, cosine_matrix
 
     table = adjust_for_nuisance(cosine_matrix(d.stems, d.explanations), *d.properties)
     difference = matched_minus_mismatched(table, d.strata, d.drawn)
-    ranks = retrieval(table, d.drawn)
+    ranks = ranked(table, d.drawn)
     return np.array([difference.differences.mean(), *difference.null[:3], ranks.null_mrr[0]])
 
 
 def overlap(d: Data, _threads: int) -> Array:
-    from sae_lens_med.alignment.overlap import feature_overlap
+    from sae_lens_med.alignment.overlap import overlap_tables
+    from sae_lens_med.statistics import permuted_means
 
-    found = feature_overlap(d.stems, d.explanations, d.drawn)
-    return np.array([found.jaccard.mean(), *found.null_jaccard[:3], found.null_precision[0]])
+    found, everyone = overlap_tables(d.stems, d.explanations), np.arange(d.stems.shape[0])
+    nulls = [permuted_means(table, d.drawn, everyone) for table in (found.jaccard, found.precision, found.recall)]
+    return np.array([np.diagonal(found.jaccard).mean(), *nulls[0][:3], nulls[1][0]])
 
 
 def auroc(d: Data, threads: int) -> Array:
@@ -361,7 +360,8 @@ def run(name: str, options: dict[str, Any], loop: bool) -> dict[str, Any]:
 
 def growth(options: dict[str, Any]) -> dict[str, Any]:
     """Seconds of #2 with all permutations, at n and at 2n items; the least of three runs each, taking turns."""
-    from sae_lens_med.alignment.similarity import cosine_matrix, matched_minus_mismatched
+    from sae_lens_med.alignment.difference import matched_minus_mismatched
+    from sae_lens_med.alignment.similarity import cosine_matrix
 
     sizes = (options["items"], 2 * options["items"])
     studies = [Data(n, min(500, options["features"]), options["l0"], options["permutations"]) for n in sizes]

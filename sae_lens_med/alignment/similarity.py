@@ -19,6 +19,8 @@ pairs of a stratum alone are compared, the fit on these alone (`adjust_within_st
 Out of scope: what is measured on the similarities (`retrieval`, `difference`), and which vectors (`similarities`).
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
@@ -37,7 +39,7 @@ def cosine_matrix(stems: FloatArray | sparse.csr_array, explanations: FloatArray
     """
     if stems.shape != explanations.shape:
         raise DataError(f"stem vectors {stems.shape} and explanation vectors {explanations.shape} must have one shape.")
-    product = _unit_rows(stems) @ _unit_rows(explanations).T
+    product: Any = _unit_rows(stems) @ _unit_rows(explanations).T
     dense = product.toarray() if sparse.issparse(product) else product
     return np.clip(np.asarray(dense, dtype=np.float64), -1.0, 1.0)
 

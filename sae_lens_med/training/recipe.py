@@ -184,7 +184,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     target[last] = value
 
 
-def current_keys(values: dict[str, Any]) -> dict[str, Any]:
+def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """A stored recipe, or its settings under dotted keys, with each former name of a key replaced by today's."""
     current: dict[str, Any] = {}
     for key, value in values.items():

@@ -134,7 +134,7 @@ ROOMS_THAT_READ = {
     *("features", "alignment", "study"),
 }
 MODULES_THAT_RUN = {
-    *("features.collect", "features.rules", "features.statistics", "alignment.reasoning_runs"),
+    *("features.collect", "features.reading", "features.rules", "features.statistics"),
     *("study.measure", "study.run"),
 }
 """Of these rooms, the modules that run a model."""
