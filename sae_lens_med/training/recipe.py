@@ -15,6 +15,7 @@ Until 0.2 the key `resample_dead` is also read by its former name, `revive`, wit
 import dataclasses
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
