@@ -38,7 +38,7 @@ class FrontierLike(Protocol):
 
     @property
     def l0(self) -> float:
-        """Active features a token."""
+        """Active features per token."""
         ...
 
     @property
@@ -59,7 +59,7 @@ def frontier(
     """
     drawn = _drawable(points)
     with drawing(ax, height=3.0, width=6.4) as ax:
-        ax.set_xlabel("L0: active features a token (log scale)")
+        ax.set_xlabel("L0: active features per token (log scale)")
         ax.set_ylabel("explained variance", rotation_mode="anchor")
         if not drawn:
             ax.set_xticks([])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "loss": "loss",
-    "l0": "L0 (active features a token)",
+    "l0": "L0 (active features per token)",
     "explained_variance": "explained variance (of the batch)",
     "dead_fraction": "dead features (share)",
 }

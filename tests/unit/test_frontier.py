@@ -114,7 +114,7 @@ def test_the_plot_has_a_panel_a_hook_and_says_every_run(tmp_path: Path) -> None:
     root = ElementTree.parse(tmp_path / "frontier.svg").getroot()
     texts = [element.text for element in root.iter(f"{SVG}text")]
     assert texts.count("blocks.1.hook_resid_post") == texts.count("blocks.2.hook_resid_post") == 1
-    assert texts.count("explained variance") == 2 and texts.count("L0: active features a token (log scale)") == 2
+    assert texts.count("explained variance") == 2 and texts.count("L0: active features per token (log scale)") == 2
     assert texts.count("tied_l1 · d_sae 64") == 2
     (said,) = [element.text or "" for element in root.iter(f"{SVG}desc")]
     assert said.split("; ") == [
