@@ -70,7 +70,7 @@ class AblationSettings:
 
     def __post_init__(self) -> None:
         if not self.sizes or list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
-            raise ConfigError(f"sizes of feature sets are whole numbers from 1 on, ascending; got {self.sizes}.")
+            raise ConfigError(f"sizes of feature sets must be ascending whole numbers from 1; got {self.sizes}.")
         if self.sets < 2:
             raise ConfigError(f"a null of random sets needs at least 2 sets per item, got {self.sets}.")
 

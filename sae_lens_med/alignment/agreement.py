@@ -58,7 +58,7 @@ def krippendorff_alpha(ratings: npt.ArrayLike, level: Level = "nominal") -> floa
     """
     array = np.asarray(ratings, dtype=np.float64)
     if array.ndim != 2:
-        raise DataError(f"ratings have shape {array.shape}; give one row per rater and one column per item.")
+        raise DataError(f"ratings have shape {array.shape}; use one row per rater and one column per item.")
     if level not in ("nominal", "ordinal", "interval"):
         raise ConfigError(f"Krippendorff's alpha knows the levels nominal, ordinal and interval, not {level!r}.")
     present = np.isfinite(array)
@@ -102,7 +102,7 @@ def _disagreement(first: npt.ArrayLike, second: npt.ArrayLike, weighting: Weight
     if weighting == "none":
         return (gap > 0).astype(np.float64)
     if weighting not in ("linear", "quadratic"):
-        raise ConfigError(f"kappa's weighting is none, linear or quadratic, not {weighting!r}.")
+        raise ConfigError(f"kappa's weighting must be none, linear or quadratic, not {weighting!r}.")
     return gap if weighting == "linear" else gap**2
 
 

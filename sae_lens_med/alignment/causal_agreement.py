@@ -20,7 +20,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
 from sae_lens_med.alignment.causal_items import CausalItems
 from sae_lens_med.alignment.concept_tests import concept_features
@@ -160,10 +159,13 @@ def concept_agreement(
     Value on no data: 0, p = 1, when no item can be measured. Raises `DataError` for arrays of different lengths or
     numbers that are not finite.
     """
+    from scipy.stats import rankdata  # importing it takes a second
+
     x, y, of = np.asarray(effects, np.float64), np.asarray(weights, np.float64), np.asarray(items)
     if x.ndim != 1 or not x.shape == y.shape == of.shape:
         raise DataError(
-            f"effects, weights and items have shapes {x.shape}, {y.shape}, {of.shape}; give one number each."
+            f"effects, weights and items have shapes {x.shape}, {y.shape}, {of.shape}; "
+            "each entry needs one number in all three."
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise DataError("some effects or weights are not finite; leave these concepts out.")

@@ -70,7 +70,7 @@ class CausalItems:
         if expected != [shot.id for shot in side.shots]:
             raise DataError(
                 f"the study's features were collected after {len(expected)} solved examples, and {len(side.shots)} "
-                "were given for the causal metrics; give the same ones."
+                "were given for the causal metrics; use the same ones."
             )
         items = [inputs.items[i] for i in chosen]
         return answer_texts(items, inputs.features, side.model.text_tokenizer, shots=side.shots)

@@ -35,7 +35,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from sae_lens_med.alignment.concept_kernels import chosen_f1, null_max, number_type
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.vectors import n_columns
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
@@ -155,6 +154,8 @@ def concept_auroc(
         scale *= np.sqrt(np.maximum(pairs, 0))[:, None]
     else:
         expected, scale = mean[None], np.sqrt(_inverse(variance) * (rows - 1))[None]
+    from sae_lens_med.alignment.concept_kernels import null_max, number_type  # numba
+
     by_feature = ranks.tocsc()
     kind = number_type(rows)
     pointers, values, by_concept = _pointers(by_feature), by_feature.data.astype(kind.dtype), _by_concept(labels)
@@ -190,6 +191,8 @@ def concept_f1(
     Of rules equally good on training rows, the one of the lowest feature, then of the lowest threshold, is chosen. A
     concept without labelled rows on both sides is left out. Raises `DataError` as `concept_auroc`.
     """
+    from sae_lens_med.alignment.concept_kernels import chosen_f1, number_type  # numba
+
     starts = _starts(acts, labels, permutations, groups)
     concepts = np.flatnonzero(labels[held_out].any(axis=0) & labels[~held_out].any(axis=0))
     chosen = labels[:, concepts]

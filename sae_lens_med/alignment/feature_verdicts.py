@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import hypergeom
 
 from sae_lens_med.alignment.causal_items import CausalItems
 from sae_lens_med.alignment.effects import EffectSettings, effect_plan, effects
@@ -155,6 +154,8 @@ def feature_verdicts(mentioned_p: FloatArray, causal_p: FloatArray, q: float = A
 def verdict_values(verdicts: FeatureVerdicts, tests: FeatureTests, q: float = ALPHA) -> list[MetricValue]:
     """Share of the features tested both ways that are mentioned *and* causal after correction, with the share that two
     unrelated columns would give (hypergeometric)."""
+    from scipy.stats import hypergeom  # importing it takes a second
+
     tested = np.isfinite(verdicts.mentioned_q) & np.isfinite(verdicts.causal_q)
     n = int(np.count_nonzero(tested))
     if n == 0:

@@ -115,7 +115,7 @@ def measure_monosemanticity(inputs: Inputs) -> Measured:
                 )
             )
     notes.append(
-        "Monosemanticity: with TF-IDF embeddings, features that fire on a word make texts alike that hold that word."
+        "Monosemanticity: with TF-IDF embeddings, features that fire on a word make texts alike that contain that word."
     )
     return Measured(tuple(metrics), tuple(dict.fromkeys(notes)))
 

@@ -84,7 +84,7 @@ def measure_overlap(inputs: Inputs, k: int = DEFAULT_K) -> Measured:
                     extra["chance"] = float(floor.mean())
                 metrics.append(_value(inputs, group, f"alignment/overlap_{name}", variant, table[cells], extra))
     live = next((m.extra["live_features"] for m in metrics if m.variant == "sae"), 0.0)
-    note = f"Overlap: {live:.0f} features are active in at least one text; sets hold at most {k}."
+    note = f"Overlap: {live:.0f} features are active in at least one text; sets have at most {k}."
     return Measured(tuple(metrics), (note,))
 
 

@@ -93,7 +93,7 @@ def measure_ratings(inputs: Inputs) -> Measured:
     known = {item.id for item in inputs.items}
     for rating in ratings:
         if rating.item not in known:
-            raise DataError(f"{inputs.ratings}: the item {rating.item!r} is none of the study's; mend its id.")
+            raise DataError(f"{inputs.ratings}: the item {rating.item!r} is not one of the study's; correct its id.")
     metrics, notes = rating_metrics(ratings, draws=inputs.permutations, seed=inputs.seed)
     return Measured(metrics, notes)
 

@@ -80,7 +80,7 @@ def read_ratings(path: Path) -> tuple[Rating, ...]:
         seen[unit] = where
         ratings.append(rating)
     if not ratings:
-        raise DataError(f"{path}: there are no ratings; give at least one.")
+        raise DataError(f"{path}: there are no ratings; add at least one.")
     return tuple(ratings)
 
 
@@ -99,7 +99,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}: ratings are a JSON list of objects with {', '.join(FIELDS)}; this is something else.")
     for number, values in enumerate(found, 1):
         if not isinstance(values, dict):
-            raise DataError(f"{path}: entry {number} is no object with {', '.join(FIELDS)}.")
+            raise DataError(f"{path}: entry {number} is not an object with {', '.join(FIELDS)}.")
         yield f"entry {number}", values
 
 
@@ -107,12 +107,12 @@ def _rating(where: str, values: dict[str, Any]) -> Rating:
     for name in values:
         if name not in FIELDS:
             raise DataError(
-                f"{where}: there is no field {name!r}{nearest(str(name), FIELDS)}; give {', '.join(FIELDS)}."
+                f"{where}: there is no field {name!r}{nearest(str(name), FIELDS)}; the fields are {', '.join(FIELDS)}."
             )
     for name in FIELDS:
         value = values.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
-            raise DataError(f"{where}: the field {name!r} is empty; give {', '.join(FIELDS)}.")
+            raise DataError(f"{where}: the field {name!r} is empty; the fields are {', '.join(FIELDS)}.")
     item, rater, arm, axis = (str(values[name]).strip() for name in FIELDS[:4])
     arm, axis = arm.casefold(), axis.casefold()
     if arm not in ARMS:
@@ -136,7 +136,7 @@ def _value(where: str, axis: str, rating: Any) -> float:
         place = int(number) - 1
     else:
         listed = "; ".join(f"{i} {level}" for i, level in enumerate(levels, 1))
-        raise DataError(f"{where}: {rating!r} is no level of {axis}; its levels are {listed}.")
+        raise DataError(f"{where}: {rating!r} is not a level of {axis}; its levels are {listed}.")
     return place / (len(levels) - 1)
 
 

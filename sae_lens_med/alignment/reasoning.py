@@ -119,7 +119,7 @@ def reasoning_metrics(
     questions = {item.id: item.question for item in items}
     for run in runs:
         if run.id not in questions:
-            raise DataError(f"there is reasoning for {run.id!r}, which is none of the study's items; run it again.")
+            raise DataError(f"there is reasoning for {run.id!r}, which is not one of the study's items; run it again.")
         if run.fractions != runs[0].fractions:
             raise DataError(f"the reasoning of {run.id!r} was cut at other shares than the first; run it again.")
     metrics, notes = _early(runs, draws, seed)
@@ -261,7 +261,7 @@ def reasoning_agreement(
     Raises `DataError` for different lengths and for an item without a text.
     """
     if len(concepts) != len(items):
-        raise DataError(f"there are {len(items)} entries but {len(concepts)} concepts; give one each.")
+        raise DataError(f"there are {len(items)} entries but {len(concepts)} concepts; each entry needs one.")
     weights = mention_weights(items, concepts, reasonings, matcher)
     return concept_agreement(effects, weights, items, draws, rng)
 
@@ -272,7 +272,7 @@ def mention_weights(
     """`[N]`: how often `texts[items[k]]` names `concepts[k]`."""
     wanted = np.unique(np.asarray(items))
     if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < len(texts)):
-        raise DataError(f"entry of item {int(wanted[-1])}, but there are {len(texts)} texts; give one per item.")
+        raise DataError(f"entry of item {int(wanted[-1])}, but there are {len(texts)} texts; pass one per item.")
     counts = {i: Counter(mention.concept_id for mention in matcher.find(texts[i])) for i in map(int, wanted)}
     return np.array([counts[int(i)][concept] for i, concept in zip(items, concepts, strict=True)], dtype=np.float64)
 

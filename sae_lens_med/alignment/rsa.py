@@ -33,7 +33,6 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from scipy.stats import rankdata
 
 from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.alignment.similarity import cosine_matrix
@@ -213,6 +212,8 @@ def _square(pairs: FloatArray, n: int, upper: tuple[IntArray, ...]) -> FloatArra
 
 def _ranks(values: FloatArray) -> FloatArray:
     """Average ranks, centred and scaled into [-1, 1]."""
+    from scipy.stats import rankdata  # importing it takes a second
+
     ranks = rankdata(values)
     return (2 * ranks - (len(ranks) + 1)) / max(1, len(ranks) - 1)
 

@@ -80,7 +80,9 @@ def span_scores(
     IOU-F1 of 0. Raises `DataError` for spans that overlap or leave the text and for saliency that is not finite.
     """
     if len(saliency) != len(spans):
-        raise DataError(f"there are {len(saliency)} items with saliency and {len(spans)} with spans; give one each.")
+        raise DataError(
+            f"there are {len(saliency)} items with saliency and {len(spans)} with spans; every item needs both."
+        )
     positions, observed, prevalence = [], [], []
     nulls = np.zeros((2, draws, len(SCORES)))
     for i, (raw, given) in enumerate(zip(saliency, spans, strict=True)):

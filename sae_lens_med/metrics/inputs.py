@@ -171,7 +171,7 @@ class Inputs:
             i = next((i for i, own in enumerate(ids) if own != have[min(i, len(have) - 1)]), len(ids))
             raise DataError(
                 f"the features are of {len(have) - 1} items, {len(ids)} were given, and they differ from item {i} on; "
-                "give the items that were collected, in their order."
+                "pass the items that were collected, in their order."
             )
         if self.results and ids != tuple(result.id for result in self.results):
             raise DataError("the results are not of these items in this order; run the study again.")
@@ -198,7 +198,7 @@ class Inputs:
     def model(self) -> ModelSide:
         """The study's model and SAE. Raises `DataError` where nothing opens them."""
         if self.open_model is None:
-            raise DataError("this metric needs the model of the study; give it.")
+            raise DataError("this metric needs the study's model; pass it.")
         return self.open_model()
 
     @cached_property
@@ -334,6 +334,6 @@ def label_concepts(
     if not stem.any():
         where = "the annotated spans of the questions" if annotated else "the questions"
         raise DataError(
-            f"{where} name none of the {len(number)} concepts of {matcher.concepts.source}; give another concept set."
+            f"{where} name none of the {len(number)} concepts of {matcher.concepts.source}; use another concept set."
         )
     return ConceptLabels(matcher.concepts, stem, explanation, annotated, matcher.analyser)

@@ -151,7 +151,7 @@ class MetricList:
     def register(self, metric: Metric) -> None:
         """Put a metric at the end of the list. Raises `ConfigError` for a name, or values, that another one has."""
         if metric.name == ALL or metric.name in self._by_name:
-            raise ConfigError(f"there is a metric {metric.name!r} already; give the new one another name.")
+            raise ConfigError(f"there is already a metric {metric.name!r}; choose another name for the new one.")
         for name in metric.values:
             for other in self:
                 if other.owns(name) or any(metric.owns(theirs) for theirs in other.values):
@@ -180,7 +180,7 @@ class MetricList:
                 hint = nearest(name, self._by_name) or f"; the metrics are {', '.join(self._by_name)}."
                 raise ConfigError(f"there is no metric {name!r}{hint}")
         if not wanted:
-            raise ConfigError(f"no metric was named; give {ALL} or some of {', '.join(self._by_name)}.")
+            raise ConfigError(f"no metric was named; use {ALL} or some of {', '.join(self._by_name)}.")
         return tuple(metric for metric in self if metric.name in wanted)
 
     def owner(self, value_name: str) -> Metric | None:

@@ -57,7 +57,7 @@ def write_alignment_report(
         except UnicodeEncodeError as error:
             raise StudyError(
                 f"{study}: a text in the study is not valid Unicode (a lone surrogate), so no report can be written; "
-                "mend the data and run the study again."
+                "fix the data and run the study again."
             ) from error
         written.append(path)
     return tuple(written)

@@ -139,7 +139,7 @@ def compare_studies(
 
 def _variants(given: Sequence[str], *, same_study: bool) -> tuple[str, str]:
     if len(given) > 2:
-        raise ConfigError(f"two variants are compared, {len(given)} were given: {', '.join(given)}.")
+        raise ConfigError(f"two variants are compared, but {len(given)} were named: {', '.join(given)}.")
     pair = (given[0], given[-1]) if given else ("sae", "sae")
     if same_study and pair[0] == pair[1]:
         raise ConfigError(

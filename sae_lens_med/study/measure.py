@@ -278,9 +278,11 @@ def _groups(records: StudyFolder, sae: str | None) -> tuple[dict[str, Any], list
     try:
         ids = load_sae(sae or str(records.provenance.sae["source"])).left_out_ids
     except ReleaseError as error:
-        return {}, [f"Items left out of the SAE's training text are not told apart: {error}"]
+        return {}, [f"Items left out of the SAE's training text are not distinguished: {error}"]
     if ids is None or json_sha256(sorted(ids)) != listed:
-        return {}, ["Items left out of the SAE's training text are not told apart: the SAE's list is not the study's."]
+        return {}, [
+            "Items left out of the SAE's training text are not distinguished: the SAE's list is not the study's."
+        ]
     groups, notes = item_groups(list(records.items.values()), ids)
     return dict(groups), notes
 
@@ -299,7 +301,7 @@ def _control(
     target = folder.path / "controls" / name
     if (found := collected_control(target)) is not None:
         if found.acts.item_ids != features.acts.item_ids:
-            raise StudyError(f"{target} holds a control of other items; delete it.")
+            raise StudyError(f"{target} contains a control of other items; delete it.")
         return found
     if not collect:
         return None

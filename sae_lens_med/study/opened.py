@@ -50,7 +50,7 @@ def _require_same(side: ModelSide, provenance: Provenance) -> None:
             )
     if [shot.id for shot in side.shots] != list(provenance.settings.get("shots", [])):
         raise StudyError(
-            "the solved examples before each question of the study are not those of its data now; give the data that "
+            "the solved examples before each question of the study are not those of its data now; use the data that "
             "the study names."
         )
     if side.loaded_sae.sha256 != sae.get("sha256"):

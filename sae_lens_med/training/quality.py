@@ -55,7 +55,7 @@ class SaeQuality:
     sink_threshold: float
     """Norm above which a token is a sink."""
     l0: float
-    """Mean number of active features a token."""
+    """Mean number of active features per token."""
     explained_variance: float
     explained_variance_with_sinks: float
     explained_variance_without_first_direction: float

@@ -197,7 +197,7 @@ def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 def _renamed(values: dict[str, Any], where: str) -> dict[str, Any]:
     for old, new in RENAMED.items():
         if old in values and new in values:
-            raise ConfigError(f"{where}: {old!r} is the former name of {new!r}; give one of them.")
+            raise ConfigError(f"{where}: {old!r} is the former name of {new!r}; use only {new!r}.")
     return {_new_name(key, where): value for key, value in values.items()}
 
 

@@ -81,7 +81,7 @@ def resample_dead(trainer: SAETrainer[Any, Any], batch: torch.Tensor, *, seed: i
     sae = trainer.sae
     if not isinstance(sae, TiedL1TrainingSAE):
         raise ConfigError(
-            f"dead features are resampled in tied_l1 only, this SAE is {sae.cfg.architecture()!r}; leave "
+            f"dead features are resampled in tied_l1 only; this SAE is {sae.cfg.architecture()!r}; leave "
             "'resample_dead' out."
         )
     dead = trainer.n_forward_passes_since_fired > dead_steps

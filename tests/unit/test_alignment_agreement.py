@@ -219,7 +219,7 @@ def test_no_data_and_errors() -> None:
     assert cohen_kappa([], []) is None and cohen_kappa([1, 1], [1, 1]) is None
     assert not cohen_kappa_null([1, 1], [1, 1], np.array([[1, 0]])).any()
     assert krippendorff_alpha([[1, NAN], [NAN, 2]]) is None and krippendorff_alpha([[1, 1], [1, 1]]) is None
-    with pytest.raises(DataError, match="give one number each"):
+    with pytest.raises(DataError, match="each entry needs one number in all three"):
         concept_agreement(np.ones(3), np.ones(2), np.zeros(3, int), 9, rng)
     with pytest.raises(DataError, match="not finite"):
         concept_agreement(np.array([NAN]), np.ones(1), np.zeros(1, int), 9, rng)

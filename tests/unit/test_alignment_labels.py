@@ -226,14 +226,14 @@ def test_labels_are_read_and_checked(tmp_path: Path) -> None:
         ('{"30": "a"}', "from 0 to 12"),
         ('{"3": ""}', "is empty"),
         ('["a"]', "labels are a JSON object"),
-        ("{", "no JSON object of labels"),
+        ("{", "not a JSON object of labels"),
         ("{}", "there are no labels"),
     ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=message):
             read_labels(file, d_sae=13)
     rows.write_text("feature,name\n3,fever\n", encoding="utf-8")
-    with pytest.raises(DataError, match="row 1 lacks the field 'label'"):
+    with pytest.raises(DataError, match="row 1 has no field 'label'"):
         read_labels(rows)
 
 
@@ -364,7 +364,7 @@ def test_other_answers_are_one_sentence(endpoint: Endpoint) -> None:
     judge = OpenAiJudge(endpoint.url, "tiny", parallel=1, first_wait=0.0, retries=1)
     for answer in (b"<html>", {"choices": []}, {"answer": 1}, []):
         endpoint.script = [(200, answer, {})]
-        with pytest.raises(ModelError, match="no chat completion"):
+        with pytest.raises(ModelError, match="not a chat completion"):
             _ask(judge)
     endpoint.script = [(404, {"error": {"message": "no model"}}, {})]
     with pytest.raises(ModelError, match=r"status 404 \(no model\); check the base URL"):
@@ -381,7 +381,7 @@ def test_other_answers_are_one_sentence(endpoint: Endpoint) -> None:
     ("changes", "message"),
     [
         ({"base_url": "ftp://x"}, "begins with http"),
-        ({"base_url": "https://me:secret@example.org"}, "holds a password"),
+        ({"base_url": "https://me:secret@example.org"}, "contains a password"),
         ({"model": " "}, "name of a model"),
         ({"timeout": 0}, "timeout > 0"),
         ({"key_variable": "NO_SUCH_VARIABLE_HERE"}, "no variable NO_SUCH_VARIABLE_HERE"),

@@ -178,7 +178,7 @@ def test_no_data_and_errors() -> None:
     rng = np.random.default_rng(0)
     none = span_scores([np.zeros(0), np.ones(3)], [np.array([[0, 1]]), np.zeros((0, 2), int)], 5, rng)
     assert len(none.positions) == 0 and none.value("auprc") == 0 and none.p("auprc") == 1
-    with pytest.raises(DataError, match="give one each"):
+    with pytest.raises(DataError, match="every item needs both"):
         span_scores([np.ones(3)], [], 5, rng)
     with pytest.raises(DataError, match="not finite"):
         span_scores([np.array([1.0, np.nan])], [np.array([[0, 1]])], 5, rng)

@@ -52,8 +52,8 @@ def test_levels_by_text_and_by_number_are_one(tmp_path: Path, name: str) -> None
     [
         ({"arm": "experts"}, "there is no arm 'experts'; did you mean expert"),
         ({"axis": "missing_contents"}, "is nearly 'missing_content'"),
-        ({"rating": "maybe"}, "no level of missing_content; its levels are 1 yes, great"),
-        ({"rating": 4}, "no level of missing_content"),
+        ({"rating": "maybe"}, "not a level of missing_content; its levels are 1 yes, great"),
+        ({"rating": 4}, "not a level of missing_content"),
         ({"rating": 0}, "no level"),
         ({"rating": True}, "no level"),
         ({"axis": "mine", "rating": "good"}, "an axis of your own, must be a number"),
@@ -73,7 +73,7 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, Any], message: str
 def test_other_files_are_refused(tmp_path: Path) -> None:
     for content, message in (
         ("{}", "a JSON list"),
-        ("[1]", "entry 1 is no object"),
+        ("[1]", "entry 1 is not an object"),
         ("[", "no JSON"),
         ("[]", "no ratings"),
     ):

@@ -174,7 +174,7 @@ def test_concepts_that_the_reasoning_names_and_that_move_the_answer_agree() -> N
     none, notes = reasoning_concept_metrics(np.zeros(8), np.array(items[:8]), concepts[:8], texts, matcher)
     assert none == ()
     assert "No item has three concepts" in notes[0]
-    with pytest.raises(DataError, match="give one per item"):
+    with pytest.raises(DataError, match="pass one per item"):
         mention_weights(np.array([5]), ["asthma"], ["text"], matcher)
 
 

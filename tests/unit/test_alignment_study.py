@@ -284,7 +284,7 @@ def test_a_metric_from_outside_is_listed_measured_and_reported(lexicon: Path, tm
 
 
 def test_a_metric_that_clashes_or_claims_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there is a metric 'overlap' already"):
+    with pytest.raises(ConfigError, match="there is already a metric 'overlap'"):
         METRICS.register(_toy("overlap"))
     with pytest.raises(ConfigError, match="gives 'alignment/overlap_more', which 'overlap' gives already"):
         METRICS.register(_toy("more", "alignment/overlap_more"))

@@ -214,7 +214,7 @@ def test_when_it_is_due() -> None:
 
 def test_other_architectures_are_refused() -> None:
     trainer = tiny_trainer(StandardTrainingSAE(StandardTrainingSAEConfig(d_in=D_IN, d_sae=8)), BATCH)
-    with pytest.raises(ConfigError, match="in tied_l1 only, this SAE is 'standard'; leave 'resample_dead' out"):
+    with pytest.raises(ConfigError, match="in tied_l1 only; this SAE is 'standard'; leave 'resample_dead' out"):
         resample_dead(trainer, next(samples(5)), seed=1, step=1, dead_steps=1)
 
 
@@ -239,7 +239,7 @@ def test_the_former_name_of_the_section_is_read_with_a_warning() -> None:
         assert load_recipe("tiny", FORMER) == wanted
     with pytest.warns(DeprecationWarning, match="test: the key 'revive' is now 'resample_dead'"):
         assert parse_recipe(former(wanted), "test") == wanted
-    with pytest.raises(ConfigError, match="'revive' is the former name of 'resample_dead'; give one of them"):
+    with pytest.raises(ConfigError, match="'revive' is the former name of 'resample_dead'; use only 'resample_dead'"):
         parse_recipe(former(wanted) | {"resample_dead": {"every": 1, "dead_steps": 1}}, "test")
 
 

@@ -86,7 +86,9 @@ class OpenAiJudge:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"a judge's base URL begins with http:// or https:// and a host, not {self.base_url!r}.")
         if parts.username or parts.password:
-            raise ConfigError("a judge's base URL holds a password; put the key into an environment variable instead.")
+            raise ConfigError(
+                "a judge's base URL contains a password; put the key into an environment variable instead."
+            )
         if not self.model.strip():
             raise ConfigError("a judge needs the name of a model.")
         if not (self.timeout > 0 and self.retries >= 0 and self.first_wait >= 0 and self.parallel >= 1):
@@ -95,7 +97,9 @@ class OpenAiJudge:
         if key is None and self.key_variable != KEY_VARIABLE:
             raise ConfigError(f"the environment has no variable {self.key_variable} with the judge's key; set it.")
         if key and (not key.isascii() or not key.isprintable() or " " in key):
-            raise ConfigError(f"the variable {self.key_variable} holds characters that no key has; set it again.")
+            raise ConfigError(
+                f"the variable {self.key_variable} contains characters that cannot be in a key; set it again."
+            )
         if key and parts.scheme == "http" and not _is_loopback(parts.hostname):
             raise ConfigError(
                 f"the key in {self.key_variable} would be sent unencrypted to {parts.hostname}; use https, or unset it."
@@ -163,7 +167,7 @@ class OpenAiJudge:
                 time.sleep(min(MAX_WAIT, pause))
                 wait *= 2
         raise ModelError(
-            f"{self._where} did not answer after {self.retries + 1} tries ({problem}); check that it runs, or give a "
+            f"{self._where} did not answer after {self.retries + 1} tries ({problem}); check that it runs, or set a "
             "longer timeout."
         )
 
@@ -251,7 +255,7 @@ def _content(raw: bytes, where: str) -> str:
         content = json.loads(raw)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         raise ModelError(
-            f"{where} answered with something that is no chat completion; check that the base URL ends where "
+            f"{where} answered with something that is not a chat completion; check that the base URL ends where "
             "/chat/completions begins."
         ) from None
     return content if isinstance(content, str) else ""
@@ -272,7 +276,7 @@ def _advice(status: int, judge: OpenAiJudge) -> str:
     if status == 404:
         return "; check the base URL and the model's name."
     if 300 <= status < 400:
-        return "; the base URL has moved: give the new one."
+        return "; the base URL has moved; use the new one."
     return "."
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.stats import rankdata
 
 from sae_lens_med.alignment.labels.tasks import Kind, LabelTask
 from sae_lens_med.data.tables import read_rows
@@ -98,7 +97,7 @@ def read_labels(path: Path, d_sae: int | None = None) -> dict[int, str]:
         try:
             found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
         except (OSError, ValueError) as error:
-            raise DataError(f'{path}: no JSON object of labels ({error}); give {{"feature": "label"}}.') from error
+            raise DataError(f'{path}: not a JSON object of labels ({error}); write {{"feature": "label"}}.') from error
         if not isinstance(found, list) or not all(isinstance(pair, tuple) for pair in found):
             raise DataError(f'{path}: labels are a JSON object, {{"feature": "label"}}; this is something else.')
         rows = [(f"entry {key!r}", key, value) for key, value in found]
@@ -109,21 +108,21 @@ def read_labels(path: Path, d_sae: int | None = None) -> dict[int, str]:
                 raise DataError(f"{path}: row {row.number}: {row.problem}.")
             lacking = [name for name in ("feature", "label") if row.values.get(name) is None]
             if lacking:
-                raise DataError(f"{path}: row {row.number} lacks the field {lacking[0]!r}; give feature and label.")
+                raise DataError(f"{path}: row {row.number} has no field {lacking[0]!r}; add feature and label.")
             rows.append((f"row {row.number}", row.values["feature"], row.values["label"]))
     labels: dict[int, str] = {}
     for where, key, value in rows:
         number = _feature(key)
         if number is None or (d_sae is not None and number >= d_sae):
             least = "of 0 or more" if d_sae is None else f"from 0 to {d_sae - 1}"
-            raise DataError(f"{path}: {where}: a feature is a whole number {least}, not {key!r}.")
+            raise DataError(f"{path}: {where}: a feature must be a whole number {least}, not {key!r}.")
         if number in labels:
             raise DataError(f"{path}: {where}: the feature {number} has two labels; keep one.")
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{path}: {where}: the label of feature {number} is empty; leave the feature out.")
         labels[number] = " ".join(value.split())[:MAX_LABEL]
     if not labels:
-        raise DataError(f"{path}: there are no labels; give at least one.")
+        raise DataError(f"{path}: there are no labels; add at least one.")
     return labels
 
 
@@ -204,6 +203,8 @@ def balanced_accuracy(said: FloatArray, truth: BoolArray) -> float:
 
 
 def _auroc(said: FloatArray, truth: BoolArray) -> float:
+    from scipy.stats import rankdata  # importing it takes a second
+
     known = np.isfinite(said)
     ranks, truth = rankdata(said[known]), truth[known]
     positives, negatives = int(truth.sum()), int((~truth).sum())
