@@ -71,14 +71,13 @@ def test_a_run_that_was_interrupted_goes_on(model: MedBridge, runs: list[Reasone
     kept.append(runs[:2])
     kept = PartialResults(kept.path, {"seed": 0})
     fresh: list[ReasonedItem] = []
-    again = run_reasoning(
-        Engine(model),
-        ITEMS,
-        method=COT,
-        progress=False,
-        done=kept.records(ReasonedItem),
-        on_results=lambda results: (fresh.extend(results), kept.append(results)),
-    )
+
+    def keep(results: list[ReasonedItem]) -> None:
+        fresh.extend(results)
+        kept.append(results)
+
+    done = kept.records(ReasonedItem)
+    again = run_reasoning(Engine(model), ITEMS, method=COT, progress=False, done=done, on_results=keep)
     assert again == runs
     assert [run.id for run in fresh] == [ITEMS[2].id]
     assert PartialResults(kept.path, {"seed": 0}).records(ReasonedItem) == {run.id: run for run in runs}
