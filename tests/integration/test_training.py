@@ -124,7 +124,7 @@ def test_what_is_refused_leaves_nothing(
     trained: run.TrainedSae, model: MedBridge, recipe: Recipe, tmp_path: Path
 ) -> None:
     acts = trained.folder.parent / "acts"
-    with pytest.raises(ConfigError, match="harvested with another model"):
+    with pytest.raises(StudyError, match="other settings .model.name: "):
         run.train(recipe, tiny_model("gemma3", seed=1), tmp_path / "out", activations=acts)
     too_long = dataclasses.replace(recipe, runner=recipe.runner | {"context_size": 4096})
     with pytest.raises(ConfigError, match="context_size is 4096, but tiny-gemma3-0 reads at most 2048 tokens"):
