@@ -64,7 +64,7 @@ def _statements(block: str) -> Iterator[str]:
             if assigned := re.fullmatch(r"(\w+)=(\"[^\"]*\"|\S+)", text):
                 variables[assigned[1]] = assigned[2].strip('"')
             elif text:
-                yield re.split(r"\s[|>]\s", text)[0]
+                yield text
 
 
 def _commands(path: Path) -> list[list[str]]:
@@ -78,6 +78,7 @@ def _commands(path: Path) -> list[list[str]]:
     texts += [re.sub(r"[\[\]]", "", re.sub(r"\s+", " ", code)) for code in re.findall(r"`([^`]+)`", _prose(path))]
     found = []
     for text in texts:
+        text = re.split(r"\s[|>]\s", text)[0]
         called = re.match(r"(?:torchrun .*-m sae_lens_med|sae-lens-med)(?:\s+(.*))?$", text)
         if called and called[1]:
             found.append(shlex.split(called[1]))
@@ -142,7 +143,9 @@ def test_the_table_of_commands_is_complete(name: str) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=_name)
 def test_every_make_target_exists(path: Path) -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = re.findall(r"(?:^|`)make (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    text = path.read_text(encoding="utf-8")
+    code = "\n".join([*_blocks(path, "bash", "sh"), *re.findall(r"`([^`\n]+)`", FENCE.sub("", text))])
+    named = re.findall(r"^make (\w+)", code, re.MULTILINE)
     assert set(named) <= targets
 
 
