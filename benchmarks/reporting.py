@@ -162,7 +162,7 @@ def _heading(benchmark: str, device: str, settings: dict[str, Any]) -> dict[str,
     return {
         "benchmark": benchmark,
         "format": 1,
-        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", *map(_short, sys.argv)]),
         "hardware": hardware(device),
         "versions": versions(),

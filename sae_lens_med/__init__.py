@@ -5,20 +5,23 @@ with SAELens. The names below are the public ones; each is imported when it is f
 clinical use.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_med._registration import register_with_sae_lens
 
 if TYPE_CHECKING:
-    from sae_lens_med.alignment import align
+    from sae_lens_med import plots
+    from sae_lens_med.alignment import METRICS
     from sae_lens_med.data import load_items
     from sae_lens_med.evaluation.conditions.run import run_conditions
     from sae_lens_med.evaluation.conditions.spec import load_conditions
-    from sae_lens_med.evaluation.letter import evaluate_letters
-    from sae_lens_med.evaluation.methods import Method, run_method
+    from sae_lens_med.evaluation.methods import Method
     from sae_lens_med.evaluation.run import evaluate
-    from sae_lens_med.features import collect, load_features, top_contexts
+    from sae_lens_med.features.collect import collect
+    from sae_lens_med.features.contexts import top_contexts
+    from sae_lens_med.features.store import load_features
     from sae_lens_med.interventions import ablate, attached, clamp, load_interventions, record, splice, steer
     from sae_lens_med.models.bridge import MedBridge, load_model
     from sae_lens_med.models.engine import Engine, TokenText
@@ -26,25 +29,31 @@ if TYPE_CHECKING:
     from sae_lens_med.records import FeatureActs, FeatureRef, ItemResult, McqItem, MetricValue, Prompt, Provenance
     from sae_lens_med.saes.releases import load_sae
     from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE, TiedL1TrainingSAEConfig
+    from sae_lens_med.study.compare import compare_studies
+    from sae_lens_med.study.measure import run_alignment
+    from sae_lens_med.study.measure import run_alignment as align
     from sae_lens_med.study.report import write_report
     from sae_lens_med.study.run import run_study
+    from sae_lens_med.training.recipe import load_recipe
+    from sae_lens_med.training.run import train
     from sae_lens_med.training.text import training_text
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    "align": "alignment",
+    "METRICS": "alignment",
+    "plots": "plots",
     "load_items": "data",
+    "load_recipe": "training.recipe",
+    "train": "training.run",
     "training_text": "training.text",
     "load_conditions": "evaluation.conditions.spec",
     "run_conditions": "evaluation.conditions.run",
-    "evaluate_letters": "evaluation.letter",
     "Method": "evaluation.methods",
-    "run_method": "evaluation.methods",
     "evaluate": "evaluation.run",
-    "collect": "features",
-    "load_features": "features",
-    "top_contexts": "features",
+    "collect": "features.collect",
+    "top_contexts": "features.contexts",
+    "load_features": "features.store",
     "Engine": "models.engine",
     "TokenText": "models.engine",
     "ablate": "interventions",
@@ -65,18 +74,25 @@ _WHERE = {
     "MetricValue": "records",
     "Prompt": "records",
     "Provenance": "records",
-    "write_report": "study.report",
     "load_sae": "saes.releases",
     "TiedL1TrainingSAE": "saes.tied_l1",
     "TiedL1TrainingSAEConfig": "saes.tied_l1",
+    "compare_studies": "study.compare",
+    "run_alignment": "study.measure",
+    "align": "_deprecated",  # run_alignment, which it also is for type checkers; the old use warns
+    "write_report": "study.report",
     "run_study": "study.run",
 }
+
+_DEPRECATED = {"evaluate_letters": "sae_lens_med.evaluate(model, items).results"}
+"""Names of 0.1.0 -> what takes their place."""
 
 __all__ = [
     "Engine",
     "FeatureActs",
     "FeatureRef",
     "ItemResult",
+    "METRICS",
     "McqItem",
     "MedBridge",
     "Method",
@@ -91,23 +107,26 @@ __all__ = [
     "attached",
     "clamp",
     "collect",
+    "compare_studies",
     "evaluate",
-    "evaluate_letters",
     "explanation_prompt",
     "load_conditions",
     "load_features",
     "load_interventions",
     "load_items",
     "load_model",
+    "load_recipe",
     "load_sae",
+    "plots",
     "question_prompt",
     "record",
+    "run_alignment",
     "run_conditions",
-    "run_method",
     "run_study",
     "splice",
     "steer",
     "top_contexts",
+    "train",
     "training_text",
     "write_report",
 ]
@@ -116,9 +135,15 @@ register_with_sae_lens()
 
 
 def __getattr__(name: str) -> Any:
+    if name in _DEPRECATED:
+        warnings.warn(
+            f"{__name__}.{name} goes with the next version; use {_DEPRECATED[name]}.", DeprecationWarning, stacklevel=2
+        )
+        return getattr(import_module(f"{__name__}._deprecated"), name)
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    module = import_module(f"{__name__}.{_WHERE[name]}")
+    return module if name == _WHERE[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:

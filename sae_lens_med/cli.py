@@ -32,8 +32,8 @@ models.register(app)
 app.add_typer(releases.releases_app, name="releases")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -58,15 +58,15 @@ def _silent(wanted: bool) -> Iterator[None]:
 def main() -> None:
     """Run the command line: a user's mistake is one sentence and status 2, an interrupt is status 130.
 
-    Started by torchrun, all processes run it together, and rank 0 speaks for them.
+    Started by torchrun or `accelerate launch`, all processes run it together, and rank 0 prints for them.
     """
     try:
         with distributed.initialised() as ranks, _silent(not ranks.first):
             app(standalone_mode=True)
     except SaeLensMedError as error:
-        if distributed.speaks(error):
+        if distributed.reports_error(error):
             typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("interrupted; what was finished is kept, and the same command goes on from there.", err=True)
+        typer.echo("interrupted; what was finished is kept, and the same command continues from there.", err=True)
         sys.exit(130)

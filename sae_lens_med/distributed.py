@@ -1,11 +1,16 @@
-"""Several processes that do one job, started by torchrun (or `accelerate launch`): who they are and what they exchange.
+"""Several processes that do one job, started by torchrun or `accelerate launch`: who they are and what they exchange.
 
     torchrun --nproc-per-node N -m sae_lens_med train RECIPE ...
+    accelerate launch --multi_gpu --num_processes N -m sae_lens_med train RECIPE ...
 
 A launcher gives each process its `RANK`, `WORLD_SIZE` and `LOCAL_RANK` and the address where they meet. Inside
 `initialised()` the collectives below join them: gloo for tensors on the CPU, NCCL for tensors on a GPU. In a single
 process, and outside `initialised()`, `ranks()` is rank 0 of 1 and every collective leaves its argument as it is, so
 that a caller has one path. What is exchanged are tensors and JSON, no pickles.
+
+accelerate lies underneath. Own code is what it lacks or does otherwise: one group for CPU and GPU tensors, sums in
+place (its `reduce` copies, and a gradient may be gigabytes), objects as JSON (its `gather_object` pickles), a barrier
+on the CPU (its `wait_for_everyone` needs a GPU for each process where the machine has one), and the next paragraph.
 
 **When a process ends.** Every process beats in the launcher's key-value store twice a second and leaves a word there
 when it goes. A process whose collective fails, or that is told to stop, looks who stopped beating or left with an
@@ -30,7 +35,6 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_med.errors import ConfigError, DistributedError, SaeLensMedError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 CONNECT = timedelta(minutes=5)
@@ -56,12 +60,6 @@ class Ranks:
     @property
     def first(self) -> bool:
         return self.rank == 0
-
-    def share(self, n: int) -> slice:
-        """This rank's part of `n` things: contiguous, sizes that differ by one at most, larger ones first."""
-        size, more = divmod(n, self.world_size)
-        start = self.rank * size + min(self.rank, more)
-        return slice(start, start + size + (self.rank < more))
 
 
 ALONE = Ranks(0, 1, 0)
@@ -103,7 +101,7 @@ def initialised() -> Iterator[Ranks]:
         job.close(words)
 
 
-def speaks(error: SaeLensMedError) -> bool:
+def reports_error(error: SaeLensMedError) -> bool:
     """Whether this process is the one to tell the user about `error`: rank 0, or the next one where rank 0 ended."""
     try:
         me = _from_environment()
@@ -124,18 +122,20 @@ def local_device(device: str) -> str:
     if me.world_size == 1 or not device.startswith("cuda"):
         return device
     if device != "cuda":
-        raise ConfigError(f"{me.world_size} processes cannot share {device}; give the device cuda: each takes its own.")
+        raise ConfigError(
+            f"{me.world_size} processes cannot share {device}; use the device cuda, so that each takes its own GPU."
+        )
     if me.local_rank >= torch.cuda.device_count():
         raise ConfigError(
-            f"rank {me.rank} finds no GPU {me.local_rank}: {socket.gethostname()} has {torch.cuda.device_count()}; "
-            "start as many processes per machine as it has GPUs (--nproc-per-node), or give the device cpu."
+            f"rank {me.rank} cannot find GPU {me.local_rank}: {socket.gethostname()} has {torch.cuda.device_count()}; "
+            "start as many processes per machine as it has GPUs (--nproc-per-node), or use the device cpu."
         )
     torch.cuda.set_device(me.local_rank)
     return f"cuda:{me.local_rank}"
 
 
 def require_others() -> None:
-    """Raise `DistributedError` when another process has ended: for who waits without a collective. Takes seconds."""
+    """Raise `DistributedError` when another process has ended: for callers that wait without a collective. Slow."""
     if _job is not None and (ended := _job.ended()):
         raise _job.naming(ended)
 
@@ -152,9 +152,9 @@ def all_reduce_sum_(tensor: "torch.Tensor") -> "torch.Tensor":
 def broadcast_(tensor: "torch.Tensor") -> "torch.Tensor":
     """Rank 0's values for all, in place and returned."""
     if _job is not None:
-        import torch.distributed as dist
+        from accelerate.utils import broadcast
 
-        _job.do(lambda: dist.broadcast(tensor, 0))
+        _job.do(lambda: broadcast(tensor))
     return tensor
 
 
@@ -184,31 +184,17 @@ def broadcast_object(value: Any = None) -> Any:
     """Rank 0's JSON value, for all; what the others give is not looked at."""
     if _job is None:
         return value
-    import numpy as np
-    import torch
-
-    data = _as_bytes(value) if _job.ranks.first else np.empty(0, np.uint8)
-    size = int(broadcast_(torch.tensor(len(data))))
-    buffer = torch.from_numpy(data) if _job.ranks.first else torch.empty(size, dtype=torch.uint8)
-    return _from_bytes(broadcast_(buffer).numpy())
+    return _from_bytes(broadcast_(_as_bytes(value if _job.ranks.first else None, _job)))
 
 
 def gather_objects(value: Any) -> list[Any]:
     """Every process's JSON value, in the order of ranks, for all."""
     if _job is None:
         return [value]
-    import torch
-    import torch.distributed as dist
+    from accelerate.utils import gather
 
-    data = torch.from_numpy(_as_bytes(value))
-    sizes = torch.zeros(_job.ranks.world_size, dtype=torch.int64)
-    sizes[_job.ranks.rank] = len(data)
-    sizes = all_reduce_sum_(sizes).tolist()
-    padded = torch.zeros(max(sizes), dtype=torch.uint8)
-    padded[: len(data)] = data
-    found = [torch.empty_like(padded) for _ in sizes]
-    _job.do(lambda: dist.all_gather(found, padded))
-    return [_from_bytes(buffer[:size].numpy()) for buffer, size in zip(found, sizes, strict=True)]
+    own = _as_bytes(value, _job)
+    return [_from_bytes(row) for row in _job.do(lambda: gather(own[None]))]
 
 
 @contextmanager
@@ -230,13 +216,14 @@ class _Job:
     def __init__(self, me: Ranks) -> None:
         import torch
         import torch.distributed as dist
+        from accelerate import PartialState
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
         if dist.is_initialized():
             raise DistributedError(
-                "this process has a process group already; enter sae_lens_med.distributed.initialised() before "
-                "anything else makes one."
+                "this process already has a process group; enter sae_lens_med.distributed.initialised() before "
+                "anything else creates one."
             )
         self.ranks = me
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
@@ -247,9 +234,11 @@ class _Job:
             dist.init_process_group(backend, store=self.store, rank=me.rank, world_size=me.world_size, timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
-                f"rank {me.rank} of {me.world_size} does not find the others ({_first_line(error)}); start all with "
+                f"rank {me.rank} of {me.world_size} cannot reach the others ({_first_line(error)}); start all with "
                 "torchrun, with one --rdzv-endpoint for all machines."
             ) from error
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate sets another number
+        PartialState(cpu=True, backend="gloo")  # takes the group that there is; `cpu` leaves the GPU to `local_device`
         self._told_to_stop = False
         self._gone = threading.Event()
         self._beat_thread = threading.Thread(target=self._beat, daemon=True)
@@ -260,10 +249,10 @@ class _Job:
             while not self._gone.wait(BEAT_SECONDS):
                 self.store.add(f"beat/{self.ranks.rank}", 1)
 
-    def do(self, collective: Callable[[], Any]) -> None:
-        """Run a collective; raise `DistributedError` when it fails."""
+    def do(self, collective: Callable[[], Any]) -> Any:
+        """What a collective gives; raise `DistributedError` when it fails."""
         try:
-            collective()
+            return collective()
         except RuntimeError as error:
             raise self.failure(error) from error
 
@@ -311,12 +300,14 @@ class _Job:
     def close(self, words: str) -> None:
         """Leave the job. `words` is the error that this process ends with, or an empty string."""
         import torch.distributed as dist
+        from accelerate import PartialState
 
         self._gone.set()
         self._beat_thread.join()
         with suppress(RuntimeError):  # where the launcher that holds the store has ended, nobody will read it
             self.store.set(f"left/{self.ranks.rank}", words)
         dist.destroy_process_group()
+        PartialState._reset_state()  # it outlives the group, and the next job has another one
 
     def ended(self) -> dict[int, str]:
         """The ranks that ended without being asked to, each with the error it left, or an empty string."""
@@ -344,7 +335,7 @@ class _Job:
         return DistributedError(f"{which} of {self.ranks.world_size} ended{why}; {_GO_ON}", tuple(ended))
 
 
-_GO_ON = "start the same command again (train: with --resume) to go on from what is on disk."
+_GO_ON = "start the same command again (train: with --resume) to continue from what is on disk."
 
 _job: _Job | None = None
 _number = itertools.count()
@@ -361,7 +352,9 @@ def _from_environment() -> Ranks:
         rank, world_size, local_rank = -1, 0, -1
     if not (0 <= rank < world_size and local_rank >= 0):
         text = ", ".join(f"{name}={value}" for name, value in given.items())
-        raise ConfigError(f"the environment says {text}, which are no ranks; start several processes with torchrun.")
+        raise ConfigError(
+            f"the environment says {text}, which are not valid ranks; start several processes with torchrun."
+        )
     return Ranks(rank, world_size, local_rank)
 
 
@@ -369,11 +362,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def _as_bytes(value: Any) -> "np.ndarray[Any, Any]":
-    import numpy as np
+def _as_bytes(value: Any, job: _Job) -> "torch.Tensor":
+    """JSON as bytes `[n]`, as many in every process: blanks at the end say nothing."""
+    import torch
+    from accelerate.utils import pad_across_processes
 
-    return np.frombuffer(json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8"), np.uint8).copy()
+    data = torch.frombuffer(
+        bytearray(json.dumps(value, ensure_ascii=False, allow_nan=False), "utf-8"), dtype=torch.uint8
+    )
+    return job.do(lambda: pad_across_processes(data, pad_index=ord(" ")))
 
 
-def _from_bytes(data: "np.ndarray[Any, Any]") -> Any:
-    return json.loads(data.tobytes().decode("utf-8"))
+def _from_bytes(data: "torch.Tensor") -> Any:
+    return json.loads(data.numpy().tobytes())

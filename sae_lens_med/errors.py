@@ -1,4 +1,4 @@
-"""The errors a user can cause, one class per thing they can mend.
+"""The errors a user can cause, one class per thing they can fix.
 
 Every message is one sentence that says what is wrong, where, and what to do instead. The command line
 prints it without a traceback; code catches `SaeLensMedError` for all of them.
@@ -29,7 +29,7 @@ class ReleaseError(SaeLensMedError):
 
 
 class StudyError(SaeLensMedError):
-    """A study folder is damaged, or was made with other settings."""
+    """The folder of a study, or of another run, is damaged, holds something else, or was made with other settings."""
 
 
 class DistributedError(SaeLensMedError):

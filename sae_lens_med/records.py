@@ -7,12 +7,11 @@ values and `from_dict` refuses unknown and missing keys; the two are inverse. Ar
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from typing_extensions import Self
 
 from sae_lens_med.errors import DataError, nearest
 
@@ -50,7 +49,7 @@ class Record:
                 raise DataError(f"{cls.__name__} has no field {key!r}{nearest(key, known)}")
         for name, f in known.items():
             if name not in values and f.default is MISSING and f.default_factory is MISSING:
-                raise DataError(f"{cls.__name__} lacks the field {name!r}; the fields are {', '.join(known)}.")
+                raise DataError(f"{cls.__name__} is missing the field {name!r}; the fields are {', '.join(known)}.")
         return cls(**{name: _revive(value, cls._nested.get(name)) for name, value in values.items()})
 
 
@@ -136,7 +135,7 @@ class McqItem(Record):
             )
             _require(
                 0 <= self.answer < len(self.options),
-                f"{where}: the answer index {self.answer} lies outside its {len(self.options)} options.",
+                f"{where}: the answer index {self.answer} is outside its {len(self.options)} options.",
             )
         if self.explanation is not None:
             _require(bool(self.explanation.strip()), f"{where}: the explanation is empty; use None for no explanation.")
@@ -333,7 +332,7 @@ class MetricValue(Record):
         _require(self.n >= 0, f"metric {self.name!r}: n is negative.")
         low, high = self.range
         inside = (low is None or self.value >= low - 1e-9) and (high is None or self.value <= high + 1e-9)
-        _require(inside, f"metric {self.name!r}: {self.value} lies outside its range {self.range}.")
+        _require(inside, f"metric {self.name!r}: {self.value} is outside its range {self.range}.")
         _require(self.p is None or 0 <= self.p <= 1, f"metric {self.name!r}: p = {self.p} is not a probability.")
 
 

@@ -6,7 +6,8 @@ one of the permutations, so that p is never 0 and the test is exact. They are on
 count against the null, unless a function says two-sided.
 
 Strata say which items may be exchanged under the null: permutations move items within a stratum only, so that what
-separates the strata (the profession, the specialty) cannot make a result.
+separates the strata (the profession, the specialty) cannot make a result. The stratified permutations are own code:
+`scipy.stats.permutation_test` knows no strata, and draws anew for every statistic.
 
 Out of scope: models for clustered or repeated measurements.
 """
@@ -16,8 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
-from scipy.stats import binom
 
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.records import FloatArray, IntArray
@@ -29,7 +28,7 @@ ALPHA = 0.05
 """Significance level: a p value, or a corrected one (q), below it is called significant."""
 
 _CHUNK = 4_000_000
-"""Elements of a resampling index held at once (32 MB)."""
+"""Elements of a resampling index, or signs, held at once (32 MB)."""
 
 _TIE = 1e-12
 """Two values of a statistic nearer than this, relative to their size, are the same value summed in another order."""
@@ -41,16 +40,15 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     Wilson 1927; Brown, Cai & DasGupta 2001 recommend it for small n. With `n = 0` nothing is known: (0, 1).
     Raises `DataError` unless 0 <= k <= n, `ConfigError` unless 0 < confidence < 1.
     """
+    from scipy.stats import binomtest
+
     if not 0 <= k <= n:
         raise DataError(f"a proportion needs 0 <= k <= n, got k = {k}, n = {n}.")
-    z = _normal_quantile(confidence)
+    _require_confidence(confidence)
     if n == 0:
         return 0.0, 1.0
-    share = k / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    # At k = 0 and k = n one end is exactly the bound; rounding must not move it inside.
-    return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
+    interval = binomtest(k, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_interval(
@@ -72,22 +70,26 @@ def bootstrap_interval(
 
     Returns None when n < 2: one item says nothing about its spread.
     """
+    from scipy.stats import bootstrap
+
     array = np.asarray(values, dtype=np.float64)
     _require_vector(array, "the bootstrap")
-    _normal_quantile(confidence)
+    _require_confidence(confidence)
     if resamples < 1:
         raise ConfigError(f"the bootstrap needs at least one resample, got {resamples}.")
     n = len(array)
     if n < 2:
         return None
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // n)
-    drawn = np.empty(resamples)
-    for start in range(0, resamples, step):
-        sample = array[rng.integers(0, n, size=(min(step, resamples - start), n))]
-        drawn[start : start + len(sample)] = sample.mean(axis=1) if statistic is None else statistic(sample)
-    low, high = quantile_interval(drawn, confidence)
-    return low, high
+    resampled = bootstrap(
+        (array,),
+        np.mean if statistic is None else lambda sample, axis: statistic(sample),  # noqa: ARG005  (the last axis)
+        n_resamples=resamples,
+        batch=max(1, _CHUNK // n),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return quantile_interval(resampled.bootstrap_distribution, confidence)
 
 
 def quantile_interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
@@ -132,6 +134,8 @@ def mcnemar_exact(lost: int, won: int) -> float:
     item falls on either side with probability 1/2, so that p = min(1, 2 P(X <= min)) with X ~ Bin(lost + won, 1/2); 1
     when no item differs. Raises `DataError` for a negative count.
     """
+    from scipy.stats import binom
+
     if lost < 0 or won < 0:
         raise DataError(f"McNemar's test needs counts of 0 or more, got {lost} and {won}.")
     return min(1.0, 2 * float(binom.cdf(min(lost, won), lost + won, 0.5)))
@@ -143,16 +147,13 @@ def benjamini_hochberg(p: npt.ArrayLike) -> FloatArray:
     Rejecting where the adjusted value is <= q keeps the expected share of false discoveries <= q.
     Raises `DataError` when a value is not a probability.
     """
+    from scipy.stats import false_discovery_control
+
     array = np.asarray(p, dtype=np.float64)
     _require_vector(array, "the Benjamini-Hochberg correction")
     if ((array < 0) | (array > 1)).any():
         raise DataError("the Benjamini-Hochberg correction needs p values between 0 and 1.")
-    order = np.argsort(array)
-    m = len(array)
-    stepped = array[order] * m / np.arange(1, m + 1)
-    adjusted = np.empty(m)
-    adjusted[order] = np.minimum(1.0, np.minimum.accumulate(stepped[::-1])[::-1])
-    return adjusted
+    return np.asarray(false_discovery_control(array))
 
 
 def cohen_dz(differences: npt.ArrayLike) -> float | None:
@@ -163,6 +164,54 @@ def cohen_dz(differences: npt.ArrayLike) -> float | None:
     array = np.asarray(differences, dtype=np.float64)
     _require_vector(array, "d_z")
     return None if (spread := _spread(array)) is None else float(array.mean()) / spread
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairedContrast:
+    """The mean of paired differences d_i = a_i - b_i beside its sign-flip null,
+
+        null: mean_i s_i d_i with s_i = 1 or -1, each with probability 1/2,
+
+    exact where, without an effect, a and b of an item could as well change places (Fisher 1935; Good 2005).
+    """
+
+    differences: FloatArray
+    """`[n]`."""
+    null: FloatArray
+    """`[B]`, the mean under random signs; zeros without items."""
+
+    @property
+    def value(self) -> float:
+        """Mean difference; 0 without items."""
+        return float(self.differences.mean()) if len(self.differences) else 0.0
+
+    @property
+    def p(self) -> float:
+        """One-sided, `(1 + #{null >= value}) / (B + 1)`; 1 without items."""
+        return permutation_p(self.value, self.null)
+
+    def interval(self, seed: int = 0) -> tuple[float, float] | None:
+        """Percentile bootstrap over items; None for fewer than two."""
+        return bootstrap_interval(self.differences, seed=seed)
+
+
+def paired_contrast(differences: npt.ArrayLike, draws: int, rng: np.random.Generator) -> PairedContrast:
+    """`differences` `[n]` with B = `draws` draws of signs; those that are 0 count in the mean, and for neither side.
+
+    Raises `DataError` for values that are not finite or not one number per item, `ConfigError` when B < 1.
+    """
+    array = np.asarray(differences, dtype=np.float64)
+    _require_vector(array, "a paired contrast")
+    if draws < 1:
+        raise ConfigError(f"a sign-flip null needs at least one draw, got {draws}.")
+    null = np.zeros(draws)
+    if len(array):
+        step = max(1, _CHUNK // len(array))
+        for start in range(0, draws, step):
+            n = min(step, draws - start)
+            null[start : start + n] = (rng.integers(0, 2, size=(n, len(array)), dtype=np.int8) * 2.0 - 1.0) @ array
+        null /= len(array)
+    return PairedContrast(array, null)
 
 
 def harmonic_numbers(n: int) -> FloatArray:
@@ -227,7 +276,10 @@ def coarsen_strata(labels: Sequence[Sequence[Hashable]], min_size: int = 2) -> S
     depth = len(labels[0]) if n else 0
     for i, own in enumerate(labels):
         if len(own) != depth:
-            raise DataError(f"item {i} has {len(own)} stratum labels, the first item has {depth}; give all as many.")
+            raise DataError(
+                f"item {i} has {len(own)} stratum labels, but the first item has {depth}; give "
+                "every item the same number."
+            )
     _require_nested(labels, depth)
     index = np.full(n, -1, dtype=np.int64)
     level_of = np.full(n, -1, dtype=np.int64)
@@ -307,7 +359,6 @@ def _require_vector(array: FloatArray, what: str) -> None:
         raise DataError(f"{what} needs finite numbers; {int(np.count_nonzero(~np.isfinite(array)))} are not.")
 
 
-def _normal_quantile(confidence: float) -> float:
+def _require_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise ConfigError(f"a confidence level lies between 0 and 1, got {confidence}.")
-    return float(ndtri((1 + confidence) / 2))
+        raise ConfigError(f"a confidence level must be between 0 and 1, got {confidence}.")

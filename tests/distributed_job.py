@@ -1,4 +1,4 @@
-"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER [left-alone]`.
+"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER [JOB]`.
 
 The jobs are functions of a folder, so that the test runs the same ones in one process. An error that a job ends with is
 written to `FOLDER/NAME.rankR.json` as `[type, message]`.
@@ -75,7 +75,7 @@ def read(folder: Path, name: str, model: MedBridge) -> None:
     """Evaluation and study, in shards of 4 items."""
     data, sae = items(), load_folder(folder / "sae")
     with small_shards():
-        evaluate(model, data, folder / f"evaluation-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
+        evaluate(model, data, output=folder / f"evaluation-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
         run_study(model, sae, data, folder / f"study-{name}", batch_tokens=BATCH_TOKENS, permutations=20)
 
 
@@ -184,9 +184,22 @@ def left_alone(folder: Path) -> None:
         time.sleep(120)
 
 
+def ranks(folder: Path) -> None:
+    """Two jobs after each other: who the processes are, and what rank 0 says to all, in objects of unequal size."""
+    with distributed.initialised() as me:
+        found: list[Any] = [distributed.gather_objects([me.rank, me.world_size, me.local_rank])]
+    with distributed.initialised() as me:
+        said = distributed.broadcast_object(["환자", "x" * 100] if me.first else None)
+        found.append(distributed.gather_objects(said))
+    if me.first:
+        (folder / "ranks.json").write_text(json.dumps(found), encoding="utf-8")
+
+
 if __name__ == "__main__":
     assert not distributed.ranks().rank
     if sys.argv[2:] == ["left-alone"]:
         left_alone(Path(sys.argv[1]))
+    elif sys.argv[2:] == ["ranks"]:
+        ranks(Path(sys.argv[1]))
     else:
         {"2": two, "3": three}[os.environ["WORLD_SIZE"]](Path(sys.argv[1]), tiny_model("gemma3"))

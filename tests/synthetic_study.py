@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sae_lens_med.features.store import CollectedFeatures, open_manifest, write_manifest, write_shard
+from sae_lens_med.features.store import CollectedFeatures, join_shards, open_collection, write_apart
 from sae_lens_med.records import PARTS, FeatureActs, ItemResult, McqItem, MetricValue, Provenance, Span
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
 
@@ -147,8 +147,8 @@ def write_study(
     )
     write_json(folder / "metrics.json", [accuracy.to_dict()])
     settings = {"model": provenance.model, "sae": {**SAE, "d_sae": D_SAE}}
-    manifest = open_manifest(folder / "features", settings, len(items), len(items))
-    write_manifest(folder / "features", manifest)
+    collection = open_collection(folder / "features", settings, len(items), len(items))
+    collection.begin()
     acts = features.acts
     arrays = {
         "data": acts.acts.data,
@@ -162,9 +162,9 @@ def write_study(
         name: getattr(acts, name)
         for name in ("token_item", "token_part", "token_id", "char_start", "char_end", "norm", "error_norm", "excluded")
     }
-    write_shard(
-        folder / "features", manifest, arrays, [{"id": name, **texts} for name, texts in features.texts.items()], {}
-    )
+    texts = [{"id": name, **own} for name, own in features.texts.items()]
+    write_apart(collection.path, 0, arrays, texts, {})
+    join_shards(collection)
     return folder
 
 

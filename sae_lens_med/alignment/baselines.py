@@ -16,7 +16,7 @@ Out of scope: what needs a run of its own (`controls`: an SAE with shuffled dire
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from sae_lens_med.features.vectors import counted_tokens, idf_weights, n_columns
 from sae_lens_med.records import FeatureActs, FloatArray
 
 NGRAMS = (2, 3, 4)
-"""Lengths of the character n-grams; at most 4, so that an n-gram of 16-bit characters fits 64 bits."""
+"""Lengths of the character n-grams."""
 
 _K1, _B = 1.5, 0.75
 
@@ -58,6 +58,7 @@ def token_code_size(acts: FeatureActs) -> int:
 def principal_components(stems: FloatArray, explanations: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
     """Both sides (`[n, d]`, centred) on their first `min(size, rank)` common principal components."""
     both = np.concatenate([stems, explanations])
+    # Not scikit-learn's `PCA`: the same decomposition, centred once more, which moves the cosines in the 14th digit.
     _, singular, directions = np.linalg.svd(both, full_matrices=False)
     rank = int(np.count_nonzero(singular > 1e-9 * singular[0]))
     basis = directions[: max(1, min(size, rank))].T
@@ -66,6 +67,9 @@ def principal_components(stems: FloatArray, explanations: FloatArray, size: int)
 
 def tfidf(stems: Sequence[str], explanations: Sequence[str]) -> tuple[sparse.csr_array, sparse.csr_array]:
     """Both sides as CSR `[n, n_ngrams]`, weighted; see the module's text for the formula.
+
+    The weights are those of SAE features; scikit-learn's `TfidfVectorizer` adds 1 to the logarithm, so that an n-gram
+    that every text has would count.
 
     Texts are compared after NFKC, case folding and joining of white space. The placeholder of masked text breaks
     n-grams: none goes across it.
@@ -101,25 +105,21 @@ def bm25(stems: Sequence[str], explanations: Sequence[str]) -> FloatArray:
 
 
 def _ngram_counts(texts: Sequence[str]) -> sparse.csr_array:
-    """CSR `[n_texts, n_ngrams]` of counts, columns in the order of the packed n-grams."""
-    keys, rows = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
-    for row, text in enumerate(texts):
-        # Split before NFKC, which would write the placeholder as three full stops.
-        for piece in text.split(PLACEHOLDER):
-            plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", piece).casefold()).strip()
-            # Characters outside the first plane (rare: emoji) share 16-bit codes with others; 0 is never a character.
-            codes = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64) & np.uint64(0xFFFF)
-            for length in NGRAMS:
-                if len(codes) < length:
-                    continue
-                packed = np.zeros(len(codes) - length + 1, dtype=np.uint64)
-                for offset in range(length):
-                    packed = (packed << np.uint64(16)) | codes[offset : len(codes) - length + 1 + offset]
-                keys.append(packed)
-                rows.append(np.full(len(packed), row, dtype=np.int64))
-    vocabulary, columns = np.unique(np.concatenate(keys), return_inverse=True)
-    every_row = np.concatenate(rows)
-    shape = (len(texts), max(1, len(vocabulary)))
-    counts = sparse.coo_array((np.ones(len(every_row)), (every_row, columns)), shape).tocsr()
-    counts.sum_duplicates()
+    """CSR `[n_texts, n_ngrams]` of counts, columns in the order of length and characters."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    if not any(any(_ngrams(text)) for text in texts):  # refused by scikit-learn
+        return sparse.csr_array((len(texts), 1))
+    vectorizer = CountVectorizer(analyzer=_ngrams, dtype=np.float64)  # type: ignore[arg-type]  # inferred from defaults
+    counts = sparse.csr_array(vectorizer.fit_transform(texts))
+    counts.sort_indices()
     return counts
+
+
+def _ngrams(text: str) -> Iterator[tuple[int, str]]:
+    # Split before NFKC, which would write the placeholder as three full stops.
+    for piece in text.split(PLACEHOLDER):
+        plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", piece).casefold()).strip()
+        for length in NGRAMS:
+            for start in range(len(plain) - length + 1):
+                yield length, plain[start : start + length]

@@ -28,11 +28,12 @@ from sae_lens_med.alignment.saliency import Saliency, token_saliency
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.matched import Rates, rates
 from sae_lens_med.features.vectors import STEM_PARTS, Collected, counted_tokens, tokens_of
-from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, EditStore, Plan, run_edits
+from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, run_edits
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.records import PARTS, IntArray, McqItem
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.partial import PartialResults
 
 if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import AboveHook
@@ -130,12 +131,12 @@ class CausalItems:
             "shots": [shot.id for shot in side.shots],
         }
 
-    def store(self, name: str, settings: Mapping[str, Any]) -> EditStore | None:
+    def store(self, name: str, settings: Mapping[str, Any]) -> PartialResults | None:
         """Where partial results of these settings are kept; None without a folder."""
         folder = self.inputs.folder
         if folder is None:
             return None
-        return EditStore(folder / f"causal.{name}.partial.jsonl", {**self.identity, **settings})
+        return PartialResults(folder / f"causal.{name}.partial.jsonl", {**self.identity, **settings})
 
     def run(
         self, name: str, texts: Sequence[AnswerText], plan: Plan, settings: Mapping[str, Any], label: str

@@ -28,14 +28,20 @@ from sae_lens_med.alignment.agreement import (
     krippendorff_alpha,
     krippendorff_alpha_null,
 )
-from sae_lens_med.alignment.paired import PairedContrast, paired_contrast
 from sae_lens_med.alignment.ratings_file import ARMS, AXES, Arm, Rating, read_ratings
 from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_controls, on_ratings
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
 from sae_lens_med.records import FloatArray, MetricValue
-from sae_lens_med.statistics import Strata, permutation_p, quantile_interval, stratified_permutations
+from sae_lens_med.statistics import (
+    PairedContrast,
+    Strata,
+    paired_contrast,
+    permutation_p,
+    quantile_interval,
+    stratified_permutations,
+)
 
 KRIPPENDORFF = "alignment/ratings_alpha"
 KAPPA = "alignment/ratings_kappa"

@@ -23,7 +23,7 @@ from functools import cached_property
 import numpy as np
 
 from sae_lens_med.alignment.causal_agreement import ConceptAgreement, ConceptEffects, concept_agreement
-from sae_lens_med.alignment.reasoning_runs import append_reasoned, read_reasoned, run_reasoning
+from sae_lens_med.alignment.reasoning_runs import run_reasoning
 from sae_lens_med.alignment.reasoning_scores import against_answer_only, early_answering, hint_acknowledgement
 from sae_lens_med.alignment.reasoning_texts import ReasonedItem, acknowledges
 from sae_lens_med.concepts.matching import ConceptMatcher
@@ -33,6 +33,7 @@ from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
 from sae_lens_med.records import FloatArray, IntArray, McqItem, MetricValue
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.statistics import bootstrap_interval, quantile_interval
 
 AOC = "alignment/reasoning_aoc"
@@ -88,14 +89,15 @@ class Reasoning:
             "seed": seed,
         }
         path = None if folder is None else folder / f"reasoning.{json_sha256(identity)[:12]}.jsonl"
+        kept = None if path is None else PartialResults(path, identity)
         return run_reasoning(
             Engine(side.model, batch_tokens=side.batch_tokens),
             self.items,
             shots=side.shots,
             seed=seed,
             progress=side.progress,
-            done=None if path is None else read_reasoned(path),
-            on_results=None if path is None else lambda fresh: append_reasoned(path, fresh),
+            done=None if kept is None else kept.records(ReasonedItem),
+            on_results=None if kept is None else kept.append,
         )
 
 

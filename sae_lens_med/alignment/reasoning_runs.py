@@ -14,18 +14,15 @@ Cost per item: two generations, and one pass over the question (shared by steps 
 Out of scope: what the numbers mean (`alignment.reasoning`), several processes, sampling.
 """
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_lens_med.alignment.reasoning_texts import ReasonedItem, first_share, without_answer
-from sae_lens_med.errors import ConfigError, DataError, ModelError
+from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.prompts.tokens import continuation_tokens
 from sae_lens_med.records import OPTION_LETTERS, PARTS, ItemResult, McqItem, Prompt, require_unique_ids
-from sae_lens_med.runs.files import write_text
 from sae_lens_med.runs.progress import progress_bar
 
 # What runs a model needs torch, which this module does not: it is imported where it is used.
@@ -94,36 +91,6 @@ def run_reasoning(
                 on_results(fresh)
             bar.advance(task, len(batch))
     return [found[item.id] for item in items]
-
-
-def append_reasoned(path: Path, results: Sequence[ReasonedItem]) -> None:
-    """Add results to the end of a file, one a line: for `on_results`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write("".join(json.dumps(each.to_dict(), ensure_ascii=False) + "\n" for each in results))
-
-
-def read_reasoned(path: Path) -> dict[str, ReasonedItem]:
-    """What `append_reasoned` wrote, by item id, for `done`; empty where there is no file.
-
-    A last line that an interruption tore is dropped, and cut off the file, so that appending goes on. Raises
-    `DataError` for any other line that is no result.
-    """
-    if not path.exists():
-        return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
-    whole, _, torn = text.rpartition("\n")
-    found: dict[str, ReasonedItem] = {}
-    # Not splitlines(): a text may hold U+2028.
-    for number, line in enumerate(whole.split("\n") if whole else [], 1):
-        try:
-            each = ReasonedItem.from_dict(json.loads(line))
-        except (ValueError, TypeError, AttributeError, DataError) as error:
-            raise DataError(f"{path}: line {number} is no result ({error}); delete the file and run again.") from error
-        found[each.id] = each
-    if torn:
-        write_text(path, f"{whole}\n" if whole else "")
-    return found
 
 
 def hinted_item(item: McqItem, letter: str) -> McqItem:

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae_lens_med.alignment.paired import PairedContrast, paired_contrast
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
+from sae_lens_med.statistics import PairedContrast, paired_contrast
 
 Letter = str | None
 """An option letter, or None where the model gave no answer (tied options, no letter in its text)."""

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.interventions.edit_runs import AnswerText, EditStore
+from sae_lens_med.interventions.edit_runs import AnswerText
 from sae_lens_med.records import FloatArray, IntArray
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def token_saliency(
     """
     if answer not in ("predicted", "gold"):
         raise ConfigError(f"saliency is about the predicted or the gold option, not {answer!r}.")
-    store = None if path is None else EditStore(path, {**(identity or {}), "top": top, "answer": answer})
+    store = None if path is None else PartialResults(path, {**(identity or {}), "top": top, "answer": answer})
     found = {} if store is None else {name: _read(entry) for name, entry in store.done.items()}
     texts = [text for text in texts if answer == "predicted" or text.gold is not None]
     with progress_bar(progress) as bar:
@@ -89,7 +90,7 @@ def token_saliency(
             entry = _item(above, text, aligned.get(text.id, np.zeros(0, np.int64))[:top], answer)
             found[text.id] = _read(entry)
             if store is not None:
-                store.append(entry)
+                store.append([entry])
             bar.advance(task)
     return [found[text.id] for text in texts]
 

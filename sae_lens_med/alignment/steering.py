@@ -31,11 +31,12 @@ from scipy.special import logsumexp
 from sae_lens_med.alignment.causal_items import CausalItems
 from sae_lens_med.alignment.concept_tests import concept_features
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.interventions.edit_runs import AnswerText, EditStore, margin
+from sae_lens_med.interventions.edit_runs import AnswerText, margin
 from sae_lens_med.metrics.depends import on_concepts, on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
 from sae_lens_med.records import FloatArray, IntArray, MetricValue
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.statistics import permutation_p, quantile_interval
 
@@ -134,7 +135,7 @@ def steer_pairs(
     maximum: FloatArray,
     settings: SteeringSettings,
     *,
-    store: EditStore | None = None,
+    store: PartialResults | None = None,
     progress: bool = True,
 ) -> Steered:
     """Run all pairs whose item is among `texts` and whose feature is live.
@@ -154,7 +155,7 @@ def steer_pairs(
             else:
                 own[key] = {"id": key, **_pair(above, by_id[pair.item_id], pair, maximum, settings)}
                 if store is not None:
-                    store.append(own[key])
+                    store.append([own[key]])
             bar.advance(task)
     runs = 1 + 2 * settings.draws
     shape = (len(chosen), runs, len(settings.strengths))

@@ -30,58 +30,75 @@ def align(
     study: Study,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(help="Names of `sae-lens-med list-metrics`, separated by commas or repeated; all: what can be."),
+        typer.Option(
+            help="Names from `sae-lens-med list-metrics`, comma-separated or repeated; all: every "
+            "metric that can be measured."
+        ),
     ] = None,
     permutations: Permutations = 2000,
     seed: Seed = 0,
     concepts: Annotated[
         str,
         typer.Option(
-            help="lexicon: the packaged one; annotated: within the spans that an expert marked in the questions; or a "
-            "file (.jsonl, .jsonl.gz, .csv, .parquet) of concepts."
+            help="Concepts: lexicon (packaged), annotated (the lexicon within the spans that an expert marked in the "
+            "questions), or a concept file (.jsonl, .jsonl.gz, .csv, .parquet)."
         ),
     ] = "lexicon",
     analyser: Annotated[
         str,
-        typer.Option(help="Of Korean endings after a concept's name: rules (a table), or kiwi (the extra 'korean')."),
+        typer.Option(
+            help="Analyser of Korean endings after a concept's name: rules (a table) or kiwi (needs "
+            "the extra 'korean')."
+        ),
     ] = "rules",
     controls: Annotated[
         list[str] | None,
         typer.Option(
-            help="shuffled_decoder, random_model or all: collected with an SAE or a model that has learned nothing, "
-            "and measured by the same code."
+            help="Controls to collect and measure by the same code: shuffled_decoder (an SAE that has learned "
+            "nothing), "
+            "random_model (a model that has learned nothing), or all."
         ),
     ] = None,
     run_model: Annotated[
-        bool, typer.Option("--model-metrics/--no-model", help="Whether metrics that run the model are measured.")
+        bool,
+        typer.Option("--model-metrics/--no-model", help="Measure the metrics that run the model, or leave them out."),
     ] = True,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Where the study's model lies now; as the study named it.")
+        str | None,
+        typer.Option("--model", "-m", help="Where the study's model is now; by default, where the study found it."),
     ] = None,
     sae: Annotated[
-        str | None, typer.Option("--sae", "-s", help="Where the study's SAE lies now; as the study named it.")
+        str | None,
+        typer.Option("--sae", "-s", help="Where the study's SAE is now; by default, where the study found it."),
     ] = None,
     ratings: Annotated[Path | None, typer.Option(help="CSV or JSON file of clinicians' ratings.")] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="JSON or CSV file of feature labels; made from concepts when not given.")
+        Path | None, typer.Option(help="JSON or CSV file of feature labels; by default they are made from concepts.")
     ] = None,
     judge_url: Annotated[
         str | None,
         typer.Option(
-            help="OpenAI-compatible endpoint that judges labels, with --judge-model (key: OPENAI_API_KEY); the study's "
-            "own model judges when not given."
+            help="OpenAI-compatible endpoint that judges labels, with --judge-model (key: OPENAI_API_KEY); by default "
+            "the study's own model judges."
         ),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Model at --judge-url.")] = None,
     reasoning: Annotated[
-        bool, typer.Option("--reasoning", help="Let the model reason, for models that can: metric 'reasoning'.")
+        bool,
+        typer.Option(
+            "--reasoning", help="Let the model reason (for models that can) to measure the metric 'reasoning'."
+        ),
     ] = False,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=N: a setting of the metrics that run the model (see list-metrics)."),
+        typer.Option(
+            "--set", help="NAME=N: a setting of the metrics that run the model (see list-metrics). Repeatable."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Measure again what is finished.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="For the concept scores; does not change the results.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Measure finished metrics again.")] = False,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads for the concept scores; does not change the results.")
+    ] = 1,
     device: Device = "auto",
     batch_tokens: BatchTokens = None,
     as_json: AsJson = False,
@@ -108,13 +125,12 @@ def align(
         return _open(provenance, model, sae, device, batch_tokens)
 
     def show(name: str, what: str) -> None:
+        state = {"measure": "", "skip": ": done before, skipped"}.get(what, f": {what}")
         err.print(f"[bold]{name}[/bold]", end="", highlight=False)
-        err.print(
-            {"measure": "", "skip": ": done before, skipped"}.get(what, f": {what}"), markup=False, highlight=False
-        )
+        err.print(state, markup=False, highlight=False)
 
     if (judge_url is None) != (judge_model is None):
-        raise ConfigError("a judge needs both --judge-url and --judge-model.")
+        raise ConfigError("a judge needs both --judge-url and --judge-model; pass both or neither.")
     judge = None if judge_url is None or judge_model is None else OpenAiJudge(judge_url, judge_model)
     result = run_alignment(
         study,
@@ -171,13 +187,14 @@ def list_metrics(
 def compare(
     study_a: Study,
     study_b: Annotated[
-        Path | None, typer.Argument(help="Another study of the same items; or none, with two variants.")
+        Path | None,
+        typer.Argument(help="Another study of the same items; leave it out to compare two variants of one study."),
     ] = None,
     variants: Annotated[
         list[str] | None,
         typer.Option(
             help="What is compared: sae, raw, pca, tfidf, bm25 or a collected control. One for both studies, or two, "
-            "separated by a comma: of the first and of the second (or of the one study)."
+            "separated by a comma: for the first and the second study, or both of one study."
         ),
     ] = None,
     permutations: Permutations = 10_000,
@@ -187,7 +204,7 @@ def compare(
     """Compare two studies (two layers, two models), or two variants of one study, on the items that they share.
 
     Paired over items: matched minus mismatched similarity, reciprocal rank, and the share of other explanations of its
-    stratum that are less similar than the own. Two-sided sign-flip p and bootstrap interval of the difference A - B.
+    stratum that are less similar than its own. Two-sided sign-flip p and bootstrap interval of the difference A - B.
 
     Example: sae-lens-med compare layer-9-study layer-14-study
 
@@ -215,7 +232,9 @@ def _open(
     from sae_lens_med.prompts.shots import choose_shots
 
     if provenance.sae is None:
-        raise StudyError("the study was made without an SAE, so nothing can be measured with one.")
+        raise StudyError(
+            "the study was made without an SAE, so nothing can be measured with one; run a study with --sae."
+        )
     opened, attached = open_model(
         model or str(provenance.model["name"]),
         sae or str(provenance.sae["source"]),

@@ -46,31 +46,37 @@ def evaluate(
     template: Annotated[
         str | None,
         typer.Option(
-            help="Prompt: a name that ships (`sae-lens-med templates`) or a file; the method's own otherwise."
+            help="Prompt: a packaged template (`sae-lens-med templates`) or a file; by default the method's own."
         ),
     ] = None,
     instructions: Annotated[
-        str | None, typer.Option(help="ko or en: of instructions and answer cue; that of each question otherwise.")
+        str | None,
+        typer.Option(help="Language of instructions and answer cue: ko or en; by default that of each question."),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
     thinking: Annotated[
         bool,
         typer.Option(
-            "--thinking", help="With --chat, where text is generated: leave Qwen3's thinking on; off otherwise."
+            "--thinking", help="With --chat, where text is generated: leave Qwen3's thinking on (it is off by default)."
         ),
     ] = False,
     normalise: Annotated[
         str | None,
-        typer.Option(help="option-text: divide by the text's length per character (the default), byte or token."),
+        typer.Option(
+            help="option-text: divide by the text's length in characters (character, the default), "
+            "bytes (byte) or tokens (token)."
+        ),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="self-consistency: how many votes; 11 otherwise.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="self-consistency: of sampling; 0.7 otherwise.")] = None,
+    samples: Annotated[int | None, typer.Option(help="self-consistency: number of votes; 11 by default.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="self-consistency: sampling temperature; 0.7 by default.")
+    ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of a generated text; 1024 otherwise, 4096 with --thinking.")
+        int | None, typer.Option(help="Most tokens of a generated text; by default 1024, with --thinking 4096.")
     ] = None,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="What ends a generated answer, in the place of the template's own. Repeatable."),
+        typer.Option(help="Text that ends a generated answer, instead of the template's own. Repeatable."),
     ] = None,
     sae: Annotated[
         str | None,
@@ -80,7 +86,7 @@ def evaluate(
         bool | None,
         typer.Option(
             "--error-term/--no-error-term",
-            help="Add what the SAE fails to reconstruct, or not; by default not, but with --intervention it stays.",
+            help="Keep or drop what the SAE fails to reconstruct; dropped by default, kept with --intervention.",
         ),
     ] = None,
     intervention: Annotated[
@@ -90,7 +96,7 @@ def evaluate(
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
     permutations: Permutations = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling and permutations.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and permutations.")] = 0,
     skip_bad_rows: SkipBadRows = False,
     limit: Limit = None,
     as_json: AsJson = False,
@@ -98,7 +104,7 @@ def evaluate(
 ) -> None:
     """Accuracy on multiple-choice questions, by one of five methods.
 
-    Writes items.jsonl (one result an item) and summary.json; an interrupted run goes on when it is started again.
+    Writes items.jsonl (one result per item) and summary.json; an interrupted run continues when it is started again.
 
     letter: the option letter that the model holds likeliest in the answer slot.
 
@@ -116,12 +122,12 @@ def evaluate(
 
     Example: sae-lens-med evaluate -m hari-q3-8b -d kormedmcqa:doctor --method cot --chat --thinking -o eval-cot
 
-    self-consistency: several sampled reasonings vote; also the accuracy when items of little agreement are deferred.
+    self-consistency: several sampled reasonings vote; also the accuracy when items with little agreement are deferred.
 
     Example: sae-lens-med evaluate -m hari-q3-8b -d kormedmcqa:doctor --shots 5 --method self-consistency --samples 11
     -o eval-vote
 
-    Own prompt: copy a template, change it, and give the file.
+    A prompt of your own: copy a template, change it, and pass the file.
 
     Example: sae-lens-med templates cot.ko > mine.j2; sae-lens-med evaluate -m smollm2-135m-instruct -d sample
     --method cot --template mine.j2 --chat -o eval-mine
@@ -159,13 +165,13 @@ def evaluate(
     result = run_evaluation(
         opened,
         loaded,
-        output,
-        method=chosen,
+        chosen,
         shots=examples,
-        batch_tokens=batch_tokens,
         sae=attached,
         error_term=error_term,
         interventions=interventions,
+        output=output,
+        batch_tokens=batch_tokens,
         permutations=permutations,
         seed=seed,
     )
@@ -175,19 +181,19 @@ def evaluate(
     print_tables(f"{opened.provenance['name']} on {loaded.source}, {len(loaded.items)} items", result.metrics)
     if result.reasons:
         counted = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
-        typer.echo(f"Without an answer, counted as wrong: {counted}.")
+        typer.echo(f"No answer, counted as wrong: {counted}.")
     typer.echo(f"Results: {output}")
 
 
 def templates(
-    name: Annotated[str | None, typer.Argument(help="Print this one; without a name, list them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Template to print; without a name, all are listed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """The prompt templates that ship: list them, or print one to copy.
+    """List the packaged prompt templates, or print one to copy.
 
     A template is a Jinja2 file. It may use question, options (each with letter and text), letters, language, subject
     and shots (each with question, options, answer, answer_text and, where the data has one, explanation), and may say
-    what ends an answer by {% set stop = ["..."] %}.
+    what ends an answer with {% set stop = ["..."] %}.
 
     Example: sae-lens-med templates cot.ko > mine.j2
     """

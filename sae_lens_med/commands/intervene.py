@@ -24,19 +24,19 @@ from sae_lens_med.commands.options import (
     Split,
     load_data,
     open_model,
-    tell_other_model,
+    warn_other_model,
 )
 
 if TYPE_CHECKING:
     from sae_lens_med.evaluation.conditions.compare import Comparison, ConditionResult
 
 EXAMPLE = """\
-# Conditions that `sae-lens-med intervene` compares with the plain model, each on the same questions.
+# Conditions that `sae-lens-med intervene` compares with the plain model, on the same questions.
 conditions:
-  # The SAE's reconstruction in the place of the activation: what is lost by looking through the SAE.
+  # The SAE's reconstruction instead of the activation: what is lost by looking through the SAE.
   # not_special leaves tokens such as BOS alone, on which SAEs are not trained.
   - {name: splice, kind: splice, positions: not_special}
-  # The same with what the SAE misses added back: must change nothing, which checks the machinery.
+  # The same with what the SAE misses added back: it must change nothing, which checks the machinery.
   - {name: splice-with-error, kind: splice, error_term: true, positions: not_special}
   # Features switched off together. mode: zero, mean (over these questions), resample.
   - {name: ablate-two, kind: ablate, features: [25, 237], mode: zero, positions: not_special}
@@ -48,8 +48,8 @@ conditions:
     unit: max
     positions: not_special
     strengths: [-2, -1, -0.5, 0.5, 1, 2]
-# Beside each condition on features: the same on so many random feature sets that fire as often and as strongly.
-# p cannot be below 1 / (this + 1). 0 leaves the null out.
+# Beside each condition on features: the same on this many random feature sets that fire as often and as strongly.
+# p cannot be below 1 / (this number + 1). 0 leaves the null out.
 matched_random: 20
 """
 """What `--example` prints; here, so that it is printed at once."""
@@ -78,13 +78,13 @@ def intervene(
         typer.Option(
             "--sae",
             "-s",
-            help="RELEASE/ID, a folder, or REL:ID: the SAE of the features. Repeatable; entries of the file then say "
-            "which by `sae: REF`.",
+            help="SAE of the features: RELEASE/ID, a folder, or REL:ID. Repeatable; entries of the file then say which "
+            "one with `sae: REF`.",
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="letter or option-text: how an answer is read.")] = "letter",
+    method: Annotated[str, typer.Option(help="How an answer is read: letter or option-text.")] = "letter",
     template: Annotated[
-        str | None, typer.Option(help="Prompt: a name that ships (`sae-lens-med templates`) or a file.")
+        str | None, typer.Option(help="Prompt: a packaged template (`sae-lens-med templates`) or a file.")
     ] = None,
     split: Split = None,
     shots: Shots = 0,
@@ -92,32 +92,33 @@ def intervene(
     statistics_data: Annotated[
         str | None,
         typer.Option(
-            help="Other data, named as in --data, for the features' maxima, means and firing rates; those of --data "
-            "otherwise."
+            help="Data, named as in --data, for the features' maxima, means and firing rates; by default the data of "
+            "--data."
         ),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of random feature sets and bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random feature sets and bootstrap.")] = 0,
     skip_bad_rows: SkipBadRows = False,
     limit: Limit = None,
     as_json: AsJson = False,
     explanation_source: ExplanationSource = None,
     example: Annotated[  # noqa: ARG001 - its callback acts
-        bool, typer.Option("--example", callback=_print_example, is_eager=True, help="Print a conditions file and end.")
+        bool,
+        typer.Option("--example", callback=_print_example, is_eager=True, help="Print a conditions file and exit."),
     ] = False,
 ) -> None:
     """Compare interventions on SAE features with the plain model, on the same questions.
 
-    Runs the plain model, then each condition of the file: the SAE's reconstruction in the place of the activation,
+    Runs the plain model, then each condition of the file: the SAE's reconstruction instead of the activation,
     features ablated, clamped or steered at several strengths. Beside each condition on features the same is done to
     random feature sets that fire as often and as strongly: an effect no larger than theirs says nothing about the
     features.
 
     Writes comparison.md (read this), .csv and .json: accuracy with intervals, exact McNemar tests against plain, the
     change of the gold option's margin, both within the random sets, by subject; flips.csv, item by item; and
-    steering.svg. An interrupted run goes on when it is started again.
+    steering.svg. An interrupted run continues when it is started again.
 
     Example: sae-lens-med intervene --example > conditions.yaml
 
@@ -148,7 +149,7 @@ def intervene(
         place = str(attached.sae.device)
         saes = {refs[0]: attached, **{ref: load_sae(ref, device=place) for ref in refs[1:]}}
         for ref in refs[1:]:
-            tell_other_model(opened, saes[ref])
+            warn_other_model(opened, saes[ref])
     result = run_conditions(
         opened,
         loaded,
@@ -178,7 +179,10 @@ def _print_table(title: str, comparison: "Comparison") -> None:
         table.add_row(result.condition.name, f"{result.accuracy:.3f}", *_cells(result))
     Console().print(table)
     typer.echo("p (FDR): exact McNemar against plain. margin: mean change of ln P(gold option) - ln P(best other).")
-    typer.echo("random sets: 95 % of the margin changes that the same does to matched random features, and p in them.")
+    typer.echo(
+        "random sets: 95 % of the margin changes from the same intervention on matched random features, "
+        "and p among them."
+    )
 
 
 def _cells(result: "ConditionResult") -> list[str]:

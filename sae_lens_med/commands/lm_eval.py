@@ -1,4 +1,4 @@
-"""`sae-lens-med lm-eval`: lm-evaluation-harness' own command line, to which this package's models are known."""
+"""`sae-lens-med lm-eval`: lm-evaluation-harness' own command line, with this package's models registered."""
 
 import sys
 
@@ -19,12 +19,12 @@ def lm_eval(context: typer.Context) -> None:
     """Run lm-evaluation-harness with --model sae_lens_med: any of its tasks, on a model with an SAE and interventions.
 
     The arguments are those of `lm-eval`; `sae-lens-med lm-eval run --help` lists them. --model_args are pretrained,
-    sae, error_term, intervention, dtype, ... Needs the extra [eval].
+    sae, error_term, intervention, dtype, ... Needs the extra 'eval'.
 
     Example: sae-lens-med lm-eval --model sae_lens_med --model_args pretrained=gemma-3-270m,sae=RELEASE/ID
     --tasks kormedmcqa --num_fewshot 5 --output_path results
     """
-    import sae_lens_med.evaluation.lm_eval.model  # noqa: F401, I001 - makes the model known, or says what is missing
+    import sae_lens_med.evaluation.lm_eval.model  # noqa: F401, I001 - registers the model, or says what is missing
     from lm_eval.__main__ import cli_evaluate
 
     given = sys.argv

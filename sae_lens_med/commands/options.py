@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sae_lens_med.saes.releases import LoadedSae
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Alias of the catalogue (`sae-lens-med models`), Hub id, or folder.")
+    str, typer.Option("--model", "-m", help="A catalogue alias (`sae-lens-med models`), a Hub id, or a folder.")
 ]
 Data = Annotated[
     str,
@@ -31,10 +31,8 @@ Data = Annotated[
         "(several separated by commas).",
     ),
 ]
-Sae = Annotated[
-    str, typer.Option("--sae", "-s", help="RELEASE/ID, a folder, or REL:ID of a release that SAELens knows.")
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new, empty, or that of the same run.")]
+Sae = Annotated[str, typer.Option("--sae", "-s", help="RELEASE/ID, a folder, or REL:ID for a release of SAELens.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Output folder: new, empty, or that of the same run.")]
 Split = Annotated[str | None, typer.Option(help="Split of KorMedMCQA: train, dev, test (the default) or fewshot.")]
 Shots = Annotated[
     int,
@@ -44,29 +42,31 @@ Shots = Annotated[
         "first items of the file, which are then left out.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16: of the model's weights.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto uses a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="Type of the model's weights: float32, bfloat16 or float16.")]
 BatchTokens = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Most tokens of one forward pass; what suits the device by default. Does not change the results."
+        min=1, help="Most tokens of one forward pass; by default what suits the device. Does not change the results."
     ),
 ]
-Permutations = Annotated[int, typer.Option(min=1, help="Permutations of every null; the least p is 1 / (this + 1).")]
-Seed = Annotated[int, typer.Option(min=0, help="Of permutations and bootstrap.")]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that are wrong, and report them.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")]
+Permutations = Annotated[
+    int, typer.Option(min=1, help="Permutations of every null; the smallest p is 1 / (this number + 1).")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of permutations and bootstrap.")]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out invalid rows, and report them.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many items, from the first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout instead of a table.")]
 ExplanationSource = Annotated[
     str | None,
-    typer.Option(help="Who wrote the explanations where the rows do not say: expert, model or illustrative."),
+    typer.Option(help="Who wrote the explanations, where the rows do not say: expert, model or illustrative."),
 ]
 
 
 def load_data(
     data: str, split: str | None, skip_bad_rows: bool, limit: int | None, explanation_source: str | None
 ) -> "LoadedItems":
-    """The items that the options name; rows that were left out are told on stderr."""
+    """The items that the options name; rows that were left out are reported on stderr."""
     from sae_lens_med.data import load_items
 
     loaded = load_items(data, split, skip_bad_rows=skip_bad_rows, limit=limit, explanation_source=explanation_source)
@@ -79,7 +79,7 @@ def load_data(
 
 def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[MedBridge, LoadedSae | None]":
     """Model and SAE; one process of a machine fetches and converts them before the others look. An SAE of another
-    model is told on stderr."""
+    model is reported on stderr."""
     import torch
 
     from sae_lens_med import distributed
@@ -93,11 +93,11 @@ def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[M
         attached = None if sae is None else load_sae(sae, device=device)
         opened = load_model(model, device=device, dtype=dtype)
     if attached is not None:
-        tell_other_model(opened, attached)
+        warn_other_model(opened, attached)
     return opened, attached
 
 
-def tell_other_model(model: "MedBridge", sae: "LoadedSae") -> None:
+def warn_other_model(model: "MedBridge", sae: "LoadedSae") -> None:
     """Say on stderr where the SAE was trained on another model."""
     from sae_lens_med.saes.releases import other_model
 

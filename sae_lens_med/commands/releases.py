@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sae_lens_med.saes.publish import Check, Recompute
     from sae_lens_med.saes.releases import LoadedSae
 
-releases_app = typer.Typer(no_args_is_help=True, help="SAE releases: what there is, whether it is intact, publishing.")
+releases_app = typer.Typer(no_args_is_help=True, help="List, check, make and publish SAE releases.")
 
 ReleaseName = Annotated[str, typer.Argument(metavar="RELEASE", help="A name from `releases list`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -71,13 +71,17 @@ def verify(
     recompute: Annotated[bool, typer.Option("--recompute", help="Measure again on the held-out text.")] = False,
     data: Annotated[Path | None, typer.Option(help="Folder with the recipe's text files, for --recompute.")] = None,
 ) -> None:
-    """Check hashes and configurations, load every SAE, on request measure again. Status 1 when a check fails."""
+    """Check hashes and configurations, load every SAE and, with --recompute, measure again. Status 1 when a "
+    "check fails."""
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.saes.publish import verify_release
 
     found = _releases(ctx).get(release)
     if recompute != (data is not None):
-        raise ConfigError("--recompute and --data FOLDER go together: the text that the recipe names is not packaged.")
+        raise ConfigError(
+            "--recompute and --data FOLDER go together, because the recipe's text is not "
+            "packaged; pass both or neither."
+        )
     checks = verify_release(found, None if data is None else measure_again(found, data))
     for check in checks:
         typer.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
@@ -89,15 +93,17 @@ def verify(
 
 @releases_app.command()
 def package(
-    release: Annotated[str, typer.Argument(metavar="RELEASE", help="Its name; `releases.yaml` lists it.")],
-    trained: Annotated[list[Path], typer.Argument(metavar="RUN...", help="What `train` or `sweep` wrote, one a hook.")],
+    release: Annotated[str, typer.Argument(metavar="RELEASE", help="Name of the release in `releases.yaml`.")],
+    trained: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that `train` or `sweep` wrote, one per hook.")
+    ],
     beside: Annotated[
         list[Path] | None, typer.Option(help="A run or a sweep to compare with on the card. Repeatable.")
     ] = None,
     target: Annotated[
-        Path | None, typer.Option(help="Folder of releases to write to; this package's own by default.")
+        Path | None, typer.Option(help="Releases folder to write to; by default this package's own.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the release when it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the release if it exists.")] = False,
 ) -> None:
     """Make a release of training runs: weights in bfloat16, model card, metrics, recipes, hashes. The id of an SAE is
     its hook's name."""
@@ -106,8 +112,7 @@ def package(
     from sae_lens_med.runs.files import write_text
     from sae_lens_med.saes.publish import package_release
     from sae_lens_med.training.card import model_card, read_runs
-    from sae_lens_med.training.frontier import frontier
-    from sae_lens_med.training.frontier_plot import frontier_svg
+    from sae_lens_med.training.frontier import frontier, frontier_svg
 
     runs = read_runs(trained)
     compared = frontier([*trained, *beside]) if beside else None
@@ -132,10 +137,10 @@ def package(
 def export(
     ctx: typer.Context,
     release: ReleaseName,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
 ) -> None:
-    """Copy a release to a folder, as a Hub repository holds it."""
+    """Copy a release to a folder, laid out as a Hub repository."""
     from sae_lens_med.saes.publish import export_release
 
     typer.echo(str(export_release(_releases(ctx).get(release), folder, force=force)))
@@ -147,7 +152,7 @@ def publish(
     release: ReleaseName,
     repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The Hub repository.")],
     private: Annotated[bool, typer.Option("--private/--public", help="Visibility of the repository.")] = True,
-    yes: Annotated[bool, typer.Option("--yes", help="Upload; without it nothing leaves this machine.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload; without it, nothing leaves this machine.")] = False,
 ) -> None:
     """Upload a release to the Hugging Face Hub; a dry run unless --yes is given."""
     from sae_lens_med.saes.publish import check_repo_id, publish_plan, publish_release
@@ -182,18 +187,19 @@ def measure_again(release: "Release", data: Path) -> "Recompute":
     }
     if not recipes:
         raise ReleaseError(
-            f"The release {release.name!r} records no recipe, so its held-out text cannot be made again."
+            f"The release {release.name!r} has no recorded recipe, so its held-out text cannot be made again; "
+            "verify it without --recompute."
         )
-    first = next(iter(recipes.values()))  # a release is of one text and one model
+    first = next(iter(recipes.values()))  # a release covers one text and one model
     require_texts(first, "--data FOLDER")
     model = load_model(first.model_name, dtype=first.model_dtype)
     text = corpus(first, model.text_tokenizer, first.runner.get("seed", 42))
 
     def recompute(loaded: "LoadedSae", recorded: Any) -> "list[Check]":
         if not isinstance(recorded, dict) or "heldout" not in recorded or loaded.sae_id not in recipes:
-            return [Check(f"recompute {loaded.sae_id}", False, "no metrics or no recipe are recorded")]
+            return [Check(f"recompute {loaded.sae_id}", False, "no metrics or no recipe was recorded")]
         same = text.sha256 == recorded["text"]["sha256"]
-        checks = [Check(f"text {loaded.sae_id}", same, "as recorded" if same else f"{data} holds another text")]
+        checks = [Check(f"text {loaded.sae_id}", same, "as recorded" if same else f"{data} contains a different text")]
         now = measure(model, loaded.sae, text.heldout, sink_multiple=recipes[loaded.sae_id].sink_multiple).to_dict()
         for name in ("l0", "explained_variance", "dead_fraction", "ce_loss_score", "kl_score"):
             was = recorded["heldout"][name]

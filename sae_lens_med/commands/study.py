@@ -55,7 +55,7 @@ def study(
     batch_tokens: BatchTokens = None,
     permutations: Permutations = 2000,
     seed: Seed = 0,
-    n_shown: Annotated[int, typer.Option(min=0, help="Items that the report shows in full.")] = 6,
+    n_shown: Annotated[int, typer.Option(min=0, help="How many items the report shows in full.")] = 6,
     skip_bad_rows: SkipBadRows = False,
     limit: Limit = None,
     as_json: AsJson = False,
@@ -63,7 +63,7 @@ def study(
 ) -> None:
     """The main job: answers, SAE features, and their alignment with the explanations, in one folder with a report.
 
-    Started again on the same folder, it skips what is finished; with another model, SAE, data or setting it refuses
+    Started again on the same folder, it skips what is finished; if the model, SAE, data or a setting differs, it stops
     and says what changed.
 
     Example: sae-lens-med study --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
@@ -94,10 +94,10 @@ def demo(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The study on the packaged sample with gemma-3-270m and the shipped SAE: minutes on two cores, no network.
+    """Run the study on the packaged sample with gemma-3-270m and the packaged SAE: minutes on two cores, no network.
 
-    The sample's questions are illustrative: written for this package, from no exam, reviewed by no clinician. The demo
-    shows how the tool works, not what a model knows.
+    The sample's questions are illustrative: written for this package, not taken from an exam, not reviewed by a
+    clinician. The demo shows how the tool works, not what a model knows.
 
     Example: sae-lens-med demo
     """
@@ -140,7 +140,7 @@ def _run_study(
     examples, data = choose_shots(data, shots)
     opened, attached = open_model(model, sae, device, dtype)
     if attached is None:
-        raise ReleaseError("a study needs an SAE; give one with --sae (`sae-lens-med releases list`).")
+        raise ReleaseError("a study needs an SAE; choose one with --sae (`sae-lens-med releases list`).")
     err = Console(stderr=True)
     result = run_study(
         opened,

@@ -18,48 +18,52 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep(
-    recipes: Annotated[list[str], typer.Argument(help="Recipe files, or names of recipes that ship.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new or empty, or with --resume.")],
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files, or names of packaged recipes.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Output folder: new or empty, or with --resume that of the sweep.")
+    ],
     overs: Annotated[
         list[str] | None,
-        typer.Option("--over", help="key=value,value,... to vary; every combination is trained. Repeatable."),
+        typer.Option("--over", help="Values to try, key=value,value,...; every combination is trained. Repeatable."),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value for all variants; sections by dots. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="key=value for all variants; section.key for a key in a section. Repeatable."),
     ] = None,
     activations: Annotated[
-        Path | None, typer.Option(help="Folder for the harvested activations; the user's cache by default.")
+        Path | None, typer.Option(help="Folder for the harvested activations; by default the user's cache.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in --output.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the variants and train none.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the variants without training them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the variants, or the result, as JSON.")] = False,
 ) -> None:
     """Train variants of recipes and draw L0 against explained variance.
 
     The model is loaded once and its activations are harvested once per hook and text. Each variant is trained into a
-    folder of --output named after what varies; frontier.md, frontier.svg and frontier.json compare those that are
-    finished, on held-out text. With --resume, finished variants stay and an interrupted one goes on. A variant that
-    fails is reported and the others are trained; the status is then 1.
+    subfolder of --output named after what varies; frontier.md, frontier.svg and frontier.json compare the finished ones
+    on held-out text. With --resume, finished variants are kept and an interrupted one continues. A variant that fails
+    is reported and the others are trained; the exit status is then 1.
 
-    Several recipes compare architectures: --over sae.KEY is varied in those recipes whose architecture has KEY.
+    Several recipes compare architectures: --over sae.KEY is varied in the recipes whose architecture has KEY.
 
     Example: sae-lens-med sweep gemma-3-270m-res --over sae.l1_coefficient=0.1,0.2,0.4 --over sae.d_sae=5120,10240
     --set data.folder=texts --output runs/sweep
 
     Example: sae-lens-med sweep tied.yaml topk.yaml --over sae.l1_coefficient=0.2,0.4 --over sae.k=32,64 -o runs/both
     """
-    from sae_lens_med.training.outputs import require_folder, require_sweep, require_texts
+    from sae_lens_med.runs.folder import require_writable
+    from sae_lens_med.training.outputs import open_sweep, require_texts
     from sae_lens_med.training.plan import plan
 
     variants = plan(recipes, overs or [], overrides or [])
     if dry_run:
         _list_variants(variants, as_json)
         return
-    require_sweep(variants, output, resume)
+    open_sweep(variants, output, resume)
     for variant in variants:
         require_texts(variant.recipe)
     if activations is not None:
-        require_folder(activations, "--activations")
+        require_writable(activations)
 
     from sae_lens_med import distributed
     from sae_lens_med.models.bridge import load_model
@@ -72,7 +76,7 @@ def sweep(
     try:
         result = run_sweep(variants, model, output, activations=activations, resume=resume)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; add --resume to go on with {output}.", err=True)
+        typer.echo(f"interrupted; add --resume to continue {output}.", err=True)
         raise typer.Exit(130) from None
     if result.frontier is not None:
         _show(result.frontier, output, as_json)
@@ -83,21 +87,21 @@ def sweep(
 
 
 def frontier(
-    folders: Annotated[list[Path], typer.Argument(help="Sweeps, or single training runs; finished runs are read.")],
+    folders: Annotated[list[Path], typer.Argument(help="Sweeps or single training runs; only finished runs are read.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for frontier.md, .svg and .json.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw several sweeps or training runs into one table and one plot of L0 against explained variance.
 
-    Runs whose recipes differ in the sparsity coefficient alone make one curve. Nothing is trained or measured again.
+    Runs whose recipes differ only in the sparsity coefficient make one curve. Nothing is trained or measured again.
 
     Example: sae-lens-med frontier runs/tied runs/standard runs/topk --output runs/compared
     """
+    from sae_lens_med.runs.folder import require_writable
     from sae_lens_med.training.frontier import frontier as read_frontier
     from sae_lens_med.training.frontier import write_frontier
-    from sae_lens_med.training.outputs import require_folder
 
-    require_folder(output, "--output")
+    require_writable(output)
     found = read_frontier(folders)
     write_frontier(found, output)
     _show(found, output, as_json)
@@ -111,7 +115,7 @@ def _list_variants(variants: "list[Variant]", as_json: bool) -> None:
     for variant in variants:
         recipe = variant.recipe
         typer.echo(f"{variant.name}  ({recipe.sae['architecture']}, {recipe.runner['hook_name']})")
-    typer.echo(f"{len(variants)} variants; leave --dry-run out to train them.")
+    typer.echo(f"{len(variants)} variants; leave out --dry-run to train them.")
 
 
 def _show(found: "Frontier", output: Path, as_json: bool) -> None:

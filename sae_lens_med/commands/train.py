@@ -13,15 +13,20 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships (gemma-3-270m-res).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new or empty, or with --resume.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged recipe (gemma-3-270m-res).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Output folder: new or empty, or with --resume that of the run.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the recipe; sections by dots. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="key=value to change in the recipe; section.key for a key in a section. Repeatable."
+        ),
     ] = None,
     activations: Annotated[
-        Path | None, typer.Option(help="Folder of the harvested activations; the user's cache by default.")
+        Path | None, typer.Option(help="Folder for the harvested activations; by default the user's cache.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON on stdout.")] = False,
 ) -> None:
     """Train an SAE: run the model over the recipe's text once, then train on the activations.
@@ -34,14 +39,15 @@ def train(
 
     Example: sae-lens-med train gemma-3-270m-res --set data.folder=texts --set sae.l1_coefficient=0.4 --output runs/a
     """
-    from sae_lens_med.training.outputs import require_folder, require_run, require_texts
+    from sae_lens_med.runs.folder import require_writable
+    from sae_lens_med.training.outputs import open_run, require_texts
     from sae_lens_med.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    require_run(loaded, output, resume)
+    open_run(loaded, output, resume)
     require_texts(loaded)
     if activations is not None:
-        require_folder(activations, "--activations")
+        require_writable(activations)
 
     from sae_lens_med import distributed
     from sae_lens_med.models.bridge import load_model
@@ -53,7 +59,7 @@ def train(
     try:
         trained = run_training(loaded, model, output, activations=activations, resume=resume)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; add --resume to go on with {output}.", err=True)
+        typer.echo(f"interrupted; add --resume to continue {output}.", err=True)
         raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps({"folder": str(output), "steps": trained.steps, **trained.quality.to_dict()}, indent=2))

@@ -47,7 +47,7 @@ def concepts_in_spans(
     if not named:
         raise DataError(
             f"the spans of the {len(items)} items name none of the {len(matcher.concepts)} concepts of "
-            f"{matcher.concepts.source}; give items with annotated spans, or another concept set."
+            f"{matcher.concepts.source}; use items with annotated spans, or another concept set."
         )
     return SpanConcepts(matcher.concepts.subset(ids=named), by_item)
 

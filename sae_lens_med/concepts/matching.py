@@ -78,7 +78,7 @@ class ConceptMatcher:
         Raises `ConfigError` for another analyser, `MissingExtraError` where `kiwi` is not installed.
         """
         if analyser not in ANALYSERS:
-            hint = nearest(analyser, ANALYSERS) or f"; give {' or '.join(ANALYSERS)}."
+            hint = nearest(analyser, ANALYSERS) or f"; use {' or '.join(ANALYSERS)}."
             raise ConfigError(f"there is no analyser {analyser!r}{hint}")
         self.concepts = concepts
         self.analyser = analyser

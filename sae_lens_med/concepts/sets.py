@@ -50,12 +50,12 @@ class Concept(Record):
     def __post_init__(self) -> None:
         for name in ("id", "category"):
             if not getattr(self, name).strip():
-                raise DataError(f"concept {self.id!r}: the {name} is empty; give a text.")
+                raise DataError(f"concept {self.id!r}: the {name} is empty; fill it in.")
         if not self.forms:
-            raise DataError(f"concept {self.id!r}: there are no forms; give at least one text that names it.")
+            raise DataError(f"concept {self.id!r}: it has no forms; add at least one text that names it.")
         for form in self.forms:
             if not any(c.isalnum() for c in form):
-                raise DataError(f"concept {self.id!r}: the form {form!r} holds no letter or digit; leave it out.")
+                raise DataError(f"concept {self.id!r}: the form {form!r} contains no letter or digit; leave it out.")
         twice = _first_twice(form_key(form) for form in self.forms)
         if twice is not None:
             raise DataError(f"concept {self.id!r}: two forms read {twice[0]!r}; keep one of them.")
@@ -71,7 +71,7 @@ class ConceptSet:
 
     def __post_init__(self) -> None:
         if not self.concepts:
-            raise DataError(f"{self.source}: there are no concepts; give at least one.")
+            raise DataError(f"{self.source}: it has no concepts; add at least one.")
         twice = _first_twice(concept.id for concept in self.concepts)
         if twice is not None:
             raise DataError(f"{self.source}: the concept {twice!r} appears twice; ids must be unique within a set.")
@@ -169,7 +169,7 @@ def _values(path: Path, source: str, fields: tuple[str, ...]) -> Iterator[tuple[
     """Row number and values of every row. Raises `DataError` for one that cannot be read or has a field too many."""
     for row in read_rows(path):
         if row.values is None:
-            raise DataError(f"{source}: row {row.number}: {row.problem}; mend the row.")
+            raise DataError(f"{source}: row {row.number}: {row.problem}; fix the row.")
         for name in row.values:
             if name not in fields:
                 hint = nearest(name, fields) or f"; the fields are {', '.join(fields)}."
@@ -188,7 +188,7 @@ def _lexicon_concept(values: dict[str, Any], where: str) -> Concept:
 def _user_concept(values: dict[str, Any], where: str) -> Concept:
     ko, en = (_user_forms(values, field, where) for field in ("ko", "en"))
     if not ko and not en:
-        _bad(where, "ko", "there is no form here nor in 'en'; give at least one text that names the concept")
+        _bad(where, "ko", "there is no form here or in 'en'; add at least one text that names the concept")
     seen: set[tuple[str, bytes]] = set()
     for field, forms in (("ko", ko), ("en", en)):
         for form in forms:
@@ -217,17 +217,17 @@ def _user_forms(values: dict[str, Any], field: str, where: str) -> tuple[str, ..
 def _text(values: dict[str, Any], field: str, where: str) -> str:
     value = values.get(field)
     if not isinstance(value, str) or not value.strip():
-        _bad(where, field, f"needs a text that is not empty, got {value!r}")
+        _bad(where, field, f"must be a non-empty string, got {value!r}")
     return value.strip()
 
 
 def _texts(values: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
     value = values.get(field)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        _bad(where, field, f"needs a list of texts, got {value!r}")
+        _bad(where, field, f"must be a list of strings, got {value!r}")
     for text in value:
         if not any(c.isalnum() for c in text):
-            _bad(where, field, f"the form {text!r} holds no letter or digit; leave it out")
+            _bad(where, field, f"the form {text!r} contains no letter or digit; leave it out")
     return tuple(text.strip() for text in value)
 
 

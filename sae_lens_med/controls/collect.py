@@ -41,7 +41,7 @@ def choose_controls(names: Iterable[str]) -> tuple[Control, ...]:
     """Controls by name, in the order of the list; `all` for every one. Raises `ConfigError` for an unknown name."""
     wanted = set(names)
     for name in sorted(wanted - {"all", *CONTROLS}):
-        hint = nearest(name, CONTROLS) or f"; give {', '.join(CONTROLS)} or all."
+        hint = nearest(name, CONTROLS) or f"; use {', '.join(CONTROLS)} or all."
         raise ConfigError(f"there is no control {name!r}{hint}")
     return tuple(name for name in CONTROLS if name in wanted or "all" in wanted)
 
@@ -87,7 +87,8 @@ def collect_control(
     rates = firing_rates(features)
     if len(rates) != int(altered.sae.cfg.d_sae):
         raise StudyError(
-            f"the study has {len(rates)} features and the SAE {int(altered.sae.cfg.d_sae)}; give the study's own SAE."
+            f"the study has {len(rates)} features, but the SAE has {int(altered.sae.cfg.d_sae)}; use the "
+            "study's own SAE."
         )
     altered = match_rates(altered, _activations(side, items), rates)
     collect(

@@ -35,7 +35,7 @@ def load_items(
     - a .jsonl, .jsonl.gz, .csv or .parquet file, or several separated by commas; `explanation_source` (expert, model
       or illustrative) says who wrote the explanations where the rows do not.
 
-    `limit` keeps the first so many items. A bad row raises `DataError` naming file, row and field; with
+    `limit` keeps only this many items, from the first. A bad row raises `DataError` naming file, row and field; with
     `skip_bad_rows` it is left out and reported in `LoadedItems.bad_rows`.
     """
     prefix, _, config = source.partition(":")
@@ -48,10 +48,10 @@ def load_items(
         return load_sample(limit=limit)
     if not source.strip() or "." not in source:
         sources = ", ".join(f"kormedmcqa:{name}" for name in (*COUNTS, "all"))
-        raise DataError(f"{source!r} names no data; give sample, {sources}, or {ACCEPTED_FORMS}.")
+        raise DataError(f"{source!r} is not a data source; use sample, {sources}, or {ACCEPTED_FORMS}.")
     return load_local(source, explanation_source=explanation_source, skip_bad_rows=skip_bad_rows, limit=limit)
 
 
 def _refuse(value: str | None, name: str, source: str) -> None:
     if value is not None:
-        raise DataError(f"{source}: this source takes no {name} (got {value!r}); leave it out.")
+        raise DataError(f"{source}: this source does not take {name} (got {value!r}); leave it out.")

@@ -71,7 +71,7 @@ def load_kormedmcqa(
 def check_config(config: str, splits: Mapping[str, Rows]) -> None:
     """Raise `DataError` unless `splits` has the splits, columns, counts and repeated rows of the module's table."""
     where = f"kormedmcqa:{config}"
-    remedy = "the data set on the Hub has changed, or this copy is not whole"
+    remedy = "the data set on the Hub has changed, or this copy is incomplete"
     if set(splits) != set(SPLITS):
         raise DataError(f"{where}: has the splits {', '.join(splits)} instead of {', '.join(SPLITS)}; {remedy}.")
     for split, expected in COUNTS[config].items():
@@ -81,12 +81,12 @@ def check_config(config: str, splits: Mapping[str, Rows]) -> None:
         columns = set(rows[0])
         if columns != set(_COLUMNS):
             odd = sorted(columns ^ set(_COLUMNS))
-            raise DataError(f"{where}: split {split} lacks or adds the columns {', '.join(odd)}; {remedy}.")
+            raise DataError(f"{where}: split {split} has missing or extra columns: {', '.join(odd)}; {remedy}.")
     dev = {tuple(row[k] for k in _KEY): row["question"] for row in splits["dev"]}
     questions = set(dev.values())
     for number, row in enumerate(splits["fewshot"], 1):
         if tuple(row[k] for k in _KEY) not in dev and row["question"] not in questions:
-            raise DataError(f"{where}: split fewshot: row {number} does not repeat a row of dev; {remedy}.")
+            raise DataError(f"{where}: split fewshot: row {number} is not a row of dev; {remedy}.")
 
 
 def _load_from_hub(config: str) -> Mapping[str, Rows]:
@@ -97,9 +97,10 @@ def _load_from_hub(config: str) -> Mapping[str, Rows]:
     except (OSError, ValueError) as error:  # what `datasets` raises for no network, no cache, no such config
         raise DataError(
             f"kormedmcqa:{config}: could not reach {HUB_ID!r} on the Hugging Face Hub and no cached copy was found "
-            f"({type(error).__name__}); connect once, or give {ACCEPTED_FORMS} in the KorMedMCQA schema (question, A "
+            f"({type(error).__name__}); connect to the network once, or use {ACCEPTED_FORMS} in the KorMedMCQA "
+            "schema (question, A "
             "to E, answer) or the generic one (question, options, answer) instead."
         ) from error
     if not isinstance(loaded, datasets.DatasetDict):
-        raise DataError(f"kormedmcqa:{config}: the Hub gave {type(loaded).__name__} instead of a set of splits.")
+        raise DataError(f"kormedmcqa:{config}: the Hub returned {type(loaded).__name__} instead of a set of splits.")
     return {str(split): rows.to_list() for split, rows in loaded.items()}

@@ -106,7 +106,7 @@ class ItemCollector:
             except DataError as error:
                 problem = f"{where}: {str(error).rstrip('.')}"
                 if not self._skip:
-                    raise DataError(f"{problem}; mend the row, or skip bad rows (--skip-bad-rows).") from error
+                    raise DataError(f"{problem}; fix the row, or skip bad rows (--skip-bad-rows).") from error
                 self.bad_rows.append(problem)
                 continue
             self._seen[item.id] = where
@@ -116,7 +116,7 @@ class ItemCollector:
         """What was gathered, cut to the first `limit` items. Raises `DataError` when nothing was."""
         if not self.items:
             raise DataError(
-                f"{source}: none of the {len(self.bad_rows)} rows is usable; the first: {self.bad_rows[0]}."
+                f"{source}: none of the {len(self.bad_rows)} rows is usable; the first problem is: {self.bad_rows[0]}."
             )
         if limit is not None and limit < 1:
             raise DataError(f"the number of items to load must be at least 1, got {limit}.")
@@ -173,21 +173,21 @@ def _options(row: dict[str, Any], values: dict[str, Any]) -> tuple[str, ...]:
     if lettered:
         return tuple(_text(values, letter) for letter in KORMEDMCQA_LETTERS)
     if "options" not in values:
-        raise FieldError("options", "missing; give a list of texts, or the columns A to E")
+        raise FieldError("options", "missing; add a list of strings, or the columns A to E")
     options = _from_json(values, "options")
     if not isinstance(options, list | tuple):
-        raise FieldError("options", f"must be a list of texts, got {_short(options)}")
+        raise FieldError("options", f"must be a list of strings, got {_short(options)}")
     if not 2 <= len(options) <= len(OPTION_LETTERS):
-        raise FieldError("options", f"2 to {len(OPTION_LETTERS)} are accepted, got {len(options)}")
+        raise FieldError("options", f"2 to {len(OPTION_LETTERS)} options are allowed, got {len(options)}")
     for letter, option in zip(OPTION_LETTERS, options, strict=False):
         if not isinstance(option, str) or not option.strip():
-            raise FieldError("options", f"option {letter} must be a non-empty text, got {_short(option)}")
+            raise FieldError("options", f"option {letter} must be a non-empty string, got {_short(option)}")
     return tuple(options)
 
 
 def _answer(row: dict[str, Any], values: dict[str, Any], n_options: int) -> int | None:
     if "answer" not in row:
-        raise FieldError("answer", f"missing; give a whole number from 1 to {n_options}")
+        raise FieldError("answer", f"missing; add a whole number from 1 to {n_options}")
     if "answer" not in values and "options" in row:
         return None
     value = values.get("answer")
@@ -196,7 +196,7 @@ def _answer(row: dict[str, Any], values: dict[str, Any], n_options: int) -> int 
     if not isinstance(value, int) or isinstance(value, bool):
         raise FieldError("answer", f"must be a whole number from 1 to {n_options}, got {_short(value)}")
     if not 1 <= value <= n_options:
-        raise FieldError("answer", f"{value} lies outside the {n_options} options (the first is 1)")
+        raise FieldError("answer", f"{value} is outside the {n_options} options (the first is 1)")
     return value - 1
 
 
@@ -205,11 +205,11 @@ def _explanation(
 ) -> tuple[str | None, ExplanationSource | None]:
     for name in _EXPLANATION_COLUMNS:
         if name in values and not isinstance(values[name], str):
-            raise FieldError(name, f"must be a text, got {_short(values[name])}")
+            raise FieldError(name, f"must be a string, got {_short(values[name])}")
     # The Hub data set fills `cot` with an empty text where there is no explanation.
     present = [name for name in _EXPLANATION_COLUMNS if str(values.get(name, "")).strip()]
     if len(present) > 1:
-        raise FieldError(present[1], f"the row also has {present[0]!r}; keep one explanation a row")
+        raise FieldError(present[1], f"the row also has {present[0]!r}; keep one explanation per row")
     stated = values.get("explanation_source")
     if not present:
         if stated is not None:
@@ -236,7 +236,7 @@ def _spans(values: dict[str, Any], name: str, text: str) -> tuple[Span, ...]:
         if not ints or not span.keys() <= {"start", "end", "label"} or not isinstance(span.get("label", ""), str):
             raise FieldError(name, f"a span is {{start, end, label}} with whole numbers, got {_short(span)}")
         if not 0 <= span["start"] < span["end"] <= len(text):
-            raise FieldError(name, f"[{span['start']}, {span['end']}) lies outside a text of {len(text)} characters")
+            raise FieldError(name, f"[{span['start']}, {span['end']}) is outside a text of {len(text)} characters")
         out.append(Span(span["start"], span["end"], span.get("label", "")))
     return tuple(out)
 
@@ -264,7 +264,7 @@ def _text(values: dict[str, Any], name: str) -> str:
         raise FieldError(name, "missing")
     value = values[name]
     if not isinstance(value, str):
-        raise FieldError(name, f"must be a text, got {_short(value)}")
+        raise FieldError(name, f"must be a string, got {_short(value)}")
     if not value.strip():
         raise FieldError(name, "is empty")
     return value

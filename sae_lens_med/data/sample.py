@@ -24,6 +24,6 @@ def load_sample(*, limit: int | None = None) -> LoadedItems:
     for item in collector.items:
         if item.explanation_source != "illustrative":
             raise DataError(
-                f"sample: the item {item.id!r} is not marked illustrative; the package is damaged, install it again."
+                f"sample: the item {item.id!r} is not marked illustrative; the package is damaged; install it again."
             )
     return collector.loaded("sample", None, limit)

@@ -38,23 +38,23 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     Raises `DataError` where the file as a whole cannot be read: absent, empty, damaged, or of another kind.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; give {ACCEPTED_FORMS}.")
+        raise DataError(f"{path}: no such file; use {ACCEPTED_FORMS}.")
     if not path.name.endswith(SUFFIXES):
-        raise DataError(f"{path}: this kind of file is not read; give {ACCEPTED_FORMS}.")
+        raise DataError(f"{path}: this file type is not supported; use {ACCEPTED_FORMS}.")
     rows = _read_parquet(path) if path.name.endswith(".parquet") else _read_text(path)
     empty = True
     for row in rows:
         empty = False
         yield row
     if empty:
-        raise DataError(f"{path}: the file holds no rows; give a file with at least one.")
+        raise DataError(f"{path}: the file has no rows; use a file with at least one.")
 
 
 def _read_text(path: Path) -> Iterator[RawRow]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); copy or download it again.") from error
+        raise DataError(f"{path}: not a complete gzip file ({error}); copy or download it again.") from error
     # Bytes that are not UTF-8 survive as surrogates, so that the row that holds them can be named (and skipped).
     text = data.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
     raw = _csv_rows(path, text) if path.name.endswith(".csv") else _json_lines(text)
@@ -110,7 +110,9 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
         # ARROW reads text lazily: to_pylist is where bytes that are not UTF-8 come to light.
         rows = pq.read_table(path).to_pylist()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: a text column holds bytes that are not UTF-8; write the file again.") from error
+        raise DataError(
+            f"{path}: a text column contains bytes that are not UTF-8; save the file again as UTF-8."
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}).") from error
     for number, values in enumerate(rows, 1):
@@ -135,4 +137,4 @@ def _has_surrogate(value: Any) -> bool:
 
 
 def _type_name(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "null", bool: "true or false"}.get(type(value), "a number")
+    return {list: "a list", str: "a string", type(None): "null", bool: "true or false"}.get(type(value), "a number")

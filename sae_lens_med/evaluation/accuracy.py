@@ -6,7 +6,7 @@ Interval: Wilson, 95 %. Two nulls stand beside it:
 - **guessing**: each item is right with probability 1 / (number of its options), independently. The number right is then
   Poisson-binomial (binomial where all items have equally many options); `null_mean` is the mean of 1 / options, and `p`
   the exact one-sided probability of at least as many right answers.
-- **letter bias**: the same predicted letters, dealt out anew among the items with equally many options. `letter_null`
+- **letter bias**: the same predicted letters, redistributed among the items with equally many options. `letter_null`
   is the mean over all such permutations and `letter_p` the permutation p. A model that always says "A" has an accuracy
   equal to `letter_null`, whatever guessing gives. Not given by gold letter, where every permutation is the same.
 

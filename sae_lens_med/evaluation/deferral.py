@@ -6,7 +6,7 @@ exact and needs no seed.
 
 Null: as many items deferred at random, whatever the confidence. The number right among m retained is then
 hypergeometric, with the overall accuracy as its mean. One number for the whole curve, `deferral_area`: the mean of the
-retained accuracy over m = 1 ... n; its null deals the confidences out anew among the items of a subject, so that a
+retained accuracy over m = 1 ... n; its null redistributes the confidences among the items of a subject, so that a
 subject which is easy and on which the model is confident does not make a result.
 
 An item without an answer counts as wrong, as everywhere. Arrays and records only.
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import hypergeom
 
-from sae_lens_med.errors import DataError
 from sae_lens_med.records import FloatArray, ItemResult, MetricValue, Record
 from sae_lens_med.statistics import (
     coarsen_strata,
@@ -125,56 +124,6 @@ def deferral_csv(points: Sequence[DeferralPoint]) -> str:
         values = (point.least_confidence, point.accuracy, point.null_mean, *point.null_interval)
         lines.append(",".join([f"{point.deferred:.4f}", str(point.n), *(f"{value:.6f}" for value in values)]))
     return "\n".join(lines) + "\n"
-
-
-def deferral_svg(points: Sequence[DeferralPoint]) -> str:
-    """The curve as one SVG with the band of random deferral. Raises `DataError` without points."""
-    if not points:
-        raise DataError("a deferral curve needs scored items that have a confidence.")
-    width, height, left, right, top, bottom = 460, 300, 52, 14, 34, 44
-
-    def x(value: float) -> float:
-        return left + value * (width - left - right)
-
-    def y(value: float) -> float:
-        return height - bottom - value * (height - top - bottom)
-
-    def path(values: Sequence[tuple[float, float]]) -> str:
-        return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in values)
-
-    ticks = [i / 4 for i in range(5)]
-    band = [(p.deferred, p.null_interval[1]) for p in points] + [(p.deferred, p.null_interval[0]) for p in points[::-1]]
-    first, last = points[0], points[-1]
-    said = (
-        f"{first.n} items. Accuracy {first.accuracy:.3f} with none deferred, {last.accuracy:.3f} on the {last.n} most "
-        f"confident; deferring at random {first.null_mean:.3f}."
-    )
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        'font-family="sans-serif" font-size="11" fill="#1f2937">',
-        "<title>Accuracy when the least confident items are deferred</title>",
-        f"<desc>{said}</desc>",
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        *(
-            f'<line x1="{x(0):.1f}" x2="{x(1):.1f}" y1="{y(t):.1f}" y2="{y(t):.1f}" stroke="#e5e7eb"/>'
-            f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:g}</text>'
-            f'<text x="{x(t):.1f}" y="{height - bottom + 16}" text-anchor="middle">{100 * t:g} %</text>'
-            for t in ticks
-        ),
-        f'<polygon points="{path(band)}" fill="#9ca3af" fill-opacity="0.35"/>',
-        f'<polyline points="{path([(p.deferred, p.null_mean) for p in points])}" fill="none" stroke="#6b7280" '
-        'stroke-dasharray="4 3"/>',
-        f'<polyline points="{path([(p.deferred, p.accuracy) for p in points])}" fill="none" stroke="#1d4ed8" '
-        'stroke-width="2"/>',
-        *(f'<circle cx="{x(p.deferred):.1f}" cy="{y(p.accuracy):.1f}" r="2.6" fill="#1d4ed8"/>' for p in points),
-        f'<text x="{left}" y="16"><tspan fill="#1d4ed8">least confident deferred</tspan>'
-        '<tspan fill="#4b5563">   deferred at random (mean, 95 %)</tspan></text>',
-        f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">share deferred</text>',
-        f'<text x="14" y="{(top + height - bottom) / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {(top + height - bottom) / 2})">accuracy of the retained</text>',
-        "</svg>\n",
-    ]
-    return "\n".join(parts)
 
 
 def _scored(results: Sequence[ItemResult]) -> tuple[FloatArray, FloatArray, list[str]]:

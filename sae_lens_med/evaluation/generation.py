@@ -33,7 +33,7 @@ def cut_after_thinking(generated: Generated, stop: Sequence[str]) -> Generated:
     """The text up to the first stop string of its answer, which begins after `</think>` and white space.
 
     Stop strings are made for answers: a model that thinks writes a full stop in its first sentence. A text whose
-    thinking has not ended, or whose answer holds no stop string, stays whole.
+    thinking has not ended, or whose answer contains no stop string, stays whole.
     """
     thinking, mark, answer = generated.text.partition(END_OF_THINKING)
     begun = len(answer) - len(answer.lstrip())

@@ -27,7 +27,7 @@ def splices(sae: LoadedSae | None, error_term: bool | None, interventions: Seque
     """Whether the reconstruction takes the activation's place. Raises `ConfigError` without a needed SAE."""
     if sae is None and (error_term is not None or interventions):
         what = "interventions act on the features" if interventions else "the error term is that"
-        raise ConfigError(f"{what} of an SAE; give an SAE, too.")
+        raise ConfigError(f"{what} of an SAE; pass an SAE as well.")
     return sae is not None and (error_term is not None or not interventions)
 
 

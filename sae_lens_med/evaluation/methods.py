@@ -94,7 +94,7 @@ class Method:
             ("stop", generates),
         ):
             if getattr(self, field) is not None and not used:
-                raise ConfigError(f"the method {self.name} takes no {field}; leave it out.")
+                raise ConfigError(f"the method {self.name} does not use {field}; leave it out.")
         if self.enable_thinking and not generates:
             raise ConfigError(
                 f"with thinking on, the model's next word after the prompt is a thought, not an answer, so the method "
@@ -159,7 +159,9 @@ class Method:
 
 
 def as_method(method: Method | str) -> Method:
-    """A name stands for the method with its defaults."""
+    """A name stands for the method with its defaults. Raises `ConfigError` for anything else."""
+    if not isinstance(method, Method | str):
+        raise ConfigError(f"a method is a Method or a name ({', '.join(METHODS)}), got {type(method).__name__}.")
     return Method(method) if isinstance(method, str) else method
 
 

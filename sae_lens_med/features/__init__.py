@@ -1,7 +1,4 @@
-"""Feature activations of items: collected from a model with an SAE, kept on disk, shown in their contexts."""
+"""Feature activations of items: `collect` makes them, `store` keeps them, `contexts` shows where each feature fires.
 
-from sae_lens_med.features.collect import collect
-from sae_lens_med.features.contexts import Context, top_contexts
-from sae_lens_med.features.store import CollectedFeatures, load_features
-
-__all__ = ["CollectedFeatures", "Context", "collect", "load_features", "top_contexts"]
+Nothing is imported here: what reads features from disk needs no torch.
+"""

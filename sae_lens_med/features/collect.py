@@ -24,7 +24,6 @@ Out of scope: transcoders (they do not reconstruct what they read), SAEs with ne
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,9 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.progress import ProgressColumn as RichColumn
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from sae_lens_med import distributed
@@ -49,12 +46,13 @@ from sae_lens_med.features.rules import (
     require_settings,
     special_ids,
 )
-from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_manifest, write_apart, write_manifest
+from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_collection, write_apart
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem, Prompt, require_unique_ids
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.progress import progress_bar
 
 SHARD_ITEMS = 64
 """Items of a shard: what an interruption can cost."""
@@ -141,7 +139,7 @@ def _collect(
 ) -> Path:
     require_settings(batch_tokens, sink_multiple)
     if not items:
-        raise DataError("there are no items to collect features of.")
+        raise DataError("there are no items to collect features from.")
     require_unique_ids(list(items), "the items to collect")
     model.require_hook(loaded_sae.hook_name)
     require_sae(loaded_sae)
@@ -150,22 +148,24 @@ def _collect(
     me = distributed.ranks()
     runner = _Runner(model, loaded_sae, batch_tokens, special_ids(model))
     first = [t for t in texts if t.item < CALIBRATION_ITEMS]
-    manifest: dict[str, Any] = {}
+    collection = open_collection(output, settings, len(items), SHARD_ITEMS)
+    manifest = collection.values
     # The rule needs the first items' norms before anything is counted; their activations are held meanwhile.
     held: list[tuple[_Text, torch.Tensor]] = []
     todo: list[int] = []
     if me.first:
-        manifest = open_manifest(output, settings, len(items), SHARD_ITEMS)
         if manifest["exclusion"] is None:
-            write_manifest(output, manifest)
+            collection.begin()
             held = list(runner.run(first))
             manifest["exclusion"] = _exclusion(runner, held, sink_multiple)
-            write_manifest(output, manifest)
-        todo = join_shards(output, manifest)
-    exclusion, todo = distributed.broadcast_object([manifest.get("exclusion"), todo])
+            collection.write()
+        todo = join_shards(collection)
+    exclusion, todo = distributed.broadcast_object([manifest["exclusion"], todo])
     own = todo[me.rank :: me.world_size]
     n_own = sum(min(SHARD_ITEMS, len(items) - index * SHARD_ITEMS) for index in own)
-    with _bar(progress and me.first, n_own if me.world_size > 1 else len(items), n_own) as advance:
+    with progress_bar(progress and me.first, _Speed()) as bar:
+        total = n_own if me.world_size > 1 else len(items)
+        task = bar.add_task("features", total=total, completed=total - n_own)
         for index in own:
             start, stop = index * SHARD_ITEMS, min((index + 1) * SHARD_ITEMS, len(items))
             chunk = [t for t in texts if start <= t.item < stop]
@@ -176,14 +176,14 @@ def _collect(
             rest = [t for t in chunk if t.item >= CALIBRATION_ITEMS]
             for text, x in chain(begun, runner.run(rest)):
                 found[text.item, text.name] = runner.features(text, x, exclusion["sink_threshold"])
-                advance(share[text.item])
+                bar.advance(task, share[text.item])
             held = []
             _write(output, index, [item.id for item in items[start:stop]], start, chunk, found)
             if me.first:
-                join_shards(output, manifest)
+                join_shards(collection)
     distributed.barrier()
     if me.first:
-        join_shards(output, manifest)
+        join_shards(collection)
     distributed.barrier()
     return output
 
@@ -281,7 +281,7 @@ def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem])
     for text in texts:
         n, most = len(text.prompt.token_ids), model.cfg.n_ctx
         if n > most:
-            fewer = " or give fewer shots" if text.first else ""
+            fewer = " or use fewer shots" if text.first else ""
             raise DataError(
                 f"item {text.prompt.item_id!r}: the {text.name} has {n} tokens, but {model.provenance['name']} reads "
                 f"at most {most}; leave this item out{fewer}."
@@ -400,14 +400,6 @@ def _numpy(values: torch.Tensor, kind: type[np.generic]) -> npt.NDArray[Any]:
     return values.detach().cpu().numpy().astype(kind)
 
 
-class _Speed(RichColumn):
+class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.1f} items/s")
-
-
-@contextmanager
-def _bar(shown: bool, total: int, todo: int) -> Iterator[Any]:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("features", total=total, completed=total - todo)
-        yield lambda items: bar.advance(task, items)

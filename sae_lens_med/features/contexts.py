@@ -55,7 +55,7 @@ def top_contexts(
         raise ConfigError(f"k must be at least 1 and window_chars at least 0, got {k} and {window_chars}.")
     for part in parts:
         if part not in PARTS:
-            raise ConfigError(f"{part!r} is no part of an item{nearest(part, PARTS) or '; give ' + ', '.join(PARTS)}")
+            raise ConfigError(f"{part!r} is not a part of an item{nearest(part, PARTS) or '; use ' + ', '.join(PARTS)}")
     values, rows = _best(features, k, [PARTS.index(part) for part in parts])
     found: dict[int, list[Context]] = {}
     for feature in np.flatnonzero(rows[:, 0] >= 0).tolist():

@@ -58,7 +58,7 @@ def rates(acts: sparse.csr_array, tokens: BoolArray | None = None) -> Rates:
     own = acts if tokens is None else acts[np.flatnonzero(tokens)]
     n, width = len(own.indptr) - 1, n_columns(acts)
     if n == 0:
-        raise DataError("there is no token to measure firing rates over.")
+        raise DataError("there are no tokens to measure firing rates over.")
     fires = own.data > 0
     count = np.bincount(own.indices[fires], minlength=width).astype(np.float64)
     total = np.bincount(own.indices[fires], weights=own.data[fires], minlength=width)
@@ -125,7 +125,8 @@ def recombined(own: FloatArray, sets: FloatArray, draws: int, rng: np.random.Gen
     mine, random = np.asarray(own, np.float64), np.asarray(sets, np.float64)
     if random.ndim != mine.ndim + 1 or random.shape[1:] != mine.shape or len(random) == 0:
         raise DataError(
-            f"outcomes have shape {mine.shape}, those of random sets {random.shape}; give (S, *{mine.shape})."
+            f"outcomes have shape {mine.shape}, but those of the random sets {random.shape}; expected (S, "
+            f"*{mine.shape})."
         )
     every = np.concatenate([mine[None], random])
     choice = rng.integers(len(every), size=(draws, len(mine)))

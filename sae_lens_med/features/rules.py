@@ -52,7 +52,7 @@ def require_sae(loaded_sae: SaeAtHook) -> None:
     written = sae.cfg.metadata.hook_name_out
     if written is not None and written != loaded_sae.hook_name:
         raise ReleaseError(
-            f"{name} is a transcoder: it reads {loaded_sae.hook_name} and writes {written}; give an SAE, which "
+            f"{name} is a transcoder: it reads {loaded_sae.hook_name} and writes {written}; use an SAE, which "
             "reconstructs what it reads."
         )
 

@@ -95,7 +95,7 @@ class FeatureStatistics:
         if self.n_tokens < 1:
             raise DataError(f"feature statistics need at least one token that counts, got {self.n_tokens}.")
         if missing := [key for key in _SAE_KEYS if key not in self.sae]:
-            raise DataError(f"feature statistics: the SAE's identity lacks {', '.join(missing)}.")
+            raise DataError(f"feature statistics: the SAE's identity has no {', '.join(missing)}.")
 
     @property
     def d_sae(self) -> int:
@@ -112,7 +112,7 @@ class FeatureStatistics:
         """Raise `ReleaseError` when these are the statistics of another SAE."""
         if self.sae["sha256"] != loaded_sae.sha256 or self.d_sae != int(loaded_sae.sae.cfg.d_sae):
             raise ReleaseError(
-                f"these feature statistics are of the SAE {self.sae['source']}, not of {loaded_sae.source}; "
+                f"these feature statistics belong to the SAE {self.sae['source']}, not to {loaded_sae.source}; "
                 "compute them again with this SAE."
             )
 
@@ -140,7 +140,7 @@ class FeatureStatistics:
             with safe_open(path, "numpy") as file:
                 about = json.loads((file.metadata() or {})["statistics"])
                 if about["format"] != FORMAT:
-                    raise StudyError(f"{path} has format {about['format']!r}, this version reads {FORMAT}.")
+                    raise StudyError(f"{path} has format {about['format']!r}, but this version reads {FORMAT}.")
                 found = cls(
                     **{name: file.get_tensor(name) for name in _ARRAYS},
                     n_tokens=int(about["n_tokens"]),
@@ -151,7 +151,7 @@ class FeatureStatistics:
                 )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, DataError) as error:
             raise StudyError(
-                f"{path} holds no feature statistics ({error}); delete it to compute them again."
+                f"{path} does not contain feature statistics ({error}); delete it to compute them again."
             ) from error
         if loaded_sae is not None:
             found.require_sae(loaded_sae)
@@ -202,7 +202,7 @@ def feature_statistics(
         held = list(_activations(reader, loaded_sae, token_ids[:CALIBRATION_ITEMS], batch_tokens))
         norms = [_norms(x)[~np.isin(ids, never)] for ids, x in held]
         if not sum(map(len, norms)):
-            raise DataError("the first texts have special tokens only; give texts with words in them.")
+            raise DataError("the first texts have only special tokens; use texts with words in them.")
         median = float(np.median(np.concatenate(norms)))
         threshold = sink_multiple * median
         rest = _activations(reader, loaded_sae, token_ids[CALIBRATION_ITEMS:], batch_tokens)
@@ -278,7 +278,7 @@ def matched_sets(
         neighbours: size of a pool; twice `n_sets` when not given, and always at least that plus the features to match.
 
     Raises `ConfigError` for indices out of range or given twice, `DataError` when the SAE has too few other features
-    that fire (or never fire, as the given ones do) for so many sets.
+    that fire (or never fire, as the given ones do) for that many sets.
     """
     given = np.asarray(list(features), dtype=np.int64)
     _require_features(given, stats.d_sae)

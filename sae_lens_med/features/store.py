@@ -2,8 +2,9 @@
 
 A folder of collected features holds
 
-- `manifest.json`: `format`, the `settings` that the activations depend on, the `exclusion` rule with its numbers, how
-  many items there are in all and in a shard, and per finished shard its counts and the SHA-256 of its two files;
+- `manifest.json` (`runs.folder`): the `settings` that the activations depend on, the `exclusion` rule with its
+  numbers, how many items there are in all and in a shard, and per finished shard its counts and the SHA-256 of its two
+  files;
 - `shard-00000.safetensors`: the arrays of `FeatureActs` for that shard's items (`token_item` counts from the first item
   of the folder), `token_text`, and per item `raw_mean_stem`, `raw_mean_explanation` and `has_explanation`;
 - `shard-00000.jsonl`: per item its id and the texts that were run, to which the character spans point.
@@ -28,16 +29,26 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
+from sae_lens_med import distributed
 from sae_lens_med.errors import StudyError
 from sae_lens_med.records import FeatureActs
-from sae_lens_med.runs.files import atomic_path, file_sha256, write_json, write_text
+from sae_lens_med.runs import folder as runs
+from sae_lens_med.runs.files import atomic_path, file_sha256, write_json, write_jsonl
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 TEXTS = ("question", "explanation")
 """The texts of an item, each run on its own; `CollectedFeatures.token_text` holds the index."""
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    shards = [(s["sha256"], s["texts_sha256"]) for s in manifest["shards"]]
+    if not manifest["shard_items"] > 0 or len(shards) > -(-manifest["n_items"] // manifest["shard_items"]):
+        raise ValueError("it names more shards than the items fill")
+    return dict(manifest["settings"])
+
+
+KIND = runs.Kind("collected features", format=1, identity=_settings)
 
 _TOKEN_ARRAYS: dict[str, type[np.generic]] = {
     "token_item": np.int32,
@@ -84,63 +95,21 @@ def shard_paths(folder: Path, index: int) -> tuple[Path, Path]:
     return folder / f"shard-{index:05d}.safetensors", folder / f"shard-{index:05d}.jsonl"
 
 
-def open_manifest(folder: Path, settings: Mapping[str, Any], n_items: int, shard_items: int) -> dict[str, Any]:
-    """The manifest of a collection that goes on in `folder`, or a new one (not yet written) without shards.
+def open_collection(folder: Path, settings: Mapping[str, Any], n_items: int, shard_items: int) -> runs.RunFolder:
+    """The folder of a collection that begins (nothing is written yet) or goes on; its `values` are the manifest.
 
     Raises `StudyError` when the folder holds something else, a damaged collection, or one with other settings.
     """
-    if not (folder / MANIFEST).is_file():
-        if folder.is_file():
-            raise StudyError(f"{folder} is a file; give a folder for the features.")
-        # Hidden files do not count: an interrupted write may leave a temporary one before there is a manifest.
-        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
-            raise StudyError(f"{folder} is not empty and holds no collected features; give another or a new folder.")
-        return {
-            "format": FORMAT,
-            "settings": dict(settings),
-            "exclusion": None,
-            "n_items": n_items,
-            "shard_items": shard_items,
-            "shards": [],
-        }
-    manifest = read_manifest(folder)
-    # As JSON gives it back: tuples become lists.
-    changed = _changes(manifest["settings"], json.loads(json.dumps(settings)))
-    if changed:
-        raise StudyError(
-            f"{folder} holds features collected with other settings ({'; '.join(changed)}); "
-            "give another folder, or delete this one to collect again."
-        )
-    _require_whole(folder, manifest)
-    return manifest
+    values = {"settings": settings, "exclusion": None, "n_items": n_items, "shard_items": shard_items, "shards": []}
+    run = runs.RunFolder(folder, KIND, values)
+    if distributed.ranks().first:
+        _require_whole(folder, run.values)
+    return run
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """`manifest.json` of a folder. Raises `StudyError` when it is missing, damaged or of another format."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise StudyError(
-                f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}; collect again."
-            )
-        shards = [(s["sha256"], s["texts_sha256"]) for s in manifest["shards"]]
-        expected = -(-manifest["n_items"] // manifest["shard_items"])
-        if not isinstance(manifest["settings"], dict) or len(shards) > expected:
-            raise ValueError
-    except FileNotFoundError as error:
-        raise StudyError(f"{folder} holds no collected features (no {MANIFEST}); collect them first.") from error
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        raise StudyError(f"{path} is damaged; delete {folder} and collect again.") from error
-    return manifest
-
-
-def write_shard(
-    folder: Path, manifest: dict[str, Any], arrays: Arrays, texts: list[dict[str, Any]], counts: dict[str, int]
-) -> None:
-    """Write the next shard, then the manifest with it; `manifest` is brought up to date. See `write_apart`."""
-    write_apart(folder, len(manifest["shards"]), arrays, texts, counts)
-    join_shards(folder, manifest)
+    """The manifest of a folder. Raises `StudyError` when it is missing, damaged or of another format."""
+    return runs.read_manifest(folder, KIND)
 
 
 def write_apart(folder: Path, index: int, arrays: Arrays, texts: list[dict[str, Any]], counts: dict[str, int]) -> None:
@@ -152,7 +121,7 @@ def write_apart(folder: Path, index: int, arrays: Arrays, texts: list[dict[str, 
     arrays_path, texts_path = shard_paths(folder, index)
     with atomic_path(arrays_path) as temporary:
         save_file({name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()}, temporary)
-    write_text(texts_path, "".join(json.dumps(t, ensure_ascii=False, allow_nan=False) + "\n" for t in texts))
+    write_jsonl(texts_path, texts)
     entry = {
         "n_items": len(texts),
         **counts,
@@ -162,19 +131,20 @@ def write_apart(folder: Path, index: int, arrays: Arrays, texts: list[dict[str, 
     write_json(_entry_path(folder, index), entry)
 
 
-def join_shards(folder: Path, manifest: dict[str, Any]) -> list[int]:
-    """Bring `manifest`, in memory and on disk, up to the shards that were written apart; return what is still to do.
+def join_shards(run: runs.RunFolder) -> list[int]:
+    """Bring the manifest, in memory and on disk, up to the shards that were written apart; return what is still to do.
 
     An entry waits on disk until all shards before it are there; what is to do are the shards with no entry at all.
     Raises `StudyError` when a shard is not what its entry says.
     """
+    folder, manifest = run.path, run.values
     joined: list[Path] = []
     while (path := _entry_path(folder, len(manifest["shards"]))).is_file():
         manifest["shards"].append(_read_entry(path))
         joined.append(path)
     if joined:
         _require_whole(folder, manifest, len(joined))
-        write_manifest(folder, manifest)
+        run.write()
     for path in joined:
         path.unlink()
     n_shards = -(-manifest["n_items"] // manifest["shard_items"])
@@ -192,11 +162,6 @@ def _read_entry(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise StudyError(f"{path} is damaged; delete {path.parent} and collect again.") from error
     return entry
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write `manifest.json`, atomically."""
-    write_json(folder / MANIFEST, manifest)
 
 
 def is_complete(manifest: Mapping[str, Any]) -> bool:
@@ -266,18 +231,3 @@ def _require_whole(folder: Path, manifest: dict[str, Any], last: int | None = No
             if not path.is_file() or file_sha256(path) != sha256:
                 state = "was changed" if path.is_file() else "is missing"
                 raise StudyError(f"{path} {state} since it was written; delete {folder} and collect again.")
-
-
-def _changes(old: Any, new: Any, name: str = "") -> list[str]:
-    """`name: old -> new` for every value that differs, with dotted names."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [c for k in keys for c in _changes(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and len(value) == 64:
-        return value[:12]
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -142,7 +142,7 @@ def token_scripts(acts: FeatureActs, texts: dict[str, dict[str, str]]) -> TokenS
             if int(acts.char_end[tokens].max()) > len(text):
                 raise DataError(
                     f"item {name!r}: a token ends past its {kind} text of {len(text)} characters; "
-                    "texts and activations are not from the same collection, collect the features again."
+                    "texts and activations are not from the same collection; collect the features again."
                 )
             codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
             first, last = acts.char_start[tokens], acts.char_end[tokens]

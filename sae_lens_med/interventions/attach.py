@@ -37,8 +37,8 @@ _SAME = {
 def attached(model: Any, pairs: Sequence[Pair]) -> Iterator[Any]:
     """Run `model` with these hooks inside of the block; they are gone after it, also after an exception.
 
-    Interventions that count positions begin anew. Raises `ModelError` for a hook that the model does not have, naming
-    near ones, and for a model of another kind.
+    Interventions that count positions start again from 0. Raises `ModelError` for a hook that the model does not have,
+    naming near ones, and for a model of another kind.
     """
     for _, fn in pairs:
         if isinstance(fn, Hook):
@@ -54,7 +54,7 @@ def attached(model: Any, pairs: Sequence[Pair]) -> Iterator[Any]:
             yield model
     else:
         raise ModelError(
-            f"hooks cannot be attached to a {type(model).__name__}; it takes a TransformerBridge, a HookedTransformer "
+            f"hooks cannot be attached to a {type(model).__name__}; use a TransformerBridge, a HookedTransformer "
             "or a transformers model."
         )
 

@@ -39,15 +39,15 @@ _THRESHOLD = (JumpReLUSAE, JumpReLUTranscoder, JumpReLUSkipTranscoder)
 
 
 class Dictionary:
-    """Raises `ModelError` for an SAE that names no hook or that cannot be used token by token."""
+    """Raises `ModelError` for an SAE that does not name a hook or that cannot be used token by token."""
 
     def __init__(self, sae: AnySae) -> None:
         self.sae: SAE[Any] = sae.sae if isinstance(sae, LoadedSae) else sae
         if not isinstance(self.sae, SAE):
-            raise ModelError(f"an intervention needs an SAE of SAELens or a LoadedSae, got {type(sae).__name__}.")
+            raise ModelError(f"an intervention needs a SAELens SAE or a LoadedSae, got {type(sae).__name__}.")
         metadata = self.sae.cfg.metadata
         if not metadata.hook_name:
-            raise ModelError("this SAE names no hook; set sae.cfg.metadata.hook_name first.")
+            raise ModelError("this SAE does not name a hook; set sae.cfg.metadata.hook_name first.")
         self.hook_in: str = metadata.hook_name
         self.hook_out: str = metadata.hook_name_out or metadata.hook_name
         self.d_sae, self.d_in = int(self.sae.cfg.d_sae), int(self.sae.cfg.d_in)
@@ -69,10 +69,11 @@ class Dictionary:
             try:
                 feature = operator.index(each)
             except TypeError:
-                raise ConfigError(f"a feature is an index, a whole number; got {each!r}.") from None
+                raise ConfigError(f"a feature must be a whole-number index, got {each!r}.") from None
             if isinstance(each, bool) or not 0 <= feature < self.d_sae:
                 raise ConfigError(
-                    f"feature {each} does not exist: the SAE at {self.hook_in} has d_sae {self.d_sae}, so features "
+                    f"feature {each} does not exist: the SAE at {self.hook_in} has d_sae {self.d_sae}, so its "
+                    "features are "
                     f"0 to {self.d_sae - 1}."
                 )
             found.append(feature)

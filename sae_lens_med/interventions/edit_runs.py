@@ -1,8 +1,8 @@
 """Question prompts with the tokens that count -> edits of each -> logits of the option letters.
 
 What every causal metric does: for each item a plan names edits of the activation at the SAE's hook
-(`interventions.edits`), and all of them are run on the item's prompt. Results are appended to a file item by item, so
-that a run that is killed loses one item and goes on where it was; a file of other settings is refused.
+(`interventions.edits`), and all of them are run on the item's prompt. Results are kept item by item (`runs.partial`),
+so that a run that is killed loses one item and goes on where it was.
 
 Passes of unequal shape round differently. A logit that an edit moves by less than `AboveHook.resolution` counts as not
 moved: ranks of rounding errors are not ranks of effects.
@@ -16,14 +16,13 @@ Out of scope: several processes.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae_lens_med.errors import DataError, StudyError
+from sae_lens_med.errors import DataError
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
-from sae_lens_med.runs.files import write_text
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def run_edits(
     texts: Sequence[AnswerText],
     plan: Plan,
     *,
-    store: "EditStore | None" = None,
+    store: PartialResults | None = None,
     progress: bool = True,
     label: str = "ablation",
 ) -> tuple[list[EditResult], dict[str, str]]:
@@ -128,7 +127,7 @@ def run_edits(
             # Through JSON, so that a resumed run has the numbers of one without interruption.
             entry = json.loads(json.dumps(entry, allow_nan=False))
             if store is not None:
-                store.append(entry)
+                store.append([entry])
             done[text.id] = entry
             bar.advance(task)
     results, skipped = [], {}
@@ -152,45 +151,10 @@ def run_edits(
     return results, skipped
 
 
-class EditStore:
-    """Results of `run_edits` in a file: the identity of the run in the first line, then one item a line.
-
-    A line that an interruption tore is dropped when the file is opened again. Raises `StudyError` for a file of
-    another run.
-    """
-
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path = Path(path)
-        own = json.loads(json.dumps(dict(identity)))
-        self.done: dict[str, dict[str, Any]] = {}
-        lines: list[Any] = []
-        if self.path.exists():
-            for raw in self.path.read_bytes().split(b"\n"):
-                try:
-                    lines.append(json.loads(raw))
-                except ValueError:
-                    break
-        if lines and lines[0] != own:
-            changed = [key for key in sorted({*lines[0], *own}) if lines[0].get(key) != own.get(key)]
-            raise StudyError(
-                f"{self.path} holds results with other settings ({', '.join(changed)}); delete it, or give the "
-                "settings it was begun with."
-            )
-        self.done = {entry["id"]: entry for entry in lines[1:]}
-        # Written anew: appending after a torn line would spoil the next one.
-        write_text(self.path, "".join(_line(entry) for entry in [own, *self.done.values()]))
-
-    def append(self, entry: dict[str, Any]) -> None:
-        """Write one item's results to the end of the file."""
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(_line(entry))
-        self.done[entry["id"]] = entry
-
-
 def answer_margin(logits: FloatArray, answer: IntArray) -> FloatArray:
     """`[n]`: the logit of option `answer[i]` less the mean of the other options', from `[..., n, options]`; F of #8.
 
-    Raises `DataError` for fewer than two options or an answer that is none of them.
+    Raises `DataError` for fewer than two options or an answer that is not one of them.
     """
     values, chosen = np.asarray(logits, np.float64), np.asarray(answer)
     options = values.shape[-1]
@@ -214,7 +178,3 @@ def probability(logits: FloatArray, answer: int) -> FloatArray:
 def item_rng(seed: int, item_id: str, purpose: str) -> np.random.Generator:
     """A generator that depends on the item, not on which items run before it."""
     return np.random.default_rng([seed, *purpose.encode(), *item_id.encode()])
-
-
-def _line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"

@@ -64,7 +64,7 @@ class Recording:
     def text(self, row: int) -> torch.Tensor:
         """`[n, k]`: of one row of the batch, all passes in order. Raises `ConfigError` before the first pass."""
         if not self.passes:
-            raise ConfigError("nothing is recorded yet; run the model with the pairs first.")
+            raise ConfigError("nothing has been recorded yet; run the model with the pairs first.")
         return torch.cat([p.acts[p.row == row] for p in self.passes])
 
 
@@ -193,8 +193,8 @@ def steer(
 
     Args:
         features: multiple of each; negative steers away.
-        unit: `raw`: units of activation; `max`: the feature's maximum; `norm`: the step is so many times as long as the
-            activation at the token.
+        unit: `raw`: units of activation; `max`: the feature's maximum; `norm`: the step is that many times as long as
+            the activation at the token.
         maximum, positions: as in `clamp`.
 
     Raises `ConfigError` as `clamp` does.
@@ -269,7 +269,7 @@ class _Permuted:
         if len(acts) < 2:
             raise ModelError(
                 "resample without values permutes the positions of a forward pass, and this one has a single "
-                "position; give values= from other texts."
+                "position; pass values= from other texts."
             )
         return acts[torch.randperm(len(acts), generator=self._random).to(acts.device)]
 
@@ -308,8 +308,8 @@ class Hook:
         """The chosen positions `[batch, n]`, and what is known."""
         seen = self._columns.see(flat.shape[0], flat.shape[1], flat.device)
         where = self.positions.mask(seen)
-        if seen.told is not None:
-            where = where & seen.told.real.to(where.device)
+        if seen.known_pass is not None:
+            where = where & seen.known_pass.real.to(where.device)
         return where, seen
 
 
@@ -386,7 +386,7 @@ def _flattened(activation: torch.Tensor, width: int, hook: Any) -> torch.Tensor:
 
 def _values(sae: AnySae, features: Mapping[int, float]) -> tuple[Dictionary, tuple[int, ...], torch.Tensor]:
     if not isinstance(features, Mapping):
-        raise ConfigError(f"give features as {{index: value}}, got {features!r}.")
+        raise ConfigError(f"features must be {{index: value}}, got {features!r}.")
     dictionary = Dictionary(sae)
     chosen = dictionary.features(features)
     for feature, value in features.items():

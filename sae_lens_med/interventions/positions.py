@@ -3,11 +3,11 @@
     positions.ALL   GENERATED   LAST   from_token(12)   in_parts("stem", "option")   not_tokens(ids)   at(mask)
     in_parts("stem") & ~not_tokens([7])
 
-A filter reads `passes.current()`, which this package's own runs tell. In a run of somebody else's it counts by itself:
+A filter reads `passes.current_pass()`, which this package's own runs state. In anybody else's run it counts by itself:
 a forward pass of one position right after another of the same batch size continues it (generation with a KV cache),
 any other begins a text. Counted like that, a text starts at its row's first column (pad at the right), and the tokens
 of a continuation are the generated ones; without a cache, no token is known to be generated. Filters that need more
-(`in_parts`, `not_tokens`) raise `ModelError` there. Padding that was told is never acted on.
+(`in_parts`, `not_tokens`) raise `ModelError` there. Stated padding is never acted on.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sae_lens_med.errors import ConfigError, ModelError, nearest
-from sae_lens_med.models.passes import Pass, current
+from sae_lens_med.models.passes import Pass, current_pass
 from sae_lens_med.records import PARTS
 
 
@@ -31,8 +31,8 @@ class Seen:
     """`[batch, n]`: place of each token in its text, from 0; arbitrary at padding."""
     generated: bool
     """Whether the model wrote these tokens in this run, as far as is known."""
-    told: Pass | None
-    """What whoever runs the model told; None: the rest is counted."""
+    known_pass: Pass | None
+    """What whoever runs the model has stated; None: the rest is counted."""
 
 
 class Columns:
@@ -47,16 +47,16 @@ class Columns:
         self._batch = self._length = 0
 
     def see(self, batch: int, n: int, device: torch.device) -> Seen:
-        """The pass in progress, of `batch` rows and `n` columns. Raises `ModelError` where another one was told."""
-        told = current()
-        if told is not None:
+        """The pass in progress, of `batch` rows and `n` columns. Raises `ModelError` where another was stated."""
+        known = current_pass()
+        if known is not None:
             self.begin()
-            if told.real.shape != (batch, n):
+            if known.real.shape != (batch, n):
                 raise ModelError(
-                    f"the activation has {batch} rows of {n} positions, but the pass that was told has "
-                    f"{tuple(told.real.shape)}; an intervention needs the hook to see every position of every row."
+                    f"the activation has {batch} rows of {n} positions, but the pass in progress has "
+                    f"{tuple(known.real.shape)}; an intervention needs the hook to see every position of every row."
                 )
-            return Seen(told.position.to(device), told.generated, told)
+            return Seen(known.position.to(device), known.generated, known)
         goes_on = n == 1 and batch == self._batch
         start = self._length if goes_on else 0
         self._batch, self._length = batch, start + n
@@ -97,16 +97,16 @@ class _Last(Positions):
     def mask(self, seen: Seen) -> torch.Tensor:
         if seen.generated:
             return torch.zeros_like(seen.position, dtype=torch.bool)
-        if seen.told is None:
+        if seen.known_pass is None:
             n = seen.position.shape[1]
             return (torch.arange(n, device=seen.position.device) == n - 1).expand_as(seen.position)
         # A pass may hold the beginning of a prompt only, so the last token of a pass need not end one.
-        if seen.told.last is None:
+        if seen.known_pass.last is None:
             raise ModelError(
-                "these positions need to know which token ends the prompt, which this forward pass does not tell; "
-                "give the positions as positions.from_token or positions.at."
+                "these positions need to know which token ends the prompt, which this forward pass does not state; "
+                "use positions.from_token or positions.at."
             )
-        return seen.told.last.to(seen.position.device)
+        return seen.known_pass.last.to(seen.position.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class _InParts(Positions):
     parts: tuple[int, ...]
 
     def mask(self, seen: Seen) -> torch.Tensor:
-        told = _told(seen, "which part of the prompt a token belongs to")
-        return torch.isin(told.part.to(seen.position), torch.tensor(self.parts, device=seen.position.device))
+        known = _require_pass(seen, "which part of the prompt a token belongs to")
+        return torch.isin(known.part.to(seen.position), torch.tensor(self.parts, device=seen.position.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ class _NotTokens(Positions):
     ids: tuple[int, ...]
 
     def mask(self, seen: Seen) -> torch.Tensor:
-        told = _told(seen, "which tokens these are")
-        return ~torch.isin(told.token_ids.to(seen.position), torch.tensor(self.ids, device=seen.position.device))
+        known = _require_pass(seen, "which tokens these are")
+        return ~torch.isin(known.token_ids.to(seen.position), torch.tensor(self.ids, device=seen.position.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,8 @@ class _At(Positions):
         batch = len(seen.position)
         if len(self.rows) not in (1, batch):
             raise ModelError(
-                f"the mask has {len(self.rows)} rows, the forward pass {batch}; give one row for all texts, or one "
-                "for each of the batch."
+                f"the mask has {len(self.rows)} rows, the forward pass {batch}; use one row for all texts, or one "
+                "for each text of the batch."
             )
         rows = torch.tensor(self.rows, device=seen.position.device).expand(batch, -1)
         inside = seen.position < rows.shape[1]
@@ -183,7 +183,7 @@ GENERATED: Positions = _Generated()
 """Tokens that the model wrote in this run: from the pass on that takes the first of them in."""
 LAST: Positions = _Last()
 """The last token of the prompt, after which the answer comes; `LAST | GENERATED` goes on with each generated one.
-Counted (nobody told), it is the last column of a pass that begins a text: of the whole text so far where generation
+Counted (no pass stated), it is the last column of a pass that begins a text: of the whole text so far where generation
 uses no cache."""
 
 
@@ -219,7 +219,7 @@ def at(mask: Any) -> Positions:
     """
     array = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if array.dtype != np.bool_ or array.ndim not in (1, 2) or not array.size:
-        raise ConfigError(f"a mask of positions is boolean, [n] or [batch, n]; got {array.dtype} {array.shape}.")
+        raise ConfigError(f"a mask of positions must be boolean, [n] or [batch, n]; got {array.dtype} {array.shape}.")
     return _At(tuple(tuple(row.tolist()) for row in np.atleast_2d(array)))
 
 
@@ -243,7 +243,7 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
         if value == "not_special":
             if special_ids is None:
                 raise ConfigError(
-                    "positions: not_special needs special_ids, the vocabulary ids of the special tokens; give "
+                    "positions: not_special needs special_ids, the vocabulary ids of the special tokens; pass "
                     "tokenizer.all_special_ids."
                 )
             return not_tokens(special_ids)
@@ -252,11 +252,13 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
         if value not in _NAMED:
             known = [*_NAMED, "not_special", *PARTS]
             raise ConfigError(
-                f"there are no positions {value!r}{nearest(value, known) or '.'} Known: {', '.join(known)}."
+                f"{value!r} is not a kind of positions{nearest(value, known) or '.'} Known: {', '.join(known)}."
             )
         return _NAMED[value]
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise ConfigError(f"positions is a name or one of {', '.join(f'{{{k}: ..}}' for k in _KEYS)}; got {value!r}.")
+        raise ConfigError(
+            f"positions must be a name or one of {', '.join(f'{{{k}: ..}}' for k in _KEYS)}; got {value!r}."
+        )
     key, inner = next(iter(value.items()))
     if key not in _KEYS:
         raise ConfigError(f"positions has no key {key!r}{nearest(str(key), _KEYS) or '.'} Known: {', '.join(_KEYS)}.")
@@ -265,7 +267,7 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
     if key == "not":
         return ~read_positions(inner, special_ids)
     if not isinstance(inner, list | tuple) or not inner:
-        raise ConfigError(f"positions: {key} needs a list that is not empty, got {inner!r}.")
+        raise ConfigError(f"positions: {key} needs a non-empty list, got {inner!r}.")
     if key == "parts":
         return in_parts(*map(str, inner))
     if key == "not_tokens":
@@ -279,10 +281,10 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
     return found
 
 
-def _told(seen: Seen, what: str) -> Pass:
-    if seen.told is None:
+def _require_pass(seen: Seen, what: str) -> Pass:
+    if seen.known_pass is None:
         raise ModelError(
-            f"these positions need to know {what}, which nobody told; run the model through this package's Engine, "
-            "run it within passes.telling(Pass(...)), or give the positions as positions.at(mask)."
+            f"these positions need to know {what}, which is not known here; run the model through this package's "
+            "Engine or within passes.in_pass(Pass(...)), or use positions.at(mask)."
         )
-    return seen.told
+    return seen.known_pass

@@ -87,7 +87,7 @@ class Intervention:
         if kind not in get_args(Kind):
             known = get_args(Kind)
             raise ConfigError(
-                f"{where} has the kind {kind!r}{nearest(str(kind), known) or '.'} Known: {', '.join(known)}."
+                f"{where} has the unknown kind {kind!r}{nearest(str(kind), known) or '.'} Known: {', '.join(known)}."
             )
         keys = ("kind", *_KEYS[kind], "positions", "sae")
         for key in entry:
@@ -180,7 +180,7 @@ def read_interventions(path: str | Path) -> tuple[Intervention, ...]:
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
     if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{path} must hold a list of interventions, each a mapping with a kind.")
+        raise ConfigError(f"{path} must contain a list of interventions, each a mapping with a kind.")
     return tuple(Intervention.from_dict(entry, f"{path}, entry {n}") for n, entry in enumerate(entries, 1))
 
 
@@ -199,7 +199,7 @@ def intervention_pairs(
         statistics: of the one SAE, or by the same names; for `unit: max` and `mode: mean`.
         special_ids: for positions that say `not_special`: `tokenizer.all_special_ids`.
 
-    Raises `ConfigError` for an entry that names no SAE among several, or one that is not there.
+    Raises `ConfigError` for an entry that does not say which of several SAEs, or names one that is not there.
     """
     pairs: list[Pair] = []
     for each in interventions:
@@ -237,11 +237,11 @@ def _name(each: Intervention, saes: Any) -> str:
 def _features(kind: str, given: Any, where: str) -> tuple[tuple[int, float | None], ...]:
     shape = "a list of indices" if kind == "ablate" else "a mapping of index to value"
     if not isinstance(given, list if kind == "ablate" else Mapping) or not given:
-        raise ConfigError(f"{where}: features of {kind} is {shape}, got {given!r}.")
+        raise ConfigError(f"{where}: features of {kind} must be {shape}, got {given!r}.")
     found: list[tuple[int, float | None]] = []
     for key in given:
         if isinstance(key, bool) or not str(key).isdecimal():
-            raise ConfigError(f"{where}: a feature is an index >= 0, got {key!r}.")
+            raise ConfigError(f"{where}: a feature must be an index >= 0, got {key!r}.")
         value = None if kind == "ablate" else given[key]
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ConfigError(f"{where}: the value of feature {key} must be a number, got {value!r}.")
@@ -257,7 +257,7 @@ def _rows(given: Any, width: int, where: str) -> tuple[tuple[float, ...], ...] |
     try:
         rows = tuple(tuple(float(value) for value in row) for row in given)
     except (TypeError, ValueError):
-        raise ConfigError(f"{where}: values is a list of rows of numbers, got {given!r}.") from None
+        raise ConfigError(f"{where}: values must be a list of rows of numbers, got {given!r}.") from None
     if not rows or any(len(row) != width for row in rows):
         raise ConfigError(f"{where}: each row of values needs {width} numbers, one for each feature.")
     return rows

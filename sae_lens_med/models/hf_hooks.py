@@ -48,7 +48,7 @@ _SANDWICH_NORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a hook function is told about where it stands; `HookPoint`'s reading half."""
+    """What a hook function knows about where it stands; `HookPoint`'s reading half."""
 
     name: str
     """The name under which the hook was asked for."""
@@ -58,7 +58,7 @@ class Point:
     def layer(self) -> int:
         """Index of the layer. Raises `ModelError` at a point outside of the layers."""
         if not self.name.startswith("blocks."):
-            raise ModelError(f"the hook {self.name!r} belongs to no layer.")
+            raise ModelError(f"the hook {self.name!r} does not belong to a layer.")
         return int(self.name.split(".")[1])
 
 
@@ -91,7 +91,7 @@ def require_place(name: str, places: dict[str, Place]) -> Place:
     layers = 1 + max(int(known.split(".")[1]) for known in places if known.startswith("blocks."))
     suffixes = sorted({known.split(".", 2)[2] for known in places if known.startswith("blocks.")})
     raise ModelError(
-        f"a plain transformers model has no hook {name!r}{nearest(name, places) or '.'} What works: blocks.0 to "
+        f"a plain transformers model has no hook {name!r}{nearest(name, places) or '.'} Available: blocks.0 to "
         f"blocks.{layers - 1} with {', '.join(suffixes)}, and hook_embed."
     )
 

@@ -4,7 +4,8 @@
     right-padded rows [p | row | pad] --to_the_right-> [pad | p | row], so that what is generated follows on the row
 
 Layers keep every token, also those of a sliding window (transformers then masks by distance, which is exact here,
-because the columns of a row are contiguous). Built on transformers' `DynamicCache`; out of scope: caches on disk.
+because the columns of a row are contiguous). Own code on transformers' `DynamicCache`, whose classes keep a prefix for
+each row by itself and know no move from right to left padding; out of scope: caches on disk.
 """
 
 from collections.abc import Sequence

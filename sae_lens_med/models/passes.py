@@ -1,13 +1,13 @@
-"""What the columns of a forward pass are: told by whoever runs the model, read by hooks that act on some positions.
+"""What the columns of a forward pass are: stated by whoever runs the model, read by hooks that act on some positions.
 
 A TransformerLens hook sees an activation `[batch, n, d]` and nothing else: not which tokens these are, where in their
 text they stand (with a KV cache, n counts only the new ones), what is padding, or what the model wrote itself. This
-package's own runs tell it:
+package's own runs state it:
 
-    with telling(Pass(token_ids, position, part, real, generated)):
+    with in_pass(Pass(token_ids, position, part, real, generated)):
         model(...)
 
-Outside of such a run `current()` is None, and a hook must do with what it is given.
+Outside of such a run `current_pass()` is None, and a hook has only its activation to go by.
 """
 
 import contextlib
@@ -33,15 +33,15 @@ class Pass:
     generated: bool = False
     """Whether these tokens were written by the model in this run."""
     last: torch.Tensor | None = None
-    """True at the last token of a prompt; None: not told. The shared beginning of several prompts has none."""
+    """True at the last token of a prompt; None: not stated. The shared beginning of several prompts has none."""
 
 
 _current: ContextVar[Pass | None] = ContextVar("sae_lens_med_pass", default=None)
 
 
 @contextlib.contextmanager
-def telling(this: Pass) -> Iterator[None]:
-    """Let hooks read `this` by `current()` while the model runs."""
+def in_pass(this: Pass) -> Iterator[None]:
+    """Let hooks read `this` by `current_pass()` while the model runs."""
     token = _current.set(this)
     try:
         yield
@@ -49,6 +49,6 @@ def telling(this: Pass) -> Iterator[None]:
         _current.reset(token)
 
 
-def current() -> Pass | None:
-    """The forward pass in progress; None when whoever runs the model did not tell."""
+def current_pass() -> Pass | None:
+    """The forward pass in progress; None when whoever runs the model did not state it."""
     return _current.get()

@@ -124,7 +124,7 @@ def _choose_attention(plain: Any) -> None:
     if text_config.model_type in OWN_ATTENTION and not bidirectional:
         AttentionInterface.register(CAUSAL, causal_attention)
         plain.set_attn_implementation(CAUSAL)
-    elif getattr(text_config, "attn_logit_softcapping", None) is None:  # sdpa knows no soft capping
+    elif getattr(text_config, "attn_logit_softcapping", None) is None:  # sdpa does not support soft capping
         with contextlib.suppress(ValueError):  # a model without sdpa stays eager
             plain.set_attn_implementation("sdpa")
 
@@ -155,7 +155,7 @@ def causal_attention(
     """
     del module
     if attention_mask is not None:
-        raise ModelError("causal_attention takes no attention mask; it reads right-padded sequences only.")
+        raise ModelError("causal_attention does not take an attention mask; it reads right-padded sequences only.")
     n, m, scale = query.shape[2], key.shape[2], query.shape[-1] ** -0.5 if scaling is None else scaling
     window = m if sliding_window is None else min(sliding_window, m)
     if query.device.type == "cpu":

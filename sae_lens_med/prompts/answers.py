@@ -23,6 +23,9 @@ stands without 번, circle or brackets. Parentheses at the end of an option, "�
 alone. ㉠ and ㄱ are no options: exams number statements of the stem with them. A text that was cut off answers only by
 an explicit statement, or by a first line that is complete. A closed thinking block is never read.
 
+Own code: lm-evaluation-harness' extractors are regular expressions that know neither denied, asked and supposed answers
+nor, beyond the paper's cascade, Korean ones.
+
 Out of scope: paraphrases and translations of an option's text; ordinals ("두 번째 보기"); whether the question asks for
 the wrong statement ("A가 옳지 않다" is no answer, though it may be what a question about the false statement wants).
 """
@@ -377,7 +380,7 @@ class _Options:
 
     def __init__(self, options: Sequence[str]) -> None:
         if not 2 <= len(options) <= 26:
-            raise DataError(f"an answer is read among 2 to 26 options, got {len(options)}.")
+            raise DataError(f"answers are read among 2 to 26 options, got {len(options)}.")
         self.n = len(options)
         forms: dict[str, set[int]] = {}
         for index, option in enumerate(options):

@@ -18,7 +18,9 @@ ANSWER_CUES = {"ko": "정답：", "en": "Answer:"}
 def answer_cue(language: str) -> str:
     """The text before the answer slot. Raises `DataError` for a language without one."""
     if language not in ANSWER_CUES:
-        raise DataError(f"no prompt layout for the language {language!r}; use one of {', '.join(ANSWER_CUES)}.")
+        raise DataError(
+            f"there is no prompt layout for the language {language!r}; use one of {', '.join(ANSWER_CUES)}."
+        )
     return ANSWER_CUES[language]
 
 

@@ -140,7 +140,7 @@ class Templates:
         if item.language not in self.by_language:
             raise DataError(
                 f"item {item.id!r} is in the language {item.language!r}, for which {self.name} has no template; use "
-                f"one of {', '.join(self.by_language)}, or give a template file of your own."
+                f"one of {', '.join(self.by_language)}, or pass a template file of your own."
             )
         return self.by_language[item.language]
 
@@ -159,7 +159,7 @@ def find_templates(wanted: str, language: str | None = None) -> Templates:
     beside a name that has its own.
     """
     if language is not None and language not in LANGUAGES:
-        raise ConfigError(f"no instructions in the language {language!r}; use one of {', '.join(LANGUAGES)}.")
+        raise ConfigError(f"there are no instructions in the language {language!r}; use one of {', '.join(LANGUAGES)}.")
     if wanted in SHIPPED:
         own = {name: _compiled(f"{wanted}.{name}", shipped(f"{wanted}.{name}")) for name in LANGUAGES}
         return Templates(wanted, own if language is None else dict.fromkeys(LANGUAGES, own[language]))
@@ -176,15 +176,15 @@ def find_templates(wanted: str, language: str | None = None) -> Templates:
         if not path.is_file():
             known = (*SHIPPED, *shipped_names())
             raise ConfigError(
-                f"there is no template {wanted!r}, neither a file nor one that ships"
-                f"{nearest(name, known) or '; `sae-lens-med templates` lists those that ship.'}"
+                f"there is no template {wanted!r}, neither as a file nor among the packaged ones"
+                f"{nearest(name, known) or '; `sae-lens-med templates` lists the packaged ones.'}"
             )
         found = _compiled(wanted, path.read_bytes())
     return Templates(wanted, dict.fromkeys(LANGUAGES, found))
 
 
 def shipped_names() -> tuple[str, ...]:
-    """`letter.ko`, `letter.en`, ...: every template that ships."""
+    """`letter.ko`, `letter.en`, ...: every packaged template."""
     return tuple(f"{family}.{language}" for family in SHIPPED for language in LANGUAGES)
 
 
@@ -193,7 +193,8 @@ def shipped(name: str) -> bytes:
     name, known = name.removesuffix(".j2"), shipped_names()
     if name not in known:
         raise ConfigError(
-            f"no template {name!r} ships{nearest(name, known) or '; the names are ' + ', '.join(known) + '.'}"
+            "there is no packaged template "
+            f"{name!r}{nearest(name, known) or '; the names are ' + ', '.join(known) + '.'}"
         )
     return (files("sae_lens_med") / "templates" / "prompts" / f"{name}.j2").read_bytes()
 
@@ -203,7 +204,7 @@ def _compiled(name: str, content: bytes) -> Template:
     try:
         source = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the template {name} is not a text in UTF-8; save it as one.") from error
+        raise ConfigError(f"the template {name} is not UTF-8 text; save it as UTF-8.") from error
     environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
@@ -216,7 +217,7 @@ def _compiled(name: str, content: bytes) -> Template:
     except _ERRORS as error:
         raise _broken(name, error, "") from error
     if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
-        raise ConfigError(f"the template {name} sets stop to {stop!r}; it must be a list of texts that are not empty.")
+        raise ConfigError(f"the template {name} sets stop to {stop!r}; it must be a list of non-empty strings.")
     if _EXAMPLE.question not in str(module):
         raise ConfigError(f"the template {name} does not print the question; put {{{{ question }}}} where it belongs.")
     return Template(name, source, hashlib.sha256(content).hexdigest(), tuple(stop), compiled)

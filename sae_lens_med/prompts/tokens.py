@@ -75,8 +75,8 @@ def text_prompt(
     block before the slot; on leaves it to the model, so that the slot is then where thinking begins, not where the
     letter stands).
 
-    With `n_letters`, `letter_token_ids` are the tokens that so many option letters become at the end of the text: with
-    the space before them that shots have (`정답： A`) where that is one token, else without; after a chat template
+    With `n_letters`, `letter_token_ids` are the tokens that this many option letters become at the end of the text:
+    with the space before them that shots have (`정답： A`) where that is one token, else without; after a chat template
     always without.
 
     Raises `ModelError` when the tokenizer is not a fast one, has no chat template or none that knows thinking, or when
@@ -159,7 +159,7 @@ def _in_chat(text: str, tokenizer: "PreTrainedTokenizerBase", enable_thinking: b
     if not template:
         raise ModelError("this tokenizer has no chat template; leave chat out, or use an instruction-tuned model.")
     if enable_thinking and "enable_thinking" not in str(template):
-        raise ModelError("the chat template of this tokenizer knows no enable_thinking; leave it out.")
+        raise ModelError("the chat template of this tokenizer does not support enable_thinking; leave it out.")
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
     )

@@ -1,20 +1,22 @@
-"""`ItemResult`s on disk: one JSON object a line; and an append file that lets an interrupted run go on."""
+"""Results on disk, one JSON object an item: of a finished run, and of one that is not, appended as they come."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sae_lens_med import distributed
 from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.records import ItemResult
-from sae_lens_med.runs.files import write_text
-from sae_lens_med.runs.provenance import changes
+from sae_lens_med.records import ItemResult, Record
+from sae_lens_med.runs.files import json_line, write_jsonl
+from sae_lens_med.runs.provenance import require_same
+
+_R = TypeVar("_R", bound=Record)
 
 
 def write_results(path: Path, results: Sequence[ItemResult]) -> None:
     """One result a line, atomically."""
-    write_text(path, "".join(_line(result.to_dict()) for result in results))
+    write_jsonl(path, (result.to_dict() for result in results))
 
 
 def read_results(path: Path) -> list[ItemResult]:
@@ -30,70 +32,93 @@ def read_results(path: Path) -> list[ItemResult]:
 
 
 class PartialResults:
-    """Results of a run that is not finished, appended as they come. The first line is the identity of the run, every
-    other one the results that came together.
+    """Results of a run that is not finished: JSON objects with an `id`, in a file that grows as they come.
 
-    A line torn by an interruption is dropped when the file is opened again: its items are run again, together, so that
-    they come out as they would have.
+    The first line is the identity of the run, every other one a list of the results that came together (or one result).
+    The last line, when an interruption tore it, is dropped when the file is opened again: its items are run again,
+    together, so that they come out as they would have.
 
     Of several processes (`distributed`), rank 0 appends to the file itself and each other rank to one of its own beside
     it (`items.partial.rank1.jsonl`). When they are opened again, by any number of processes, all go into the first.
     """
 
-    def __init__(self, path: Path, run_identity: Mapping[str, Any]) -> None:
-        """Open or create the file at `path`, in all processes of the job together. Raises `StudyError` when it is of a
-        run with another identity."""
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Open or create the file at `path`, in all processes of the job together.
+
+        Raises `StudyError` when it is of a run with another identity, or damaged other than by an interruption.
+        """
         me = distributed.ranks()
-        self.first_path = path
-        self.path = path if me.first else path.with_suffix(f".rank{me.rank}{path.suffix}")
-        self.done: dict[str, ItemResult] = {}
-        """Results that the files hold, by item id; the same in all processes."""
-        found: list[dict[str, Any]] = []
+        self.first_path = Path(path)
+        self.path = self.first_path if me.first else path.with_suffix(f".rank{me.rank}{path.suffix}")
+        own = json.loads(json_line(dict(identity)))
+        found: list[list[dict[str, Any]]] = []
         if me.first:
-            for each in (path, *self._others()):
-                found.extend(self._results(each, run_identity))
+            for each in (self.first_path, *self._others()):
+                found += _found(each, own)
             # Written again: appending after a torn line would spoil the next one.
-            write_text(path, "".join(_line(values) for values in [dict(run_identity), *([found] if found else [])]))
+            write_jsonl(self.first_path, [own, *found])
             for each in self._others():
                 each.unlink()
-        self.done = {values["id"]: ItemResult.from_dict(values) for values in distributed.broadcast_object(found)}
+        self.done: dict[str, dict[str, Any]] = {}
+        """Results that the files hold, by id, as JSON gives them back; the same in all processes when opened."""
+        for together in distributed.broadcast_object(found):
+            self._add(together)
         if not me.first:
-            write_text(self.path, _line(dict(run_identity)))
+            write_jsonl(self.path, [own])
 
-    def append(self, results: Sequence[ItemResult]) -> None:
-        """Write results to the end of the file."""
+    def append(self, results: Iterable[Record | Mapping[str, Any]]) -> None:
+        """Write results that belong together to the end of the file; after it, an interruption does not cost them."""
+        line = json_line([r.to_dict() if isinstance(r, Record) else dict(r) for r in results])
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(_line([result.to_dict() for result in results]))
-        self.done |= {result.id: result for result in results}
+            handle.write(line)
+        # Through JSON, so that a run that goes on has the numbers of one without interruption.
+        self._add(json.loads(line))
+
+    def records(self, kind: type[_R]) -> dict[str, _R]:
+        """The results as records, by id."""
+        return {name: kind.from_dict(values) for name, values in self.done.items()}
 
     def remove(self) -> None:
         """Delete the files of all processes, when the results have been written elsewhere."""
         for each in (self.first_path, *self._others()):
             each.unlink(missing_ok=True)
 
+    def _add(self, together: Iterable[dict[str, Any]]) -> None:
+        self.done |= {values["id"]: values for values in together}
+
     def _others(self) -> list[Path]:
         """The files of the other ranks that are there."""
         return sorted(self.first_path.parent.glob(f"{self.first_path.stem}.rank*{self.first_path.suffix}"))
 
-    def _results(self, path: Path, run_identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-        lines: list[Any] = self._whole_lines(path) if path.exists() else []
-        if lines and (different := changes(lines[0], run_identity)):
-            raise StudyError(
-                f"{path.parent} holds an unfinished evaluation with other settings ({'; '.join(different)}); "
-                "give another output folder or the settings it began with."
-            )
-        return [values for line in lines[1:] for values in line]
 
-    @staticmethod
-    def _whole_lines(path: Path) -> list[Any]:
-        lines = []
-        for raw in path.read_bytes().split(b"\n"):
-            try:
-                lines.append(json.loads(raw))
-            except ValueError:
+def _found(path: Path, own: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """The results in a file, line by line. Raises as `PartialResults` does."""
+    *whole, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if not whole and not rest:
+        return []
+    lines: list[Any] = []
+    for number, raw in enumerate([*whole, rest] if rest else whole, 1):
+        try:
+            lines.append(_identity(raw) if number == 1 else _together(raw))
+        except (ValueError, KeyError, TypeError) as error:
+            if number > len(whole) > 0:  # torn: it has no end
                 break
-        return lines
+            raise StudyError(f"{path}: line {number} is damaged ({error}); delete the file to begin anew.") from error
+    require_same(path, lines[0], own)
+    return lines[1:]
 
 
-def _line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+def _identity(raw: bytes) -> dict[str, Any]:
+    values = json.loads(raw)
+    # What has an id is a result: earlier versions wrote reasoning without an identity.
+    if not isinstance(values, dict) or "id" in values:
+        raise ValueError("it is not the identity of a run")
+    return values
+
+
+def _together(raw: bytes) -> list[dict[str, Any]]:
+    values = json.loads(raw)
+    values = [values] if isinstance(values, dict) else values
+    if not all(isinstance(each["id"], str) for each in values):
+        raise ValueError("an id is not a text")
+    return values

@@ -5,12 +5,15 @@ size and device do not belong to it, so that a run stopped by a full memory may 
 names under which the same data, SAE and template were given, so that a moved file is still the same file.
 """
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
+from sae_lens_med.errors import StudyError
 from sae_lens_med.records import Provenance
 
 PACKAGES = ("sae-lens-med", "sae-lens", "transformer-lens", "transformers", "torch", "numpy", "scipy")
@@ -21,6 +24,9 @@ NAMES = (
     "settings.template",
 )
 """What a thing is called, beside the hash that says what it is."""
+SHOWN = 8
+"""Changes that a refusal names."""
+_ABSENT: Any = object()
 
 
 class SaeIdentity(Protocol):
@@ -81,7 +87,7 @@ def make_provenance(
             "trained_on": sae.trained_on,
         }
     return Provenance(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         model=dict(model),
         sae=about_sae,
@@ -112,13 +118,43 @@ def identity(provenance: Provenance) -> dict[str, Any]:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One `name: old -> new` per value that differs between two identities, in the order of the names.
 
-    Empty when only `NAMES` differ; beside a real change of the same part, they say what was changed to what.
+    What stands under `b` in the mapping `a` is `a.b`. Empty when only `NAMES` differ; beside a real change of the same
+    part, they say what was changed to what. Values are compared as JSON gives them back: a tuple is a list.
     """
-    different = [key for key in sorted({*old, *new}) if key not in old or key not in new or old[key] != new[key]]
-    parts = {key.split(".")[0] for key in different if key not in NAMES}
-    return [f"{key}: {_shown(old, key)} -> {_shown(new, key)}" for key in different if key.split(".")[0] in parts]
+    different = _differences(_as_json(old), _as_json(new))
+    parts = {name.split(".")[0] for name in different if not any(f"{name}.".startswith(f"{n}.") for n in NAMES)}
+    return [f"{name}: {told}" for name, told in different.items() if name.split(".")[0] in parts]
 
 
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    text = repr(values[key]) if key in values else "(absent)"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def require_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Check that what lies at `where`, of the identity `old`, may go on as `new`. Raises `StudyError`."""
+    if different := changes(old, new):
+        more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+        raise StudyError(
+            f"{where} was begun with other settings ({'; '.join(different[:SHOWN])}{more}); give another folder, or "
+            "the settings that it was begun with, or delete it to begin anew."
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key in sorted({*old, *new}):
+        a, b = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[f"{prefix}{key}"] = f"{_shown(a)} -> {_shown(b)}"
+    return found
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(values)))
+
+
+def _shown(value: Any) -> str:
+    if value is _ABSENT:
+        return "(absent)"
+    if isinstance(value, str) and len(value) == 64:  # a SHA-256
+        return value[:12]
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

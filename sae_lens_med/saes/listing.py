@@ -190,7 +190,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ReleaseError(f"{path} cannot be read as JSON: {first_line(error)}.") from error
     if not isinstance(value, dict):
-        raise ReleaseError(f"{path} must hold a JSON object, it holds a {type(value).__name__}.")
+        raise ReleaseError(f"{path} must contain a JSON object, but contains a {type(value).__name__}.")
     return value
 
 
@@ -198,7 +198,7 @@ def safe_relative(name: str, where: Path) -> PurePosixPath:
     """`name` as a path that stays below the folder it is joined to. Raises `ReleaseError` otherwise."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise ReleaseError(f"{where} names {name!r}, which does not lie below the release's folder.")
+        raise ReleaseError(f"{where} names {name!r}, which is not inside the release's folder.")
     return path
 
 

@@ -95,11 +95,11 @@ def package_release(
     if dtype not in STORED_DTYPES:
         raise ReleaseError(f"Weights cannot be stored as {dtype!r}; use one of {', '.join(STORED_DTYPES)}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", release):
-        raise ReleaseError(f"{release!r} is no release name: use letters, digits, '.', '_' and '-'.")
+        raise ReleaseError(f"{release!r} is not a release name; use letters, digits, '.', '_' and '-'.")
     target = packaged_releases().weights if target is None else target
     folder, staging = target / release, target / f".{release}.{os.getpid()}.new"
     if folder.exists() and not force:
-        raise ReleaseError(f"{folder} exists; give another name or --target, or --force to replace it.")
+        raise ReleaseError(f"{folder} already exists; choose another name or --target, or add --force to replace it.")
     target.mkdir(parents=True, exist_ok=True)
     try:
         saes: dict[str, str] = {}
@@ -232,11 +232,11 @@ def export_release(release: Release, folder: Path, *, force: bool = False) -> Pa
     """
     plan = publish_plan(release)
     if folder.exists() and not folder.is_dir():
-        raise ReleaseError(f"{folder} is a file; give a folder.")
+        raise ReleaseError(f"{folder} is a file; choose a folder.")
     if folder.resolve() == release.folder.resolve():
-        raise ReleaseError(f"{folder} is the packaged release itself; give another folder.")
+        raise ReleaseError(f"{folder} is the packaged release itself; choose another folder.")
     if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise ReleaseError(f"The folder {folder} is not empty; give another one, or --force to write into it.")
+        raise ReleaseError(f"The folder {folder} is not empty; choose another one, or add --force to write into it.")
     for planned in plan:
         (folder / planned.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(release.folder / planned.path, folder / planned.path)
@@ -268,9 +268,9 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ReleaseError(f"{repo_id!r} is no Hub repository: {first_line(error)}.") from error
+        raise ReleaseError(f"{repo_id!r} is not a Hub repository name: {first_line(error)}.") from error
     if "/" not in repo_id:
-        raise ReleaseError(f"{repo_id!r} lacks the owner; write OWNER/{repo_id}.")
+        raise ReleaseError(f"{repo_id!r} has no owner; write OWNER/{repo_id}.")
 
 
 def publish_release(release: Release, repo_id: str, *, private: bool = True) -> str:
@@ -323,7 +323,8 @@ def _write_weights(source: Path, target: Path, dtype: str, max_bytes: int | None
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise ReleaseError(
-                f"{name} of {source} holds values that {tensor.dtype} cannot; store it as bfloat16 or float32."
+                f"{name} of {source} contains values that {tensor.dtype} cannot represent; store it as bfloat16 "
+                "or float32."
             )
     with atomic_path(target) as temporary:
         save_file(state, temporary)

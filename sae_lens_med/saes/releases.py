@@ -89,9 +89,9 @@ def load_sae(ref: str, device: str = "cpu", *, releases: Releases | None = None)
     if found:
         return _loaded(_from_saelens(name, sae_id, device), source=ref, sae_id=sae_id)
     raise ReleaseError(
-        f"There is no SAE {ref!r}{nearest(ref, _refs(known))}: neither a release listed here, nor a folder; give "
+        f"There is no SAE {ref!r}{nearest(ref, _refs(known))}: it is neither a listed release nor a folder; use "
         f"RELEASE/ID (`sae-lens-med releases list`), a folder with {CFG_FILE}, or REL:ID for a "
-        f"release that SAELens knows."
+        f"release of SAELens."
     )
 
 
@@ -148,7 +148,7 @@ def read_exported_config(folder: Path) -> dict[str, Any]:
 
     if not (folder / CFG_FILE).is_file():
         below = sorted(str(path.parent.relative_to(folder)) for path in folder.glob(f"*/{CFG_FILE}"))
-        hint = f"name one of the folders in it: {', '.join(below)}" if below else "give the folder of an exported SAE"
+        hint = f"name one of the folders in it: {', '.join(below)}" if below else "use the folder of an exported SAE"
         raise ReleaseError(f"The folder {folder} has no {CFG_FILE}; {hint}.")
     config = read_json_object(folder / CFG_FILE)
     architecture = config.get("architecture", "standard")
@@ -298,7 +298,7 @@ def _from_saelens(name: str, sae_id: str, device: str) -> "SAE[Any]":
     directory = get_pretrained_saes_directory()
     if name not in directory and "/" not in name:
         raise ReleaseError(
-            f"SAELens knows no release {name!r}{nearest(name, directory)}; a Hub repository is written OWNER/NAME:ID."
+            f"SAELens has no release {name!r}{nearest(name, directory)}; a Hub repository is written OWNER/NAME:ID."
         )
     if name in directory and sae_id not in directory[name].saes_map:
         ids = directory[name].saes_map
@@ -315,15 +315,18 @@ def _from_saelens(name: str, sae_id: str, device: str) -> "SAE[Any]":
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, HTTPError) as error:
         raise ReleaseError(
-            f"The SAE {name}:{sae_id} could not be fetched through SAELens ({first_line(error)}); check the name and "
-            f"the network, or give the folder of a copy."
+            f"The SAE {name}:{sae_id} could not be downloaded through SAELens ({first_line(error)}); check the "
+            "name and "
+            f"the network, or pass the folder of a local copy."
         ) from error
 
 
 def _loaded(sae: "SAE[Any]", *, source: str, sae_id: str, left_out_ids: frozenset[str] | None = None) -> LoadedSae:
     hook_name = sae.cfg.metadata.hook_name
     if not hook_name:
-        raise ReleaseError(f"The SAE {source!r} does not say where it reads: {CFG_FILE} lacks metadata.hook_name.")
+        raise ReleaseError(
+            f"The SAE {source!r} does not say which hook it reads: {CFG_FILE} has no metadata.hook_name."
+        )
     return LoadedSae(sae, source, sae_id, weights_sha256(sae), hook_name, left_out_ids)
 
 

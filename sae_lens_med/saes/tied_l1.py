@@ -95,7 +95,7 @@ class TiedL1TrainingSAEConfig(TrainingSAEConfig):
         if self.center_batches < 1:
             raise ConfigError(f"center_batches must be at least 1, got {self.center_batches}.")
         if self.initial_density is not None and not 0 < self.initial_density < 1:
-            raise ConfigError(f"initial_density must lie between 0 and 1, got {self.initial_density}.")
+            raise ConfigError(f"initial_density must be between 0 and 1, got {self.initial_density}.")
         if self.l1_coefficient < 0:
             raise ConfigError(f"l1_coefficient must not be negative, got {self.l1_coefficient}.")
         if self.normalize_activations not in ("none", "expected_average_only_in"):

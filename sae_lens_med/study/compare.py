@@ -5,8 +5,8 @@ side is measured as `align` measures it (cosines adjusted for text length and sc
 gold letter), and per item three numbers are compared, always A - B:
 
 - `compare/matched_minus_mismatched`: d_i; only between sides whose similarities are on one scale (the same variant);
-- `compare/reciprocal_rank`: of the own explanation among all shared items;
-- `compare/stratum_percentile`: share of the other explanations of its stratum that are less similar than the own (equal
+- `compare/reciprocal_rank`: of an item's own explanation among all shared items;
+- `compare/stratum_percentile`: share of the other explanations of its stratum that are less similar than its own (equal
   ones half), in [0, 1], 0.5 by chance.
 
 Null: the two sides are exchanged item by item (sign flips); p is two-sided. Interval: bootstrap over items. Items of a

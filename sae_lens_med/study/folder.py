@@ -45,7 +45,7 @@ class TopContext(Record):
     def __post_init__(self) -> None:
         texts = (self.item_id, self.part, self.before, self.token, self.after)
         if not _is_number(self.value) or not all(isinstance(text, str) for text in texts):
-            raise DataError("a context needs a number as value and texts otherwise")
+            raise DataError("a context needs a number as its value and strings in its other fields")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def read_study(study: Path) -> StudyFolder:
     if missing := [item_id for item_id in items if item_id not in results]:
         raise StudyError(
             f"{study / 'items.jsonl'}: {len(missing)} of {len(items)} items have no result, {missing[0]!r} first; "
-            "run the study again, finished stages are skipped."
+            "run the study again; finished stages are skipped."
         )
     metrics = read_metrics(study)
     contexts: dict[int, tuple[TopContext, ...]] = {}
@@ -177,7 +177,7 @@ def _metrics(path: Path) -> tuple[MetricValue, ...]:
 
 def _manifest(values: Any) -> tuple[Provenance, dict[str, dict[str, Any]], tuple[str, ...]]:
     if values["format"] != 1:
-        raise DataError(f"its format is {values['format']!r}, this version reads format 1")
+        raise DataError(f"its format is {values['format']!r}, but this version reads format 1")
     provenance = Provenance.from_dict(values["provenance"])
     tables = (provenance.versions, provenance.model, provenance.data, provenance.settings, provenance.sae or {})
     if not all(isinstance(table, dict) for table in tables):
@@ -197,16 +197,16 @@ def _metric(values: Any) -> MetricValue:
     if not all(
         isinstance(text, str) for text in (metric.name, metric.group, metric.variant, metric.unit, metric.notes)
     ):
-        raise DataError(f"metric {metric.name!r}: name, group, variant, unit and notes must be texts")
+        raise DataError(f"metric {metric.name!r}: name, group, variant, unit and notes must be strings")
     if not isinstance(metric.masked, dict) or not isinstance(metric.extra, dict):
         raise DataError(f"metric {metric.name!r}: masked and extra must be objects")
     numbers = [metric.value, *(metric.interval or ()), *(metric.null_interval or ()), *metric.extra.values()]
     numbers += [x for x in (metric.null_mean, metric.p) if x is not None]
     if not all(_is_number(x) for x in numbers):
-        raise DataError(f"metric {metric.name!r} holds something that is not a number")
+        raise DataError(f"metric {metric.name!r} contains something that is not a number")
     for name, pair in (("interval", metric.interval), ("null_interval", metric.null_interval)):
         if pair is not None and len(pair) != 2:
-            raise DataError(f"metric {metric.name!r}: {name} needs 2 numbers, it has {len(pair)}")
+            raise DataError(f"metric {metric.name!r}: {name} needs 2 numbers, but has {len(pair)}")
     return metric
 
 
@@ -215,10 +215,10 @@ def _check_result(item: McqItem, result: ItemResult) -> None:
     if result.gold != item.gold_letter:
         raise DataError(f"item {item.id!r} has gold {result.gold!r} here and {item.gold_letter!r} in questions.jsonl")
     if result.prediction is not None and (len(result.prediction) != 1 or result.prediction not in letters):
-        raise DataError(f"item {item.id!r}: the prediction {result.prediction!r} is none of its options {letters}")
+        raise DataError(f"item {item.id!r}: the prediction {result.prediction!r} is not one of its options {letters}")
     logprobs = result.option_logprobs
     if logprobs is not None and (len(logprobs) != len(letters) or not all(_is_number(x) for x in logprobs)):
-        raise DataError(f"item {item.id!r} needs {len(letters)} option_logprobs, one number an option")
+        raise DataError(f"item {item.id!r} needs {len(letters)} option_logprobs, one number per option")
 
 
 def _is_number(value: Any) -> bool:
@@ -233,7 +233,7 @@ def _similarities(path: Path, metrics: Sequence[MetricValue]) -> Similarities | 
     except (SafetensorError, OSError) as error:
         raise StudyError(f"{path} is damaged ({error}); delete it and run the study again.") from error
     if missing := [name for name in ("matched", "mismatched_mean", "null") if name not in arrays]:
-        raise StudyError(f"{path} lacks the array {missing[0]!r}; delete it and run the study again.")
+        raise StudyError(f"{path} has no array {missing[0]!r}; delete it and run the study again.")
     matched, mismatched, null = arrays["matched"], arrays["mismatched_mean"], arrays["null"]
     sound = matched.ndim == null.ndim == 1 and matched.shape == mismatched.shape and matched.size and null.size
     if not sound or not all(np.isfinite(a).all() for a in (matched, mismatched, null)):
@@ -280,14 +280,14 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise StudyError(f"{path} is missing; run the study again, finished stages are skipped.") from error
+        raise StudyError(f"{path} is missing; run the study again; finished stages are skipped.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} cannot be read ({error}); run the study again.") from error
 
 
 def _parse(where: Path | str, text: str) -> Any:
     def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not a number of JSON")
+        raise ValueError(f"{name} is not a JSON number")
 
     try:
         return json.loads(text, parse_constant=refuse)

@@ -13,7 +13,6 @@ Out of scope: collected controls (`controls/NAME/`, `features.store`).
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,26 @@ from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.metrics.metric import Measured, Metric
 from sae_lens_med.records import MetricValue
 from sae_lens_med.runs.files import write_json, write_text
+from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.provenance import changes
 
-FORMAT = 1
 FOLDER = "alignment"
+
+
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing is common to all metrics: each is measured again when what it depends on has changed."""
+    if not all(isinstance(entry["settings"], dict) for entry in manifest["metrics"].values()):
+        raise ValueError("a metric's settings are not an object")
+    return {}
+
+
+KIND = Kind(
+    "alignment",
+    format=1,
+    identity=_identity,
+    parts="metrics",
+    leftovers=lambda _names: True,  # controls and partial results come before the first metric
+)
 
 
 class AlignmentFolder:
@@ -33,19 +49,13 @@ class AlignmentFolder:
         """Raises `StudyError` when the folder holds something damaged or of another format."""
         self.study = study
         self.path = study / FOLDER
-        self.done: dict[str, dict[str, Any]] = {}
         self.metrics: list[MetricValue] = []
         self.notes: dict[str, list[str]] = {}
-        if not (self.path / "manifest.json").exists():
+        self._run = RunFolder(self.path, KIND, {"metrics": {}})
+        self.done = self._run.parts
+        if not self.done:
             return
         try:
-            manifest = self._read("manifest.json")
-            if manifest["format"] != FORMAT:
-                raise StudyError(
-                    f"{self.path / 'manifest.json'} has format {manifest['format']!r}, this version reads {FORMAT}; "
-                    f"delete {self.path} and measure again."
-                )
-            self.done = {str(name): dict(entry) for name, entry in manifest["metrics"].items()}
             self.metrics = [MetricValue.from_dict(values) for values in self._read("metrics.json")]
             self.notes = {str(name): [str(n) for n in notes] for name, notes in self._read("notes.json").items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
@@ -56,12 +66,7 @@ class AlignmentFolder:
         entry = self.done.get(metric.name)
         if entry is None:
             return None
-        old, new = _flat(entry["settings"]), _flat(_as_json(settings))
-        return [
-            f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
-            for key in sorted({*old, *new})
-            if old.get(key) != new.get(key)
-        ]
+        return changes(entry["settings"], settings)
 
     def write(self, metric: Metric, settings: Mapping[str, Any], measured: Measured, seconds: float) -> None:
         """Put what was measured in the place of what the metric gave before."""
@@ -72,43 +77,14 @@ class AlignmentFolder:
         self.metrics = [*kept, *measured.metrics]
         self.notes[metric.name] = list(measured.notes)
         self.done.pop(metric.name, None)
-        self._write_manifest()
+        self._run.write()
         write_json(self.path / "metrics.json", [value.to_dict() for value in self.metrics])
         write_json(self.path / "notes.json", self.notes)
-        self.done[metric.name] = {
-            "settings": _as_json(settings),
-            "done": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 2),
-            "files": sorted(measured.files),
-        }
-        self._write_manifest()
+        self._run.finish(metric.name, seconds, settings=dict(settings), files=sorted(measured.files))
 
     def read_file(self, name: str) -> Any:
         """The JSON value of a file that a metric wrote; None when it is not there."""
         return self._read(name) if (self.path / name).is_file() else None
 
-    def _write_manifest(self) -> None:
-        write_json(self.path / "manifest.json", {"format": FORMAT, "metrics": self.done})
-
     def _read(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
-
-
-def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As a file gives them back: tuples become lists."""
-    return json.loads(json.dumps(dict(settings)))
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With `a.b` for what stands under `b` in the value `a`, so that a change is told by the part that changed."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= {f"{key}.{part}": own for part, own in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:
-        return value[:12]
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

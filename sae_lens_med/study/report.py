@@ -15,24 +15,27 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from sae_lens_med import plots
 from sae_lens_med.errors import StudyError
 from sae_lens_med.metrics.metric import Sentence
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, MetricValue
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, write_text
 from sae_lens_med.study import verdict
-from sae_lens_med.study.figures import IntervalRow, interval_plot, null_plot, share_plot, similarity_plot
 from sae_lens_med.study.folder import ShownItem, StudyFolder, read_study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METRIC_TEXT = {
     verdict.ACCURACY: "share of questions answered correctly; an unanswered question counts as wrong",
     verdict.DIFFERENCE: "similarity of question and own explanation, minus the mean over the others of the stratum",
-    verdict.MRR: "mean reciprocal rank of the own explanation among all explanations",
+    verdict.MRR: "mean reciprocal rank of each item's own explanation among all explanations",
     "alignment/retrieval_at_1": "share of questions whose own explanation is the nearest",
     "alignment/retrieval_at_5": "share of questions whose own explanation is among the 5 nearest",
     "alignment/retrieval_at_10": "share of questions whose own explanation is among the 10 nearest",
@@ -57,7 +60,7 @@ def write_report(study: Path) -> tuple[Path, Path]:
         except UnicodeEncodeError as error:
             raise StudyError(
                 f"{study}: a text in the study is not valid Unicode (a lone surrogate), so no report can be written; "
-                "mend the data and run the study again."
+                "fix the data and run the study again."
             ) from error
         written.append(study / name)
     return written[0], written[1]
@@ -160,29 +163,34 @@ def _figures(study: StudyFolder) -> dict[str, Markup | None]:
         ("gold", "gold=", "Accuracy by gold letter, with 95 % intervals and the level of guessing"),
     ):
         if rows := _accuracy_rows(study, prefix):
-            figures[name] = interval_plot(rows, figure_id=f"figure-{name}", title=title)
+            figures[name] = _svg(plots.intervals(rows), title, plots.describe_intervals(rows))
     figures["letters"] = _letter_figure(list(study.results.values()))
     if (similarities := study.similarities) is not None:
-        figures["similarity"] = similarity_plot(
-            similarities.matched.astype(np.float64),
-            similarities.mismatched_mean.astype(np.float64),
-            figure_id="figure-similarity",
-            title="Similarity of question and explanation features: own explanation and others",
+        pair = (similarities.matched.astype(np.float64), similarities.mismatched_mean.astype(np.float64))
+        figures["similarity"] = _svg(
+            plots.similarity_histogram(*pair),
+            "Similarity of question and explanation features: own explanation and others",
+            plots.describe_similarity_histogram(*pair),
         )
         metric = verdict.find(study.metrics, verdict.DIFFERENCE, "all", "sae")
         observed = (
             float((similarities.matched - similarities.mismatched_mean).mean()) if metric is None else metric.value
         )
-        figures["null"] = null_plot(
-            similarities.null.astype(np.float64),
-            observed,
-            figure_id="figure-null",
-            title="The observed difference against its permutation null",
+        null = similarities.null.astype(np.float64)
+        figures["null"] = _svg(
+            plots.null_histogram(null, observed),
+            "The observed difference against its permutation null",
+            plots.describe_null_histogram(null, observed),
         )
     return figures
 
 
-def _accuracy_rows(study: StudyFolder, prefix: str) -> list[IntervalRow]:
+def _svg(ax: "Axes", title: str, description: str) -> Markup:
+    """Every text in it is escaped by `plots.svg`."""
+    return Markup(plots.svg(ax, title=title, description=description))
+
+
+def _accuracy_rows(study: StudyFolder, prefix: str) -> list[plots.IntervalRow]:
     rows = []
     for metric in study.metrics:
         if metric.name == verdict.ACCURACY and metric.group.startswith(prefix):
@@ -193,7 +201,7 @@ def _accuracy_rows(study: StudyFolder, prefix: str) -> list[IntervalRow]:
                 if item.answer is not None and key == (item.subject if prefix == "subject=" else item.gold_letter)
             ]
             chance = verdict.chance_level(metric, members)
-            rows.append(IntervalRow(key, metric.value, metric.interval, chance, metric.n))
+            rows.append(plots.IntervalRow(key, metric.value, metric.interval, chance, metric.n))
     return rows
 
 
@@ -204,12 +212,15 @@ def _letter_figure(results: Sequence[ItemResult]) -> Markup | None:
     scored = [r for r in results if r.gold is not None]
     predicted = Counter("no answer" if r.prediction is None else r.prediction for r in scored)
     labels = sorted({*gold, *predicted}, key=lambda letter: (len(letter), letter))
-    return share_plot(
+    shares = (
         labels,
         [gold[letter] / len(scored) for letter in labels],
         [predicted[letter] / len(scored) for letter in labels],
-        figure_id="figure-letters",
-        title="Share of each letter among the gold answers and among the predictions",
+    )
+    return _svg(
+        plots.letter_shares(*shares),
+        "Share of each letter among the gold answers and among the predictions",
+        plots.describe_letter_shares(*shares),
     )
 
 

@@ -19,7 +19,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,18 +32,20 @@ from sae_lens_med.alignment.item_features import item_features
 from sae_lens_med.alignment.retrieval import RETRIEVAL
 from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.data import LoadedItems, mask_leakage
-from sae_lens_med.errors import ConfigError, StudyError
+from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.accuracy import accuracy_metrics
-from sae_lens_med.evaluation.letter import evaluate_letters
+from sae_lens_med.evaluation.methods import run_method
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
-from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_text
+from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
+from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
-from sae_lens_med.runs.provenance import changes, identity, make_provenance
+from sae_lens_med.runs.provenance import identity, make_provenance
 from sae_lens_med.saes.releases import LoadedSae
 from sae_lens_med.study.folder import read_metrics
 from sae_lens_med.study.groups import item_groups
@@ -52,7 +53,14 @@ from sae_lens_med.study.measure import measure_metrics, study_identity
 from sae_lens_med.study.measured import AlignmentFolder
 from sae_lens_med.study.report import write_report
 
-FORMAT = 1
+
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(manifest["stages"], dict) or not isinstance(manifest["notes"], list):
+        raise ValueError("stages must be an object and notes a list")
+    return identity(Provenance.from_dict(manifest["provenance"]))
+
+
+KIND = Kind("study", format=1, identity=_identity, parts="stages")
 STAGES = ("collect", "evaluate", "align", "examples", "report")
 MODEL_STAGES = ("collect", "evaluate")
 """The stages that run the model, and so are shared by all processes."""
@@ -161,8 +169,13 @@ def _run_study(
         "device": str(model.cfg.device),
     }
     provenance = make_provenance(model.provenance, loaded_sae, data, settings, seed)
-    with distributed.first_before_the_others():
-        study = _Study(output, provenance, data.items)
+    run = RunFolder(output, KIND, {"provenance": provenance.to_dict(), "stages": {}, "notes": []})
+    run.begin()
+    begun = Provenance.from_dict(run.values["provenance"])
+    if not set(STAGES) <= set(run.parts):
+        run.note(_moved(begun.versions, provenance.versions))
+    if distributed.ranks().first and not (output / "questions.jsonl").exists():
+        write_jsonl(output / "questions.jsonl", (item.to_dict() for item in data.items))
     groups, group_notes = item_groups(data.items, loaded_sae.left_out_ids)
     features_folder = output / "features"
 
@@ -179,14 +192,13 @@ def _run_study(
         return [*group_notes, *data.bad_rows]
 
     def run_evaluate() -> list[str]:
-        partial = PartialResults(output / "items.partial.jsonl", identity(study.provenance))
-        results = evaluate_letters(
-            model,
+        partial = PartialResults(output / "items.partial.jsonl", identity(begun))
+        results = run_method(
+            Engine(model, batch_tokens=batch_tokens),
             data.items,
             shots=shots,
-            batch_tokens=batch_tokens,
             progress=progress,
-            done=partial.done,
+            done=partial.records(ItemResult),
             on_results=partial.append,
         )
         if distributed.ranks().first:
@@ -205,7 +217,7 @@ def _run_study(
             groups=groups,
             permutations=permutations,
             seed=seed,
-            study=study_identity(study.provenance, features),
+            study=study_identity(begun, features),
         )
         if inputs.explained_groups:
             measure_metrics((RETRIEVAL, DIFFERENCE), inputs, AlignmentFolder(output))
@@ -254,11 +266,12 @@ def _run_study(
         "examples": run_examples,
         "report": run_report,
     }
-    skipped = study.run(work, on_stage)
-    notes = distributed.broadcast_object(study.notes)  # the others wait here until rank 0 has written the report
+    skipped = _run_stages(run, work, on_stage)
+    # The others wait here until rank 0 has written the report.
+    notes = distributed.broadcast_object(run.values["notes"])
     return StudyResult(
         folder=output,
-        provenance=study.provenance,
+        provenance=begun,
         metrics=read_metrics(output),
         results=tuple(read_results(output / "items.jsonl")),
         skipped=skipped,
@@ -311,86 +324,23 @@ def _masked(item: McqItem) -> dict[str, int]:
     }
 
 
-class _Study:
-    """The folder of a study: its manifest, and which stages are done."""
+def _run_stages(
+    run: RunFolder, work: Mapping[str, Callable[[], list[str]]], on_stage: Callable[[str, bool], None] | None
+) -> tuple[str, ...]:
+    """Do what is not done, in the order of `STAGES`; return the stages that were."""
+    skipped = tuple(name for name in STAGES if name in run.parts)
+    for name in STAGES:
+        if on_stage is not None:
+            on_stage(name, name in skipped)
+        if name in skipped or (name not in MODEL_STAGES and not distributed.ranks().first):
+            continue
+        start = perf_counter()
+        run.note(work[name]())
+        run.finish(name, perf_counter() - start)
+    return skipped
 
-    def __init__(self, folder: Path, provenance: Provenance, items: Sequence[McqItem]) -> None:
-        self.folder = folder
-        self.manifest = folder / "manifest.json"
-        self.stages: dict[str, dict[str, Any]] = {}
-        self.notes: list[str] = []
-        self.provenance = provenance
-        if self.manifest.exists():
-            self._resume(provenance)
-        else:
-            self._begin()
-        if not (folder / "questions.jsonl").exists():
-            lines = (json.dumps(item.to_dict(), ensure_ascii=False) + "\n" for item in items)
-            write_text(folder / "questions.jsonl", "".join(lines))
 
-    def _begin(self) -> None:
-        folder = self.folder
-        if folder.exists() and not folder.is_dir():
-            raise StudyError(f"{folder} is a file; give a folder as output.")
-        # What an interruption before the manifest may leave is our own.
-        if folder.is_dir() and any(not p.name.startswith(".manifest.json.") for p in folder.iterdir()):
-            raise StudyError(f"{folder} is not empty and holds no study; give an empty or a new folder as output.")
-        self._write()
-
-    def _resume(self, provenance: Provenance) -> None:
-        try:
-            values = json.loads(self.manifest.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise StudyError(f"{self.manifest} has format {values['format']!r}, this version reads {FORMAT}.")
-            self.provenance = Provenance.from_dict(values["provenance"])
-            self.stages, self.notes = dict(values["stages"]), list(values["notes"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(
-                f"{self.manifest} is damaged ({error}); delete the folder or give another output."
-            ) from error
-        if different := changes(identity(self.provenance), identity(provenance)):
-            raise StudyError(
-                f"{self.folder} holds a study with other settings ({'; '.join(different)}); "
-                "give another output folder, or the settings it was begun with."
-            )
-        if self.provenance.versions != provenance.versions and not set(STAGES) <= set(self.stages):
-            old, new = self.provenance.versions, provenance.versions
-            moved = [f"{k} {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-            self._note([f"Continued with other versions: {', '.join(moved)}."])
-
-    def run(
-        self, work: Mapping[str, Callable[[], list[str]]], on_stage: Callable[[str, bool], None] | None
-    ) -> tuple[str, ...]:
-        """Do what is not done, in the order of `STAGES`; return the stages that were."""
-        skipped = tuple(name for name in STAGES if name in self.stages)
-        for name in STAGES:
-            if on_stage is not None:
-                on_stage(name, name in skipped)
-            if name in skipped:
-                continue
-            if name not in MODEL_STAGES and not distributed.ranks().first:
-                continue
-            start = perf_counter()
-            self._note(work[name]())
-            self.stages[name] = {
-                "done": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "seconds": round(perf_counter() - start, 2),
-            }
-            self._write()
-        return skipped
-
-    def _note(self, notes: Sequence[str]) -> None:
-        self.notes = list(dict.fromkeys([*self.notes, *notes]))
-
-    def _write(self) -> None:
-        if not distributed.ranks().first:
-            return
-        write_json(
-            self.manifest,
-            {
-                "format": FORMAT,
-                "provenance": self.provenance.to_dict(),
-                "stages": self.stages,
-                "notes": self.notes,
-            },
-        )
+def _moved(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """A note on versions that are others than those that the study was begun with."""
+    moved = [f"{k} {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    return [f"Continued with other versions: {', '.join(moved)}."] if moved else []

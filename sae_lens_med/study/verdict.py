@@ -154,7 +154,7 @@ def _why_no_alignment(items: Sequence[McqItem], *, has_sae: bool) -> Sentence:
             "해설이 있는 문항이 없어 해설과의 일치도를 측정하지 않았습니다.",
         )
     return Sentence(
-        "Alignment was not measured: the study folder holds no value for it.",
+        "Alignment was not measured: the study folder has no value for it.",
         "연구 폴더에 해설과의 일치도 값이 없습니다.",
     )
 

@@ -5,7 +5,7 @@
 
 A sequence never holds two texts, so a token's context is what it is when a question is run by itself. Sequences are in
 random order, so a window of consecutive shards is a random sample of the text. Pass 0 takes the windows in the order
-in which they are harvested; later passes deal the shards out to windows anew. Rows are shuffled within a window; rows
+in which they are harvested; later passes assign the shards to windows again. Rows are shuffled within a window; rows
 of a window that fill no last batch are left out of that pass. As the order depends on (seed, step) and the batch size
 alone, a run sees the same batches while the harvest runs as after it, and a resumed run what an uninterrupted one would
 have seen.
@@ -111,7 +111,9 @@ class Activations:
     def __init__(self, folder: Path, sink_multiple: float, buffer_tokens: int, arrives: Arrives | None = None) -> None:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
-            raise DataError(f"{folder} holds no harvested activations; give a folder that a training run has filled.")
+            raise DataError(
+                f"{folder} does not contain harvested activations; use a folder that a training run has filled."
+            )
         self.folder = folder
         self.sink_multiple = sink_multiple
         self.rows_per_shard: tuple[int, ...] = tuple(json.loads(manifest.read_text(encoding="utf-8"))["rows"])
@@ -123,7 +125,7 @@ class Activations:
         if missing and arrives is None:
             raise DataError(
                 f"{folder} lacks {len(missing)} of {len(self.rows_per_shard)} shards: its harvest was interrupted; "
-                "train with this folder and the same recipe again, which goes on with it."
+                "train with this folder and the same recipe again, which resumes it."
             )
 
     @property
@@ -231,7 +233,8 @@ class Activations:
                 step += n_batches
             if step == before:
                 raise ConfigError(
-                    f"{sum(self._kept.values())} activations in {len(windows)} windows fill no batch of {batch_size}; "
+                    f"{sum(self._kept.values())} activations in {len(windows)} windows do not fill a batch of "
+                    f"{batch_size}; "
                     "train on more text, lower train_batch_size_tokens or raise data.buffer_tokens."
                 )
             number += 1

@@ -59,24 +59,25 @@ class TrainedRun:
 def read_runs(folders: Sequence[Path]) -> dict[str, TrainedRun]:
     """Finished runs by hook name, for one release.
 
-    Raises `ReleaseError` when a folder holds no finished run, when two are at one hook, or when they are of different
-    models, texts or left-out items.
+    Raises `ReleaseError` when a folder has no finished run, when two are at the same hook, or when they are of
+    different models, texts or left-out items.
     """
     runs: dict[str, TrainedRun] = {}
     for folder in folders:
         run = _read(folder)
         if run.hook_name in runs:
             raise ReleaseError(
-                f"{folder} and {runs[run.hook_name].folder} are both at {run.hook_name}; a release has one SAE a hook."
+                f"{folder} and {runs[run.hook_name].folder} are both at {run.hook_name}; a release has one SAE "
+                "per hook."
             )
         first = next(iter(runs.values()), run)
         for what, own, other in (
-            ("another text", run.metrics["text"]["sha256"], first.metrics["text"]["sha256"]),
-            ("another model", run.metrics["model"], first.metrics["model"]),
-            ("other left-out items", run.left_out_ids, first.left_out_ids),
+            ("a different text", run.metrics["text"]["sha256"], first.metrics["text"]["sha256"]),
+            ("a different model", run.metrics["model"], first.metrics["model"]),
+            ("different left-out items", run.left_out_ids, first.left_out_ids),
         ):
             if own != other:
-                raise ReleaseError(f"{folder} has {what} than {first.folder}; a release is of one text and one model.")
+                raise ReleaseError(f"{folder} has {what} from {first.folder}; a release covers one text and one model.")
         runs[run.hook_name] = run
     return runs
 
@@ -130,6 +131,8 @@ def _read(folder: Path) -> TrainedRun:
             for name in ("metrics.json", "cfg.json", "left_out_ids.json")
         )
     except FileNotFoundError as error:
-        raise ReleaseError(f"{folder} is no finished training run: it lacks {Path(error.filename).name}.") from error
+        raise ReleaseError(
+            f"{folder} is not a finished training run: {Path(error.filename).name} is missing."
+        ) from error
     published = {**recipe, "data": {**recipe["data"], "folder": "data"}}
     return TrainedRun(folder, portable(published), portable(metrics), config, tuple(left_out))

@@ -16,9 +16,9 @@ from sae_lens import SAE, LanguageModelSAERunnerConfig, SAETrainer
 from safetensors.torch import save_file
 
 from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.plots import describe_training, svg, training_panels
 from sae_lens_med.runs.files import atomic_path, follow_umask, write_json, write_text
 from sae_lens_med.training.activations import Activations, Corpus
-from sae_lens_med.training.curve import curve_svg
 from sae_lens_med.training.quality import SaeQuality, measure
 from sae_lens_med.training.recipe import Recipe
 from sae_lens_med.training.revive import rows_for
@@ -77,7 +77,8 @@ def export(
         },
     )
     write_json(output / "curve.json", curve)
-    write_text(output / "curve.svg", curve_svg(curve))
+    picture = svg(training_panels(curve), title="Training curve", description=describe_training(curve))
+    write_text(output / "curve.svg", picture)
     for name in ("sae_weights.safetensors", "cfg.json"):
         follow_umask(staging / name)
         (staging / name).replace(output / name)

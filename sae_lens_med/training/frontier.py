@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from sae_lens_med.errors import ConfigError
+from sae_lens_med.plots import describe_frontier, frontier_panels, svg
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
-from sae_lens_med.training.frontier_plot import frontier_svg
 
 SPARSITY_KEYS = ("l1_coefficient", "l0_coefficient", "k")
 """The field of an architecture's config that trades sparsity for reconstruction: the first of these that it has."""
@@ -47,7 +47,7 @@ class FrontierPoint:
     coefficient: str
     """`l1_coefficient 0.2`, `k 32`; empty when the architecture has none."""
     curve: str
-    """Name of the curve: the architecture, and whatever else tells it from the other curves."""
+    """Name of the curve: the architecture, and whatever else distinguishes it from the other curves."""
     l0: float
     explained_variance: float
     explained_variance_without_first_direction: float
@@ -87,12 +87,12 @@ class _Run:
 def frontier(folders: Sequence[Path]) -> Frontier:
     """Read the finished runs in `folders`: each a run, or a folder of runs (a sweep); one named twice counts once.
 
-    Runs that are not finished are left out. Raises `ConfigError` when a folder holds no finished run at all.
+    Runs that are not finished are left out. Raises `ConfigError` when a folder has no finished run.
     """
     named = {folder.resolve(): folder for given in folders for folder in _finished(given)}
     runs = [_read(folder) for folder in named.values()]
     if not runs:
-        raise ConfigError("there is no folder to draw; name the output of a sweep, or of a training run.")
+        raise ConfigError("there is not a folder to draw; name the output of a sweep, or of a training run.")
     settings = [run.settings() for run in runs]
     names = _curve_names(settings)
     points = [
@@ -118,6 +118,11 @@ def write_frontier(found: Frontier, output: Path, failed: Sequence[tuple[str, st
     write_json(output / "frontier.json", found.to_dict() | {"failed": listed})
     write_text(output / "frontier.md", frontier_table(found, failed))
     write_text(output / "frontier.svg", frontier_svg(found.points))
+
+
+def frontier_svg(points: Sequence[FrontierPoint]) -> str:
+    """`plots.frontier_panels` of the points, as SVG."""
+    return svg(frontier_panels(points), title="L0 against explained variance", description=describe_frontier(points))
 
 
 def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> str:
@@ -155,7 +160,7 @@ def _finished(folder: Path) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/cfg.json") if _is_finished(path.parent))
     if not found:
-        what = "holds no finished training run" if folder.is_dir() else "is no folder"
+        what = "does not contain a finished training run" if folder.is_dir() else "is not a folder"
         raise ConfigError(
             f"{folder} {what}; name the output of a sweep, or a run that has cfg.json, recipe.yaml and metrics.json."
         )
@@ -175,7 +180,7 @@ def _read(folder: Path) -> _Run:
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is damaged: its recipe.yaml or metrics.json cannot be read ({error}).") from error
     if missing:
-        raise ConfigError(f"{folder} is damaged: recipe.yaml and metrics.json lack {', '.join(missing)}.")
+        raise ConfigError(f"{folder} is damaged: recipe.yaml and metrics.json do not have {', '.join(missing)}.")
     return _Run(folder, recipe, metrics)
 
 

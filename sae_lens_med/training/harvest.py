@@ -12,14 +12,12 @@ thread makes what is waited for and rests otherwise: the two take turns, and tex
 harvested. Of several processes each makes its share of the shards; the folder must be on a disk that all of them see.
 """
 
-import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +27,13 @@ from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
-from sae_lens_med.runs.files import atomic_path, cache_dir, json_sha256, write_json
+from sae_lens_med.runs.files import atomic_path, cache_dir, json_sha256
+from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.training.activations import Activations, Corpus, Stopped, shard_path
-from sae_lens_med.training.outputs import require_folder
 from sae_lens_med.training.recipe import Recipe
 
-FORMAT = 2
+KIND = Kind("harvested activations", format=2)
 SEQUENCES_PER_SHARD = 256
 SHARDS_TOGETHER = 8
 """Shards whose sequences share batches on a GPU, where batches are large: less padding."""
@@ -48,8 +46,8 @@ class Harvest:
         folders: where the activations at each hook are kept.
         me: this process among those that share the harvest; by default, those that `distributed` joined.
 
-    Raises `ModelError` for a hook that the model does not have, `ConfigError` for a folder that holds something else or
-    a disk that is too small. What goes wrong in the thread is raised where its shards are waited for.
+    Raises `ModelError` for a hook that the model does not have, `StudyError` for a folder that holds something else,
+    `ConfigError` for a disk that is too small. What goes wrong in the thread is raised where its shards are waited for.
     """
 
     def __init__(
@@ -70,8 +68,10 @@ class Harvest:
         self._parts = [
             text.train[at : at + SEQUENCES_PER_SHARD] for at in range(0, len(text.train), SEQUENCES_PER_SHARD)
         ]
+        kept = self._rows()
+        self._open(kept)
         if self.me.first:
-            self._prepare()
+            self._require_room(kept)
         distributed.barrier()
         self.activations = {
             hook: Activations(folder, recipe.sink_multiple, recipe.buffer_tokens, partial(self._arrives, folder))
@@ -206,31 +206,36 @@ class Harvest:
         with atomic_path(shard_path(self.folders[hook], number)) as temporary:
             save_file({"activations": rows, "norm": norm}, temporary)
 
-    def _prepare(self) -> None:
-        kept = [int((~np.isin(np.concatenate(part), self._special)).sum()) for part in self._parts]
+    def _rows(self) -> list[int]:
+        """Of each shard."""
+        return [int((~np.isin(np.concatenate(part), self._special)).sum()) for part in self._parts]
+
+    def _open(self, rows: list[int]) -> None:
         for hook in self.folders:
             self.model.require_hook(hook)
         for hook, folder in self.folders.items():
-            identity = {
-                "format": FORMAT,
+            values = {
                 "model": self.model.provenance,
                 "hook_name": hook,
                 "text_sha256": self.text.sha256,
                 "sequences": len(self.text.train),
                 "sequences_per_shard": SEQUENCES_PER_SHARD,
-                "rows": kept,
+                "rows": rows,
             }
-            _require_same(folder, identity)
+            RunFolder(folder, KIND, values).begin()
+
+    def _require_room(self, rows: list[int]) -> None:
         needed: dict[int, int] = {}
         for folder in self.folders.values():
-            missing = sum(n for number, n in enumerate(kept) if not shard_path(folder, number).is_file())
+            missing = sum(n for number, n in enumerate(rows) if not shard_path(folder, number).is_file())
             device = folder.stat().st_dev
             needed[device] = needed.get(device, 0) + missing * self.model.cfg.d_model * 2
             free = shutil.disk_usage(folder).free
             if needed[device] > free:
                 raise ConfigError(
                     f"the activations need {needed[device] / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are "
-                    "free; give a folder on a larger disk with --activations, or fewer texts (data.sources: max_rows)."
+                    "free; choose a folder on a larger disk with --activations, or fewer texts (data.sources: "
+                    "max_rows)."
                 )
 
 
@@ -250,7 +255,7 @@ def harvest(
 
 def default_folder(model: MedBridge, text: Corpus, hook_name: str) -> Path:
     """In the user's cache, named after the model, the text and the hook: runs that differ in the SAE alone share it."""
-    identity = json_sha256([FORMAT, model.provenance, text.sha256, len(text.train), hook_name])
+    identity = json_sha256([KIND.format, model.provenance, text.sha256, len(text.train), hook_name])
     return cache_dir() / "activations" / identity[:16]
 
 
@@ -268,20 +273,3 @@ def like_length(sequences: Sequence[Sequence[int]], batch_tokens: int) -> Iterat
         batch.append(i)
     if batch:
         yield batch
-
-
-def _require_same(folder: Path, identity: dict[str, Any]) -> None:
-    require_folder(folder, "--activations")
-    path = folder / "manifest.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in identity if found.get(key) != json.loads(json.dumps(identity[key]))]
-        if changed:
-            raise ConfigError(
-                f"the activations in {folder} were harvested with another {' and '.join(changed)}; give another "
-                "folder with --activations, or remove that one."
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty and holds no harvested activations; give another folder.")
-    else:
-        write_json(path, identity)

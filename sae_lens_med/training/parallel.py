@@ -52,7 +52,7 @@ class ParallelTrainer(SAETrainer[Any, Any]):
         output = super().step(batch)
         if self._arrived != len(self._trained):
             raise DistributedError(
-                f"{len(self._trained) - self._arrived} of the SAE's parameters got no gradient, so that the processes "
+                f"{len(self._trained) - self._arrived} of the SAE's parameters got no gradient, so the processes "
                 "would drift apart; train this architecture in one process."
             )
         self.n_training_samples += whole - len(batch)

@@ -34,7 +34,7 @@ def plan(recipes: Sequence[str], overs: Sequence[str] = (), overrides: Sequence[
     """Every recipe with every combination of the varied values, checked.
 
     Args:
-        recipes: files, or names of recipes that ship.
+        recipes: files, or names of packaged recipes.
         overs: `key=value,value,...`, keys and values as in `load_recipe`'s overrides. A key of the section `sae` is
             varied in the recipes whose architecture has it, which must be one at least.
         overrides: `key=value` for all variants.
@@ -46,7 +46,7 @@ def plan(recipes: Sequence[str], overs: Sequence[str] = (), overrides: Sequence[
         raise ConfigError("a sweep needs a recipe.")
     varied = dict(_parse_over(over) for over in overs)
     if len(varied) < len(overs):
-        raise ConfigError("--over names one key twice; give all its values at once: key=value,value.")
+        raise ConfigError("--over names one key twice; list all its values at once: key=value,value.")
     loaded = [load_recipe(name, list(overrides)) for name in recipes]
     _refuse_unknown(varied, loaded)
     variants: list[Variant] = []
@@ -68,7 +68,7 @@ def _parse_over(over: str) -> tuple[str, list[Any]]:
     try:
         values = yaml_value(f"[{text}]")
     except yaml.YAMLError as error:
-        raise ConfigError(f"--over {over} is no list of YAML values; give key=value,value.") from error
+        raise ConfigError(f"--over {over} is not a list of YAML values; use key=value,value.") from error
     if len({json_sha256(value) for value in values}) < len(values):
         raise ConfigError(f"--over {over}: a value is given twice.")
     return key, values
@@ -110,7 +110,7 @@ def _told_apart(variants: list[Variant]) -> list[Variant]:
     for variant in variants:
         identity = json_sha256(variant.recipe.to_dict())
         if identity in by_recipe:
-            raise ConfigError(f"two variants are the same run, {variant.name}; give each recipe once.")
+            raise ConfigError(f"two variants are the same run, {variant.name}; name each recipe once.")
         by_recipe[identity] = variant
         shared = (variant.recipe.model_name, variant.recipe.model_dtype, variant.recipe.runner.get("device", "cpu"))
         if shared != (first.model_name, first.model_dtype, first.runner.get("device", "cpu")):

@@ -84,7 +84,7 @@ def measure(
             rows[i] = found.float().cpu()[~torch.isin(torch.tensor(sequences[i]), special)]
     x = torch.cat(rows)
     if len(x) < 2:
-        raise DataError("an SAE cannot be measured on fewer than two tokens; give more text.")
+        raise DataError("an SAE cannot be measured on fewer than two tokens; use more text.")
     threshold = sink_multiple * x.norm(dim=-1).median().item()
     ordinary = x.norm(dim=-1) <= threshold
     error, n_active, dead_fraction = _reconstruction(sae, x, ordinary)

@@ -133,13 +133,15 @@ class Recipe:
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe's path: as given, or by name among those that ship (`gemma-3-270m-res`)."""
+    """A recipe's path: as given, or by name among the packaged ones (`gemma-3-270m-res`)."""
     shipped = configs_dir() / "recipes"
     for path in (Path(name), shipped / name, shipped / f"{name}.yaml"):
         if path.is_file():
             return path
     names = sorted(p.stem for p in shipped.glob("*.yaml"))
-    raise ConfigError(f"there is no recipe {name!r}, neither as a file nor among those that ship: {', '.join(names)}.")
+    raise ConfigError(
+        f"there is no recipe {name!r}, neither as a file nor among the packaged ones: {', '.join(names)}."
+    )
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
@@ -151,7 +153,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no recipe; it needs the sections model, data and sae.")
+        raise ConfigError(f"{path} is not a recipe; it needs the sections model, data and sae.")
     for override in overrides or []:
         _override(values, override)
     return parse_recipe(values, str(path))
@@ -164,7 +166,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml_value(given)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: what stands after the = is no YAML value.") from error
+        raise ConfigError(f"--set {override}: what follows the = is not a YAML value.") from error
     *sections, last = key.split(".")
     target = values
     for section in sections:
@@ -199,12 +201,12 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     runner = {key: values[key] for key in RUNNER_KEYS if key in values}
     for key, section in [("name", model), ("sources", data), ("architecture", sae), ("d_sae", sae)]:
         if key not in section:
-            raise ConfigError(f"{where} lacks the key {key!r} of its section; see the recipes that ship.")
+            raise ConfigError(f"{where} lacks the key {key!r} of its section; see the packaged recipes.")
     for key in REQUIRED:
         if key not in runner:
             raise ConfigError(f"{where} lacks the key {key!r}.")
     if not isinstance(data["sources"], list) or not data["sources"]:
-        raise ConfigError(f"{where}: data.sources must be a list of one file at least, got {data['sources']!r}.")
+        raise ConfigError(f"{where}: data.sources must be a list of at least one file, got {data['sources']!r}.")
     recipe = Recipe(
         model_name=text(model["name"], "model.name", where),
         model_dtype=text(model.get("dtype", "float32"), "model.dtype", where),
@@ -226,14 +228,14 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         unshrink=_yes_or_no(values, "unshrink", where),
     )
     if recipe.start_at_mean and recipe.sae["architecture"] == "tied_l1":
-        raise ConfigError(f"{where}: start_at_mean is not for tied_l1; give sae.center: mean instead.")
+        raise ConfigError(f"{where}: start_at_mean is not for tied_l1; set sae.center: mean instead.")
     if recipe.start_at_mean and recipe.sae.get("normalize_activations", "none") not in PLAIN_SCALES:
         raise ConfigError(
             f"{where}: start_at_mean needs sae.normalize_activations to be one of {', '.join(PLAIN_SCALES)}: "
             "the mean of what is normalised row by row is another."
         )
     if recipe.heldout == 0:
-        raise ConfigError(f"{where}: data.heldout must lie between 0 and 1, got 0.")
+        raise ConfigError(f"{where}: data.heldout must be between 0 and 1, got 0.")
     if recipe.sink_multiple == 1:
         raise ConfigError(f"{where}: data.sink_multiple must exceed 1, got 1.")
     _require_settings(recipe, where)
@@ -255,7 +257,7 @@ def _require_settings(recipe: Recipe, where: str) -> None:
     try:
         config_class(d_in=1, **fields)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: SAELens refuses the section sae: {error}.") from error
+        raise ConfigError(f"{where}: SAELens rejects the section sae: {error}.") from error
     total, batch = recipe.runner["training_tokens"], recipe.runner["train_batch_size_tokens"]
     if total < batch:
         raise ConfigError(
@@ -305,8 +307,8 @@ def sae_fields(architecture: str, where: str) -> tuple[str, ...]:
 def _known(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in values:
         if key not in known:
-            hint = nearest(key, known) or f"; it may hold {', '.join(known)}."
-            raise ConfigError(f"{where}: nothing reads the key {key!r}{hint}")
+            hint = nearest(key, known) or f"; the keys are {', '.join(known)}."
+            raise ConfigError(f"{where}: unknown key {key!r}{hint}")
 
 
 def _yes_or_no(values: dict[str, Any], key: str, where: str) -> bool:
@@ -319,7 +321,7 @@ def _yes_or_no(values: dict[str, Any], key: str, where: str) -> bool:
 def _section(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     section = values.get(name)
     if not isinstance(section, dict):
-        raise ConfigError(f"{where} lacks the section {name!r}.")
+        raise ConfigError(f"{where} has no section {name!r}.")
     return section
 
 

@@ -82,7 +82,7 @@ def whole(value: Any, name: str, where: str) -> int:
 def text(value: Any, name: str, where: str) -> str:
     """A text. Raises `ConfigError`."""
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: {name} must be a text, got {value!r}.")
+        raise ConfigError(f"{where}: {name} must be a string, got {value!r}.")
     return value
 
 
@@ -108,5 +108,5 @@ def _in_words(hint: Any) -> str:
     if origin is types.UnionType:
         return " or ".join(_in_words(each) for each in typing.get_args(hint))
     if origin is list:
-        return f"a list of which each is {_in_words(typing.get_args(hint)[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")
+        return f"a list whose entries are each {_in_words(typing.get_args(hint)[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}.get(hint, "null")

@@ -28,9 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, SAETrainer
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
@@ -38,11 +36,13 @@ from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
 from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models.bridge import MedBridge, shape_at
-from sae_lens_med.runs.files import write_json, write_text
+from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.folder import RunFolder
+from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.training.activations import Activations, corpus
 from sae_lens_med.training.export import export
 from sae_lens_med.training.harvest import Harvest, default_folder
-from sae_lens_med.training.outputs import require_run
+from sae_lens_med.training.outputs import open_run
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.quality import SaeQuality
 from sae_lens_med.training.recipe import Recipe, Revival
@@ -72,19 +72,16 @@ def train(
             model, the text and the hook, so that runs that differ in the SAE alone share it.
         resume: go on from the last checkpoint in `output`.
 
-    Raises `ConfigError` when `output` holds another run and `resume` is not given, or was made from another recipe;
+    Raises `StudyError` when `output` holds another run and `resume` is not given, or was made from another recipe;
     `DistributedError` when another process of the job ended. Ctrl-C (or SIGTERM) ends the step that runs, in all
     processes the same, writes a checkpoint and raises KeyboardInterrupt.
     """
-    with distributed.initialised() as me:
-        if me.first:
-            require_run(recipe, output, resume)
-        distributed.barrier()
-        return _train(recipe, model, output, activations, resume)
+    with distributed.initialised():
+        return _train(recipe, model, open_run(recipe, output, resume), activations)
 
 
-def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | None, resume: bool) -> TrainedSae:
-    me = distributed.ranks()
+def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path | None) -> TrainedSae:
+    me, output = distributed.ranks(), run.path
     seed = recipe.runner.get("seed", 42)
     text = corpus(recipe, model.text_tokenizer, seed)
     hook_name = recipe.runner["hook_name"]
@@ -96,11 +93,10 @@ def _train(recipe: Recipe, model: MedBridge, output: Path, activations: Path | N
         )
     runner_cfg = _runner_config(recipe, model)
     with Harvest(model, text, recipe, {hook_name: folder}) as harvest:
-        if me.first:  # not before all has been looked at: what is refused leaves nothing behind
-            write_text(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+        run.begin()  # not before all has been looked at: what is refused leaves nothing behind
         acts = harvest.activations[hook_name]
         harvest.until(acts.first_window)
-        trainer, curve = _trainer(runner_cfg, recipe, acts, output if resume else None)
+        trainer, curve = _trainer(runner_cfg, recipe, acts, output if run.begun else None)
         _fit(trainer, runner_cfg, recipe.revive, harvest, acts, curve, output)
     if me.first:
         _save_checkpoint(trainer, curve, output)
@@ -137,14 +133,14 @@ def _runner_config(recipe: Recipe, model: MedBridge) -> LanguageModelSAERunnerCo
             **runner,
         )
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"SAELens refuses the recipe: {error}.") from error
+        raise ConfigError(f"SAELens rejects the recipe: {error}.") from error
 
 
 def _width(model: MedBridge, hook_name: str) -> int:
     shape = shape_at(model, hook_name)
     if len(shape) != 1:
         raise ConfigError(
-            f"an SAE is trained on one vector a token, but {hook_name} of {model.provenance['name']} gives heads "
+            f"an SAE is trained on one vector per token, but {hook_name} of {model.provenance['name']} gives heads "
             f"({' x '.join(map(str, shape))}); name another hook_name, such as blocks.N.hook_attn_out."
         )
     return shape[0]
@@ -206,21 +202,14 @@ def _fit(
     total = cfg.training_tokens // cfg.train_batch_size_tokens
     every = max(1, total // (cfg.n_checkpoints + 1))
     me = distributed.ranks()
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
     saved_at = time.monotonic()
-    bar = Progress(*columns, console=console, disable=not me.first)
+    bar = progress_bar(me.first, TextColumn("{task.fields[state]}"))
+    console = bar.console
     with _stop_asked() as stop, bar as progress, ExitStack() as stack:
-        task = progress.add_task("", total=total, completed=trainer.n_training_steps)
+        task = progress.add_task("training", total=total, completed=trainer.n_training_steps, state="")
 
         def while_waiting() -> None:
-            progress.update(task, description=harvest.state())
+            progress.update(task, state=harvest.state())
             if not stop.is_set():
                 return
             if me.world_size > 1:  # several stop together, after a step, which does not come when one has ended
@@ -252,7 +241,7 @@ def _fit(
             if step % CURVE_EVERY == 0 or step == total or n_revived:
                 point = _curve_point(trainer, result) | ({"revived": n_revived} if n_revived else {})
                 curve.append(point)
-                progress.update(task, description=_in_words(point))
+                progress.update(task, state=_in_words(point))
                 if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
                     console.print(f"step {step} of {total}: {_in_words(point)}")
             progress.update(task, completed=step)

@@ -54,7 +54,7 @@ def spliced_losses(
         own_ce, own_kl = compared(runs.logits(ids), targets)
         ce, kl, n = ce + own_ce.cpu(), kl + own_kl.cpu(), n + len(targets)
     if n == 0:
-        raise DataError("the functional scores need a sequence of at least two tokens; give more text.")
+        raise DataError("the functional scores need a sequence of at least two tokens; use more text.")
     (clean, spliced, ablated), (kl_spliced, kl_ablated) = (ce / n).tolist(), (kl / n).tolist()
     return {
         "ce_loss": clean,

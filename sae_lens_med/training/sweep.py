@@ -4,7 +4,7 @@
 
 The plan is decided and checked before anything is trained, and kept as `sweep.json`: a sweep goes on only as the sweep
 that it was begun as. A variant that is finished is not trained again, one that was interrupted goes on from its
-checkpoint, one that fails is reported and the others are trained. The frontier is written anew after each.
+checkpoint, one that fails is reported and the others are trained. The frontier is written again after each.
 
 Out of scope: training several variants at once, and choosing values (no search).
 """
@@ -20,11 +20,11 @@ from rich.console import Console
 from sae_lens_med import distributed
 from sae_lens_med.errors import SaeLensMedError
 from sae_lens_med.models.bridge import MedBridge
-from sae_lens_med.runs.files import json_sha256, write_json, write_text
+from sae_lens_med.runs.files import json_sha256, write_text
 from sae_lens_med.training.activations import corpus
 from sae_lens_med.training.frontier import Frontier, frontier, write_frontier
 from sae_lens_med.training.harvest import Harvest, default_folder
-from sae_lens_med.training.outputs import as_written, require_sweep
+from sae_lens_med.training.outputs import open_sweep
 from sae_lens_med.training.plan import Variant
 from sae_lens_med.training.recipe import Recipe
 from sae_lens_med.training.run import train
@@ -55,7 +55,7 @@ def sweep(
             the user's cache.
         resume: go on with the sweep in `output`.
 
-    Raises `ConfigError` when `output` holds another sweep, or this one and `resume` is not given, and `ModelError` when
+    Raises `StudyError` when `output` holds another sweep, or this one and `resume` is not given, and `ModelError` when
     the model lacks one of the hooks, before anything is trained. An interrupt ends
     the sweep with a checkpoint of the variant that was trained. In a job of several processes, so does an error:
     processes that part ways cannot go on together.
@@ -64,10 +64,7 @@ def sweep(
         model.require_hook(variant.recipe.runner["hook_name"])
     with distributed.initialised() as me:
         console = Console(stderr=True, quiet=not me.first)
-        if me.first:
-            require_sweep(variants, output, resume)
-            write_json(output / "sweep.json", as_written(variants))
-        distributed.barrier()
+        open_sweep(variants, output, resume).begin()
         left = distributed.broadcast_object([not (output / v.name / "cfg.json").is_file() for v in variants])
         _harvest_together([v.recipe for v, wanted in zip(variants, left, strict=True) if wanted], model, activations)
         failed: list[tuple[str, str]] = []

@@ -69,7 +69,7 @@ def is_left_out(item_id: str, fraction: float = DEFAULT_LEAVE_OUT) -> bool:
     """Whether the item is kept out of the training text: the first 64 bits of SHA-256(id), over 2^64, lie below
     `fraction` (in [0, 1]; else `DataError`). Depends on the id alone: adding items moves no other item."""
     if not 0 <= fraction <= 1:
-        raise DataError(f"the fraction of items to leave out must lie in [0, 1], got {fraction}.")
+        raise DataError(f"the fraction of items to leave out must be in [0, 1], got {fraction}.")
     return int.from_bytes(hashlib.sha256(item_id.encode("utf-8")).digest()[:8], "big") < fraction * 2**64
 
 
@@ -118,7 +118,7 @@ def training_text(sources: Sequence[str | Path], leave_out: float = DEFAULT_LEAV
 def _texts_of(path: Path, leave_out: float) -> Iterator[_Text]:
     for row in read_rows(path):
         if row.values is None:
-            raise DataError(f"{path}: row {row.number}: {row.problem}; mend or remove the row.")
+            raise DataError(f"{path}: row {row.number}: {row.problem}; fix or remove the row.")
         kind = _shape(path, row, row.values)
         where = f"{path}: row {row.number}"
         values = row.values
@@ -149,7 +149,7 @@ def _shape(path: Path, row: RawRow, values: dict[str, Any]) -> str:
         if required <= keys <= required | optional:
             return name
     raise DataError(
-        f"{path}: row {row.number} has the keys {', '.join(values)}, which is no known shape of training text; give "
+        f"{path}: row {row.number} has the keys {', '.join(values)}, which is not a known form of training text; give "
         "KorMedMCQA items (id, question, A to E, answer), MedQuAD rows (id, question, answer) or rows with text."
     )
 
@@ -157,5 +157,5 @@ def _shape(path: Path, row: RawRow, values: dict[str, Any]) -> str:
 def _text(values: dict[str, Any], key: str, where: str) -> str:
     value = values[key]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: field {key!r} must be a non-empty text, got {value!r}.")
+        raise DataError(f"{where}: field {key!r} must be a non-empty string, got {value!r}.")
     return value

@@ -97,7 +97,7 @@ def unshrink(
     than can be split into rows to fit to and rows to hold back.
     """
     if not isinstance(sae, StandardSAE):
-        raise ConfigError(f"gains are fitted to SAELens' 'standard' only, this SAE is {sae.cfg.architecture()!r}.")
+        raise ConfigError(f"gains are fitted to SAELens' 'standard' only; this SAE is {sae.cfg.architecture()!r}.")
     if sae.cfg.normalize_activations != "none":
         raise ConfigError(
             f"the SAE scales its input (normalize_activations={sae.cfg.normalize_activations!r}); fold that in first."
@@ -107,7 +107,7 @@ def unshrink(
     for number, x in enumerate(chunks, start=1):
         (held_back if number % _HOLD_BACK == 0 else fitted).add(sae, x)
     if fitted.n < 2 or held_back.n < 2:
-        raise DataError(f"gains cannot be fitted to {fitted.n + held_back.n} activations; give some thousands.")
+        raise DataError(f"gains cannot be fitted to {fitted.n + held_back.n} activations; use several thousand.")
     unchanged = torch.zeros_like(fitted.n_fired)
     best, ridge, at_limit = unchanged, None, unchanged.bool()
     most, change = held_back.explained_variance(unchanged), unchanged

@@ -15,6 +15,8 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from typer.testing import CliRunner
 
+import sae_lens_med as slm
+from sae_lens_med.alignment.align import align as align_features
 from sae_lens_med.commands import align as align_commands
 from sae_lens_med.controls.collect import collect_control, firing_rates
 from sae_lens_med.controls.untrained import match_rates, permute_weights, shuffled_sae
@@ -96,6 +98,15 @@ def test_controls_are_collected_measured_and_kept(study: Path, places: dict[str,
         later = run_alignment(study, **{**wanted, "controls": controls})
         assert later.skipped == ("difference", "overlap")
         assert later.metrics == run.metrics
+
+
+def test_align_measures_a_study_and_warns_of_its_old_use(study: Path, data: LoadedItems) -> None:
+    wanted: dict[str, Any] = {"metrics": ["difference"], "permutations": 19}
+    assert slm.align(study, **wanted).metrics == run_alignment(study, **wanted).metrics
+    features = load_features(study / "features")
+    with pytest.warns(DeprecationWarning, match="import align from sae_lens_med.alignment.align"):
+        old = slm.align(features, data.items, permutations=19)  # pyright: ignore
+    assert old.metrics == align_features(features, data.items, permutations=19).metrics
 
 
 def test_other_weights_than_the_study_s_are_refused(study: Path, places: dict[str, Path], tmp_path: Path) -> None:

@@ -21,17 +21,18 @@ from sae_lens_med.alignment.steering import STEERING, SteeringPair, SteeringSett
 from sae_lens_med.alignment.sufficiency import SUFFICIENCY, sufficiency_value
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
-from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.evaluation.letter import evaluate_letters
+from sae_lens_med.errors import DataError
+from sae_lens_med.evaluation.run import evaluate
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.matched import rates
 from sae_lens_med.features.store import load_features
 from sae_lens_med.features.vectors import STEM_PARTS, counted_tokens, max_pool
-from sae_lens_med.interventions.edit_runs import EditStore, Planned, run_edits
+from sae_lens_med.interventions.edit_runs import Planned, run_edits
 from sae_lens_med.interventions.edits import AboveHook, Without
 from sae_lens_med.metrics.inputs import Inputs, ModelSide, label_concepts, pool_features, stratum_labels
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import Span
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.statistics import coarsen_strata, stratified_permutations
 from tests.known_model import (
     D_SAE,
@@ -222,24 +223,26 @@ def test_a_run_that_was_ended_goes_on_and_gives_the_same(case: Case, tmp_path: P
     settings = AblationSettings(sizes=(1, 2), sets=3)
     plan = ablation_plan(case.aligned, case.pooled.mask.kept, case.study, settings)
     texts, path = case.texts[:6], tmp_path / "runs.jsonl"
-    whole, _ = run_edits(case.above, texts, plan, store=EditStore(path, {"a": 1}), progress=False)
-    lines = path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 7
-    path.write_bytes(b"".join(lines[:3]) + lines[3][:40])  # two items, and a torn line
-    store, planned = EditStore(path, {"a": 1}), []
+    planned: list[str] = []
+
+    def stopping(text, hooked):
+        if len(planned) == 2:
+            raise KeyboardInterrupt
+        planned.append(text.id)
+        return plan(text, hooked)
 
     def counting(text, hooked):
         planned.append(text.id)
         return plan(text, hooked)
 
-    again, _ = run_edits(case.above, texts, counting, store=store, progress=False)
-    assert planned == [text.id for text in texts[2:]]
+    whole, _ = run_edits(case.above, texts, plan, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        run_edits(case.above, texts, stopping, store=PartialResults(path, {"a": 1}), progress=False)
+    again, _ = run_edits(case.above, texts, counting, store=PartialResults(path, {"a": 1}), progress=False)
+    assert planned == [text.id for text in texts]  # each once
     for one, other in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)
         assert one.id == other.id and one.about == other.about
-    assert path.read_bytes() == b"".join(lines)
-    with pytest.raises(StudyError, match=r"other settings \(a\)"):
-        EditStore(path, {"a": 2})
 
 
 def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case: Case, tmp_path: Path) -> None:
@@ -334,7 +337,7 @@ def _inputs(case: Case, folder: Path) -> Inputs:
     return Inputs(
         items=items,
         features=case.features,
-        results=tuple(evaluate_letters(case.model, case.items, progress=False)),
+        results=evaluate(case.model, case.items, progress=False).results,
         groups={"left_out": left_out},
         permutations=500,
         concepts=label_concepts(items, case.features.texts, ConceptMatcher(concepts)),

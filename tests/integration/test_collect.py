@@ -13,7 +13,9 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError, StudyError
-from sae_lens_med.features import CollectedFeatures, collect, load_features, top_contexts
+from sae_lens_med.features.collect import collect
+from sae_lens_med.features.contexts import top_contexts
+from sae_lens_med.features.store import CollectedFeatures, load_features
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem
@@ -206,9 +208,9 @@ def test_a_finished_collection_is_not_run_again(tmp_path: Path, model: MedBridge
 def test_other_settings_are_refused_by_name(tmp_path: Path, model: MedBridge, gemma: MedBridge) -> None:
     items, output = make_items(3), tmp_path / "out"
     run(model, items, output)
-    with pytest.raises(StudyError, match=r"other settings \(sink_multiple: 5.0 -> 4.0\); give another folder"):
+    with pytest.raises(StudyError, match=r"other settings \(sink_multiple: 5.0 -> 4.0\)"):
         run(model, items, output, sink_multiple=4.0)
-    with pytest.raises(StudyError, match=r"n_items: 3 -> 2; items_sha256"):
+    with pytest.raises(StudyError, match=r"items_sha256: \w+ -> \w+; n_items: 3 -> 2; prompts_sha256"):
         run(model, items[:2], output)
     with pytest.raises(StudyError, match=r'model.name: "tiny-qwen3-0" -> "tiny-gemma3-0"'):
         run(gemma, items, output)

@@ -215,10 +215,7 @@ def test_running_again_reads_and_other_settings_are_refused(model: MedBridge, sa
     (tmp_path / "full" / "thesis.txt").write_text("x")
     with pytest.raises(StudyError, match="is not empty and holds no comparison"):
         small(model, sae, tmp_path / "full")
-    (tmp_path / "a" / "manifest.json").write_text("{")
-    with pytest.raises(StudyError, match=r"manifest.json is damaged"):
-        small(model, sae, tmp_path / "a")
-    with pytest.raises(StudyError, match="is no finished comparison"):
+    with pytest.raises(StudyError, match="is not a finished comparison"):
         read_comparison(tmp_path / "full")
 
 
@@ -232,7 +229,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(model: MedBridge, sae: 
     refused({"name": "x", "kind": "ablate", "features": [64]}, "condition 'x': feature 64 does not exist.* 0 to 63")
     refused(
         {"name": "x", "kind": "steer", "features": {DEAD: 1.0}, "unit": "max"},
-        f"condition 'x': feature {DEAD} never fires on the .* so it has no maximum",
+        f"condition 'x': feature {DEAD} never fires on the .* so its maximum cannot be a unit",
     )
     refused({"kind": "splice"}, "interventions need an SAE", saes=None)
     refused({"kind": "splice"}, "the method 'generate' does not give; use letter or option-text", method="generate")

@@ -35,9 +35,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def torchrun(n: int, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    return started("torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *arguments)
+
+
+def started(*module: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*command, "--nproc-per-node", str(n), *arguments],
+        [sys.executable, "-W", "ignore", "-m", *module],
         cwd=REPOSITORY,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -134,8 +137,8 @@ def test_the_first_goes_before_the_others(two: Path) -> None:
             "train_batch_size_tokens is 1, the batch of all processes together; it must be",
         ),
         ("drift", "DistributedError", "1 of the SAE's parameters got no gradient, .* train this architecture in one"),
-        ("own-gpu", "ConfigError", "2 processes cannot share cuda:0; give the device cuda: each takes its own"),
-        ("no-gpu", "ConfigError", r"rank \d finds no GPU \d: .*start as many processes per machine as it has GPUs"),
+        ("own-gpu", "ConfigError", "2 processes cannot share cuda:0; use the device cuda, so that each takes its own"),
+        ("no-gpu", "ConfigError", r"rank \d cannot find GPU \d: .*start as many processes per machine as it has GPUs"),
     ],
 )
 def test_what_processes_cannot_do_together_is_told_by_each(two: Path, name: str, kind: str, message: str) -> None:
@@ -282,6 +285,16 @@ def test_a_process_that_the_launcher_stops_says_which_one_died(tmp_path: Path) -
     assert process.returncode != 0
     kind, message = told(tmp_path, "left-alone", 0)
     assert kind == "DistributedError" and message.startswith("rank 1 of 2 ended without a word (killed"), message
+
+
+def test_accelerate_launch_starts_processes_as_torchrun_does(tmp_path: Path) -> None:
+    how = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    job_of_two = ["-m", "tests.distributed_job", str(tmp_path), "ranks"]
+    process = started("accelerate.commands.launch", *how, "--main_process_port=0", *job_of_two)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    found = json.loads((tmp_path / "ranks.json").read_text(encoding="utf-8"))
+    assert found == [[[0, 2, 0], [1, 2, 1]], [["환자", "x" * 100]] * 2]
 
 
 def test_the_module_is_the_command_line() -> None:

@@ -114,16 +114,16 @@ def test_what_is_saved_is_read_back_and_only_for_its_sae(
         np.testing.assert_array_equal(getattr(back, name), getattr(stats, name))
     for name in ("n_tokens", "sae", "model", "data_sha256", "exclusion"):
         assert getattr(back, name) == getattr(stats, name)
-    with pytest.raises(ReleaseError, match="are of the SAE .*, not of other; compute them again"):
+    with pytest.raises(ReleaseError, match="belong to the SAE .*, not to other; compute them again"):
         FeatureStatistics.load(path, replace(loaded, sha256="ff", source="other"))
 
 
 def test_damaged_statistics_are_refused_in_one_sentence(stats: FeatureStatistics, tmp_path: Path) -> None:
     path = tmp_path / "statistics.safetensors"
-    with pytest.raises(StudyError, match="holds no feature statistics"):
+    with pytest.raises(StudyError, match="does not contain feature statistics"):
         FeatureStatistics.load(path)
     path.write_bytes(b"\x00" * 30)
-    with pytest.raises(StudyError, match="holds no feature statistics"):
+    with pytest.raises(StudyError, match="does not contain feature statistics"):
         FeatureStatistics.load(path)
     stats.save(path)
     arrays = load_file(path)

@@ -1,4 +1,4 @@
-"""The path of Hari-q3, as the README shows it: the same names and commands, on tiny random weights, offline.
+"""The path of Hari-q3, as docs/hari-q3.md shows it: the same names and commands, on tiny random weights, offline.
 
 A Hub cache on disk holds, under their real names, `snuh/hari-q3-8b` and `snuh/hari-q3` (Qwen3: no BOS, ChatML with
 thinking, untied embeddings, n_heads * head_dim != d_model), a Qwen-Scope SAE and a transcoder of mwhanna's, so that
@@ -326,13 +326,13 @@ def test_without_cache_and_network_the_alias_is_one_sentence(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     said = (
-        f"the model '{model}' could not be fetched from the Hub; check the name and the network, or give the folder of "
-        "a downloaded copy."
+        f"the model '{model}' could not be downloaded from the Hub; check the name and the network, or pass the "
+        "folder of a local copy."
     )
     with pytest.raises(ModelError) as error:
         load_model(model)
     assert str(error.value) == said
-    with pytest.raises(ReleaseError, match=f"{QWEN_SCOPE} could not be fetched through SAELens .*give the folder"):
+    with pytest.raises(ReleaseError, match=f"{QWEN_SCOPE} could not be downloaded through SAELens .*pass the folder"):
         load_sae(QWEN_SCOPE)
     monkeypatch.setattr(sys, "argv", ["sae-lens-med", "evaluate", "-m", model, "-d", "sample", "-o", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
@@ -519,7 +519,7 @@ def test_a_qwen_scope_file_of_another_width(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     wide = qwen_scope_tensors() | {"b_dec": torch.zeros(HIDDEN + 1)}
     put(tmp_path, QWEN_SCOPE_REPO, lambda to: torch.save(wide, to / f"layer{LAYER}.sae.pt"))
-    with pytest.raises(ReleaseError, match=f"{QWEN_SCOPE} could not be fetched through SAELens"):
+    with pytest.raises(ReleaseError, match=f"{QWEN_SCOPE} could not be downloaded through SAELens"):
         load_sae(QWEN_SCOPE)
 
 

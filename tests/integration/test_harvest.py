@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_lens_med.distributed import Ranks
-from sae_lens_med.errors import ConfigError, DataError, ModelError
+from sae_lens_med.errors import ConfigError, DataError, ModelError, StudyError
 from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.training import harvest as harvesting
@@ -106,27 +106,18 @@ def test_activations_of_something_else_are_refused(
     recipe: Recipe, model: MedBridge, text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harvest(model, text, recipe, {POST: tmp_path / "acts"})
-    with pytest.raises(ConfigError, match="harvested with another model;"):
+    with pytest.raises(StudyError, match=r"other settings \(model\.name: .* -> "):
         harvest(tiny_model("gemma3", seed=1), text, recipe, {POST: tmp_path / "acts"})
-    with pytest.raises(ConfigError, match="harvested with another hook_name;"):
-        harvest(model, text, recipe, {PRE: tmp_path / "acts"})
     less = dataclasses.replace(text, train=text.train[:-1])
-    with pytest.raises(ConfigError, match="another sequences and rows"):
+    with pytest.raises(StudyError, match=r"\(rows: .* -> .*; sequences: \d+ -> \d+\)"):
         harvest(model, less, recipe, {POST: tmp_path / "acts"})
-    with pytest.raises(ConfigError, match="harvested with another text_sha256;"):
-        harvest(model, dataclasses.replace(text, sha256="0"), recipe, {POST: tmp_path / "acts"})
+    other = dataclasses.replace(text, sha256="0")
+    with pytest.raises(StudyError, match=rf'\(hook_name: "{POST}" -> "{PRE}"; text_sha256: \w+ -> "0"\)'):
+        harvest(model, other, recipe, {PRE: tmp_path / "acts"})
     with monkeypatch.context() as changed:
-        changed.setattr(harvesting, "FORMAT", 3)
-        with pytest.raises(ConfigError, match="harvested with another format;"):
-            harvest(model, text, recipe, {POST: tmp_path / "acts"})
-        changed.setattr(harvesting, "FORMAT", 2)
         changed.setattr(harvesting, "SEQUENCES_PER_SHARD", 9)
-        with pytest.raises(ConfigError, match="harvested with another sequences_per_shard and rows;"):
+        with pytest.raises(StudyError, match=r"\(rows: .* -> .*; sequences_per_shard: 8 -> 9\)"):
             harvest(model, text, recipe, {POST: tmp_path / "acts"})
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").touch()
-    with pytest.raises(ConfigError, match="holds no harvested activations; give another folder"):
-        harvest(model, text, recipe, {POST: tmp_path / "other"})
     with pytest.raises(ModelError, match="has no hook"):
         harvest(model, text, recipe, {"blocks.9.hook_resid_post": tmp_path / "x"})
     with pytest.raises(DataError, match="holds no harvested activations; give a folder"):
@@ -162,7 +153,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_model_runs(
         if enough:
             Harvest(model, text, recipe, {POST: tmp_path / "acts"})
             continue
-        with pytest.raises(ConfigError, match=r"GB are free; give a folder on a larger disk with --activations, or"):
+        with pytest.raises(ConfigError, match=r"GB are free; choose a folder on a larger disk with --activations, or"):
             Harvest(model, text, recipe, {POST: tmp_path / "acts"})
 
 
@@ -314,7 +305,9 @@ def test_sinks_are_those_beyond_the_first_windows_median(tmp_path: Path) -> None
 def test_no_batch_is_an_error(acts: Activations) -> None:
     with (
         closing(acts.batches(100, seed=3)) as batches,
-        pytest.raises(ConfigError, match=r"209 activations in 3 windows fill no batch of 100; .*data\.buffer_tokens"),
+        pytest.raises(
+            ConfigError, match=r"209 activations in 3 windows do not fill a batch of 100; .*data\.buffer_tokens"
+        ),
     ):
         next(batches)
 
@@ -390,8 +383,7 @@ def test_a_wait_can_be_ended(model: MedBridge, recipe: Recipe, text: Corpus, tmp
     def stop() -> None:
         raise KeyboardInterrupt
 
-    harvesting._require_same(tmp_path / "a", {})
-    (tmp_path / "a" / "manifest.json").write_text(json.dumps({"rows": [100] * 10}))
+    Harvest(model, text, recipe, {POST: tmp_path / "a"}, me=Ranks(0, 2, 0))  # begins the folder
     before = threading.active_count()
     with (
         pytest.raises(KeyboardInterrupt),

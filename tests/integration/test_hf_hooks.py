@@ -101,9 +101,9 @@ def test_a_name_that_cannot_be_hooked_is_an_error_that_names_near_ones() -> None
     plain = tiny_hf_model("qwen3", 50)
     for name, near in (
         ("blocks.1.hook_resid_pots", "did you mean blocks.1.hook_resid_post"),
-        ("blocks.1.hook_resid_mid", "What works: blocks.0 to blocks.2 with"),
+        ("blocks.1.hook_resid_mid", "Available: blocks.0 to blocks.2 with"),
         (f"blocks.{LAYERS}.hook_resid_post", "blocks.0 to blocks.2"),
-        ("zzz", "has no hook 'zzz'. What works:"),
+        ("zzz", "has no hook 'zzz'. Available:"),
     ):
         with (
             pytest.raises(ModelError, match=near),

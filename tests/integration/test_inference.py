@@ -11,7 +11,7 @@ from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine, TokenText
 from sae_lens_med.models.kv_cache import bytes_per_token, joined, on_prefix
-from sae_lens_med.models.passes import Pass, current
+from sae_lens_med.models.passes import Pass, current_pass
 from sae_lens_med.records import PARTS
 from tests.tiny import ARCHES, CONTEXT, LAYERS, Arch, tiny_hf_model, tiny_model, tiny_tokenizer
 
@@ -137,14 +137,14 @@ def test_the_shared_beginning_is_run_once_and_hooks_are_told_every_position(arch
     told: list[Pass] = []
 
     def watch(activation: torch.Tensor, hook: Any) -> None:
-        this = current()
+        this = current_pass()
         assert this is not None
         assert activation.shape[:2] == this.token_ids.shape
         told.append(this)
 
     engine = engine_of(arch, hooks=[("blocks.1.hook_resid_post", watch)])
     engine.generate(prompts, max_new_tokens=3)
-    assert current() is None
+    assert current_pass() is None
     prefix, prefill, *steps = told
     assert tuple(prefix.token_ids[0].tolist()) == prompts[0].token_ids[:37]
     assert (prefill.position[:, 0] == 37).all()

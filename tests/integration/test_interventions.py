@@ -404,14 +404,14 @@ def test_resample_takes_whole_rows_by_place_in_the_text_or_permutes_the_pass(mod
     torch.testing.assert_close(permuted.sum(0), own.sum(0), atol=1e-4, rtol=1e-4)
     assert torch.cdist(permuted, own).amin(1).max() < 1e-3
     assert not torch.allclose(permuted, own, atol=1e-3)
-    with pytest.raises(ModelError, match="single position; give values="):
+    with pytest.raises(ModelError, match="single position; pass values="):
         model.run_with_hooks(TOKENS[:1, :1], fwd_hooks=ablate(sae, chosen, mode="resample"))
 
 
 def test_record_writes_the_activations_of_each_pass(model: Any) -> None:
     sae, seen, two = _sae(), Recording(), Recording()
     x = model.run_with_cache(TOKENS, names_filter=HOOK)[1][HOOK]
-    with pytest.raises(ConfigError, match="nothing is recorded"):
+    with pytest.raises(ConfigError, match="nothing has been recorded"):
         seen.text(0)
     model.run_with_hooks(
         TOKENS, fwd_hooks=[*record(sae, seen), *record(sae, two, features=[7, 3], positions=from_token(10))]
@@ -484,11 +484,11 @@ def test_a_bfloat16_model_gets_bfloat16_back_computed_in_float32() -> None:
 def test_what_cannot_be_is_refused_when_the_pairs_are_made() -> None:
     sae = _sae()
     for make, match in (
-        (lambda: steer(sae, {64: 1.0}), "feature 64 does not exist: .* d_sae 64, so features 0 to 63"),
+        (lambda: steer(sae, {64: 1.0}), "feature 64 does not exist: .* d_sae 64, so its features are 0 to 63"),
         (lambda: ablate(sae, [-1]), "feature -1 does not exist"),
-        (lambda: ablate(sae, [1.5]), "a whole number; got 1.5"),  # type: ignore[list-item]
+        (lambda: ablate(sae, [1.5]), "must be a whole-number index, got 1.5"),  # type: ignore[list-item]
         (lambda: ablate(sae, [1, 1]), "given twice"),
-        (lambda: steer(sae, [3]), "give features as"),  # type: ignore[arg-type]
+        (lambda: steer(sae, [3]), "features must be"),  # type: ignore[arg-type]
         (lambda: steer(sae, {3: float("nan")}), "feature 3 must be a finite number"),
         (lambda: steer(sae, {3: 1.0}, unit="mac"), "unit must be one of raw, max, norm, got 'mac'; did you mean max"),  # type: ignore[arg-type]
         (lambda: steer(sae, {3: 1.0}, unit="max"), r"unit 'max' needs maximum=.*feature_statistics.*\.maximum"),
@@ -500,7 +500,7 @@ def test_what_cannot_be_is_refused_when_the_pairs_are_made() -> None:
         with pytest.raises(ConfigError, match=match):
             make()
     for broken, match in (
-        (_sae(hook=""), "names no hook"),
+        (_sae(hook=""), "does not name a hook"),
         ("sae", "got str"),
         (
             TemporalSAE(TemporalSAEConfig(d_in=HIDDEN, d_sae=64, n_heads=1, metadata=SAEMetadata(hook_name=HOOK))),

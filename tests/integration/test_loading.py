@@ -65,22 +65,22 @@ def test_a_local_folder_loads_without_network(tmp_path: Path, monkeypatch: pytes
 
 
 def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="'hari-q4' is no model of the catalogue, no folder and no Hub id.*hari-q3"):
+    with pytest.raises(ModelError, match="'hari-q4' is not a catalogue model, a folder or a Hub id.*hari-q3"):
         load_model("hari-q4")
-    with pytest.raises(ModelError, match="'zzzz' is no model.*`sae-lens-med models` lists the catalogue"):
+    with pytest.raises(ModelError, match="'zzzz' is not a catalogue model.*`sae-lens-med models` lists the catalogue"):
         load_model("zzzz")
     with pytest.raises(ModelError, match="dtype must be one of float32, bfloat16, float16, got 'float'"):
         load_model("hari-q3", dtype="float")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match="'nobody/nothing' could not be fetched from the Hub; check the name"):
+    with pytest.raises(ModelError, match="'nobody/nothing' could not be downloaded from the Hub; check the name"):
         load_model("nobody/nothing")
 
 
 def test_damaged_folders(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ModelError, match=r"holds no model: it needs config.json and \*.safetensors"):
+    with pytest.raises(ModelError, match=r"does not contain a model: it needs config.json and \*.safetensors"):
         load_model(empty)
     folder = save_tiny_model(tmp_path / "model")
     weights = folder / "model.safetensors"
@@ -186,5 +186,5 @@ def test_logprobs_of_a_half_precision_model_are_as_fine_as_float32(tmp_path: Pat
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99"])
 def test_a_device_that_is_not_there_is_told_before_the_model_is_read(device: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"there is no device '{device}' here .*; give cpu, or cuda where"):
+    with pytest.raises(ModelError, match=f"the device '{device}' is not available here .*; use cpu, or cuda where"):
         load_model(tmp_path / "nothing", device=device)

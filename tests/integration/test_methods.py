@@ -217,7 +217,7 @@ def test_each_method_writes_a_whole_folder(model: MedBridge, tmp_path: Path, nam
     short: dict[str, Any] = {} if name in ("letter", "option-text") else {"max_new_tokens": 4}
     if name == "self-consistency":
         short |= {"samples": 3}
-    done = evaluate(model, DATA, tmp_path / "e", method=Method(name, **short), permutations=20, progress=False)
+    done = evaluate(model, DATA, Method(name, **short), output=tmp_path / "e", permutations=20, progress=False)
     assert read_evaluation(tmp_path / "e") == done
     summary = json.loads((tmp_path / "e" / "summary.json").read_text(encoding="utf-8"))
     names = list(dict.fromkeys(m.name for m in done.metrics))
@@ -242,7 +242,7 @@ def test_each_method_writes_a_whole_folder(model: MedBridge, tmp_path: Path, nam
     settings = done.provenance.settings
     assert (settings["method"], list(settings["template_sha256"])) == (name, ["ko"])
     with pytest.raises(StudyError, match="other settings"):
-        evaluate(model, DATA, tmp_path / "e", method="letter" if name != "letter" else "option-text", progress=False)
+        evaluate(model, DATA, "letter" if name != "letter" else "option-text", output=tmp_path / "e", progress=False)
 
 
 def test_another_template_is_another_run_and_a_moved_one_is_not(model: MedBridge, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_another_template_is_another_run_and_a_moved_one_is_not(model: MedBridge
 
     def go(path: str) -> Any:
         method = Method("option-text", template=str(tmp_path / path))
-        return evaluate(model, DATA, tmp_path / "e", method=method, permutations=20, progress=False)
+        return evaluate(model, DATA, method, output=tmp_path / "e", permutations=20, progress=False)
 
     first = go("one.j2")
     assert go("two.j2").metrics == first.metrics
@@ -266,7 +266,7 @@ def test_an_sae_its_error_term_and_interventions(model: MedBridge, tmp_path: Pat
     common: dict[str, Any] = {"permutations": 20, "progress": False}
 
     def numbers(name: str, **kwargs: Any) -> torch.Tensor:
-        done = evaluate(model, DATA, tmp_path / name, **kwargs, **common)
+        done = evaluate(model, DATA, output=tmp_path / name, **kwargs, **common)
         assert {m.variant for m in done.metrics} == {"sae" if kwargs else "model"}
         return torch.tensor([r.option_logprobs for r in done.results])
 
@@ -281,11 +281,13 @@ def test_an_sae_its_error_term_and_interventions(model: MedBridge, tmp_path: Pat
     assert not torch.allclose(numbers("both", sae=sae, error_term=False, interventions=steer), steered, atol=1e-3)
     spec.write_text("- {kind: steer, features: {3: 1.0}, unit: max}\n", encoding="utf-8")
     with pytest.raises(StudyError, match="settings.interventions"):
-        evaluate(model, DATA, tmp_path / "steered", sae=sae, interventions=read_interventions(spec), **common)
-    with pytest.raises(ConfigError, match="interventions act on the features of an SAE; give an SAE"):
-        evaluate(model, DATA, tmp_path / "none", interventions=steer, **common)
+        evaluate(model, DATA, output=tmp_path / "steered", sae=sae, interventions=read_interventions(spec), **common)
+    with pytest.raises(ConfigError, match="interventions act on the features of an SAE; pass an SAE"):
+        evaluate(model, DATA, output=tmp_path / "none", interventions=steer, **common)
     with pytest.raises(ConfigError, match="hooks and about_hooks belong together"):
-        evaluate(model, DATA, tmp_path / "none", hooks=[("blocks.0.hook_resid_post", lambda x, hook: x)], **common)
+        evaluate(
+            model, DATA, output=tmp_path / "none", hooks=[("blocks.0.hook_resid_post", lambda x, hook: x)], **common
+        )
 
 
 def test_too_long_and_twice(model: MedBridge) -> None:
@@ -343,9 +345,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, one_thread: None
     [
         (["--method", "leter"], "there is no method 'leter'"),
         (["--method", "cot", "--template", "cott"], "there is no template 'cott'"),
-        (["--method", "letter", "--samples", "3"], "the method letter takes no samples"),
+        (["--method", "letter", "--samples", "3"], "the method letter does not use samples"),
         (["--method", "letter", "--chat", "--thinking"], "a thought, not an answer"),
-        (["--method", "cot", "--instructions", "fr"], "no instructions in the language 'fr'"),
+        (["--method", "cot", "--instructions", "fr"], "there are no instructions in the language 'fr'"),
         (["--method", "cot", "--intervention", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
     ],
 )

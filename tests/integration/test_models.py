@@ -336,7 +336,7 @@ def test_an_sae_elsewhere_is_refused(model: MedBridge, name: str) -> None:
 
 
 def test_an_sae_without_a_hook_or_at_an_unknown_one_is_refused(model: MedBridge) -> None:
-    with pytest.raises(ModelError, match="names no hook; set sae.cfg.metadata.hook_name"):
+    with pytest.raises(ModelError, match="does not name a hook; set sae.cfg.metadata.hook_name"):
         model.add_sae(sae_at(None, HIDDEN))
     with pytest.raises(ModelError, match=r"no hook 'blocks.1.hook_resid_pots'; did you mean blocks.1.hook_resid_post"):
         model.add_sae(sae_at("blocks.1.hook_resid_pots", HIDDEN))

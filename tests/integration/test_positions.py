@@ -1,4 +1,4 @@
-"""Position filters: which positions of a pass an intervention changes, told by the engine or by a mask."""
+"""Position filters: which positions of a pass an intervention changes, stated by the engine or by a mask."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sae_lens_med.errors import ModelError
 from sae_lens_med.interventions import steer
 from sae_lens_med.interventions.positions import ALL, LAST, at, from_token, in_parts, not_tokens
 from sae_lens_med.models.engine import Engine, TokenText
-from sae_lens_med.models.passes import Pass, telling
+from sae_lens_med.models.passes import Pass, in_pass
 from sae_lens_med.records import PARTS
 from tests.tiny import tiny_model, tiny_sae
 
@@ -54,18 +54,18 @@ def test_filters_read_what_the_pass_tells_and_padding_stays(model: Any, sae: Any
         (LAST | from_token(110), False, last | ((columns >= 10) & real)),
     ):
         offset = 100 if "FromToken(n=1" in repr(positions) else 0
-        told = Pass(TOKENS, columns + offset, part, real, generated, last)
+        stated = Pass(TOKENS, columns + offset, part, real, generated, last)
         seen: list[torch.Tensor] = []
         pairs = [*steer(sae, {3: 5.0}, positions=positions), (HOOK, lambda a, hook, seen=seen: seen.append(a))]
-        with telling(told):
+        with in_pass(stated):
             model.run_with_hooks(TOKENS, fwd_hooks=pairs)
         changed = (seen[0] != x).any(-1)
         assert torch.equal(changed, expected), positions
     untold = Pass(TOKENS, columns, part, real)
-    with telling(untold), pytest.raises(ModelError, match="which token ends the prompt"):
+    with in_pass(untold), pytest.raises(ModelError, match="which token ends the prompt"):
         model.run_with_hooks(TOKENS, fwd_hooks=steer(sae, {3: 5.0}, positions=LAST))
     other = Pass(TOKENS[:1], columns[:1], part[:1], real[:1])
-    with telling(other), pytest.raises(ModelError, match=r"has 2 rows of 12 positions, but the pass .* \(1, 12\)"):
+    with in_pass(other), pytest.raises(ModelError, match=r"has 2 rows of 12 positions, but the pass .* \(1, 12\)"):
         model.run_with_hooks(TOKENS, fwd_hooks=steer(sae, {3: 5.0}))
 
 

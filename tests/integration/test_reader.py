@@ -134,7 +134,7 @@ def test_attention_is_softmax_of_the_scores_that_are_seen(n: int, window: int | 
 
 def test_attention_with_a_mask_is_refused() -> None:
     x = torch.zeros(1, 1, 2, 4)
-    with pytest.raises(ModelError, match="takes no attention mask"):
+    with pytest.raises(ModelError, match="does not take an attention mask"):
         causal_attention(torch.nn.Identity(), x, x, x, torch.ones(2, 2))
 
 

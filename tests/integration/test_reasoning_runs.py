@@ -11,21 +11,20 @@ from sae_lens_med.alignment.labels.judges import LocalModelJudge
 from sae_lens_med.alignment.reasoning import REASONING, Reasoning, reasoning_metrics
 from sae_lens_med.alignment.reasoning_runs import (
     HINTS,
-    append_reasoned,
     hint_letter,
     hinted_item,
-    read_reasoned,
     run_reasoning,
 )
 from sae_lens_med.alignment.reasoning_texts import ReasonedItem, first_share
 from sae_lens_med.data import load_items
-from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.methods import Method, ask
 from sae_lens_med.metrics.inputs import Inputs, ModelSide
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.models import passes
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
+from sae_lens_med.runs.partial import PartialResults
 from tests.synthetic_study import synthetic
 from tests.tiny import LAYERS, tiny_hf_model, tiny_model
 
@@ -68,22 +67,21 @@ def test_answers_after_cut_reasoning_are_those_of_transformers(model: MedBridge,
 
 
 def test_a_run_that_was_interrupted_goes_on(model: MedBridge, runs: list[ReasonedItem], tmp_path: Path) -> None:
-    path = tmp_path / "reasoning.jsonl"
-    assert read_reasoned(path) == {}
-    append_reasoned(path, runs[:2])
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write('{"id": "torn')
-    done = read_reasoned(path)
-    assert done == {run.id: run for run in runs[:2]}
+    kept = PartialResults(tmp_path / "reasoning.jsonl", {"seed": 0})
+    kept.append(runs[:2])
+    kept = PartialResults(kept.path, {"seed": 0})
     fresh: list[ReasonedItem] = []
-    again = run_reasoning(Engine(model), ITEMS, method=COT, progress=False, done=done, on_results=fresh.extend)
+    again = run_reasoning(
+        Engine(model),
+        ITEMS,
+        method=COT,
+        progress=False,
+        done=kept.records(ReasonedItem),
+        on_results=lambda results: (fresh.extend(results), kept.append(results)),
+    )
     assert again == runs
     assert [run.id for run in fresh] == [ITEMS[2].id]
-    append_reasoned(path, fresh)
-    assert read_reasoned(path) == {run.id: run for run in runs}
-    path.write_text('{"id": 1}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 1 is no result"):
-        read_reasoned(path)
+    assert PartialResults(kept.path, {"seed": 0}).records(ReasonedItem) == {run.id: run for run in runs}
 
 
 def test_the_metric_runs_the_reasoning_and_goes_on_from_a_run_that_was_ended(
@@ -125,7 +123,7 @@ def _always_first(model: MedBridge) -> list[tuple[str, Any]]:
     first, end = tokenizer("정답: A")["input_ids"][-1], tokenizer.eos_token_id
 
     def say(resid: torch.Tensor, hook: Any) -> torch.Tensor:
-        now = passes.current()
+        now = passes.current_pass()
         token = end if now is not None and now.generated else first
         return table[token].expand_as(resid).clone()
 

@@ -82,16 +82,16 @@ def test_an_existing_release_is_replaced_only_when_told(trained: Path, tmp_path:
     assert package(NAME, trained / "first", "--target", tmp_path).exit_code == 0
     before = (tmp_path / NAME / "release.json").read_bytes()
     refused = package(NAME, trained / "second", "--target", tmp_path)
-    assert "exists; give another name or --target, or --force to replace it" in str(refused.exception)
+    assert "already exists; choose another name or --target, or add --force to replace it" in str(refused.exception)
     assert (tmp_path / NAME / "release.json").read_bytes() == before
     assert package(NAME, trained / "second", "--target", tmp_path, "--force").exit_code == 0
     assert not (tmp_path / NAME / IDS[0]).exists() and (tmp_path / NAME / IDS[1] / "cfg.json").is_file()
 
 
 def test_a_release_is_of_one_text_and_one_model_and_one_sae_a_hook(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError, match=f"are both at {IDS[0]}; a release has one SAE a hook"):
+    with pytest.raises(ReleaseError, match=f"are both at {IDS[0]}; a release has one SAE per hook"):
         read_runs([trained / "first", trained / "small"])
-    for key, message in (("text", "another text"), ("model", "another model")):
+    for key, message in (("text", "a different text from"), ("model", "a different model from")):
         other = tmp_path / key
         shutil.copytree(trained / "second", other)
         metrics = json.loads((other / "metrics.json").read_text())
@@ -100,5 +100,5 @@ def test_a_release_is_of_one_text_and_one_model_and_one_sae_a_hook(trained: Path
         with pytest.raises(ReleaseError, match=message):
             read_runs([trained / "first", other])
     (tmp_path / "text" / "metrics.json").unlink()
-    with pytest.raises(ReleaseError, match=r"no finished training run: it lacks metrics\.json"):
+    with pytest.raises(ReleaseError, match=r"not a finished training run: metrics\.json is missing"):
         read_runs([tmp_path / "text"])

@@ -9,13 +9,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sae_lens_med.cli import app
-from sae_lens_med.errors import ConfigError, ModelError
+from sae_lens_med.errors import ConfigError, ModelError, StudyError
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.residuals import ResidualReader
-from sae_lens_med.runs.files import write_json
 from sae_lens_med.training import run
 from sae_lens_med.training import sweep as sweeping
-from sae_lens_med.training.outputs import as_written, require_sweep
+from sae_lens_med.training.outputs import open_sweep
 from sae_lens_med.training.plan import Variant, plan
 from sae_lens_med.training.recipe import load_recipe
 from sae_lens_med.training.sweep import sweep
@@ -105,12 +104,12 @@ def test_names_are_safe_and_told_apart(short: list[str]) -> None:
     [
         (["sae.l1_coeficient=1,2"], "tied_l1 has no such field; did you mean sae.l1_coefficient"),
         (["sae.k=1,2"], "--over sae.k: tied_l1 has no such field"),
-        (["lrr=1,2"], "nothing reads the key 'lrr'"),
+        (["lrr=1,2"], "unknown key 'lrr'"),
         (["lr=1,2", "lr=3"], "names one key twice"),
         (["lr=1,1.0,1"], "a value is given twice"),
         (["lr"], "--over needs key=value,value, got 'lr'"),
         (["lr="], "--over needs key=value,value"),
-        (["lr=[1"], "--over lr=\\[1 is no list of YAML values"),
+        (["lr=[1"], "--over lr=\\[1 is not a list of YAML values"),
         (["model.name=a,b"], "one model on one device"),
         (["device=cpu,cuda"], "one model on one device"),
         (["sae.architecture=topk,tied_l1"], "name a recipe for each"),
@@ -210,7 +209,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
         sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts")
     assert (tmp_path / "out" / variants[1].name / "checkpoints").is_dir()
     assert not (tmp_path / "out" / variants[2].name).exists()
-    with pytest.raises(ConfigError, match="holds a sweep; add --resume"):
+    with pytest.raises(StudyError, match="holds an unfinished sweep; add --resume"):
         sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts")
     result = sweep(variants, model, tmp_path / "out", activations=tmp_path / "acts", resume=True)
     assert len(steps) == 60  # every step once
@@ -245,29 +244,26 @@ def test_an_error_that_nobody_foresaw_is_kept_with_its_traceback(
 
 def test_a_changed_plan_is_not_resumed(short: list[str], tmp_path: Path) -> None:
     overs = ["sae.l1_coefficient=0.1,0.2"]
-    write_json(tmp_path / "out/sweep.json", as_written(plan(["tiny"], overs, short)))
-    require_sweep(plan(["tiny"], overs, short), tmp_path / "out", resume=True)
+    open_sweep(plan(["tiny"], overs, short), tmp_path / "out", resume=False).begin()
+    assert open_sweep(plan(["tiny"], overs, short), tmp_path / "out", resume=True).begun
+    one, two, three = (f"l1_coefficient-0.{n}" for n in (1, 2, 3))
     for changed, said in (
-        (plan(["tiny"], overs, [*short, "lr=0.5"]), "with another lr;"),
-        (plan(["tiny"], ["sae.l1_coefficient=0.2,0.1"], short), "in another order;"),
-        (plan(["tiny"], ["sae.l1_coefficient=0.1,0.3"], short), "with l1_coefficient-0.2; without l1_coefficient-0.3;"),
+        (plan(["tiny"], overs, [*short, "lr=0.5"]), rf"recipes.{one}.lr: 0.001 -> 0.5; recipes.{two}.lr: 0.001 -> 0.5"),
+        (plan(["tiny"], ["sae.l1_coefficient=0.2,0.1"], short), rf'variants: \["{one}", .* -> \["{two}", .*'),
+        (
+            plan(["tiny"], ["sae.l1_coefficient=0.1,0.3"], short),
+            rf"recipes.{two}: {{.* -> \(absent\); recipes.{three}: \(absent\) -> {{.*; variants: .*",
+        ),
     ):
-        with pytest.raises(ConfigError, match=f"begun as another sweep: {said} resume with the same command"):
-            require_sweep(changed, tmp_path / "out", resume=True)
+        with pytest.raises(StudyError, match=rf"begun with other settings \({said}\); give"):
+            open_sweep(changed, tmp_path / "out", resume=True)
 
 
-def test_another_sweep_is_not_resumed(model: MedBridge, short: list[str], tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/sweep.json").write_text("{}")
-    variants = plan(["tiny"], ["lr=0.1,0.2"], short)
-    with pytest.raises(ConfigError, match="begun as another sweep: without lr-0.1, lr-0.2"):
-        sweep(variants, model, tmp_path / "out", resume=True)
-    with pytest.raises(ConfigError, match="holds no sweep to resume"):
-        sweep(variants, model, tmp_path / "new", resume=True)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/thesis.tex").write_text("")
-    with pytest.raises(ConfigError, match="is not empty and holds no sweep"):
-        sweep(variants, model, tmp_path / "full")
+def test_a_folder_of_something_else_is_left_alone(model: MedBridge, short: list[str], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(StudyError, match="is not empty and holds no sweep"):
+        sweep(plan(["tiny"], ["lr=0.1,0.2"], short), model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_hook_that_does_not_exist_ends_the_sweep_before_it_begins(

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from sae_lens import SAE
 from safetensors.torch import load_file
 
-from sae_lens_med.errors import ConfigError
+from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.training import run
 from sae_lens_med.training.recipe import Recipe, load_recipe, parse_recipe
@@ -73,7 +72,7 @@ def test_training_learns(trained: run.TrainedSae) -> None:
 
 
 def test_a_trained_folder_is_never_overwritten(trained: run.TrainedSae, model: MedBridge, recipe: Recipe) -> None:
-    with pytest.raises(ConfigError, match="already holds a trained SAE"):
+    with pytest.raises(StudyError, match="already holds a trained SAE"):
         run.train(recipe, model, trained.folder, resume=True)
 
 
@@ -98,7 +97,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     with pytest.raises(KeyboardInterrupt):
         run.train(recipe, model, tmp_path / "out", activations=acts)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="add --resume"):
+    with pytest.raises(StudyError, match="add --resume"):
         run.train(recipe, model, tmp_path / "out", activations=acts)
     resumed = run.train(recipe, model, tmp_path / "out", activations=acts, resume=True)
     want, got = (load_file(f / "sae_weights.safetensors") for f in (trained.folder, resumed.folder))
@@ -106,14 +105,6 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     for name in want:
         assert torch.equal(want[name], got[name]), name
     assert (resumed.folder / "curve.json").read_text() == (trained.folder / "curve.json").read_text()
-
-
-def test_resuming_with_another_recipe_is_refused(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
-    other = load_recipe("tiny", [f"data.folder={recipe.folder}", "model.name=tiny", "lr=0.5"])
-    with pytest.raises(ConfigError, match="begun with another lr"):
-        run.train(other, model, tmp_path / "out", resume=True)
 
 
 def test_an_sae_is_as_wide_as_what_its_hook_gives(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
@@ -142,13 +133,13 @@ def test_what_is_refused_leaves_nothing(
 
 
 def test_an_unknown_key_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="nothing reads the key 'l1_coeficient'; did you mean l1_coefficient"):
+    with pytest.raises(ConfigError, match="unknown key 'l1_coeficient'; did you mean l1_coefficient"):
         load_recipe("tiny", ["sae.l1_coeficient=3"])
-    with pytest.raises(ConfigError, match="nothing reads the key 'n_batches_in_buffer'"):
+    with pytest.raises(ConfigError, match="unknown key 'n_batches_in_buffer'"):
         load_recipe("tiny", ["n_batches_in_buffer=3"])
     with pytest.raises(ConfigError, match="did you mean tied_l1"):
         load_recipe("tiny", ["sae.architecture=tied_l2"])
-    with pytest.raises(ConfigError, match="neither as a file nor among those that ship: gemma-3-270m-res"):
+    with pytest.raises(ConfigError, match="neither as a file nor among the packaged ones: gemma-3-270m-res"):
         load_recipe("tyni")
 
 

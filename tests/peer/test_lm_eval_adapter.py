@@ -23,7 +23,7 @@ from sae_lens_med.features.statistics import feature_statistics
 from sae_lens_med.interventions import clamp, positions, splice, steer
 from sae_lens_med.models.bridge import MedBridge, load_model
 from sae_lens_med.models.engine import TokenText
-from sae_lens_med.models.passes import Pass, current
+from sae_lens_med.models.passes import Pass, current_pass
 from sae_lens_med.models.residuals import ready
 from sae_lens_med.saes.releases import load_sae
 from tests.tiny import Arch, save_tiny_model, save_tiny_sae, tiny_model, tiny_sae
@@ -118,7 +118,7 @@ def test_hooks_are_gone_after_an_exception_inside_the_model(model: MedBridge) ->
     ):
         with pytest.raises(RuntimeError, match="inside"):
             run()
-        assert current() is None
+        assert current_pass() is None
         assert torch.equal(logprobs(plain, scoring()), before)
 
 
@@ -126,7 +126,7 @@ def test_hooks_are_told_padding_positions_and_what_was_generated(model: MedBridg
     seen: list[Pass] = []
 
     def note(activation: torch.Tensor, hook: Any) -> None:
-        this = current()
+        this = current_pass()
         assert this is not None and this.token_ids.shape == activation.shape[:2]
         seen.append(this)
 
@@ -148,7 +148,7 @@ def test_hooks_are_told_padding_positions_and_what_was_generated(model: MedBridg
     assert len(written) == 3 and all(p.generated and p.real.all() for p in written)
     steps = torch.cat([p.position for p in written], 1) - prompt.position.amax(-1, keepdim=True)
     assert steps.tolist() == [[1, 2, 3]] * 3
-    assert current() is None
+    assert current_pass() is None
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 2}])
@@ -157,7 +157,7 @@ def test_one_prompt_without_padding_is_told_alike(model: MedBridge, settings: di
     seen: list[tuple[list[int], bool]] = []
 
     def note(activation: torch.Tensor, hook: Any) -> None:
-        this = current()
+        this = current_pass()
         assert this is not None and this.real.shape == activation.shape[:2] and this.real.all()
         seen.append((this.position[-1].tolist(), this.generated))
 
@@ -195,7 +195,7 @@ def test_a_padded_row_is_steered_at_the_last_token_of_its_context(model: MedBrid
     """HFLM pads with token 0 and passes no mask, also where a text itself ends in token 0."""
     seen: list[Any] = []
     sae = tiny_sae(model, HOOK)
-    hooks = [*steer(sae, {7: 9.0}, positions=positions.LAST), (HOOK, lambda x, hook: seen.append(current()))]
+    hooks = [*steer(sae, {7: 9.0}, positions=positions.LAST), (HOOK, lambda x, hook: seen.append(current_pass()))]
     pairs = [*PAIRS[:9:4], ("<pad> fever<pad>", "<pad> A")]
     requests = [Instance("loglikelihood", {}, pair, i, ("t", i, 1)) for i, pair in enumerate(pairs)]
     single, batched = (SaeLensMedLM(model, batch_size=n, hooks=hooks) for n in (1, 4))
@@ -375,11 +375,11 @@ def test_positions_that_name_parts_are_refused(model: MedBridge, sae_folder: Pat
 
 
 def test_settings_of_an_sae_need_one(model: MedBridge, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs a model; give --model_args pretrained=NAME"):
+    with pytest.raises(ConfigError, match="needs a model; add --model_args pretrained=NAME"):
         SaeLensMedLM()
-    with pytest.raises(ConfigError, match="error_term belongs to an SAE; give sae="):
+    with pytest.raises(ConfigError, match="error_term belongs to an SAE; add sae="):
         SaeLensMedLM(model, error_term=True)
-    with pytest.raises(ConfigError, match=r"intervention 1 \(steer\) names no SAE"):
+    with pytest.raises(ConfigError, match=r"intervention 1 \(steer\) does not name an SAE"):
         SaeLensMedLM(model, intervention=write(tmp_path, {"kind": "steer", "features": {"7": 1.0}}))
     with pytest.raises(ModelError, match="blocks.9.hook_resid_post"):
         SaeLensMedLM(model, hooks=[("blocks.9.hook_resid_post", lambda x, hook: x)])
@@ -388,8 +388,8 @@ def test_settings_of_an_sae_need_one(model: MedBridge, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"peft": "x"}, "takes no setting 'peft'; it takes pretrained, sae"),
-        ({"trust_remote_code": True}, "takes no setting 'trust_remote_code'"),
+        ({"peft": "x"}, "has no setting 'peft'; its settings are pretrained, sae"),
+        ({"trust_remote_code": True}, "has no setting 'trust_remote_code'"),
         ({"errorterm": True}, "did you mean error_term"),
     ],
 )
@@ -405,7 +405,7 @@ def test_several_processes_are_refused(model: MedBridge, monkeypatch: pytest.Mon
 
 
 def test_a_row_that_lacks_a_column_is_refused() -> None:
-    with pytest.raises(DataError, match="row 2 for lm-eval's kormedmcqa lacks E"):
+    with pytest.raises(DataError, match="row 2 for lm-eval's kormedmcqa is missing E"):
         kormedmcqa_task([ROW, {k: v for k, v in ROW.items() if k != "E"}])
     with pytest.raises(DataError, match="no rows"):
         kormedmcqa_task([])

@@ -1,10 +1,11 @@
-"""The main job on the real model and the shipped SAE: what the README shows, and the study on some of the sample."""
+"""The main job on the real model and the shipped SAE: what README and docs show, and a study on the sample."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sae_lens import SAE
 
 import sae_lens_med as slm
@@ -14,21 +15,30 @@ from sae_lens_med.study.run import run_study
 pytestmark = pytest.mark.real
 
 RELEASE, SAE_ID = "sae-lens-med-gemma-3-270m-res", "blocks.9.hook_resid_post"
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readmes_examples_run(
-    name: str, gemma: MedBridge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "pages", [("README.md", "docs/interventions.md", "docs/data.md", "docs/releases.md"), ("README.ko.md",)]
+)
+def test_the_pages_examples_run(
+    pages: tuple[str, ...], gemma: MedBridge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (README.parent / name).read_text(encoding="utf-8"), re.DOTALL)
+    """The Python of these pages, which follow on each other, in one session."""
     monkeypatch.setattr(slm, "load_model", lambda _: gemma, raising=False)  # the session's copy, not another one
     names: dict[str, Any] = {}
-    for code in blocks:
-        exec(code, names)
-    assert names["logits"].shape[:2] == names["tokens"].shape
+    for page in pages:
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+        assert blocks
+        for code in blocks:
+            exec(code, names)
     question = slm.load_items("sample").items[0].question
-    assert re.fullmatch(re.escape(question) + r" \[\d+, \d+, \d+, \d+, \d+\]\n", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.match(re.escape(question) + r" \[\d+, \d+, \d+, \d+, \d+\]\n", said)
+    if len(pages) > 1:
+        assert names["logits"].shape[:2] == names["tokens"].shape
+        assert said.count("illustrative") == len(names["data"].items) == 3
+        assert torch.equal(names["sae"].W_dec, names["loaded"].sae.W_dec)
 
 
 def test_the_release_loads_in_saelens_and_reconstructs(gemma: MedBridge) -> None:

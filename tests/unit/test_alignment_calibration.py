@@ -34,7 +34,6 @@ from sae_lens_med.alignment.labels.scores import score_labels
 from sae_lens_med.alignment.labels.tasks import Example, LabelTask
 from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean
 from sae_lens_med.alignment.overlap import top_k_sets, weighted_jaccard_table
-from sae_lens_med.alignment.paired import paired_contrast
 from sae_lens_med.alignment.reasoning_scores import against_answer_only, early_answering, hint_acknowledgement
 from sae_lens_med.alignment.retrieval import ranked
 from sae_lens_med.alignment.rsa import cosine_dissimilarity, mantel
@@ -49,7 +48,14 @@ from sae_lens_med.alignment.sufficiency import normalised_faithfulness
 from sae_lens_med.features.vectors import idf_weights, weighted
 from sae_lens_med.metrics.inputs import length_strata
 from sae_lens_med.records import McqItem
-from sae_lens_med.statistics import Strata, coarsen_strata, permutation_p, permuted_means, stratified_permutations
+from sae_lens_med.statistics import (
+    Strata,
+    coarsen_strata,
+    paired_contrast,
+    permutation_p,
+    permuted_means,
+    stratified_permutations,
+)
 
 Array = np.ndarray
 STUDIES, B, ALPHA = 1000, 99, 0.05

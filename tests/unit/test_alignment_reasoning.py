@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate
 
-from sae_lens_med.alignment.paired import paired_contrast
 from sae_lens_med.alignment.reasoning import (
     AOC,
     HINT,
@@ -26,7 +25,7 @@ from sae_lens_med.alignment.reasoning_texts import (
 )
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
-from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.errors import DataError
 from sae_lens_med.records import McqItem
 
 FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -177,21 +176,6 @@ def test_concepts_that_the_reasoning_names_and_that_move_the_answer_agree() -> N
     assert "No item has three concepts" in notes[0]
     with pytest.raises(DataError, match="give one per item"):
         mention_weights(np.array([5]), ["asthma"], ["text"], matcher)
-
-
-def test_signs_are_flipped_uniformly() -> None:
-    rng = np.random.default_rng(0)
-    d = np.array([3.0, 1.0, 0.5])
-    contrast = paired_contrast(d, 8000, rng)
-    values, counts = np.unique(np.round(contrast.null * 3, 9), return_counts=True)
-    assert values.tolist() == [-4.5, -3.5, -2.5, -1.5, 1.5, 2.5, 3.5, 4.5]
-    assert stats.chisquare(counts).pvalue > 0.001
-    assert contrast.p == pytest.approx(1 / 8, abs=0.02)
-    assert paired_contrast([], 9, rng).p == 1
-    with pytest.raises(DataError, match="finite"):
-        paired_contrast([np.nan], 9, rng)
-    with pytest.raises(ConfigError, match="at least one draw"):
-        paired_contrast([1.0], 0, rng)
 
 
 def _run(i: int, **changes: object) -> ReasonedItem:

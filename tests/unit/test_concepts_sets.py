@@ -136,11 +136,11 @@ def test_a_users_file_is_the_same_set_in_either_form(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"concept": "a", "category": "b", "kor": ["x"]}, "row 3: there is no field 'kor'; did you mean ko"),
-        ({"concept": "a", "category": "b"}, "row 3: field 'ko': there is no form here nor in 'en'"),
-        ({"concept": "", "category": "b", "ko": ["x"]}, "row 3: field 'concept': needs a text"),
-        ({"concept": "a", "category": None, "ko": ["x"]}, "row 3: field 'category': needs a text"),
-        ({"concept": "a", "category": "b", "ko": ["기침", " "]}, "row 3: field 'ko': the form ' ' holds no letter"),
-        ({"concept": "a", "category": "b", "en": [1]}, "row 3: field 'en': needs a list of texts"),
+        ({"concept": "a", "category": "b"}, "row 3: field 'ko': there is no form here or in 'en'"),
+        ({"concept": "", "category": "b", "ko": ["x"]}, "row 3: field 'concept': must be a non-empty string"),
+        ({"concept": "a", "category": None, "ko": ["x"]}, "row 3: field 'category': must be a non-empty string"),
+        ({"concept": "a", "category": "b", "ko": ["기침", " "]}, "row 3: field 'ko': the form ' ' contains no letter"),
+        ({"concept": "a", "category": "b", "en": [1]}, "row 3: field 'en': must be a list of strings"),
         ({"concept": "두통", "category": "b", "en": ["x"]}, "row 3: field 'concept': '두통' is already in row 1"),
         ({"concept": "a", "category": "b", "en": ["Headache"]}, "row 3: field 'en': the form 'Headache' already names"),
         ({"concept": "a", "category": "b", "ko": ["발열"]}, "row 3: field 'ko': the form '발열' already names '발열'"),
@@ -166,7 +166,7 @@ def test_a_row_that_is_no_json_and_a_missing_file_are_named(tmp_path: Path) -> N
 
 def test_an_empty_cell_of_csv_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("concept,category,ko,en\na,b,기침||오한,\n", encoding="utf-8")
-    with pytest.raises(DataError, match="row 1: field 'ko': the form '' holds no letter"):
+    with pytest.raises(DataError, match="row 1: field 'ko': the form '' contains no letter"):
         load_concepts(tmp_path / "c.csv")
 
 
@@ -178,8 +178,8 @@ def test_an_empty_cell_of_csv_is_an_error(tmp_path: Path) -> None:
     [
         (("", "b", ("x",)), "the id is empty"),
         (("a", " ", ("x",)), "the category is empty"),
-        (("a", "b", ()), "there are no forms"),
-        (("a", "b", ("--",)), "holds no letter or digit"),
+        (("a", "b", ()), "it has no forms"),
+        (("a", "b", ("--",)), "contains no letter or digit"),
         (("a", "b", ("X-Ray", "x ray")), "two forms read 'xray'"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_set_checks_itself_and_has_subsets() -> None:
     assert Concept.from_dict(concept.to_dict()) == concept
     with pytest.raises(DataError, match="the concept 'a' appears twice"):
         ConceptSet((concept, concept), "s")
-    with pytest.raises(DataError, match="there are no concepts"):
+    with pytest.raises(DataError, match="it has no concepts"):
         ConceptSet((), "s")
     drugs = LEXICON.subset(categories=["drug"])
     assert set(drugs.counts()) == {"drug"}
@@ -219,7 +219,7 @@ def test_medquad_keeps_cuis_and_drops_synonyms_that_read_alike(tmp_path: Path) -
         Concept("A1C test", "Disorders", ("A1C test", "HbA1C test", "Glycohemoglobin test"), ("C0456984",)),
     )
     path.write_bytes(gzip.compress(json.dumps(row | {"synonyms": "x"}).encode()))
-    with pytest.raises(DataError, match="row 1: field 'synonyms': needs a list of texts"):
+    with pytest.raises(DataError, match="row 1: field 'synonyms': must be a list of strings"):
         load_medquad_concepts(path)
 
 

@@ -19,11 +19,11 @@ from sae_lens_med.commands.intervene import EXAMPLE
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.evaluation.conditions.compare import (
     Comparison,
-    Ran,
+    ConditionRun,
     compare,
     margins,
 )
-from sae_lens_med.evaluation.conditions.plot import steering_svg
+from sae_lens_med.evaluation.conditions.plot import steering_entries, steering_svg
 from sae_lens_med.evaluation.conditions.spec import Condition, Conditions, load_conditions, parse_conditions
 from sae_lens_med.evaluation.conditions.tables import comparison_csv, comparison_md, flips_csv
 from sae_lens_med.interventions import Intervention
@@ -130,7 +130,7 @@ def test_conditions_survive_json() -> None:
         ({"conditions": [{"kind": "steer"}], "matched_random": -1}, "matched_random must be a whole number"),
         ([], "must be a mapping with the keys conditions, matched_random"),
         ({"conditions": ["splice"]}, "condition 1 must be a mapping such as"),
-        ({"conditions": [{"kind": "splise"}]}, "condition 1 has the kind 'splise'; did you mean splice"),
+        ({"conditions": [{"kind": "splise"}]}, "condition 1 has the unknown kind 'splise'; did you mean splice"),
         (
             {"conditions": [{"kind": "ablate", "feature": [1]}]},
             r"condition 1 \(ablate\) has no key 'feature'; did you mean f",
@@ -139,16 +139,16 @@ def test_conditions_survive_json() -> None:
         ({"conditions": [{"kind": "ablate", "features": [1, 1]}]}, r"named twice in \[1, 1\]"),
         ({"conditions": [{"kind": "ablate", "features": [1], "strengths": [2]}]}, "which only clamp and steer have"),
         ({"conditions": [{**STEER, "strengths": []}]}, "strengths must be a list of numbers"),
-        ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "to steer with strength 0 is the plain model"),
-        ({"conditions": [{**STEER, "strengths": [float("inf")]}]}, "inf is no strength"),
+        ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "steering with strength 0 is the plain model"),
+        ({"conditions": [{**STEER, "strengths": [float("inf")]}]}, "inf is not a strength"),
         ({"conditions": [{**STEER, "strengths": [1, 1]}]}, "two conditions are called 's@1'"),
-        ({"conditions": [{**STEER, "name": "../up"}]}, r"the name '\.\./up' cannot be that of a folder"),
+        ({"conditions": [{**STEER, "name": "../up"}]}, r"the name '\.\./up' cannot be used as a folder name"),
         ({"conditions": [{"name": "Plain", "kind": "splice"}]}, "two conditions are called 'Plain'"),
         ({"conditions": [{"interventions": [], "name": "x"}]}, "a list of at least one"),
         ({"conditions": [{"interventions": [{"kind": "splice"}], "kind": "splice"}]}, "unknown key 'kind'"),
         (
             {"conditions": [{"interventions": [{"kind": "x"}], "name": "x"}]},
-            "condition 1, intervention 1 has the kind 'x'",
+            "condition 1, intervention 1 has the unknown kind 'x'",
         ),
     ],
 )
@@ -206,16 +206,19 @@ def comparison() -> Comparison:
     return compare(ran(), PROVENANCE, seed=3)
 
 
-def ran() -> list[Ran]:
+def ran() -> list[ConditionRun]:
     rng = np.random.default_rng(0)
     conditions = read({"kind": "splice"}, {**STEER, "strengths": [-2, -1, 1, 2]})
-    found = [Ran(conditions[0], results(rng, unknown=(4, 50))), Ran(conditions[1], results(rng, unknown=(4, 50)))]
+    found = [
+        ConditionRun(conditions[0], results(rng, unknown=(4, 50))),
+        ConditionRun(conditions[1], results(rng, unknown=(4, 50))),
+    ]
     for condition in conditions[2:]:
         strength = condition.strength or 0.0
         sets = [results(rng, 0.05 * k * strength, unknown=(4, 50)) for k in range(-2, 8)]
         indices = tuple((10 + k, 20 + k) for k in range(10))
         own = results(rng, strength, unknown=(4, 50))
-        found.append(Ran(condition, own, indices, sets, [1.1] * 19 + [3.0], (0.5, 0.0)))
+        found.append(ConditionRun(condition, own, indices, sets, [1.1] * 19 + [3.0], (0.5, 0.0)))
     return found
 
 
@@ -315,7 +318,9 @@ def test_flips_are_listed_item_by_item(comparison: Comparison) -> None:
 def test_an_answer_that_is_lost_altogether() -> None:
     tie = replace(result(0, [-1.0, -1.0]), prediction=None, correct=False, reason="ambiguous")
     conditions = read({"kind": "splice"})
-    found = compare([Ran(conditions[0], [result(0, [-1.0, -2.0])]), Ran(conditions[1], [tie])], PROVENANCE)
+    found = compare(
+        [ConditionRun(conditions[0], [result(0, [-1.0, -2.0])]), ConditionRun(conditions[1], [tie])], PROVENANCE
+    )
     assert (found.results[1].lost, found.results[1].unanswered) == (1, 1)
     assert found.flips[0].after is None
     assert found.results[1].margin_change_interval is None  # one item
@@ -350,7 +355,7 @@ def test_the_page_says_what_a_reader_needs(comparison: Comparison) -> None:
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables[:8]} == {11}
     assert not re.search(r"-0\.000|nan|inf\b", page)
-    few = compare([Ran(r.condition, r.results[:9]) for r in ran()[:2]], PROVENANCE)
+    few = compare([ConditionRun(r.condition, r.results[:9]) for r in ran()[:2]], PROVENANCE)
     assert "Only 8 items: one item is 12.5 points" in comparison_md(few)
 
 
@@ -358,7 +363,7 @@ def test_what_cannot_be_compared() -> None:
     given = ran()
     with pytest.raises(DataError, match="the first condition of a comparison must be the one without"):
         compare(given[1:], PROVENANCE)
-    with pytest.raises(DataError, match="'splice' is not over the same items"):
+    with pytest.raises(DataError, match="'splice' does not cover the same items"):
         compare([given[0], replace(given[1], results=given[1].results[1:])], PROVENANCE)
     unknown = [replace(r, gold=None, correct=None) for r in given[0].results]
     with pytest.raises(DataError, match="no item has a known gold answer"):
@@ -368,40 +373,41 @@ def test_what_cannot_be_compared() -> None:
 # --- the plot -------------------------------------------------------------------------------------------------------
 
 
-def test_the_plot_shows_every_value_inside_its_panels(comparison: Comparison) -> None:
+def test_the_plot_holds_every_value(comparison: Comparison) -> None:
+    (entry,) = steering_entries(comparison)
+    assert entry.title == "s: steer, features 7, 3, unit max"
+    plain, _, *steered = comparison.results
+    for points, values, intervals in (
+        (entry.accuracy, [r.accuracy for r in steered], [r.accuracy_interval for r in steered]),
+        (entry.margin_change, [r.margin_change for r in steered], [r.margin_change_interval for r in steered]),
+    ):
+        assert [p.strength for p in points] == [-2, -1, 0, 1, 2] and points[2].plain
+        assert [p.value for p in points if not p.plain] == values
+        assert [p.interval for p in points if not p.plain] == intervals
+    for point, result in zip([p for p in entry.accuracy if not p.plain], steered, strict=True):
+        assert result.random is not None and point.band is not None
+        sets = [plain.accuracy + change for change in result.random.accuracy_change.values]
+        assert point.band == pytest.approx(np.quantile(sets, [0.025, 0.975]))
+        assert point.band_mean == pytest.approx(np.mean(sets)) and point.p == result.random.accuracy_change.p
+    assert (entry.accuracy[2].value, entry.margin_change[2].value) == (plain.accuracy, 0.0)
     text = steering_svg(comparison)
     assert text is not None
     root = ElementTree.fromstring(text)
     ns = "{http://www.w3.org/2000/svg}"
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
-    circles = [c for c in root.iter(f"{ns}circle") if c.find(f"{ns}title") is not None]
-    assert len(circles) == 2 * 5  # four strengths and plain, two panels
-    for circle in circles:
-        assert 0 < float(circle.attrib["cx"]) < width and 100 < float(circle.attrib["cy"]) < height
-    hovers = [(c.find(f"{ns}title") or c).text or "" for c in circles]
-    texts = " ".join(t.text or "" for t in root.iter(f"{ns}text"))
-    assert "10 matched random sets: 95 % and mean" in texts
-    assert "s: steer, features 7, 3, unit max" in texts
-    assert len(hovers) == 10
+    texts = [t.text for t in root.iter(f"{ns}text")]
+    assert "10 matched random sets: 95 % and mean" in texts and entry.title in texts
     described = root.find(f"{ns}desc")
-    assert described is not None and "s@2: 0." in (described.text or "")
-    # Higher margins are drawn higher.
-    right = sorted((c for c in circles if float(c.attrib["cx"]) > width / 2), key=lambda c: float(c.attrib["cx"]))
-    by_strength = [0.0, *(r.margin_change for r in comparison.results[2:])]
-    order = sorted([(-2, by_strength[1]), (-1, by_strength[2]), (0, 0.0), (1, by_strength[3]), (2, by_strength[4])])
-    heights = [float(c.attrib["cy"]) for c in right]
-    assert np.corrcoef(heights, [v for _, v in order])[0, 1] == pytest.approx(-1, abs=1e-4)
+    assert described is not None and "s@2: accuracy 0." in (described.text or "")
 
 
 def test_plain_is_a_point_of_the_line_only_where_nothing_but_steering_is_done() -> None:
     """A clamp to 0 times its value is not the plain model."""
     clamp = {"name": "c", "kind": "clamp", "features": {7: 2.0}, "strengths": [0, 1]}
-    conditions = read(clamp)
     rng = np.random.default_rng(0)
-    text = steering_svg(compare([Ran(c, results(rng, n=9)) for c in conditions], PROVENANCE))
-    assert text is not None and text.count("<circle") == 1 + 2 * 2  # the legend's, and two in each panel
+    (entry,) = steering_entries(compare([ConditionRun(c, results(rng, n=9)) for c in read(clamp)], PROVENANCE))
+    assert [(p.strength, p.plain) for p in entry.accuracy] == [(0, False), (1, False)]
     alone = read({**clamp, "strengths": [2]})
-    assert steering_svg(compare([Ran(c, results(rng, n=9)) for c in alone], PROVENANCE)) is not None
+    assert steering_svg(compare([ConditionRun(c, results(rng, n=9)) for c in alone], PROVENANCE)) is not None
 
 
 def test_no_strengths_no_plot(comparison: Comparison) -> None:

@@ -146,22 +146,22 @@ def test_several_files_limit_and_identity(tmp_path: Path) -> None:
 # --- what is wrong ------------------------------------------------------------------------------------------------
 
 BAD = [
-    (KOR | {"answer": 6}, r"field 'answer': 6 lies outside the 5 options \(the first is 1\)"),
-    (KOR | {"answer": 0}, r"field 'answer': 0 lies outside"),
+    (KOR | {"answer": 6}, r"field 'answer': 6 is outside the 5 options \(the first is 1\)"),
+    (KOR | {"answer": 0}, r"field 'answer': 0 is outside"),
     (KOR | {"answer": None}, r"field 'answer': must be a whole number from 1 to 5, got None"),
     (GEN | {"answer": "B"}, r"field 'answer': must be a whole number from 1 to 3, got 'B'"),
     (GEN | {"answer": 2.0}, r"field 'answer': must be a whole number"),
     (GEN | {"answer": True}, r"field 'answer': must be a whole number"),
     ({k: v for k, v in GEN.items() if k != "answer"}, r"field 'answer': missing"),
     (GEN | {"question": "  "}, r"field 'question': is empty"),
-    (GEN | {"question": 5}, r"field 'question': must be a text, got 5"),
+    (GEN | {"question": 5}, r"field 'question': must be a string, got 5"),
     ({k: v for k, v in GEN.items() if k != "question"}, r"field 'question': missing"),
     ({k: v for k, v in KOR.items() if k != "E"}, r"field 'E': missing"),
     (KOR | {"B": ""}, r"field 'B': is empty"),
-    ({k: v for k, v in GEN.items() if k != "options"}, r"field 'options': missing; give a list"),
-    (GEN | {"options": ["a", " "]}, r"field 'options': option B must be a non-empty text, got ' '"),
-    (GEN | {"options": ["a"]}, r"field 'options': 2 to 26 are accepted, got 1"),
-    (GEN | {"options": {"A": "x"}}, r"field 'options': must be a list of texts, got \{'A': 'x'\}"),
+    ({k: v for k, v in GEN.items() if k != "options"}, r"field 'options': missing; add a list"),
+    (GEN | {"options": ["a", " "]}, r"field 'options': option B must be a non-empty string, got ' '"),
+    (GEN | {"options": ["a"]}, r"field 'options': 2 to 26 options are allowed, got 1"),
+    (GEN | {"options": {"A": "x"}}, r"field 'options': must be a list of strings, got \{'A': 'x'\}"),
     (KOR | {"options": ["a", "b"]}, r"field 'options': the row also has the columns A, B, C, D, E"),
     (GEN | {"explantion": "x"}, r"field 'explantion': unknown column; did you mean explanation"),
     (GEN | {"explanation": "x"}, r"field 'explanation_source': missing; say who wrote the explanation: expert, model"),
@@ -170,9 +170,9 @@ BAD = [
         r"field 'explanation_source': must be one of expert, model, illustrative, ",
     ),
     (GEN | {"explanation_source": "model"}, r"field 'explanation_source': is set, but the row has no explanation"),
-    (GEN | {"explanation": 3, "explanation_source": "model"}, r"field 'explanation': must be a text, got 3"),
+    (GEN | {"explanation": 3, "explanation_source": "model"}, r"field 'explanation': must be a string, got 3"),
     (KOR | {"cot": "a", "rationale_r1": "b"}, r"field 'cot': the row also has 'rationale_r1'"),
-    (GEN | {"question_spans": [{"start": 0, "end": 7}]}, r"field 'question_spans': \[0, 7\) lies outside a text of 6"),
+    (GEN | {"question_spans": [{"start": 0, "end": 7}]}, r"field 'question_spans': \[0, 7\) is outside a text of 6"),
     (GEN | {"question_spans": [[0, 2]]}, r"field 'question_spans': a span is \{start, end, label\}"),
     (GEN | {"lang": "fr"}, r"field 'lang': must be ko or en, got 'fr'"),
     (GEN | {"id": " "}, r"field 'id': is empty"),
@@ -189,7 +189,7 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path: Path, row: Any, message
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl: row 2: " + message) as error:
         load_items(str(path))
-    assert str(error.value).endswith("mend the row, or skip bad rows (--skip-bad-rows).")
+    assert str(error.value).endswith("fix the row, or skip bad rows (--skip-bad-rows).")
     assert "\n" not in str(error.value)
     loaded = load_items(str(path), skip_bad_rows=True)
     assert [i.id for i in loaded.items] == ["ok", "also ok"]
@@ -208,8 +208,8 @@ def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "a.jsonl: the file holds no rows"),
-        ("a.csv", b"id,question,answer\n", "a.csv: the file holds no rows"),
+        ("a.jsonl", b"", "a.jsonl: the file has no rows"),
+        ("a.csv", b"id,question,answer\n", "a.csv: the file has no rows"),
         ("a.csv", b"id,id\n1,2\n", "the header names a column twice"),
         ("a.csv", b'question,options,answer\n"q,x', r"a.csv: row 1: not valid CSV \(unexpected end of data\)"),
         ("a.csv", b"question,options,answer\nq,x\n", "row 1: 2 cells where the header has 3 columns"),
@@ -217,10 +217,10 @@ def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
         ("a.csv", b'question,options,answer\nq,"[""x"",""y""]",1.0\n', "must be a whole number from 1 to 2, got '1.0'"),
         ("a.jsonl", b"{'id': 1}\n", r"row 1: not a JSON object \(Expecting property name"),
         ("a.jsonl", b"[" * 200_000, "row 1: not a JSON object"),
-        ("a.jsonl.gz", b"no gzip", "not a whole gzip file"),
-        ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "not a whole gzip file"),
+        ("a.jsonl.gz", b"no gzip", "not a complete gzip file"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "not a complete gzip file"),
         ("a.parquet", b"no parquet", "not a readable parquet file"),
-        ("a.txt", b"x", r"a.txt: this kind of file is not read; give a .jsonl, .jsonl.gz, .csv or .parquet file"),
+        ("a.txt", b"x", r"a.txt: this file type is not supported; use a .jsonl, .jsonl.gz, .csv or .parquet file"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -231,14 +231,14 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, m
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no.jsonl: no such file; give a .jsonl"):
+    with pytest.raises(DataError, match="no.jsonl: no such file; use a .jsonl"):
         load_items(str(tmp_path / "no.jsonl"))
-    with pytest.raises(DataError, match="'smaple' names no data; give sample, kormedmcqa:doctor"):
+    with pytest.raises(DataError, match="'smaple' is not a data source; use sample, kormedmcqa:doctor"):
         load_items("smaple")
-    with pytest.raises(DataError, match="sample: this source takes no split"):
+    with pytest.raises(DataError, match="sample: this source does not take split"):
         load_items("sample", "test")
     path = write(tmp_path / "a.jsonl", GEN | {"answer": 9})
-    with pytest.raises(DataError, match="none of the 1 rows is usable; the first: .*row 1: field 'answer'"):
+    with pytest.raises(DataError, match="none of the 1 rows is usable; the first problem is: .*row 1: field 'answer'"):
         load_items(path, skip_bad_rows=True)
 
 
@@ -331,13 +331,13 @@ def test_a_changed_hub_data_set_is_refused() -> None:
     cases = [
         (lambda s: s["test"].pop(), "split test has 434 rows instead of 435"),
         (lambda s: s.pop("fewshot"), "has the splits train, dev, test instead of train, dev, test, fewshot"),
-        (lambda s: [r.pop("cot") for r in s["train"]], "split train lacks or adds the columns cot"),
-        (lambda s: s["fewshot"][2].update(q_number=9999, question="new"), "split fewshot: row 3 does not repeat"),
+        (lambda s: [r.pop("cot") for r in s["train"]], "split train has missing or extra columns: cot"),
+        (lambda s: s["fewshot"][2].update(q_number=9999, question="new"), "split fewshot: row 3 is not a row of dev"),
     ]
     for change, message in cases:
         with pytest.raises(DataError, match=message):
             load_kormedmcqa("doctor", loader=changed(change))
-    with pytest.raises(DataError, match=r"row 4: field 'answer': 7 lies outside"):
+    with pytest.raises(DataError, match=r"row 4: field 'answer': 7 is outside"):
         load_kormedmcqa("doctor", loader=changed(lambda s: s["test"][3].update(answer=7)))
 
 

@@ -46,7 +46,7 @@ def test_a_larger_fraction_leaves_out_more(item_id: str, a: float, b: float) -> 
 def test_the_fraction_is_what_it_says() -> None:
     share = sum(is_left_out(f"doctor_{i:04d}", 0.25) for i in range(20_000)) / 20_000
     assert share == pytest.approx(0.25, abs=0.01)
-    with pytest.raises(DataError, match=r"must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(DataError, match=r"must be in \[0, 1\], got 1.5"):
         is_left_out("x", 1.5)
 
 
@@ -97,14 +97,17 @@ def test_the_hash_of_the_text_depends_on_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "ok"}, {"body": "x", "n": 1}], r"bad.jsonl: row 2 has the keys body, n, which is no known shape"),
-        ([item("a") | {"explanation": "x"}], r"row 1 has the keys id, subject, .*explanation, which is no known shape"),
-        ([{"text": "  "}], r"bad.jsonl: row 1: field 'text' must be a non-empty text, got '  '"),
-        ([item("b", rationale=None) | {"D": None}], r"row 1: field 'D' must be a non-empty text, got None"),
-        ([{"id": "q", "question": "x", "answer": 3}], r"row 1: field 'answer' must be a non-empty text, got 3"),
+        ([{"text": "ok"}, {"body": "x", "n": 1}], r"bad.jsonl: row 2 has the keys body, n, which is not a known form"),
+        (
+            [item("a") | {"explanation": "x"}],
+            r"row 1 has the keys id, subject, .*explanation, which is not a known form",
+        ),
+        ([{"text": "  "}], r"bad.jsonl: row 1: field 'text' must be a non-empty string, got '  '"),
+        ([item("b", rationale=None) | {"D": None}], r"row 1: field 'D' must be a non-empty string, got None"),
+        ([{"id": "q", "question": "x", "answer": 3}], r"row 1: field 'answer' must be a non-empty string, got 3"),
         ([item("a"), item("a")], r"the item 'a' appears 2 times"),
-        ([], r"bad.jsonl: the file holds no rows"),
-        (["text"], r"bad.jsonl: row 1: not a JSON object but a text; mend or remove the row"),
+        ([], r"bad.jsonl: the file has no rows"),
+        (["text"], r"bad.jsonl: row 1: not a JSON object but a string; fix or remove the row"),
     ],
 )
 def test_what_is_not_training_text_is_refused(tmp_path: Path, rows: list[object], message: str) -> None:
@@ -128,5 +131,5 @@ def test_the_real_sources() -> None:
     left_out = {json.loads(line)["id"]: json.loads(line) for line in (SHARED / names[0]).open(encoding="utf-8")}
     texts = "\n".join(result.dataset["text"])
     assert not [i for i in result.left_out_ids if left_out[i]["question"] in texts]
-    with pytest.raises(DataError, match="no known shape of training text"):
+    with pytest.raises(DataError, match="not a known form of training text"):
         training_text([SHARED / "casimedicos_en_dev.jsonl"])

@@ -5,31 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from accelerate import PartialState
 
 from sae_lens_med import distributed
 from sae_lens_med.distributed import Ranks
-from sae_lens_med.errors import ConfigError, DistributedError, StudyError
-from sae_lens_med.records import ItemResult
-from sae_lens_med.runs.partial import PartialResults
-
-
-@given(n=st.integers(0, 200), world_size=st.integers(1, 20))
-def test_shares_are_those_of_array_split(n: int, world_size: int) -> None:
-    things = np.arange(n)
-    shares = [things[Ranks(rank, world_size, 0).share(n)] for rank in range(world_size)]
-    for mine, its in zip(shares, np.array_split(things, world_size), strict=True):
-        np.testing.assert_array_equal(mine, its)
+from sae_lens_med.errors import ConfigError, DistributedError
 
 
 def test_one_process_exchanges_nothing() -> None:
+    before = dict(PartialState._shared_state)
     with distributed.initialised() as me, distributed.initialised() as inner:
         assert me == inner == distributed.ranks() == Ranks(0, 1, 0)
-        assert not torch.distributed.is_initialized()
+        assert not torch.distributed.is_initialized() and before == PartialState._shared_state
         x = torch.arange(6.0).reshape(3, 2)
         assert distributed.all_reduce_sum_(x) is x
         assert distributed.broadcast_(x) is x
@@ -62,7 +51,7 @@ def test_an_environment_that_is_none_is_refused(given_: dict[str, str], monkeypa
     said = r"WORLD_SIZE=\w+.*start several processes with torchrun"
     with pytest.raises(ConfigError, match=said), distributed.initialised():
         pass
-    assert distributed.speaks(ConfigError("of the environment"))
+    assert distributed.reports_error(ConfigError("of the environment"))
 
 
 def test_a_process_group_of_somebody_else_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,19 +59,19 @@ def test_a_process_group_of_somebody_else_is_told(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv(name, str(value))
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
-        with pytest.raises(DistributedError, match="has a process group already"), distributed.initialised():
+        with pytest.raises(DistributedError, match="already has a process group"), distributed.initialised():
             pass
     finally:
         torch.distributed.destroy_process_group()
 
 
-def test_rank_0_speaks_or_the_next_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_0_reports_an_error_or_the_next_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def who(error: ConfigError | DistributedError) -> list[int]:
         found = []
         for rank in range(3):
             for name, value in (("WORLD_SIZE", 3), ("RANK", rank), ("LOCAL_RANK", rank)):
                 monkeypatch.setenv(name, str(value))
-            if distributed.speaks(error):
+            if distributed.reports_error(error):
                 found.append(rank)
         return found
 
@@ -102,28 +91,6 @@ def test_processes_that_do_not_find_each_other_say_so(tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: rank 0 of 2 does not find the others (")
+    assert done.stderr.startswith("error: rank 0 of 2 cannot reach the others (")
     assert "start all with torchrun" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def result(name: str) -> ItemResult:
-    return ItemResult(name, "doctor", "A", "A", (-1.0, -2.0), True, None)
-
-
-def test_results_of_all_ranks_are_found_again(tmp_path: Path) -> None:
-    path, run = tmp_path / "items.partial.jsonl", {"seed": 0}
-    first = PartialResults(path, run)
-    first.append([result("a")])
-    other = tmp_path / "items.partial.rank1.jsonl"
-    other.write_text(path.read_text(encoding="utf-8").replace('"a"', '"b"') + '{"id": "torn', encoding="utf-8")
-    again = PartialResults(path, run)
-    assert again.done == {name: result(name) for name in "ab"}
-    assert not other.exists()
-    again.append([result("c")])
-    assert list(PartialResults(path, run).done) == ["a", "b", "c"]
-    other.write_text('{"seed": 1}\n', encoding="utf-8")
-    with pytest.raises(StudyError, match="unfinished evaluation with other settings"):
-        PartialResults(path, run)
-    again.remove()
-    assert not list(tmp_path.iterdir())

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sae_lens_med import plots
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.evaluation.deferral import deferral_area, deferral_csv, deferral_curve, deferral_svg
+from sae_lens_med.evaluation.deferral import deferral_area, deferral_csv, deferral_curve
 from sae_lens_med.evaluation.generation import cut_after_thinking, sample_seed, text_result, vote, vote_result
 from sae_lens_med.evaluation.methods import Method
 from sae_lens_med.models.engine import Generated
@@ -117,10 +118,10 @@ def test_stop_strings_begin_after_the_thinking(text: str, kept: str) -> None:
     ("given_", "said"),
     [
         ({"name": "leter"}, "there is no method 'leter'; use one of letter, option-text, generate, cot, self-consis"),
-        ({"name": "letter", "samples": 3}, "the method letter takes no samples"),
-        ({"name": "cot", "temperature": 0.5}, "the method cot takes no temperature"),
-        ({"name": "generate", "normalisation": "byte"}, "the method generate takes no normalisation"),
-        ({"name": "option-text", "stop": ("x",)}, "the method option-text takes no stop"),
+        ({"name": "letter", "samples": 3}, "the method letter does not use samples"),
+        ({"name": "cot", "temperature": 0.5}, "the method cot does not use temperature"),
+        ({"name": "generate", "normalisation": "byte"}, "the method generate does not use normalisation"),
+        ({"name": "option-text", "stop": ("x",)}, "the method option-text does not use stop"),
         ({"name": "option-text", "normalisation": "word"}, "per character, byte or token, got 'word'"),
         ({"name": "letter", "chat": True, "enable_thinking": True}, "a thought, not an answer, so the method letter"),
         ({"name": "cot", "enable_thinking": True}, "use it together with chat"),
@@ -217,10 +218,8 @@ def test_table_and_picture() -> None:
     assert lines[0] == "deferred,n,least_confidence,accuracy,null_mean,null_low,null_high"
     assert lines[1] == "0.0000,40,0.000000,0.350000,0.350000,0.350000,0.350000"
     assert len(lines) == 21
-    svg = deferral_svg(points)
-    assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>")
-    assert "40 items. Accuracy 0.350 with none deferred" in svg
+    assert "40 items. Accuracy 0.350 with none deferred" in plots.describe_deferral(points)
+    drawn = [np.asarray(line.get_xydata()).tolist() for line in plots.deferral(points).lines]
+    assert [[p.deferred, p.accuracy] for p in points] in drawn
     assert deferral_curve([answered(0, None, True)]) == []
     assert deferral_area([answered(0, 0.5, None)]) is None
-    with pytest.raises(DataError, match="needs scored items"):
-        deferral_svg([])

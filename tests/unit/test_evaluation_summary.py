@@ -1,9 +1,7 @@
 """Accuracy with its nulls, few-shot splits, results on disk: against enumeration and hand-worked numbers."""
 
 import itertools
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from sae_lens_med.data import LoadedItems
-from sae_lens_med.errors import ConfigError, DataError, StudyError
+from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.evaluation.accuracy import accuracy_metrics, guessing_distribution
 from sae_lens_med.prompts.shots import choose_shots, split_shots
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, MetricValue
 from sae_lens_med.runs.files import json_sha256
-from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.provenance import changes, identity, make_provenance
 from sae_lens_med.statistics import wilson_interval
 
@@ -183,34 +180,6 @@ def test_kormedmcqa_shots_come_from_their_split_and_take_their_repeats_along() -
         choose_shots(loaded(dev, "kormedmcqa:all", "dev"), 1, load=load)
 
 
-def test_results_round_trip(tmp_path: Path) -> None:
-    items = [make_item(0), make_item(1, None), replace(make_item(2), subject="내과\u2028")]
-    results = [make_result(i, p) for i, p in zip(items, ["A", "B", None], strict=True)]
-    write_results(tmp_path / "items.jsonl", results)
-    assert read_results(tmp_path / "items.jsonl") == results
-    (tmp_path / "items.jsonl").write_text('{"id": "q0"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 1 is no result"):
-        read_results(tmp_path / "items.jsonl")
-
-
-def test_partial_results_survive_a_torn_line(tmp_path: Path) -> None:
-    items = [make_item(i) for i in range(3)]
-    results = [make_result(i, "A") for i in items]
-    path = tmp_path / "items.partial.jsonl"
-    first = PartialResults(path, {"seed": 0, "data.sha256": "x"})
-    first.append(results[:2])
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(results[2].to_dict())[:30])
-    again = PartialResults(path, {"seed": 0, "data.sha256": "x"})
-    assert again.done == {r.id: r for r in results[:2]}
-    again.append(results[2:])
-    assert PartialResults(path, {"seed": 0, "data.sha256": "x"}).done == {r.id: r for r in results}
-    with pytest.raises(StudyError, match=r"other settings \(seed: 0 -> 1\)"):
-        PartialResults(path, {"seed": 1, "data.sha256": "x"})
-    again.remove()
-    assert not path.exists()
-
-
 def test_identity_ignores_names_and_batch_size_but_names_them_beside_a_change() -> None:
     items = [make_item(0)]
     model = {"name": "m", "source": "local", "sha256": "a", "dtype": "float32"}
@@ -224,6 +193,6 @@ def test_identity_ignores_names_and_batch_size_but_names_them_beside_a_change() 
     other = make_provenance(model, None, loaded([make_item(1)], "b.jsonl"), {"shots": ["q9"], "batch_tokens": 1}, 0)
     found = changes(identity(old), identity(other))
     assert [line.split(":")[0] for line in found] == ["data.sha256", "data.source", "settings.shots"]
-    assert "data.source: 'here/a.jsonl' -> 'b.jsonl'" in found
-    assert "settings.shots: [] -> ['q9']" in found
+    assert 'data.source: "here/a.jsonl" -> "b.jsonl"' in found
+    assert 'settings.shots: [] -> ["q9"]' in found
     assert old.versions["sae-lens"].startswith("6.")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.features import CollectedFeatures, top_contexts
+from sae_lens_med.features.contexts import top_contexts
+from sae_lens_med.features.store import CollectedFeatures
 from sae_lens_med.records import PARTS, FeatureActs
 
 

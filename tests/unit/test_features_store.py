@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 from sae_lens_med.errors import StudyError
 from sae_lens_med.features import store
-from sae_lens_med.features.store import (
-    join_shards,
-    load_features,
-    open_manifest,
-    write_apart,
-    write_manifest,
-    write_shard,
-)
+from sae_lens_med.features.store import join_shards, load_features, open_collection, write_apart
+from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.folder import RunFolder
 
 SETTINGS: dict[str, Any] = {"model": {"name": "m"}, "sae": {"sha256": "a" * 64, "d_sae": 7}, "sink_multiple": 5.0}
 
@@ -49,18 +44,18 @@ def text(name: str, explanation: str | None = None) -> dict[str, Any]:
     return {"id": name, "question": f"질문 {name}\u2028둘째 줄", "explanation": explanation}
 
 
-def collection(folder: Path, dense: list[np.ndarray]) -> dict[str, Any]:
+def collection(folder: Path, dense: list[np.ndarray]) -> RunFolder:
     """One item per entry of `dense`, two items per shard."""
-    manifest = open_manifest(folder, SETTINGS, len(dense), 2)
-    write_manifest(folder, manifest)
+    run = open_collection(folder, SETTINGS, len(dense), 2)
+    run.begin()
     for first in range(0, len(dense), 2):
         own = dense[first : first + 2]
         items = [first + i for i, d in enumerate(own) for _ in d]
         texts = [text(f"q{first + i}", "설명" if i else None) for i in range(len(own))]
-        write_shard(
-            folder, manifest, shard_of(np.concatenate(own), items, first, len(own)), texts, {"n_tokens": len(items)}
-        )
-    return manifest
+        arrays = shard_of(np.concatenate(own), items, first, len(own))
+        write_apart(folder, first // 2, arrays, texts, {"n_tokens": len(items)})
+        join_shards(run)
+    return run
 
 
 @settings(max_examples=25, deadline=None)
@@ -100,46 +95,25 @@ def test_arrays_keep_their_types(tmp_path: Path) -> None:
     assert got.raw_mean_explanation[:, 0].tolist() == [0, 0, -2]
 
 
-def test_a_changed_setting_is_named(tmp_path: Path) -> None:
+def test_a_collection_goes_on_as_itself_only(tmp_path: Path) -> None:
     collection(tmp_path, [np.eye(3, 7, dtype=np.float32)])
+    assert open_collection(tmp_path, SETTINGS, 1, 2).values["shards"]
     other = SETTINGS | {"sae": {"sha256": "b" * 64, "d_sae": 7}, "sink_multiple": 4.0}
     with pytest.raises(StudyError, match=r"\(sae.sha256: aaaaaaaaaaaa -> bbbbbbbbbbbb; sink_multiple: 5.0 -> 4.0\)"):
-        open_manifest(tmp_path, other, 1, 2)
-    with pytest.raises(StudyError, match='model.revision: null -> "main"'):
-        open_manifest(tmp_path, SETTINGS | {"model": {"name": "m", "revision": "main"}}, 1, 2)
-    assert open_manifest(tmp_path, SETTINGS, 1, 2)["shards"]
-
-
-def test_tuples_in_settings_are_no_change(tmp_path: Path) -> None:
-    with_tuple = SETTINGS | {"shots": ("a", "b")}
-    write_manifest(tmp_path, open_manifest(tmp_path, with_tuple, 1, 2))
-    assert open_manifest(tmp_path, with_tuple, 1, 2)["shards"] == []
-
-
-def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".hidden").touch()
-    open_manifest(tmp_path, SETTINGS, 1, 2)
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(StudyError, match="is not empty and holds no collected features"):
-        open_manifest(tmp_path, SETTINGS, 1, 2)
-    with pytest.raises(StudyError, match="is a file; give a folder"):
-        open_manifest(tmp_path / "thesis.txt", SETTINGS, 1, 2)
+        open_collection(tmp_path, other, 1, 2)
 
 
 def test_unfinished_and_damaged_collections_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="holds no collected features"):
         load_features(tmp_path)
-    manifest = collection(tmp_path, [np.eye(3, 7, dtype=np.float32)] * 4)
-    write_manifest(tmp_path, manifest | {"shards": manifest["shards"][:1]})
+    manifest = collection(tmp_path, [np.eye(3, 7, dtype=np.float32)] * 4).values
+    write_json(tmp_path / "manifest.json", manifest | {"shards": manifest["shards"][:1]})
     with pytest.raises(StudyError, match="the features of 2 of 4 items; run the same collection again"):
         load_features(tmp_path)
-    write_manifest(tmp_path, manifest | {"format": 99})
-    with pytest.raises(StudyError, match="format 99"):
-        load_features(tmp_path)
-    write_manifest(tmp_path, manifest)
+    write_json(tmp_path / "manifest.json", manifest)
     with (tmp_path / "shard-00001.jsonl").open("a") as handle:
         handle.write("\n")
-    for read in (lambda: load_features(tmp_path), lambda: open_manifest(tmp_path, SETTINGS, 4, 2)):
+    for read in (lambda: load_features(tmp_path), lambda: open_collection(tmp_path, SETTINGS, 4, 2)):
         with pytest.raises(StudyError, match=r"shard-00001.jsonl was changed since it was written; delete"):
             read()
     (tmp_path / "shard-00001.jsonl").unlink()
@@ -147,10 +121,15 @@ def test_unfinished_and_damaged_collections_are_not_read(tmp_path: Path) -> None
         load_features(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "shards": 3}', "\x00"])
-def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str) -> None:
-    (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(StudyError, match="manifest.json is damaged; delete"):
+@pytest.mark.parametrize(
+    "change",
+    [{"shards": 3}, {"shards": [{"sha256": "a"}]}, {"shard_items": 0}, {"n_items": 0}, {"settings": [1]}],
+    ids=str,
+)
+def test_a_manifest_that_contradicts_itself_is_damaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    manifest = collection(tmp_path, [np.eye(3, 7, dtype=np.float32)]).values
+    write_json(tmp_path / "manifest.json", manifest | change)
+    with pytest.raises(StudyError, match="manifest.json is damaged .*; delete"):
         load_features(tmp_path)
 
 
@@ -161,9 +140,9 @@ def test_shards_written_apart_are_joined_in_order(tmp_path: Path) -> None:
     want = tmp_path / "want"
     collection(want, dense)
     folder = tmp_path / "apart"
-    manifest = open_manifest(folder, SETTINGS, 7, 2)
-    write_manifest(folder, manifest)
-    assert join_shards(folder, manifest) == [0, 1, 2, 3]
+    run = open_collection(folder, SETTINGS, 7, 2)
+    run.begin()
+    assert join_shards(run) == [0, 1, 2, 3]
 
     def write(index: int) -> None:
         own = dense[2 * index : 2 * index + 2]
@@ -173,26 +152,26 @@ def test_shards_written_apart_are_joined_in_order(tmp_path: Path) -> None:
         write_apart(folder, index, arrays, texts, {"n_tokens": len(items)})
 
     write(2)
-    assert join_shards(folder, manifest) == [0, 1, 3]
-    assert manifest["shards"] == []
+    assert join_shards(run) == [0, 1, 3]
+    assert run.values["shards"] == []
     write(0)
-    manifest = open_manifest(folder, SETTINGS, 7, 2)  # as after an interruption
-    assert join_shards(folder, manifest) == [1, 3]
-    assert len(manifest["shards"]) == 1
+    run = open_collection(folder, SETTINGS, 7, 2)  # as after an interruption
+    assert join_shards(run) == [1, 3]
+    assert len(run.values["shards"]) == 1
     write(3)
     write(1)
-    assert join_shards(folder, manifest) == []
+    assert join_shards(run) == []
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in want.iterdir()}
 
 
 def test_a_shard_that_is_not_what_its_entry_says_is_refused(tmp_path: Path) -> None:
-    manifest = open_manifest(tmp_path, SETTINGS, 2, 2)
-    write_manifest(tmp_path, manifest)
+    run = open_collection(tmp_path, SETTINGS, 2, 2)
+    run.begin()
     dense = np.ones((2, 7), np.float32)
     write_apart(tmp_path, 0, shard_of(dense, [0, 1], 0, 2), [text("q0"), text("q1")], {"n_tokens": 2})
     (tmp_path / "shard-00000.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(StudyError, match="shard-00000.jsonl was changed since it was written"):
-        join_shards(tmp_path, manifest)
+        join_shards(run)
     (tmp_path / "shard-00000.entry.json").write_text("{", encoding="utf-8")
     with pytest.raises(StudyError, match="shard-00000.entry.json is damaged"):
-        join_shards(tmp_path, open_manifest(tmp_path, SETTINGS, 2, 2))
+        join_shards(open_collection(tmp_path, SETTINGS, 2, 2))

@@ -104,37 +104,26 @@ def test_a_bar_in_a_name_does_not_end_its_cell(tmp_path: Path) -> None:
     assert row.startswith("| a\\|b | tied_l1 |")
 
 
-def test_the_plot_has_a_panel_a_hook_a_line_a_curve_and_a_mark_a_run(tmp_path: Path) -> None:
+def test_the_plot_has_a_panel_a_hook_and_says_every_run(tmp_path: Path) -> None:
     for i, (hook, size) in enumerate((h, s) for h in (1, 2) for s in (64, 96, 128)):
         for j, l1 in enumerate((0.1, 0.2, 0.4)):
             overrides = [f"hook_name=blocks.{hook}.hook_resid_post", f"sae.d_sae={size}", f"sae.l1_coefficient={l1}"]
             run(tmp_path / f"s/{i}-{j}", *overrides, l0=100 / (j + 1), ev=0.9 - 0.001 * i - 0.1 * j)
-    write_frontier(frontier([tmp_path / "s"]), tmp_path)
+    found = frontier([tmp_path / "s"])
+    write_frontier(found, tmp_path)
     root = ElementTree.parse(tmp_path / "frontier.svg").getroot()
     texts = [element.text for element in root.iter(f"{SVG}text")]
     assert texts.count("blocks.1.hook_resid_post") == texts.count("blocks.2.hook_resid_post") == 1
-    assert texts.count("explained variance") == 2 and texts.count("L0: active features a token (log scale)") == 2
+    assert texts.count("explained variance") == 2 and texts.count("L0: active features per token (log scale)") == 2
     assert texts.count("tied_l1 · d_sae 64") == 2
-    hovers = [e.text or "" for e in root.iter(f"{SVG}title") if "CE-loss" in (e.text or "")]
-    assert len(hovers) == 18
-    lines = [e for e in root.iter(f"{SVG}path") if e.get("stroke-width") == "2"]
-    assert len(lines) == 6
-    # labels do not overlap though the curves end together
-    heights = sorted(float(e.get("y", 0)) for e in root.iter(f"{SVG}text") if (e.text or "").startswith("tied_l1 ·"))
-    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 15.9
-    circles = [e for e in root.iter(f"{SVG}circle") if "L0 " in (e[0].text or "")]
-    x = {(e[0].text or "").split("L0 ")[1][:4]: float(e.get("cx", 0)) for e in circles}
-    # logarithmic: from 100 to 50 is as far as from 50 to 25
-    assert x["100."] - x["50.0"] == pytest.approx(_log_step(x["50.0"], x["33.3"]), rel=0.01)
+    (said,) = [element.text or "" for element in root.iter(f"{SVG}desc")]
+    assert said.split("; ") == [
+        f"{p.hook_name}, {p.curve}: L0 {p.l0:.1f}, EV {p.explained_variance:.3f}" for p in found.points
+    ]
+    assert len(found.points) == 18
 
 
-def _log_step(at_50: float, at_33: float) -> float:
-    import math
-
-    return (at_50 - at_33) * math.log(2) / math.log(1.5)
-
-
-@pytest.mark.parametrize("l0s", [(0.0,), (30.0,), (30.0, 30.0), (0.02, 4000.0)])
+@pytest.mark.parametrize("l0s", [(0.0,), (0.02, 4000.0)])
 def test_the_plot_of_odd_values_parses(l0s: tuple[float, ...], tmp_path: Path) -> None:
     for i, l0 in enumerate(l0s):
         run(tmp_path / f"s/{i}", f"sae.l1_coefficient={i}", l0=l0, ev=0.5 - 40 * i)
@@ -156,9 +145,11 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_unfinished_runs_are_left_out_and_none_is_an_error(tmp_path: Path) -> None:
     (run(tmp_path / "s/a") / "cfg.json").unlink()
     for folder in (tmp_path / "s", tmp_path / "s/a"):
-        with pytest.raises(ConfigError, match=f"{folder} holds no finished training run; name the output of a sweep"):
+        with pytest.raises(
+            ConfigError, match=f"{folder} does not contain a finished training run; name the output of a sweep"
+        ):
             frontier([folder])
-    with pytest.raises(ConfigError, match="nowhere is no folder; name the output of a sweep"):
+    with pytest.raises(ConfigError, match="nowhere is not a folder; name the output of a sweep"):
         frontier([tmp_path / "nowhere"])
     run(tmp_path / "s/b")
     assert [Path(p.folder).name for p in frontier([tmp_path / "s"]).points] == ["b"]

@@ -129,16 +129,16 @@ def test_statistics_and_special_tokens_are_asked_for_where_they_are_needed(sae: 
         ({"kind": "clamp", "features": {1: 1}, "unit": "norm"}, "unit must be one of raw, max, got 'norm'"),
         ({"kind": "ablate", "features": [1], "mode": "none"}, "mode must be one of zero, mean, resample"),
         ({"kind": "ablate", "features": [1], "values": [[1, 2]]}, "each row of values needs 1 numbers"),
-        ({"kind": "ablate", "features": [1], "values": 3}, "values is a list of rows"),
+        ({"kind": "ablate", "features": [1], "values": 3}, "values must be a list of rows"),
         ({"kind": "ablate", "features": [1], "seed": "x"}, "seed must be of type int"),
         ({"kind": "splice", "error_term": "no"}, "error_term must be of type bool, got 'no'"),
-        ({"kind": "splice", "positions": "stm"}, "no positions 'stm'; did you mean stem"),
+        ({"kind": "splice", "positions": "stm"}, "'stm' is not a kind of positions; did you mean stem"),
         ({"kind": "splice", "positions": {"form": 3}}, "positions has no key 'form'; did you mean from"),
         ({"kind": "splice", "positions": {"from": -3}}, "counts from the text's first token, 0; got -3"),
         ({"kind": "splice", "positions": {"parts": ["stems"]}}, "no part 'stems'; did you mean stem"),
-        ({"kind": "splice", "positions": {"all_of": []}}, "all_of needs a list that is not empty"),
+        ({"kind": "splice", "positions": {"all_of": []}}, "all_of needs a non-empty list"),
         ({"kind": "splice", "positions": {"not_tokens": ["a"]}}, "needs vocabulary ids"),
-        ({"kind": "splice", "positions": 3}, "positions is a name or one of"),
+        ({"kind": "splice", "positions": 3}, "positions must be a name or one of"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, entry: Any, match: str) -> None:
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, text, match in (
         ("a.yaml", "[", "a.yaml is neither YAML nor JSON"),
         ("b.json", "{", "b.json is neither YAML nor JSON"),
-        ("c.yaml", "kind: splice", "c.yaml must hold a list"),
+        ("c.yaml", "kind: splice", "c.yaml must contain a list"),
         ("d.yaml", "- !!python/object/apply:os.system [ls]", "d.yaml is neither YAML nor JSON"),
         ("e.yaml", "- {kind: splice, x: 1}", "e.yaml, entry 1"),
     ):
@@ -196,7 +196,7 @@ def test_filters_combine_and_masks_are_read_by_place_in_the_text() -> None:
     ):
         assert positions.mask(seen)[:, 0].int().tolist() == expected, positions
     for bad in ([1, 0], [], np.ones((1, 2, 3), dtype=bool)):
-        with pytest.raises(ConfigError, match="a mask of positions is boolean"):
+        with pytest.raises(ConfigError, match="a mask of positions must be boolean"):
             at(bad)
     with pytest.raises(ConfigError, match="at least one part"):
         in_parts()

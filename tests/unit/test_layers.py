@@ -5,6 +5,9 @@ few rooms know SAELens and TransformerLens. What is read without a model imports
 """
 
 import ast
+import importlib
+import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +33,7 @@ ROWS = (
     ("app", "commands", "cli"),
 )
 # The package's own files stand outside of the rows: they gather the public names.
-OUTSIDE = {"__init__", "__main__", "_registration"}
+OUTSIDE = {"__init__", "__main__", "_deprecated", "_registration"}
 LAYER = {room: number for number, row in enumerate(ROWS) for room in row}
 
 MAY_IMPORT_SAE_LENS = {"models", "interventions", "saes", "training", "controls"}
@@ -122,8 +125,69 @@ def _after(code: str) -> str:
 
 
 def test_importing_the_package_and_its_command_line_is_light() -> None:
-    heavy = ("torch", "sae_lens", "transformers", "datasets", "scipy", "numpy", "matplotlib")
+    heavy = ("torch", "sae_lens", "transformers", "datasets", "scipy", "sklearn", "accelerate", "numpy", "matplotlib")
     assert _after(f"import sys; import sae_lens_med.cli; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+ROOMS_THAT_READ = {
+    *("errors", "records", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts", "metrics"),
+    *("features", "alignment", "study"),
+}
+MODULES_THAT_RUN = {
+    *("features.collect", "features.rules", "features.statistics", "alignment.reasoning_runs"),
+    *("study.measure", "study.run"),
+}
+"""Of these rooms, the modules that run a model."""
+READING = sorted(
+    name for name, path in NAMES.items() if _room(path) in ROOMS_THAT_READ and name not in MODULES_THAT_RUN
+)
+
+
+REFUSE = """
+import sys
+heavy = ("torch", "transformers", "sae_lens", "transformer_lens", "datasets", "matplotlib", "sklearn", "accelerate")
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in heavy:
+            raise RuntimeError(f"loads {name}")
+sys.meta_path.insert(0, Refuse())
+"""
+"""Python code after which torch and its like cannot be imported, so that whoever imports them is seen."""
+
+
+@pytest.fixture(scope="module")
+def imported_without_torch() -> dict[str, str]:
+    """The traceback of importing each module of `READING`, empty where it loads nothing heavy; in one process."""
+    code = f"""{REFUSE}
+import importlib, json, traceback
+tracebacks = dict.fromkeys({READING!r}, "")
+for name in tracebacks:
+    try:
+        importlib.import_module("sae_lens_med." + name)
+    except RuntimeError:
+        tracebacks[name] = traceback.format_exc()
+assert not set(heavy) & set(sys.modules), set(heavy) & set(sys.modules)
+print(json.dumps(tracebacks))
+"""
+    return json.loads(_after(code))
+
+
+@pytest.mark.parametrize("name", READING)
+def test_what_is_read_without_a_model_loads_no_torch(name: str, imported_without_torch: dict[str, str]) -> None:
+    assert not imported_without_torch[name]
+
+
+def test_commands_that_only_look_start_without_torch() -> None:
+    commands = [["--version"], ["--help"], ["models"], ["list-metrics"], ["templates"], ["releases", "list"]]
+    code = f"""{REFUSE}
+from typer.testing import CliRunner
+from sae_lens_med.cli import app
+for command in {commands!r}:
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and done.output, (command, done.output, done.exception)
+assert "torch" not in sys.modules
+"""
+    assert _after(code) == ""
 
 
 @pytest.mark.parametrize(
@@ -146,3 +210,35 @@ def test_the_architecture_is_registered_in_any_order_of_import(imports: str) -> 
 @pytest.mark.parametrize("name", sae_lens_med.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(sae_lens_med, name).__doc__
+
+
+def test_names_of_0_1_0_warn_and_still_work() -> None:
+    with pytest.warns(DeprecationWarning, match=r"use sae_lens_med.evaluate\(model, items\).results"):
+        assert callable(sae_lens_med.evaluate_letters)
+    assert "evaluate_letters" not in sae_lens_med.__all__
+    with pytest.raises(AttributeError, match="no attribute 'evaluate_leters'"):
+        sae_lens_med.evaluate_leters  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [
+        ("models", "load_model"),
+        ("models", "MedBridge"),
+        ("prompts", "question_prompt"),
+        ("prompts", "explanation_prompt"),
+        ("study", "run_study"),
+    ],
+)
+def test_modules_of_0_1_0_that_became_rooms_warn_and_hold_their_names(room: str, name: str) -> None:
+    module = importlib.import_module(f"sae_lens_med.{room}")
+    with pytest.warns(DeprecationWarning, match=f"import {name} from sae_lens_med, not from sae_lens_med.{room}"):
+        found = getattr(module, name)
+    assert found is getattr(sae_lens_med, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_align_is_what_the_command_does() -> None:
+    assert inspect.signature(sae_lens_med.align) == inspect.signature(sae_lens_med.run_alignment)
+    assert sae_lens_med.align.__doc__ == sae_lens_med.run_alignment.__doc__

@@ -117,7 +117,7 @@ def test_english_items_have_the_same_layout() -> None:
 
 
 def test_a_language_without_layout() -> None:
-    with pytest.raises(DataError, match="no prompt layout for the language 'fr'; use one of ko, en"):
+    with pytest.raises(DataError, match="there is no prompt layout for the language 'fr'; use one of ko, en"):
         question_prompt(item(language="fr"), TOKENIZERS["qwen"])
 
 
@@ -280,7 +280,7 @@ def test_chat_that_cannot_be() -> None:
     with pytest.raises(ModelError, match="this tokenizer has no chat template; leave chat out"):
         question_prompt(item(), TOKENIZERS["qwen"], chat=True)
     plain = chat_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    with pytest.raises(ModelError, match="knows no enable_thinking"):
+    with pytest.raises(ModelError, match="does not support enable_thinking"):
         question_prompt(item(), plain, chat=True, enable_thinking=True)
     with pytest.raises(ModelError, match="use it together with chat"):
         question_prompt(item(), plain, enable_thinking=True)

@@ -7,9 +7,9 @@ import yaml
 from typer.testing import CliRunner
 
 from sae_lens_med.cli import app
-from sae_lens_med.errors import ConfigError, DataError, SaeLensMedError
+from sae_lens_med.errors import ConfigError, DataError, SaeLensMedError, StudyError
 from sae_lens_med.runs.files import configs_dir
-from sae_lens_med.training.outputs import require_folder, require_run, require_texts
+from sae_lens_med.training.outputs import open_run, require_texts
 from sae_lens_med.training.recipe import load_recipe
 
 RECIPES = sorted((configs_dir() / "recipes").glob("*.yaml"))
@@ -26,7 +26,7 @@ def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp
     ("override", "message"),
     [
         ("foo", "--set needs key=value, got 'foo'"),
-        ("lr=[1", "--set lr=\\[1: what stands after the = is no YAML value"),
+        ("lr=[1", "--set lr=\\[1: what follows the = is not a YAML value"),
         ("lr.x=1", "'lr' is a value, not a section"),
         ("lr=abc", "tiny.yaml: lr must be a number, got 'abc'"),
         ("lr=.inf", "lr must be a number, got inf"),
@@ -42,36 +42,36 @@ def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp
         ("n_batches_for_norm_estimate=0", "n_batches_for_norm_estimate must be at least 1, got 0"),
         ("feature_sampling_window=0", "feature_sampling_window must be at least 1, got 0"),
         ("autocast=maybe", "autocast must be true or false, got 'maybe'"),
-        ("hook_name=3", "hook_name must be a text, got 3"),
+        ("hook_name=3", "hook_name must be a string, got 3"),
         ("lr_scheduler_name=cosin", "SAELens has no lr_scheduler_name 'cosin'; did you mean cosineannealing?"),
         ("lr_scheduler_name=x", "no lr_scheduler_name 'x'; there are constant, cosineannealing"),
         ("sae.d_sae=abc", "tiny.yaml: sae: d_sae must be a whole number, got 'abc'"),
         ("sae.d_sae=-3", "sae: d_sae must be at least 1, got -3"),
         ("sae.dtype=float13", "SAELens has no dtype 'float13'; did you mean float32"),
         ("sae.center=medium", "sae: center must be one of none, mean, got 'medium'"),
-        ("sae.initial_density=2", "initial_density must lie between 0 and 1, got 2"),
-        ("sae.architecture=[1]", "sae.architecture must be a text"),
-        ("sae.reshape_activations=hook_z", "nothing reads the key 'reshape_activations'"),
+        ("sae.initial_density=2", "initial_density must be between 0 and 1, got 2"),
+        ("sae.architecture=[1]", "sae.architecture must be a string"),
+        ("sae.reshape_activations=hook_z", "unknown key 'reshape_activations'"),
         (
             "sae={architecture: matryoshka_batchtopk, d_sae: 8, matryoshka_widths: [x]}",
-            "a list of which each is a whole",
+            "a list whose entries are each a whole",
         ),
-        ("data.sources=text.jsonl", "data.sources must be a list of one file at least, got 'text.jsonl'"),
-        ("data.sources=[]", "data.sources must be a list of one file at least"),
+        ("data.sources=text.jsonl", "data.sources must be a list of at least one file, got 'text.jsonl'"),
+        ("data.sources=[]", "data.sources must be a list of at least one file"),
         ("data.sources=[3]", "a source is a path, or {path, max_rows}; got 3"),
-        ("data.sources=[{path: 3}]", "data.sources: path must be a text, got 3"),
+        ("data.sources=[{path: 3}]", "data.sources: path must be a string, got 3"),
         ("data.sources=[{path: a, max_rows: 0}]", "data.sources: max_rows must be a whole number of at least 1, got 0"),
-        ("data.folder=3", "data.folder must be a text, got 3"),
+        ("data.folder=3", "data.folder must be a string, got 3"),
         ("data.leave_out=1", "data.leave_out must be a number of at least 0 and below 1, got 1"),
         ("data.heldout=abc", "data.heldout must be a number of at least 0 and below 1, got 'abc'"),
-        ("data.heldout=0", "data.heldout must lie between 0 and 1, got 0"),
+        ("data.heldout=0", "data.heldout must be between 0 and 1, got 0"),
         ("data.sink_multiple=0.5", "data.sink_multiple must be a number of at least 1, got 0.5"),
         ("data.sink_multiple=1", "data.sink_multiple must exceed 1, got 1"),
         ("data.buffer_tokens=1.5", "data.buffer_tokens must be a whole number of at least 1, got 1.5"),
         ("data.harvest_batch_tokens=0", "data.harvest_batch_tokens must be a whole number of at least 1, got 0"),
-        ("model.name=[1]", "model.name must be a text, got"),
+        ("model.name=[1]", "model.name must be a string, got"),
         ("unshrink=maybe", "unshrink is true or false, got 'maybe'"),
-        ("start_at_mean=true", "start_at_mean is not for tied_l1; give sae.center: mean instead"),
+        ("start_at_mean=true", "start_at_mean is not for tied_l1; set sae.center: mean instead"),
     ],
 )
 def test_a_wrong_value_is_told_when_the_recipe_is_read(override: str, message: str) -> None:
@@ -79,35 +79,18 @@ def test_a_wrong_value_is_told_when_the_recipe_is_read(override: str, message: s
         load_recipe("tiny", [override])
 
 
-def test_where_a_run_may_be_written(tmp_path: Path) -> None:
-    recipe = load_recipe("tiny")
-    for output in (tmp_path / "new" / "deep", tmp_path):
-        require_run(recipe, output, resume=False)
-        with pytest.raises(ConfigError, match="holds no run to resume; leave --resume out to begin one"):
-            require_run(recipe, output, resume=True)
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match=r"--output .*/file is a file; give a folder"):
-            require_run(recipe, path, resume=False)
-    with pytest.raises(ConfigError, match="is not empty and holds no training run"):
-        require_run(recipe, tmp_path, resume=False)
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
-    with pytest.raises(ConfigError, match="holds an unfinished run; add --resume"):
-        require_run(recipe, run, resume=False)
-    require_run(recipe, run, resume=True)
-    with pytest.raises(ConfigError, match="was begun with another lr, seed; resume with the same recipe"):
-        require_run(load_recipe("tiny", ["lr=0.5", "seed=8"]), run, resume=True)
+def test_a_training_run_is_begun_resumed_and_never_overwritten(tmp_path: Path) -> None:
+    recipe, run = load_recipe("tiny"), tmp_path / "run"
+    open_run(recipe, run, resume=False).begin()
+    assert load_recipe(str(run / "recipe.yaml")).to_dict() == recipe.to_dict()
+    with pytest.raises(StudyError, match="holds an unfinished training run; add --resume"):
+        open_run(recipe, run, resume=False)
+    assert open_run(recipe, run, resume=True).begun
+    with pytest.raises(StudyError, match=r"other settings \(lr: 0\.\d+ -> 0.5; seed: \d+ -> 8\)"):
+        open_run(load_recipe("tiny", ["lr=0.5", "seed=8"]), run, resume=True)
     (run / "cfg.json").touch()
-    with pytest.raises(ConfigError, match="already holds a trained SAE"):
-        require_run(recipe, run, resume=True)
-
-
-def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs the tests may be allowed everything
-    with pytest.raises(ConfigError, match=rf"--activations .*: you may not write to {tmp_path}; give another folder"):
-        require_folder(tmp_path / "acts", "--activations")
+    with pytest.raises(StudyError, match="already holds a trained SAE"):
+        open_run(recipe, run, resume=True)
 
 
 def test_texts_that_are_not_there(tmp_path: Path) -> None:

@@ -75,16 +75,16 @@ def test_packaging_refuses_and_changes_nothing(releases: Releases, tmp_path: Pat
         ({"dtype": "int8"}, "'int8'; use one of bfloat16"),
         ({"max_bytes": 100}, "bytes, more than the 100 allowed"),
         ({"extra_files": [tmp_path / "absent.svg"]}, "absent.svg, which should go with the release, does not exist"),
-        ({"force": False}, "tiny-res exists; give another name or --target, or --force to replace it"),
+        ({"force": False}, "tiny-res already exists; choose another name or --target, or add --force to replace it"),
     ]:
         with pytest.raises(ReleaseError, match=message):
             package_release({IDS[0]: trained}, NAME, **{**common, **wrong})
-    for release, sae_id, message in [("../x", IDS[0], "no release name"), (NAME, "../x", "does not lie below")]:
+    for release, sae_id, message in [("../x", IDS[0], "not a release name"), (NAME, "../x", "is not inside")]:
         with pytest.raises(ReleaseError, match=message):
             package_release({sae_id: trained}, release, **common)
     state = load_file(trained / "sae_weights.safetensors")
     save_file(state | {"W_enc": state["W_enc"] * 1e6}, trained / "sae_weights.safetensors")
-    with pytest.raises(ReleaseError, match=r"W_enc of .* holds values that torch.float16 cannot"):
+    with pytest.raises(ReleaseError, match=r"W_enc of .* contains values that torch.float16 cannot represent"):
         package_release({IDS[0]: trained}, NAME, dtype="float16", **common)
     save_file({"W_enc": state["W_enc"]}, trained / "sae_weights.safetensors")
     with pytest.raises(ReleaseError, match="cannot be loaded"):
@@ -118,8 +118,8 @@ def test_every_shipped_release_is_intact():
         ("tiny: {model: m, repo_id: r}", "is not in SAELens' schema .*'saes'"),
         ("- a\n- b", "is not in SAELens' schema"),
         ("a: [", "cannot be read"),
-        ("t: {model: m, repo_id: r, saes: [{id: a, path: ../../etc}]}", "'../../etc', which does not lie below"),
-        ("/abs: {model: m, repo_id: r, saes: []}", "'/abs', which does not lie below"),
+        ("t: {model: m, repo_id: r, saes: [{id: a, path: ../../etc}]}", "'../../etc', which is not inside"),
+        ("/abs: {model: m, repo_id: r, saes: []}", "'/abs', which is not inside"),
     ],
 )
 def test_a_wrong_list_is_one_sentence(tmp_path: Path, text: str, message: str):
@@ -135,9 +135,9 @@ def test_a_wrong_list_is_one_sentence(tmp_path: Path, text: str, message: str):
         (f"tiny-rez/{IDS[0]}", rf"no SAE 'tiny-rez/.*did you mean {NAME}/"),
         (f"{NAME}/blocks.1.hook_resid_pst", f"has no SAE 'blocks.1.hook_resid_pst'; did you mean {IDS[0]}"),
         (NAME, f"is a release; name one of its SAEs: {NAME}/{IDS[0]}, {NAME}/{IDS[1]}"),
-        ("gemma-scope-2b-pt-ress:x", "SAELens knows no release .*; did you mean gemma-scope-2b-pt-res"),
+        ("gemma-scope-2b-pt-ress:x", "SAELens has no release .*; did you mean gemma-scope-2b-pt-res"),
         ("gemma-scope-2b-pt-res:layer_0", "has no SAE 'layer_0'.*; its first ids are embedding"),
-        ("absent", "neither a release listed here, nor a folder"),
+        ("absent", "it is neither a listed release nor a folder"),
     ],
 )
 def test_unknown_names_are_one_sentence_with_near_ones(releases: Releases, ref: str, message: str):
@@ -149,7 +149,7 @@ def test_unknown_names_are_one_sentence_with_near_ones(releases: Releases, ref: 
 def test_a_folder_without_an_sae_says_what_it_holds(tmp_path: Path, releases: Releases):
     with pytest.raises(ReleaseError, match=rf"has no cfg.json; name one of the folders in it: {IDS[0]}, {IDS[1]}"):
         load_sae(str(releases.weights / NAME), releases=releases)
-    with pytest.raises(ReleaseError, match="has no cfg.json; give the folder of an exported SAE"):
+    with pytest.raises(ReleaseError, match="has no cfg.json; use the folder of an exported SAE"):
         load_sae(str(releases.weights.parent), releases=releases)
     folder = trained_folder(tmp_path / "x")
     (folder / "sae_weights.safetensors").unlink()
@@ -252,7 +252,7 @@ def test_export_is_the_release_and_overwrites_only_when_told(releases: Releases,
     (out / "mine.txt").write_text("kept")
     (out / "README.md").write_text("old")
     refused = invoke(releases, "export", NAME, str(out))
-    assert "is not empty; give another one, or --force" in str(refused.exception)
+    assert "is not empty; choose another one, or add --force" in str(refused.exception)
     assert (out / "README.md").read_text() == "old"
     assert invoke(releases, "export", NAME, str(out), "--force").exit_code == 0
     assert (out / "README.md").read_text() == CARD
@@ -273,5 +273,5 @@ def test_publishing_is_a_dry_run_by_default(releases: Releases, monkeypatch: pyt
     size = sum(len(data) for data in before.values())
     assert f"Dry run: 13 files, {size:,} bytes would go to the public repository someone/tiny" in result.output
     assert contents(releases.weights) == before
-    assert "lacks the owner" in str(invoke(releases, "publish", NAME, "tiny").exception)
-    assert "is no Hub repository" in str(invoke(releases, "publish", NAME, "a/b/c").exception)
+    assert "has no owner" in str(invoke(releases, "publish", NAME, "tiny").exception)
+    assert "is not a Hub repository name" in str(invoke(releases, "publish", NAME, "a/b/c").exception)

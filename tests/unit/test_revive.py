@@ -226,9 +226,9 @@ def test_the_recipes_section() -> None:
     [
         (["revive.every=20"], "lacks the key 'dead_steps' of its section 'revive'"),
         (["revive.every=0", "revive.dead_steps=3"], "revive.every must be a whole number of at least 1, got 0"),
-        (["revive.every=3", "revive.dead_step=3"], "nothing reads the key 'dead_step'; did you mean dead_steps"),
+        (["revive.every=3", "revive.dead_step=3"], "unknown key 'dead_step'; did you mean dead_steps"),
         (["revive.every=3", "revive.dead_steps=3", "revive.until=1.5"], "above 0 and at most 1, got 1.5"),
-        (["revive=3"], "lacks the section 'revive'"),
+        (["revive=3"], "has no section 'revive'"),
         (
             ["sae={architecture: topk, d_sae: 8, k: 2}", "revive.every=3", "revive.dead_steps=3"],
             "revival is written for tied_l1, not for 'topk'",

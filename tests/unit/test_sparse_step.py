@@ -176,17 +176,23 @@ def test_nan_is_not_lost(kernels: Kernels, bf16: bool) -> None:
         assert x_hat.isnan().all() and acts.values.isnan().sum() == 8
 
 
-def test_threads_do_not_change_a_bit() -> None:
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     x, E, b = problem(50, 24, 300, 0.05)
     before = torch.get_num_threads()
-    results = []
+    results, used = [], []
+    each = kernels_cpu._each
+    monkeypatch.setattr(kernels_cpu, "_each", lambda work, n: (used.append(n), each(work, n)))
     try:
-        for threads in (1, 2, 3, 1):
+        for threads, least in ((1, 1), (2, 1), (3, 1), (1, 1), (3, kernels_cpu.LEAST_SHARE)):
             torch.set_num_threads(threads)
+            monkeypatch.setattr(kernels_cpu, "LEAST_SHARE", least)
+            used.clear()
             acts, x_hat = kernels_cpu.forward(x.detach(), E.detach(), b.detach(), bf16_filter=True)
             g_values = torch.ones_like(acts.values)
             gradients = kernels_cpu.backward(acts, x_hat, g_values, x.detach(), E.detach(), b.detach(), needs_x=True)
             results.append([acts.crow, acts.col, acts.values, x_hat, *gradients])
+            # Every thread has its share where there is enough to do, and no other is woken where there is not.
+            assert set(used) == {threads if least == 1 else 1}
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import permutations as all_orders
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sae_lens_med.statistics import (
     mcnemar_exact,
     mrr_chance,
     null_z,
+    paired_contrast,
     permutation_p,
     quantile_interval,
     stratified_permutations,
@@ -28,10 +30,13 @@ from sae_lens_med.statistics import (
 
 
 @given(n=st.integers(1, 3000), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.95, 0.99]))
-def test_wilson_equals_scipy(n: int, share: float, confidence: float) -> None:
+def test_wilson_ends_where_the_score_test_rejects(n: int, share: float, confidence: float) -> None:
     k = round(share * n)
-    expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    low, high = wilson_interval(k, n, confidence)
+    assert 0 <= low <= k / n <= high <= 1
+    for end in ({low} if k else set()) | ({high} if k < n else set()):
+        assert abs(k / n - end) == pytest.approx(z * (end * (1 - end) / n) ** 0.5, abs=1e-9)
 
 
 def test_wilson_at_the_ends() -> None:
@@ -44,15 +49,10 @@ def test_wilson_at_the_ends() -> None:
         wilson_interval(1, 2, 95)
 
 
-def test_bootstrap_agrees_with_scipy_and_with_its_own_seed() -> None:
+def test_bootstrap_is_that_of_numpy_with_the_same_seed() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=80)
-    ours = bootstrap_interval(values, resamples=20_000, seed=1)
-    assert ours is not None
-    theirs = stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2)
-    ).confidence_interval
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+    means = values[np.random.default_rng(3).integers(0, 80, size=(2000, 80))].mean(axis=1)
+    assert bootstrap_interval(values, seed=3) == tuple(np.quantile(means, [(1 - 0.95) / 2, 1 - (1 - 0.95) / 2]))
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
 
 
@@ -93,8 +93,12 @@ def test_permutation_p_of_all_orders_is_the_exact_tail() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_benjamini_hochberg_equals_scipy(p: list[float]) -> None:
-    np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p), atol=1e-12)
+def test_benjamini_hochberg_rejects_what_its_steps_reject(p: list[float]) -> None:
+    """The adjusted value is the least q at which the procedure of 1995 rejects: the largest k with p_(k) <= q k / m."""
+    m, ordered = len(p), sorted(p)
+    for value, adjusted in zip(p, benjamini_hochberg(p), strict=True):
+        least = min([1.0, *(x * m / (k + 1) for k, x in enumerate(ordered) if x >= value)])
+        assert adjusted == pytest.approx(least, abs=1e-12)
 
 
 def test_benjamini_hochberg_by_hand_and_bad_input() -> None:
@@ -111,6 +115,21 @@ def test_cohen_dz() -> None:
     assert cohen_dz([0.3, -0.1, 0.8, 0.2]) == pytest.approx(t / 2)
     assert cohen_dz([1.0]) is None
     assert cohen_dz([0.1 + 0.2, 0.3]) is None
+
+
+def test_signs_are_flipped_uniformly() -> None:
+    rng = np.random.default_rng(0)
+    d = np.array([3.0, 1.0, 0.5])
+    contrast = paired_contrast(d, 8000, rng)
+    values, counts = np.unique(np.round(contrast.null * 3, 9), return_counts=True)
+    assert values.tolist() == [-4.5, -3.5, -2.5, -1.5, 1.5, 2.5, 3.5, 4.5]
+    assert stats.chisquare(counts).pvalue > 0.001
+    assert contrast.p == pytest.approx(1 / 8, abs=0.02)
+    assert paired_contrast([], 9, rng).p == 1
+    with pytest.raises(DataError, match="finite"):
+        paired_contrast([np.nan], 9, rng)
+    with pytest.raises(ConfigError, match="at least one draw"):
+        paired_contrast([1.0], 0, rng)
 
 
 def test_harmonic_numbers_and_chance() -> None:
@@ -187,7 +206,7 @@ def test_strata_do_not_depend_on_the_order_of_items(pairs: list[str], random) ->
 def test_strata_refuse_what_is_not_nested() -> None:
     with pytest.raises(DataError, match="'A' goes with 'heart' and with 'lung'; put the coarser label into the finer"):
         coarsen_strata([("A", "heart"), ("A", "lung")])
-    with pytest.raises(DataError, match="item 1 has 1 stratum labels, the first item has 2"):
+    with pytest.raises(DataError, match="item 1 has 1 stratum labels, but the first item has 2"):
         coarsen_strata([("A", "heart"), ("A",)])
     with pytest.raises(ConfigError, match="min_size = 1"):
         coarsen_strata([], 1)

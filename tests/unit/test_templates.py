@@ -168,8 +168,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("{{ question }}{{ 1 / 0 }}", "division by zero"),
         ("{{ question }}\n{% if %}", "fails in line 2"),
         ("no variable", "does not print the question"),
-        ("{% set stop = 'x' %}{{ question }}", "it must be a list of texts"),
-        ("{% set stop = ['x', ''] %}{{ question }}", "it must be a list of texts"),
+        ("{% set stop = 'x' %}{{ question }}", "it must be a list of non-empty strings"),
+        ("{% set stop = ['x', ''] %}{{ question }}", "it must be a list of non-empty strings"),
     ],
 )
 def test_a_broken_template_is_one_sentence(tmp_path: Path, content: str, said: str) -> None:
@@ -182,17 +182,17 @@ def test_a_broken_template_is_one_sentence(tmp_path: Path, content: str, said: s
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.j2").write_bytes("정답".encode("cp949"))
-    with pytest.raises(ConfigError, match="is not a text in UTF-8"):
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
         find_templates(str(tmp_path / "x.j2"))
 
 
 @pytest.mark.parametrize(
     ("wanted", "language", "said"),
     [
-        ("lettr", None, "neither a file nor one that ships; did you mean letter"),
+        ("lettr", None, "neither as a file nor among the packaged ones; did you mean letter"),
         ("cot.kr", None, "did you mean cot.ko"),
         ("/nowhere/x", None, "`sae-lens-med templates` lists"),
-        ("cot", "fr", "no instructions in the language 'fr'; use one of ko, en"),
+        ("cot", "fr", "there are no instructions in the language 'fr'; use one of ko, en"),
         ("cot.ko", "en", "has its own language"),
     ],
 )

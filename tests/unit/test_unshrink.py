@@ -196,7 +196,7 @@ def test_it_is_saved_as_standard_and_comes_back(tmp_path: Path) -> None:
 
 def test_other_forms_are_refused() -> None:
     topk = TopKSAE(TopKSAEConfig(d_in=D_IN, d_sae=8, k=2))
-    with pytest.raises(ConfigError, match="SAELens' 'standard' only, this SAE is 'topk'"):
+    with pytest.raises(ConfigError, match="SAELens' 'standard' only; this SAE is 'topk'"):
         unshrink(topk, [inputs()])
     scaled = StandardSAE(StandardSAEConfig(d_in=D_IN, d_sae=8, normalize_activations="expected_average_only_in"))
     with pytest.raises(ConfigError, match="the SAE scales its input .*; fold that in first"):

@@ -10,6 +10,9 @@ few hundred million parameters judge near chance: their scores say little about 
 Secrets: the key comes from an environment variable only, is sent to the host of `base_url` only (redirects are not
 followed), never over plain http except to this machine, and stands in no message, note or file.
 
+Own code: one kind of request needs the standard library only, and the `openai` client follows redirects and takes its
+address from the environment, which the rule on secrets excludes.
+
 Out of scope: other protocols; what the verdicts mean (`scores`).
 """
 

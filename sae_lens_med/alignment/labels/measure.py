@@ -21,12 +21,12 @@ from sae_lens_med.alignment.labels.judges import LocalModelJudge
 from sae_lens_med.alignment.labels.scores import Judge, LabelScores, read_labels, require_verdicts, score_labels
 from sae_lens_med.alignment.labels.tasks import KINDS, PIECE_PARTS, Kind, label_tasks
 from sae_lens_med.features.vectors import Collected, n_columns
-from sae_lens_med.interventions.edit_runs import EditStore
 from sae_lens_med.metrics.depends import on_concepts, on_controls, on_labels, on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence
 from sae_lens_med.records import BoolArray, MetricValue
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.statistics import bootstrap_interval, quantile_interval
 
@@ -89,7 +89,7 @@ class KeptVerdicts:
 
     def __init__(self, judge: Judge, path: Path, *, progress: bool = True) -> None:
         self._judge, self._progress = judge, progress
-        self._store = EditStore(path, {"verdicts": "of feature labels"})
+        self._store = PartialResults(path, {"verdicts": "of feature labels"})
 
     @property
     def name(self) -> str:
@@ -105,8 +105,9 @@ class KeptVerdicts:
                 batch = new[start : start + ASKED_TOGETHER]
                 verdicts = self._judge.judge(kind, [asked[k] for k in batch])
                 require_verdicts(self._judge, verdicts, [asked[k] for k in batch])
-                for k, given in zip(batch, verdicts, strict=True):
-                    self._store.append({"id": keys[k], "verdicts": list(given)})
+                self._store.append(
+                    {"id": keys[k], "verdicts": list(given)} for k, given in zip(batch, verdicts, strict=True)
+                )
                 bar.advance(task, len(batch))
         return [tuple(self._store.done[key]["verdicts"]) for key in keys]
 

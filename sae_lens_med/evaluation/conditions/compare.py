@@ -172,7 +172,7 @@ class Comparison(Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ran:
+class ConditionRun:
     """What running one condition gave."""
 
     condition: Condition
@@ -202,7 +202,7 @@ def margins(results: Sequence[ItemResult]) -> FloatArray:
 
 
 def compare(
-    ran: Sequence[Ran],
+    ran: Sequence[ConditionRun],
     provenance: Provenance,
     *,
     statistics: Mapping[str, Any] | None = None,
@@ -220,7 +220,7 @@ def compare(
     for each in ran:
         for results in (each.results, *each.random_results):
             if [result.id for result in results] != ids:
-                raise DataError(f"condition {each.condition.name!r} is not over the same items as the plain one.")
+                raise DataError(f"condition {each.condition.name!r} does not cover the same items as the plain one.")
     known = [i for i, result in enumerate(plain.results) if result.gold is not None]
     if not known:
         raise DataError("no item has a known gold answer, so there is nothing to compare.")
@@ -235,7 +235,7 @@ def compare(
     )
 
 
-def _result(ran: Ran, plain: Ran, known: Sequence[int], resamples: int, seed: int) -> ConditionResult:
+def _result(ran: ConditionRun, plain: ConditionRun, known: Sequence[int], resamples: int, seed: int) -> ConditionResult:
     own, base = [ran.results[i] for i in known], [plain.results[i] for i in known]
     whole = _group("all", own, base, resamples, seed)
     random = None
@@ -320,7 +320,7 @@ def _adjusted(results: Sequence[ConditionResult]) -> list[ConditionResult]:
     return out
 
 
-def _flips(ran: Ran, plain: Ran) -> list[Flip]:
+def _flips(ran: ConditionRun, plain: ConditionRun) -> list[Flip]:
     found = []
     for own, base in zip(ran.results, plain.results, strict=True):
         if own.prediction != base.prediction:

@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from sae_lens_med.data import LoadedItems
 from sae_lens_med.errors import ConfigError, SaeLensMedError, StudyError
 from sae_lens_med.evaluation.conditions.compare import (
     Comparison,
-    Ran,
+    ConditionRun,
     compare,
 )
 from sae_lens_med.evaluation.conditions.plot import steering_svg
@@ -47,16 +48,22 @@ from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
+from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.progress import progress_bar
-from sae_lens_med.runs.provenance import changes, identity, make_provenance
+from sae_lens_med.runs.provenance import identity, make_provenance
 from sae_lens_med.saes.releases import LoadedSae
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 COMPARISON = "comparison.json"
 PLOT = "steering.svg"
-_STATISTICS = r"statistics(-\d+)?\.safetensors"
+KIND = Kind(
+    "comparison",
+    format=1,
+    identity=itemgetter("identity"),
+    # Statistics alone are left by a run of which a condition was refused.
+    leftovers=lambda names: all(re.fullmatch(r"statistics(-\d+)?\.safetensors", name) for name in names),
+)
 SCORING = ("letter", "option-text")
 """Methods that give a log-probability of each option."""
 
@@ -113,7 +120,7 @@ def run_conditions(
         )
     with_features = any(condition.features for condition in conditions.conditions)
     if saes is None and any(condition.interventions for condition in conditions.conditions):
-        raise ConfigError("interventions need an SAE; give the one whose features they are about.")
+        raise ConfigError("interventions need an SAE; pass the one whose features they change.")
     named = _named(saes, conditions)
     engine = bind(Engine, model, batch_tokens=batch_tokens)
     texts = []
@@ -135,7 +142,8 @@ def run_conditions(
     provenance = make_provenance(model.provenance, only, data, settings, seed)
     output = Path(output)
     with distributed.initialised() as me:
-        if distributed.broadcast_object(_opened(output, identity(provenance)) if me.first else None):
+        run = RunFolder(output, KIND, {"identity": identity(provenance)})
+        if distributed.broadcast_object(run.begun and (output / COMPARISON).is_file()):
             return read_comparison(output)
         found: dict[str | None, FeatureStatistics] = {}
         if with_features:
@@ -145,15 +153,14 @@ def run_conditions(
         for condition in conditions.conditions:
             hooks(condition)  # what cannot be run is said before anything is
         sets = {} if not conditions.matched_random else _random_sets(conditions, found, seed)
-        if me.first:
-            write_json(output / MANIFEST, {"format": FORMAT, "identity": identity(provenance)})
+        run.begin()
         units = _units(conditions, sets, output)
         with progress_bar(progress and me.first) as bar:
             # Those of the file first, so that they can be looked at while the random ones run.
             for unit in sorted(units, key=lambda u: u.path.name != "items.jsonl"):
                 _run(unit, engine, hooks, data.items, method, shots, identity(provenance), seed, bar)
         if me.first:
-            ran = [_ran(condition, sets, found, output) for condition in conditions.conditions]
+            ran = [_condition_run(condition, sets, found, output) for condition in conditions.conditions]
             about = {str(name or ""): _about_statistics(each) for name, each in found.items()}
             _write(output, compare(ran, provenance, statistics=about, resamples=resamples, seed=seed))
         distributed.barrier()
@@ -181,34 +188,10 @@ def read_comparison(folder: Path) -> Comparison:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
-            raise StudyError(f"{path} has another format than this version reads ({FORMAT}).")
+            raise StudyError(f"{path} does not have the format that this version reads ({FORMAT}).")
         return Comparison.from_dict(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"{path} is no finished comparison ({error}); run it again.") from error
-
-
-def _opened(output: Path, own: Mapping[str, Any]) -> bool:
-    """Whether the run in this folder is finished. Raises `StudyError` for a folder of something else."""
-    path = output / MANIFEST
-    if path.is_file():
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            different = changes(manifest["identity"], json.loads(json.dumps(own)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(f"{path} is damaged ({error}); give another output folder.") from error
-        if different:
-            raise StudyError(
-                f"{output} holds a comparison with other settings ({'; '.join(different)}); give another output folder "
-                "or the settings it began with."
-            )
-        return (output / COMPARISON).is_file()
-    if output.is_file():
-        raise StudyError(f"{output} is a file; give a folder as output.")
-    # Statistics alone are left by a run of which a condition was refused.
-    others = [each for each in output.iterdir() if each.name[0] != "."] if output.is_dir() else []
-    if not all(re.fullmatch(_STATISTICS, each.name) for each in others):
-        raise StudyError(f"{output} is not empty and holds no comparison; give an empty or a new folder as output.")
-    return False
+        raise StudyError(f"{path} is not a finished comparison ({error}); run it again.") from error
 
 
 def _statistics(
@@ -249,7 +232,7 @@ def _hooks(
             if each.unit == "max" and not measured.maximum[feature]:
                 raise ConfigError(
                     f"condition {condition.name!r}: feature {feature} never fires on the {measured.n_tokens} tokens of "
-                    "the feature statistics, so it has no maximum to be a unit; use unit raw or norm, or statistics "
+                    "the feature statistics, so its maximum cannot be a unit; use unit raw or norm, or statistics "
                     "over other data."
                 )
     return pairs
@@ -310,7 +293,7 @@ def _run(
         return
     partial = PartialResults(unit.path.with_suffix(".partial.jsonl"), own_identity)
     if any(each.mode == "resample" and each.values is None for each in unit.condition.parsed):
-        # Its draws follow from all passes before: begun anew, the result is that of a run without interruption.
+        # Its draws follow from all passes before: started afresh, the result is that of a run without interruption.
         partial.remove()
         distributed.barrier()
         partial = PartialResults(unit.path.with_suffix(".partial.jsonl"), own_identity)
@@ -328,7 +311,7 @@ def _run(
         shots=shots,
         seed=seed,
         progress=False,
-        done=dict(partial.done),
+        done=partial.records(ItemResult),
         on_results=written,
     )
     if me.first:
@@ -338,12 +321,12 @@ def _run(
     bar.remove_task(task)
 
 
-def _ran(
+def _condition_run(
     condition: Condition, sets: Mapping[str, Any], statistics: Mapping[str | None, FeatureStatistics], output: Path
-) -> Ran:
+) -> ConditionRun:
     folder = output / "conditions" / condition.name
     maps, folds = sets.get(condition.name, ((), ()))
-    return Ran(
+    return ConditionRun(
         condition=condition,
         results=read_results(folder / "items.jsonl"),
         random_sets=tuple(tuple(mapping[feature] for feature in condition.features) for mapping in maps),

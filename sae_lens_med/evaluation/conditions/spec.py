@@ -106,7 +106,7 @@ def load_conditions(path: str | Path) -> Conditions:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(
-            f"there is no conditions file {path}; `sae-lens-med intervene --example` prints one to begin with."
+            f"there is no conditions file {path}; `sae-lens-med intervene --example` prints one to start from."
         ) from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
@@ -154,7 +154,9 @@ def _entry(entry: Any, where: str) -> list[Condition]:
             raise ConfigError(f"{where}: a feature is named twice in {indices}; name each one once.")
     name = entry.get("name", _default_name(read))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}: the name {name!r} cannot be that of a folder; use letters, digits and _ - . + = @")
+        raise ConfigError(
+            f"{where}: the name {name!r} cannot be used as a folder name; use letters, digits and _ - . + = @"
+        )
     kind = "+".join(dict.fromkeys(each.kind for each in read))
     dicts = tuple(each.to_dict() for each in read)
     if "strengths" not in entry:
@@ -174,9 +176,11 @@ def _strengths(values: Any, kind: str, where: str) -> list[float]:
         raise ConfigError(f"{where}: strengths must be a list of numbers such as [-2, -1, 1, 2].")
     for value in values:
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ConfigError(f"{where}: {value!r} is no strength; give finite numbers.")
+            raise ConfigError(f"{where}: {value!r} is not a strength; use finite numbers.")
         if value == 0 and kind == STEER:
-            raise ConfigError(f"{where}: to steer with strength 0 is the plain model, which is there; leave 0 out.")
+            raise ConfigError(
+                f"{where}: steering with strength 0 is the plain model, which is always included; leave 0 out."
+            )
     return [float(value) for value in values]
 
 

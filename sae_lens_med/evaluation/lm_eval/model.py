@@ -13,7 +13,7 @@ this package, which imports it and hands the rest of the line to lm-eval's own.
 `SaeLensMedLM` is lm-eval's own `HFLM` on the transformers model inside the bridge (`MedBridge.plain`), so that
 tokenisation, chat templates, truncation, rolling windows, batches and stop strings are lm-eval's for every task, and
 without SAE and interventions its numbers are those of `--model hf` up to rounding. Hooks are put on for each call of
-the model and taken off after it. They are told what each position is (`passes`): its token, its place in the text,
+the model and taken off after it. They learn what each position is from `passes`: its token, its place in the text,
 what is padding, what the model wrote itself; in log-likelihoods nothing is. Which part of a question a token belongs
 to is not known to lm-eval, so a file whose positions name parts is refused.
 
@@ -36,7 +36,7 @@ from sae_lens_med.features.statistics import FeatureStatistics
 from sae_lens_med.interventions import attached, read_interventions
 from sae_lens_med.models.bridge import MedBridge, load_model
 from sae_lens_med.models.hf_hooks import HookFn, hook_places, require_place
-from sae_lens_med.models.passes import Pass, telling
+from sae_lens_med.models.passes import Pass, in_pass
 from sae_lens_med.models.residuals import CAUSAL, ready
 from sae_lens_med.records import PARTS
 from sae_lens_med.runs.provenance import versions
@@ -125,10 +125,11 @@ class SaeLensMedLM(HFLM):
             if name not in OF_HFLM:
                 known = (*OWN, *OF_HFLM)
                 raise ConfigError(
-                    f"--model {NAME} takes no setting {name!r}{nearest(name, known)}; it takes {', '.join(known)}."
+                    f"--model {NAME} has no setting {name!r}{nearest(name, known)}; its settings are "
+                    f"{', '.join(known)}."
                 )
         if pretrained is None:
-            raise ConfigError(f"--model {NAME} needs a model; give --model_args pretrained=NAME,...")
+            raise ConfigError(f"--model {NAME} needs a model; add --model_args pretrained=NAME,...")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun's and accelerate's
             raise ConfigError(f"--model {NAME} runs in one process; start it without torchrun or accelerate.")
         if isinstance(pretrained, MedBridge):
@@ -140,7 +141,7 @@ class SaeLensMedLM(HFLM):
         if plain is None:
             raise ModelError(
                 f"lm-eval cannot drive {model.provenance['name']} here, because it is spread over devices or was given "
-                "other weights after it was opened; open it anew on one device."
+                "other weights after it was opened; open it again on one device."
             )
         steering = _Steering(model, sae, error_term, intervention, statistics)
         self.fwd_hooks: list[tuple[str, HookFn]] = [*steering.pairs(), *hooks]
@@ -219,7 +220,7 @@ class _Steering:
         self._error_term = error_term
         for name, value in (("error_term", error_term), ("statistics", statistics)):
             if value is not None and self._sae is None:
-                raise ConfigError(f"{name} belongs to an SAE; give sae=RELEASE/ID as well, or leave it out.")
+                raise ConfigError(f"{name} belongs to an SAE; add sae=RELEASE/ID as well, or leave it out.")
         if error_term is not None and not isinstance(error_term, bool):
             raise ConfigError(f"error_term must be True or False, got {error_term!r}.")
         self._entries = read_interventions(intervention) if intervention is not None else ()
@@ -243,11 +244,11 @@ class _Steering:
             where = f"intervention {number} ({entry.kind})"
             if _names_parts(json.loads(entry.positions)):
                 raise ConfigError(
-                    f"{where} acts on parts of the prompt, which lm-eval does not tell; use other positions, or "
+                    f"{where} acts on parts of the prompt, which lm-eval does not report; use other positions, or "
                     "`sae-lens-med intervene`."
                 )
             if entry.sae is None and self._sae is None:
-                raise ConfigError(f"{where} names no SAE; add `sae: RELEASE/ID` to it, or give sae=RELEASE/ID.")
+                raise ConfigError(f"{where} does not name an SAE; add `sae: RELEASE/ID` to it, or pass sae=RELEASE/ID.")
             if entry.sae is not None and entry.sae not in others:
                 others[entry.sae] = self._open(entry.sae)
             chosen = self._sae if entry.sae is None else others[entry.sae]
@@ -285,7 +286,7 @@ def _without_zeros(ids: list[int]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _masked_attention(hf_model: Any) -> Iterator[None]:
-    """`CAUSAL` attention takes no mask, and lm-eval pads at the left to generate."""
+    """`CAUSAL` attention does not take a mask, and lm-eval pads at the left to generate."""
     if hf_model.config._attn_implementation != CAUSAL:
         yield
         return
@@ -325,7 +326,7 @@ def _told(hf_model: torch.nn.Module, real: torch.Tensor, last: torch.Tensor | No
             last=None if last is None else of_columns(last, False)[:, start:],
         )
         scope = contextlib.ExitStack()
-        scope.enter_context(telling(this))
+        scope.enter_context(in_pass(this))
         scopes.append(scope)
 
     def after(_module: Any, _args: Any, _output: Any) -> None:

@@ -56,7 +56,7 @@ def kormedmcqa_task(
     from datasets import Dataset, DatasetDict
 
     if not rows:
-        raise DataError("there are no rows to make a task of lm-eval from; give at least one question.")
+        raise DataError("there are no rows to make an lm-eval task from; pass at least one question.")
     splits = {"test": _columns(rows, "row"), "fewshot": _columns(shots, "shot")}
     found = DatasetDict({split: Dataset.from_list(kept) for split, kept in splits.items() if kept})
     folder = Path(lm_eval.tasks.__file__).parent / "kormedmcqa"
@@ -75,7 +75,8 @@ def _columns(rows: Sequence[Mapping[str, Any]], what: str) -> list[dict[str, Any
     for number, row in enumerate(rows, 1):
         if lacking := [column for column in COLUMNS if column not in row]:
             raise DataError(
-                f"{what} {number} for lm-eval's kormedmcqa lacks {', '.join(lacking)}; it needs question, A to E and "
+                f"{what} {number} for lm-eval's kormedmcqa is missing {', '.join(lacking)}; it needs question, "
+                "A to E and "
                 "answer (1 to 5)."
             )
     return [{column: row[column] for column in COLUMNS} for row in rows]

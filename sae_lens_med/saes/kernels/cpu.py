@@ -12,8 +12,10 @@ The norms on the right are computed, not assumed. The margin adds the float32 ac
 roundings to bfloat16: 2⁻⁸ |b_j| of the bias, as much of the product (near the threshold it is -b_j), 1 % of the sum. An
 entry that lies further below zero than that cannot be active, so none is missed, and the step equals the float32 one.
 
-Threads: each kernel runs without the interpreter's lock on a share of the rows (or of the features), one share a torch
-thread. Each sum is made by one thread in a fixed order, so two runs are equal bit for bit.
+Threads: each kernel runs without the interpreter's lock on a share of the rows (or of the features), at most one share
+for each of torch's threads, and none of less work than `LEAST_SHARE`: waking a thread costs microseconds on a quiet
+machine and, once a kernel, a time slice of some milliseconds on one whose cores are taken. Each sum is made by one
+thread in a fixed order, so the results are equal bit for bit, whatever the number of shares.
 
 Out of scope: other types than float32, for which `kernels.torch` stands in.
 """
@@ -35,6 +37,8 @@ BUFFER_BYTES = 2**25
 
 SCAN_WIDTH = 16
 """Entries that the scan rejects at once."""
+LEAST_SHARE = 2**18
+"""Multiply-adds, or entries looked at, of one thread's share at least: some 0.1 ms."""
 
 Array = np.ndarray[Any, Any]
 Share = tuple[int, int]
@@ -51,14 +55,14 @@ def forward(x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, *, bf16_filter: b
         crow, col, values = _encode_by_candidates(x, M, b, out)
     else:
         crow, col, values = _collect(x, M, None, _scan_float32, b.numpy())
-        _parallel(_decode, _shares(crow), M.numpy(), crow, col, values, out.numpy())
+        _parallel(_decode, _shares(crow, x.shape[1]), M.numpy(), crow, col, values, out.numpy())
     return ActiveSet(torch.from_numpy(crow), torch.from_numpy(col), torch.from_numpy(values)), out
 
 
 def _encode_by_candidates(x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> tuple[Array, ...]:
     x16, M16 = x.bfloat16(), M.bfloat16()
     M_error = np.empty(len(M), np.float32)
-    _parallel(_rounding_errors, _even(len(M)), M.numpy(), _bits16(M16), M_error)
+    _parallel(_rounding_errors, _even(len(M), M.shape[1]), M.numpy(), _bits16(M16), M_error)
     norm = x.norm(dim=1)
     margin = (x - x16.float()).norm(dim=1) + norm * (1.004 * float(M_error.max(initial=0)) + x.shape[1] * 2.0**-23)
     if len(b):
@@ -68,11 +72,20 @@ def _encode_by_candidates(x: torch.Tensor, M: torch.Tensor, b: torch.Tensor, out
     crow, col, values = _collect(x16, M16, b.bfloat16(), _scan_bfloat16, limit)
     n_kept = np.empty(len(x), np.int64)
     _parallel(
-        _decode_candidates, _shares(crow), x.numpy(), M.numpy(), b.numpy(), crow, col, values, n_kept, out.numpy()
+        _decode_candidates,
+        _shares(crow, x.shape[1]),
+        x.numpy(),
+        M.numpy(),
+        b.numpy(),
+        crow,
+        col,
+        values,
+        n_kept,
+        out.numpy(),
     )
     kept_crow = _offsets(n_kept)
     kept_col, kept_values = np.empty(kept_crow[-1], np.int64), np.empty(kept_crow[-1], np.float32)
-    _parallel(_pack, _even(len(x)), crow, kept_crow, col, values, kept_col, kept_values)
+    _parallel(_pack, _even(len(x), len(col) // max(1, len(x))), crow, kept_crow, col, values, kept_col, kept_values)
     return kept_crow, kept_col, kept_values
 
 
@@ -90,15 +103,15 @@ def backward(
     g_, g_values_, x_, M_, inv_norm_ = (t.contiguous().numpy() for t in (g, g_values, x, M, inv_norm))
     crow, col, values = acts.crow.numpy(), acts.col.numpy(), acts.values.numpy()
     delta = np.empty_like(values)
-    _parallel(_gradient_at_active, _shares(crow), M_, crow, col, g_, g_values_, delta)
+    _parallel(_gradient_at_active, _shares(crow, x.shape[1]), M_, crow, col, g_, g_values_, delta)
     dx = None
     if needs_x:
         dx = torch.empty(x.shape)
-        _parallel(_decode, _shares(crow), M_, crow, col, delta, dx.numpy())
+        _parallel(_decode, _shares(crow, x.shape[1]), M_, crow, col, delta, dx.numpy())
     ccol, entry, row = _by_feature(crow, col, len(M))
     dE, db = torch.empty(M.shape), torch.empty(len(M))
     arrays = (ccol, entry, row, values, delta, g_, x_, M_, inv_norm_, dE.numpy(), db.numpy())
-    _parallel(_weight_gradient, _shares(ccol), *arrays)
+    _parallel(_weight_gradient, _shares(ccol, 2 * x.shape[1]), *arrays)
     return dE, db, dx
 
 
@@ -120,7 +133,7 @@ def _collect(
     x: torch.Tensor, M: torch.Tensor, b: torch.Tensor | None, scan: Callable[..., int], limit: Array
 ) -> tuple[Array, Array, Array]:
     """The entries of x Mᵀ (+ b, if given) that `scan` picks by its `limit`, as CSR: crow, col, values."""
-    rows = _even(len(x))
+    rows = _even(len(x), len(M))
     found = [_Found(max(SCAN_WIDTH, 128 * (stop - start))) for start, stop in rows]
     width = max(SCAN_WIDTH, BUFFER_BYTES // (x.element_size() * max(1, len(x))) // SCAN_WIDTH * SCAN_WIDTH)
     buffer = torch.empty(len(x) * min(width, len(M)), dtype=x.dtype)
@@ -343,16 +356,21 @@ def _offsets(count: Array) -> Array:
     return out
 
 
-def _even(n: int) -> list[Share]:
-    """n rows in as many shares as torch has threads."""
-    parts = torch.get_num_threads()
+def _parts(work: int) -> int:
+    """In how many shares to do so much work."""
+    return max(1, min(torch.get_num_threads(), work // LEAST_SHARE))
+
+
+def _even(n: int, cost: int) -> list[Share]:
+    """n rows in equal shares; `cost`: the work of a row."""
+    parts = _parts(n * cost)
     return [(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 
-def _shares(offsets: Array) -> list[Share]:
-    """Rows in shares of about as many entries; a row's own cost counts as one entry."""
+def _shares(offsets: Array, cost: int) -> list[Share]:
+    """Rows in shares of about as many entries; a row counts as one entry more. `cost`: the work of an entry."""
     work = offsets + np.arange(len(offsets))
-    parts = torch.get_num_threads()
+    parts = _parts(int(work[-1]) * cost)
     cuts = np.searchsorted(work, work[-1] * np.arange(parts + 1) / parts)
     cuts[0], cuts[-1] = 0, len(offsets) - 1
     return [(int(a), int(z)) for a, z in zip(cuts[:-1], cuts[1:], strict=True)]
@@ -370,7 +388,7 @@ def _each(work: Callable[[int], None], n: int) -> None:
     if n == 1:
         work(0)
     else:
-        list(_pool(os.getpid(), n).map(work, range(n)))
+        list(_pool(os.getpid(), torch.get_num_threads()).map(work, range(n)))
 
 
 def _parallel(kernel: Callable[..., None], shares: list[Share], *arrays: Array) -> None:

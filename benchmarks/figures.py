@@ -1,0 +1,106 @@
+"""The pictures of the documentation, drawn again from the numbers beside them.
+
+    python benchmarks/figures.py
+
+    results/frontier.json        L0 and explained variance of the release and of what it is compared with
+                                   -> results/frontier.svg (layer 9) and, all layers, the release's frontier.svg
+    results/steering.json        steering of one feature beside ten random ones           -> results/steering.svg
+    results/retrieval_mrr.json   whose features find the own explanation                  -> ../docs/images/overview.svg
+
+The release's manifest holds the hash of its picture; it is written anew with it.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from sae_lens_med import plots
+from sae_lens_med.plots.style import new_axes, own_settings
+from sae_lens_med.runs.files import file_sha256, write_json, write_text
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+RELEASE = ROOT / "sae_lens_med" / "saes" / "weights" / "sae-lens-med-gemma-3-270m-res"
+VARIANTS = {
+    "tfidf": "Words alone (TF-IDF)",
+    "raw": "Residual stream, no SAE",
+    "sae": "SAE features",
+    "shuffled_sae": "SAE with shuffled directions",
+    "random_model": "Model with random weights",
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    """A file of `results/`."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def frontier(hook_name: str | None = None) -> str:
+    """The runs at `hook_name`, or all."""
+    points: list[Any] = [SimpleNamespace(**point) for point in read("frontier.json")["points"]]
+    points = [point for point in points if hook_name in (None, point.hook_name)]
+    axes = plots.frontier_panels(points)
+    return plots.svg(axes, title="L0 against explained variance", description=plots.describe_frontier(points))
+
+
+def steering() -> str:
+    """Feature 3188 beside ten random ones."""
+    values = read("steering.json")
+
+    def points(name: str) -> tuple[plots.SteeringPoint, ...]:
+        return tuple(plots.SteeringPoint(**point) for point in values[name])
+
+    entry = plots.SteeringEntry(values["title"], points("accuracy"), points("margin_change"))
+    plain = next(point.value for point in entry.accuracy if point.plain)
+    axes = plots.steering_panels([entry], plain_accuracy=plain, n_sets=values["n_sets"], heading=values["heading"])
+    title = "Accuracy and margin against steering strength"
+    return plots.svg(axes, title=title, description=plots.describe_steering([entry]))
+
+
+def overview() -> str:
+    """How well each representation of a question finds the question's own explanation, beside permuted explanations."""
+    studies = read("retrieval_mrr.json")["studies"]
+    described = []
+    with own_settings():
+        axes = new_axes(1, len(studies), 8.8, 4.0)
+        for ax, study in zip(axes, studies, strict=True):
+            by_name = {values["variant"]: values for values in study["variants"]}
+            rows = [
+                plots.IntervalRow(label, by_name[name]["value"], by_name[name]["interval"], by_name[name]["null_mean"])
+                for name, label in VARIANTS.items()
+            ]
+            plots.intervals(rows, ax, xlabel="mean reciprocal rank of the own explanation")
+            ax.set_title(f"{study['data']}, {study['n']} questions:\nexplanations {study['explanations']}", pad=10)
+            described.append(f"{study['data']}, explanations {study['explanations']}: {plots.describe_intervals(rows)}")
+        lines: dict[Any, Any] = {line.get_label(): line for line in axes[0].lines}
+        axes[0].figure.legend(
+            [(lines["interval"], lines["value"]), lines["chance"]],
+            ["measured (SAE features: 95 % interval)", "the same with the explanations permuted"],
+            title="Which representation of a question finds its own explanation among all?",
+            loc="outside upper left",
+            ncols=2,
+            frameon=False,
+            alignment="left",
+            title_fontproperties={"weight": "bold", "size": 11},
+        )
+    return plots.svg(
+        axes,
+        title="Which representation of a question finds its own explanation among all?",
+        description=" ".join(described),
+    )
+
+
+def main() -> None:
+    """Write every picture."""
+    write_text(RESULTS / "frontier.svg", frontier("blocks.9.hook_resid_post"))
+    write_text(RESULTS / "steering.svg", steering())
+    write_text(ROOT / "docs" / "images" / "overview.svg", overview())
+    write_text(RELEASE / "frontier.svg", frontier())
+    manifest = json.loads((RELEASE / "release.json").read_text(encoding="utf-8"))
+    manifest["files"]["frontier.svg"] = file_sha256(RELEASE / "frontier.svg")
+    write_json(RELEASE / "release.json", manifest)
+
+
+if __name__ == "__main__":
+    main()

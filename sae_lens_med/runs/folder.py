@@ -1,0 +1,181 @@
+"""The folder of a run: whose it is, what is done in it, and whether a run may go on there.
+
+A manifest in the folder says of what kind the run is and what it depends on (its identity, `provenance`); beside them
+stands what the run notes as it goes: parts that are done, notes, shards. Opening a folder writes nothing. A folder is
+refused, in one sentence that says what to do, when it is a file, holds something that is not ours, is of another kind
+or format, has a damaged manifest, or was begun with other settings.
+
+Manifests are replaced atomically, and a part is named there after its files are written, so that at every moment the
+folder holds whole parts only: what an interruption cost is done again, what is done is not.
+
+In several processes (`distributed`), rank 0 looks at the folder and tells the others, and it alone writes the manifest;
+a folder is opened by all of them together.
+
+Out of scope: results that come one by one (`partial`), and the other files of a run.
+"""
+
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sae_lens_med import distributed
+from sae_lens_med.errors import DataError, StudyError
+from sae_lens_med.runs.files import write_json, write_text
+from sae_lens_med.runs.provenance import require_same
+
+_MARKS = ("format", "kind")
+
+
+def _unmarked(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in _MARKS}
+
+
+def _none(_names: Collection[str]) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the folders of one command have in common."""
+
+    name: str
+    """A noun without an article, for sentences and for the manifest's `kind`: `study`, `sweep`."""
+    format: int | None
+    """Of the manifest. None for one that is a YAML file of its own form, with neither `format` nor `kind`."""
+    manifest: str = "manifest.json"
+    identity: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _unmarked
+    """What the run depends on, from the values of a manifest; by default all of them. Raises `KeyError`, `TypeError`,
+    `ValueError`, `AttributeError` or `DataError` for a manifest that is not whole."""
+    parts: str = "parts"
+    """The key of the manifest under which the finished parts stand."""
+    leftovers: Callable[[Collection[str]], bool] = _none
+    """Whether these names, in a folder without a manifest, are what an interrupted run of this kind leaves."""
+
+
+class RunFolder:
+    """The folder of a run that begins or goes on.
+
+    Args:
+        path: need not exist.
+        kind: what the run is.
+        values: of the manifest of a run that begins, without `format` and `kind`.
+        resume: for runs that go on only when they are asked to: whether this one is. None: it goes on by itself.
+
+    Raises `StudyError` for a folder that cannot be this run's (see the module), for one that was begun where `resume`
+    is False, and for one that was not where it is True.
+    """
+
+    def __init__(self, path: Path, kind: Kind, values: Mapping[str, Any], *, resume: bool | None = None) -> None:
+        self.path, self.kind = Path(path), kind
+        own: dict[str, Any] = json.loads(json.dumps(_marked(kind, values)))
+        found = self._found(own, resume) if distributed.ranks().first else None
+        found = distributed.broadcast_object(found)
+        self.begun = found is not None
+        """Whether the folder had a manifest when it was opened."""
+        self.values: dict[str, Any] = own if found is None else found
+        """Of the manifest; `write` writes them."""
+
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The finished parts by name, each with `done` (ISO 8601), `seconds`, and what `finish` was told of it."""
+        return self.values[self.kind.parts]
+
+    def begin(self) -> None:
+        """Write the manifest where the folder has none yet."""
+        if not self.begun:
+            self.write()
+
+    def write(self) -> None:
+        """Write the manifest."""
+        if distributed.ranks().first:
+            path, values = self.path / self.kind.manifest, _marked(self.kind, self.values)
+            if self.kind.format is None:
+                write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+            else:
+                write_json(path, values)
+
+    def finish(self, name: str, seconds: float, **about: Any) -> None:
+        """Note, on disk too, that a part is done."""
+        done = datetime.now(UTC).isoformat(timespec="seconds")
+        self.parts[name] = {**about, "done": done, "seconds": round(seconds, 2)}
+        self.write()
+
+    def note(self, notes: Sequence[str]) -> None:
+        """Add to `notes` of the manifest, each once; the next `write` writes them."""
+        self.values["notes"] = list(dict.fromkeys([*self.values["notes"], *notes]))
+
+    def _found(self, own: Mapping[str, Any], resume: bool | None) -> dict[str, Any] | None:
+        """The manifest of a run that may go on as `own`; None where there is none and one may begin."""
+        begun = (self.path / self.kind.manifest).is_file()
+        if not begun or resume:
+            require_writable(self.path)
+        if begun:
+            if resume is False:
+                raise StudyError(
+                    f"{self.path} holds an unfinished {self.kind.name}; add --resume to go on with it, or give "
+                    "another folder."
+                )
+            found = read_manifest(self.path, self.kind)
+            require_same(self.path, self.kind.identity(found), self.kind.identity(own))
+            return found
+        # Hidden files do not count: an interrupted write may leave a temporary one.
+        others = {p.name for p in self.path.iterdir() if p.name[0] != "."} if self.path.is_dir() else set()
+        if others and not self.kind.leftovers(others):
+            raise StudyError(f"{self.path} is not empty and holds no {self.kind.name}; give an empty or a new folder.")
+        if resume:
+            raise StudyError(f"{self.path} holds no {self.kind.name} to go on with; leave --resume out to begin one.")
+        return None
+
+
+def read_manifest(folder: Path, kind: Kind) -> dict[str, Any]:
+    """The manifest of a folder. Raises `StudyError` when it is missing, damaged, or of another kind or format."""
+    path = folder / kind.manifest
+    try:
+        values = _parsed(path.read_text(encoding="utf-8"), kind)
+        if kind.format is not None:
+            if (other := values.get("kind", kind.name)) != kind.name:
+                raise StudyError(f"{folder} holds no {kind.name}: {path.name} says {other!r}; give another folder.")
+            if values["format"] != kind.format:
+                raise StudyError(
+                    f"{path} has format {values['format']!r}, this version reads {kind.format}; delete {folder} "
+                    "to begin anew, or give another folder."
+                )
+        kind.identity(values)
+    except FileNotFoundError as error:
+        raise StudyError(f"{folder} holds no {kind.name}: {path.name} is missing; give another folder.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise StudyError(
+            f"{path} is damaged ({reason}); delete {folder} to begin anew, or give another folder."
+        ) from error
+    return values
+
+
+def require_writable(path: Path) -> None:
+    """Check that `path` is, or can become, a folder that this user may write to. Raises `StudyError`."""
+    there = next((each for each in (path, *path.absolute().parents) if each.exists()), path)
+    where = "" if there == path else f"{path} cannot be made: "
+    if not there.is_dir():
+        raise StudyError(f"{where}{there} is a file; give a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StudyError(f"{where}you may not write to {there}; give another folder.")
+
+
+def _marked(kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(values) if kind.format is None else {"format": kind.format, "kind": kind.name, **_unmarked(values)}
+
+
+def _parsed(text: str, kind: Kind) -> dict[str, Any]:
+    try:
+        values = json.loads(text) if kind.format is not None else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if not isinstance(values, dict):
+        raise TypeError("it holds no object")
+    return values
