@@ -70,7 +70,7 @@ def token_saliency(
 
     Args:
         above: model and SAE.
-        texts: from `answer_texts`.
+        texts: the items' prompts.
         aligned: item id -> aligned features, best first.
         top: how many of them count.
         answer: whose margin: the model's own answer, or the right one (items without one are left out).
