@@ -13,6 +13,7 @@ make this page again.
 `sae-lens-med align STUDY` measures them on a finished study. Every value stands beside its null. *Counts* names the
 values that the correction for multiplicity (Benjamini-Hochberg) counts; the claim is what such a value allows to be
 said when it stands out, and what it does not show even then.
+
 """
 
 
