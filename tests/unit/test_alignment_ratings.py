@@ -74,7 +74,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for content, message in (
         ("{}", "a JSON list"),
         ("[1]", "entry 1 is not an object"),
-        ("[", "no JSON"),
+        ("[", "not a JSON"),
         ("[]", "no ratings"),
     ):
         path = tmp_path / "x.json"
