@@ -94,9 +94,9 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no JSON list of ratings ({error}).") from error
+        raise DataError(f"{path}: not a JSON list of ratings ({error}).") from error
     if not isinstance(found, list):
-        raise DataError(f"{path}: ratings are a JSON list of objects with {', '.join(FIELDS)}; this is something else.")
+        raise DataError(f"{path}: ratings must be a JSON list of objects with {', '.join(FIELDS)}.")
     for number, values in enumerate(found, 1):
         if not isinstance(values, dict):
             raise DataError(f"{path}: entry {number} is not an object with {', '.join(FIELDS)}.")

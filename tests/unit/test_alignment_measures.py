@@ -240,7 +240,7 @@ def test_length_strata_keep_language_and_subject_apart_and_like_lengths_together
 
 def test_inputs_that_do_not_belong_together_are_refused() -> None:
     items, features, results = synthetic(n=6)
-    with pytest.raises(DataError, match="differ from item 0 on; give the items that were collected"):
+    with pytest.raises(DataError, match="differ from item 0 on; pass the items that were collected"):
         Inputs(items=items[::-1], features=features, results=results)
     with pytest.raises(DataError, match="results are not of these items"):
         Inputs(items=items, features=features, results=results[:3])

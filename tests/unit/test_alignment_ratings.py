@@ -54,8 +54,8 @@ def test_levels_by_text_and_by_number_are_one(tmp_path: Path, name: str) -> None
         ({"axis": "missing_contents"}, "is nearly 'missing_content'"),
         ({"rating": "maybe"}, "not a level of missing_content; its levels are 1 yes, great"),
         ({"rating": 4}, "not a level of missing_content"),
-        ({"rating": 0}, "no level"),
-        ({"rating": True}, "no level"),
+        ({"rating": 0}, "not a level"),
+        ({"rating": True}, "not a level"),
         ({"axis": "mine", "rating": "good"}, "an axis of your own, must be a number"),
         ({"axis": "mine", "rating": "nan"}, "must be a number"),
         ({"rater": " "}, "the field 'rater' is empty"),
@@ -74,7 +74,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for content, message in (
         ("{}", "a JSON list"),
         ("[1]", "entry 1 is not an object"),
-        ("[", "no JSON"),
+        ("[", "not a JSON"),
         ("[]", "no ratings"),
     ):
         path = tmp_path / "x.json"

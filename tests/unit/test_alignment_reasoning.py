@@ -222,7 +222,7 @@ def test_what_cannot_be_measured_is_said() -> None:
     metrics, notes = reasoning_metrics([_run(0, hinted_prediction="A")], items, draws=9)
     assert [m.name for m in metrics] == [AOC]
     assert notes[-1].endswith("Hint acknowledgement is not measured.")
-    with pytest.raises(DataError, match="none of the study's items"):
+    with pytest.raises(DataError, match="not one of the study's items"):
         reasoning_metrics([_run(7)], items)
     with pytest.raises(DataError, match="ascending shares"):
         early_answering(["A"], [["A", "A"]], [0.5, 0.2])

@@ -202,7 +202,7 @@ def test_a_file_that_is_missing_or_broken_is_said_before_anything_is_measured(
         again(study, lexicon, **{name: tmp_path / "missing.csv"})
     broken = tmp_path / "broken.json"
     broken.write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=f"broken.json: no JSON .* of {name}"):
+    with pytest.raises(DataError, match=f"broken.json: not a JSON .* of {name}"):
         again(study, lexicon, **{name: broken})
     assert snapshot(study) == before
 
