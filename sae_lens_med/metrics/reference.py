@@ -7,8 +7,8 @@ from sae_lens_med.metrics.settings import meanings
 
 _HEAD = """# Alignment metrics
 
-Made from `sae_lens_med.alignment.METRICS` by `sae-lens-med list-metrics --markdown`. To change a line, edit the metric's
-own file and run that command again.
+Made from `sae_lens_med.alignment.METRICS` by `sae-lens-med list-metrics --markdown`. To change a line, edit the
+metric's own file and run that command again.
 
 `sae-lens-med align STUDY` measures them on a finished study. Every value stands beside its null. *Counts* names the
 values that the correction for multiplicity (Benjamini-Hochberg) counts; the claim is what such a value allows to be
