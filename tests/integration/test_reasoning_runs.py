@@ -71,13 +71,13 @@ def test_a_run_that_was_interrupted_goes_on(model: MedBridge, runs: list[Reasone
     kept.append(runs[:2])
     kept = PartialResults(kept.path, {"seed": 0})
     fresh: list[ReasonedItem] = []
+
+    def keep(results: list[ReasonedItem]) -> None:
+        fresh.extend(results)
+        kept.append(results)
+
     again = run_reasoning(
-        Engine(model),
-        ITEMS,
-        method=COT,
-        progress=False,
-        done=kept.records(ReasonedItem),
-        on_results=lambda results: (fresh.extend(results), kept.append(results)),
+        Engine(model), ITEMS, method=COT, progress=False, done=kept.records(ReasonedItem), on_results=keep
     )
     assert again == runs
     assert [run.id for run in fresh] == [ITEMS[2].id]
