@@ -94,7 +94,7 @@ def overlap(d: Data, _threads: int) -> Array:
     from sae_lens_med.alignment.overlap import overlap_tables
     from sae_lens_med.statistics import permuted_means
 
-    found, everyone = overlap_tables(d.stems, d.explanations), np.arange(d.stems.shape[0])
+    found, everyone = overlap_tables(d.stems, d.explanations), np.arange(d.drawn.shape[1])
     nulls = [permuted_means(table, d.drawn, everyone) for table in (found.jaccard, found.precision, found.recall)]
     return np.array([np.diagonal(found.jaccard).mean(), *nulls[0][:3], nulls[1][0]])
 

@@ -104,7 +104,7 @@ def test_recombined_power_grows_with_items() -> None:
 
 
 def test_recombined_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(DataError, match=r"give \(S, \*\(3,\)\)"):
+    with pytest.raises(DataError, match=r"expected \(S, \*\(3,\)\)"):
         recombined(np.zeros(3), np.zeros((2, 4)), 5, np.random.default_rng(0))
 
 
