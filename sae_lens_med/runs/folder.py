@@ -56,6 +56,8 @@ class Kind:
     """The key of the manifest under which the finished parts stand."""
     leftovers: Callable[[Collection[str]], bool] = _none
     """Whether these names, in a folder without a manifest, are what an interrupted run of this kind leaves."""
+    together: bool = True
+    """Whether all processes of a job open it together. False for what rank 0 does while the others wait."""
 
 
 class RunFolder:
@@ -75,7 +77,7 @@ class RunFolder:
         self.path, self.kind = Path(path), kind
         own: dict[str, Any] = json.loads(json.dumps(_marked(kind, values)))
         found = self._found(own, resume) if distributed.ranks().first else None
-        found = distributed.broadcast_object(found)
+        found = distributed.broadcast_object(found) if kind.together else found
         self.begun = found is not None
         """Whether the folder had a manifest when it was opened."""
         self.values: dict[str, Any] = own if found is None else found

@@ -39,6 +39,7 @@ KIND = Kind(
     identity=_identity,
     parts="metrics",
     leftovers=lambda _names: True,  # controls and partial results come before the first metric
+    together=False,
 )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,18 @@ def test_rank_0_looks_and_writes_and_the_others_are_told(tmp_path: Path, monkeyp
     other.finish("knead", 1.0)
     assert list(other.parts) == ["knead"]
     assert not (tmp_path / "late").exists()
+
+
+def test_what_rank_0_does_alone_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(_value: Any) -> None:
+        raise AssertionError("the others are not there")
+
+    monkeypatch.setattr(distributed, "ranks", lambda: distributed.Ranks(0, 2, 0))
+    monkeypatch.setattr(distributed, "broadcast_object", waits)
+    RunFolder(tmp_path, replace(KIND, together=False), BEGIN).begin()
+    assert RunFolder(tmp_path, replace(KIND, together=False), BEGIN).begun
+    with pytest.raises(AssertionError, match="not there"):
+        RunFolder(tmp_path, KIND, BEGIN)
 
 
 def test_the_umask_holds_for_what_is_written(tmp_path: Path) -> None:
