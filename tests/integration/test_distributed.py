@@ -202,7 +202,7 @@ def test_a_study_by_two_is_that_of_one(two: Path) -> None:
     got, want = (two / f"study-{n}" for n in "21")
     names = sorted(str(p.relative_to(want)) for p in want.rglob("*") if p.is_file())
     assert sorted(str(p.relative_to(got)) for p in got.rglob("*") if p.is_file()) == names
-    timed = ("manifest.json", "report.md", "report.html")
+    timed = ("manifest.json", "alignment/manifest.json", "report.md", "report.html")
     for name in names:
         if name not in timed:
             assert (got / name).read_bytes() == (want / name).read_bytes(), name
