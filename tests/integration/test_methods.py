@@ -369,7 +369,7 @@ def test_the_command(tmp_path: Path) -> None:
     shown = runner.invoke(cli.app, [*common, *arguments])
     assert shown.exit_code == 0, shown.output
     assert "accuracy_paper" in shown.stdout
-    assert "Without an answer, counted as wrong: truncated 3." in shown.stdout
+    assert "No answer, counted as wrong: truncated 3." in shown.stdout
     shipped = runner.invoke(cli.app, [*common, *arguments[:2], *arguments[4:], "--json"])
     assert shipped.exit_code == 0, shipped.output  # the copy is the same template
     assert json.loads(shipped.stdout)["metrics"][0]["n"] == 3
