@@ -210,6 +210,11 @@ def test_a_study_by_two_is_that_of_one(two: Path) -> None:
     mine, its = (json.loads((f / "manifest.json").read_text(encoding="utf-8")) for f in (got, want))
     assert list(mine["stages"]) == list(its["stages"])
     assert mine["notes"] == its["notes"]
+    mine, its = (json.loads((f / "alignment/manifest.json").read_text(encoding="utf-8")) for f in (got, want))
+    assert mine["metrics"] and list(mine["metrics"]) == list(its["metrics"])
+    for name, metric in mine["metrics"].items():
+        when = {key: its["metrics"][name][key] for key in ("done", "seconds")}
+        assert metric | when == its["metrics"][name]
 
 
 def test_an_error_in_one_process_is_told_by_the_others_and_loses_nothing(three: Path, model: MedBridge) -> None:

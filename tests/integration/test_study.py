@@ -178,7 +178,7 @@ def test_an_interrupted_study_resumes_to_the_same_folder(
             run_study(model, sae, data, output, batch_tokens=1, **SETTINGS)
     assert list(json.loads((output / "manifest.json").read_text(encoding="utf-8"))["stages"]) == ["collect"]
     assert len((output / "items.partial.jsonl").read_text(encoding="utf-8").split("\n")) == 1 + 4 + 1
-    for stage, name in (("align", "align"), ("examples", "top_contexts"), ("report", "write_report")):
+    for stage, name in (("align", "measure_metrics"), ("examples", "top_contexts"), ("report", "write_report")):
         with monkeypatch.context() as patch:
             patch.setattr(study_module, name, _interrupt)
             with pytest.raises(KeyboardInterrupt):
