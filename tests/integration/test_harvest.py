@@ -349,7 +349,7 @@ def test_on_a_cpu_only_what_is_asked_for_is_harvested(
         there = [n for n in range(running.n_shards) if shard_path(tmp_path / "a", n).is_file()]
         assert there == list(range(acts.first_window))
         assert running.state() == f"harvesting ({8 * acts.first_window} of {len(text.train)} sequences)"
-    with pytest.raises(DataError, match=r"lacks \d+ of \d+ shards: its harvest was interrupted"):
+    with pytest.raises(DataError, match=r"is missing \d+ of \d+ shards: its harvest was interrupted"):
         Activations(tmp_path / "a", 5.0, 1500)
 
 
