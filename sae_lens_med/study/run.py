@@ -178,8 +178,6 @@ def _run_study(
         write_jsonl(output / "questions.jsonl", (item.to_dict() for item in data.items))
     groups, group_notes = item_groups(data.items, loaded_sae.left_out_ids)
     features_folder = output / "features"
-    # Opened by all processes together, though rank 0 alone measures and writes there.
-    alignment = AlignmentFolder(output)
 
     def run_collect() -> list[str]:
         collect(
@@ -222,7 +220,7 @@ def _run_study(
             study=study_identity(begun, features),
         )
         if inputs.explained_groups:
-            measure_metrics((RETRIEVAL, DIFFERENCE), inputs, alignment)
+            measure_metrics((RETRIEVAL, DIFFERENCE), inputs, AlignmentFolder(output))
         similarity: dict[str, float] = {}
         if (by_item := difference_by_item(inputs)) is not None:
             ids, difference = by_item

@@ -80,7 +80,7 @@ def test_a_study_against_itself_differs_nowhere(studies: tuple[Path, Path], tmp_
         compare_studies(good)
     with pytest.raises(ConfigError, match="compared with itself"):
         compare_studies(good, variants=["raw", "raw"])
-    with pytest.raises(ConfigError, match="3 were given"):
+    with pytest.raises(ConfigError, match="3 were named"):
         compare_studies(good, variants=["raw", "pca", "sae"])
     with pytest.raises(ConfigError, match="no variant 'random_model' here"):
         compare_studies(good, variants=["sae", "random_model"])
