@@ -225,6 +225,8 @@ def test_names_of_0_1_0_warn_and_still_work() -> None:
         ("prompts", "question_prompt"),
         ("prompts", "explanation_prompt"),
         ("study", "run_study"),
+        ("features", "load_features"),
+        ("features", "top_contexts"),
     ],
 )
 def test_modules_of_0_1_0_that_became_rooms_warn_and_hold_their_names(room: str, name: str) -> None:
