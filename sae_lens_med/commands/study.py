@@ -118,6 +118,9 @@ def demo(
     )
 
 
+_STATES = {"run": "", "skip": ": done before, skipped"}
+
+
 def _run_study(
     model: str,
     sae: str,
@@ -152,7 +155,7 @@ def _run_study(
         seed=seed,
         n_shown=n_shown,
         batch_tokens=batch_tokens,
-        on_stage=lambda name, done: err.print(f"[bold]{name}[/bold]{': done before, skipped' if done else ''}"),
+        on_stage=lambda name, state: err.print(f"[bold]{name}[/bold]{_STATES.get(state, f': {state}')}"),
     )
     if as_json:
         print_json(output, result.metrics)

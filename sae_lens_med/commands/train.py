@@ -62,7 +62,8 @@ def train(
         typer.echo(f"interrupted; add --resume to continue {output}.", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps({"folder": str(output), "steps": trained.steps, **trained.quality.to_dict()}, indent=2))
+        values = {"folder": str(output), "steps": trained.steps, **trained.quality.to_dict(), "notes": trained.notes}
+        typer.echo(json.dumps(values, indent=2))
         return
     quality = trained.quality
     typer.echo(
@@ -70,3 +71,5 @@ def train(
         f"{quality.explained_variance:.3f}, dead {quality.dead_fraction:.1%}, "
         f"CE-loss score {quality.ce_loss_score:.3f}."
     )
+    for note in trained.notes:
+        typer.echo(note, err=True)

@@ -5,6 +5,7 @@ Layout: `items.jsonl` (one `ItemResult` a line, in item order) and `summary.json
 `deferral.csv` and `deferral.svg`, too); while it runs, `items.partial.jsonl`. An interrupted run goes on from there.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from sae_lens_med.runs.files import json_sha256, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.provenance import identity, make_provenance
+from sae_lens_med.runs.written import hashes, not_as_written
 from sae_lens_med.saes.releases import LoadedSae
 
 RESULTS = "items.jsonl"
@@ -152,10 +154,16 @@ def evaluate(
             return _summarised(None, data.items, answers({}, None), provenance, method, variant)
         output = Path(output)
         run = RunFolder(output, KIND, {"provenance": provenance.to_dict()})
-        if run.begun:
+        broken = not_as_written(output, run.values.get("files", {})) if run.begun else {}
+        if distributed.broadcast_object(run.begun and not broken):
             return read_evaluation(output)
+        for name, state in broken.items():
+            warnings.warn(f"{output / name} {state}; it is made again.", stacklevel=2)
         partial = PartialResults(output / PARTIAL, identity(provenance))
-        results = answers(partial.records(ItemResult), partial.append)
+        done = partial.records(ItemResult)
+        if distributed.broadcast_object(run.begun and RESULTS not in broken):
+            done = {result.id: result for result in read_results(output / RESULTS)}
+        results = answers(done, partial.append)
         if me.first:
             _write(run, _summarised(output, data.items, results, provenance, method, variant))
             partial.remove()
@@ -201,6 +209,7 @@ def _write(run: RunFolder, found: Evaluation) -> None:
         write_text(run.path / f"{DEFERRAL}.svg", picture)
     write_results(run.path / RESULTS, found.results)
     run.values |= {
+        "files": hashes(run.path, (RESULTS, f"{DEFERRAL}.*")),
         "metrics": [metric.to_dict() for metric in found.metrics],
         "reasons": found.reasons,
         "deferral": [point.to_dict() for point in found.deferral],

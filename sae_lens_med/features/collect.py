@@ -23,6 +23,7 @@ With shots, the tokens before the measured item are run and not stored.
 Out of scope: transcoders (they do not reconstruct what they read), SAEs with negative activations.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -38,8 +39,8 @@ from rich.text import Text
 from sae_lens_med import distributed
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.reading import encoded, read_at_hook
-from sae_lens_med.features.rules import CALIBRATION_ITEMS, SaeAtHook, require_sae, require_settings, special_ids
-from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_collection, write_apart
+from sae_lens_med.features.rules import CALIBRATION_ITEMS, require_sae, require_settings, special_ids
+from sae_lens_med.features.store import TEXTS, Arrays, join_shards, nothing_fires, open_collection, write_apart
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.models.sinks import SINK_MULTIPLE, sink_rule
@@ -47,6 +48,7 @@ from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, BoolArray, McqItem, Prompt, require_unique_ids
 from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.saes.releases import LoadedSae
 
 SHARD_ITEMS = 64
 """Items of a shard: what an interruption can cost."""
@@ -94,7 +96,7 @@ class _TextActs:
 
 def collect(
     model: MedBridge,
-    loaded_sae: SaeAtHook,
+    loaded_sae: LoadedSae,
     items: Sequence[McqItem],
     *,
     output: Path,
@@ -131,7 +133,7 @@ def collect(
 
 def _collect(
     model: MedBridge,
-    loaded_sae: SaeAtHook,
+    loaded_sae: LoadedSae,
     items: Sequence[McqItem],
     output: Path,
     batch_tokens: int,
@@ -196,12 +198,14 @@ def _collect(
     distributed.barrier()
     if me.first:
         join_shards(collection)
+        if silent := nothing_fires(output):
+            warnings.warn(silent, stacklevel=2)
     distributed.barrier()
     return output
 
 
 @torch.no_grad()
-def _features(loaded_sae: SaeAtHook, text: _Text, x: torch.Tensor, special: BoolArray, threshold: float) -> _TextActs:
+def _features(loaded_sae: LoadedSae, text: _Text, x: torch.Tensor, special: BoolArray, threshold: float) -> _TextActs:
     """Encode one text's activations `x` `[n_stored, d_in]`, of which `special` `[n_stored]` are special tokens."""
     data, indices, active, errors = [], [], [], []
     for part, acts in encoded(loaded_sae, x, text.label):
@@ -258,7 +262,7 @@ def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem])
 
 def _settings(
     model: MedBridge,
-    loaded_sae: SaeAtHook,
+    loaded_sae: LoadedSae,
     items: Sequence[McqItem],
     shots: Sequence[McqItem],
     texts: Sequence[_Text],
@@ -267,13 +271,7 @@ def _settings(
     """Everything that the activations depend on."""
     return {
         "model": dict(model.provenance),
-        "sae": {
-            "source": loaded_sae.source,
-            "sae_id": loaded_sae.sae_id,
-            "sha256": loaded_sae.sha256,
-            "hook_name": loaded_sae.hook_name,
-            "d_sae": int(loaded_sae.sae.cfg.d_sae),
-        },
+        "sae": {**loaded_sae.identity, "d_sae": int(loaded_sae.sae.cfg.d_sae)},
         "n_items": len(items),
         "items_sha256": json_sha256([item.to_dict() for item in items]),
         "shots": [shot.id for shot in shots],

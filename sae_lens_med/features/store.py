@@ -164,9 +164,52 @@ def _read_entry(path: Path) -> dict[str, Any]:
     return entry
 
 
+def repair(folder: Path) -> tuple[str, ...]:
+    """Take out of a collection what is missing or was changed since it was written, so that `collect` makes it again.
+
+    Shards that are whole stay: those behind a broken one wait for it as shards written apart do. Returns the names of
+    the files that were not as written; a manifest that cannot be read costs all shards. For one process at a time.
+    """
+    if not folder.is_dir():
+        return ()
+    try:
+        manifest = read_manifest(folder)
+    except StudyError:
+        found = sorted(path for path in folder.glob("shard-*") if path.is_file())
+        for path in found:
+            path.unlink()
+        (folder / KIND.manifest).unlink(missing_ok=True)
+        return (KIND.manifest,) if found else ()
+    shards = manifest["shards"]
+    broken = {index: names for index, shard in enumerate(shards) if (names := _not_as_written(folder, index, shard))}
+    if not broken:
+        return ()
+    first = min(broken)
+    for index, shard in enumerate(shards[first:], first):
+        if index not in broken:
+            write_json(_entry_path(folder, index), shard)
+            continue
+        for path in (*shard_paths(folder, index), _entry_path(folder, index)):
+            path.unlink(missing_ok=True)
+    write_json(folder / KIND.manifest, manifest | {"shards": shards[:first]})
+    return tuple(name for names in broken.values() for name in names)
+
+
 def is_complete(manifest: Mapping[str, Any]) -> bool:
     """Whether every item is in a shard."""
     return sum(shard["n_items"] for shard in manifest["shards"]) == manifest["n_items"]
+
+
+def nothing_fires(folder: Path) -> str | None:
+    """One sentence where no feature of the SAE fires on any token of a complete collection; None otherwise."""
+    manifest = read_manifest(folder)
+    if any(shard["n_active"] for shard in manifest["shards"]):
+        return None
+    sae = manifest["settings"]["sae"]
+    return (
+        f"No feature of the SAE {sae['source']} fires on any of these texts, so that nothing can be read from it: "
+        f"check that it was trained on this model at {sae['hook_name']}, and its training."
+    )
 
 
 def load_features(folder: Path) -> CollectedFeatures:
@@ -227,7 +270,12 @@ def _require_whole(folder: Path, manifest: dict[str, Any], last: int | None = No
     """Check the hashes of all shards, or of the `last` ones."""
     start = 0 if last is None else len(manifest["shards"]) - last
     for index, shard in enumerate(manifest["shards"][start:], start):
-        for path, sha256 in zip(shard_paths(folder, index), (shard["sha256"], shard["texts_sha256"]), strict=True):
-            if not path.is_file() or file_sha256(path) != sha256:
-                state = "was changed" if path.is_file() else "is missing"
-                raise StudyError(f"{path} {state} since it was written; delete {folder} and collect again.")
+        for name in _not_as_written(folder, index, shard):
+            state = "was changed" if (folder / name).is_file() else "is missing"
+            raise StudyError(f"{folder / name} {state} since it was written; delete {folder} and collect again.")
+
+
+def _not_as_written(folder: Path, index: int, shard: Mapping[str, Any]) -> list[str]:
+    """Names of the files of a shard that are missing or have another hash than its entry says."""
+    written = zip(shard_paths(folder, index), (shard["sha256"], shard["texts_sha256"]), strict=True)
+    return [path.name for path, sha256 in written if not path.is_file() or file_sha256(path) != sha256]

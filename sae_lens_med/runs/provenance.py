@@ -33,13 +33,7 @@ class SaeIdentity(Protocol):
     """What is recorded of an SAE: `saes.releases.LoadedSae` has it."""
 
     @property
-    def source(self) -> str: ...
-    @property
-    def sae_id(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def hook_name(self) -> str: ...
+    def identity(self) -> Mapping[str, Any]: ...
     @property
     def trained_on(self) -> Any: ...
 
@@ -79,13 +73,7 @@ def make_provenance(
     chose, defaults included."""
     about_sae = None
     if sae is not None:
-        about_sae = {
-            "source": sae.source,
-            "sae_id": sae.sae_id,
-            "sha256": sae.sha256,
-            "hook_name": sae.hook_name,
-            "trained_on": sae.trained_on,
-        }
+        about_sae = {**sae.identity, "trained_on": sae.trained_on}
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),

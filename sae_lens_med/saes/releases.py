@@ -57,6 +57,30 @@ class LoadedSae:
     """Exam items that were kept out of its training text; None when nothing says."""
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What of its configuration decides what it computes, beside the weights."""
+        config = json.loads(json.dumps(self.sae.cfg.to_dict(), default=str))
+        labels = ("metadata", "device", "dtype")
+        return {key: value for key, value in sorted(config.items()) if key not in labels}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """For provenances and for the folders of runs: what it is called, and what decides its numbers."""
+        return {
+            "source": self.source,
+            "sae_id": self.sae_id,
+            "sha256": self.sha256,
+            "settings": self.settings,
+            "hook_name": self.hook_name,
+        }
+
+    def is_that_of(self, identity: Mapping[str, Any]) -> bool:
+        """Whether it computes the same as the SAE that `identity` was written of. An identity without `settings`, as
+        0.1.0 wrote them, is compared by what it has."""
+        own = self.identity
+        return all(identity.get(key, own[key]) == own[key] for key in ("sha256", "settings", "hook_name"))
+
+    @property
     def trained_on(self) -> str | None:
         """The model that it says it was trained on."""
         name = self.sae.cfg.metadata.model_name
@@ -322,6 +346,14 @@ def _from_saelens(name: str, sae_id: str, device: str) -> "SAE[Any]":
 
 
 def _loaded(sae: "SAE[Any]", *, source: str, sae_id: str, left_out_ids: frozenset[str] | None = None) -> LoadedSae:
+    import torch
+
+    broken = [name for name, tensor in sae.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ReleaseError(
+            f"The SAE {source!r} has weights that are not finite: {', '.join(broken)}; export it again from a "
+            "checkpoint before training diverged."
+        )
     hook_name = sae.cfg.metadata.hook_name
     if not hook_name:
         raise ReleaseError(

@@ -7,9 +7,11 @@
     examples   examples.json                   top contexts of the features that the report shows
     report     report.md, report.html
 
-`manifest.json` is written first and says where the study comes from and which stages are done; each stage writes its
-files atomically and is skipped when the study is run again. A study whose model, SAE, data, settings or seed differ
-from those of the folder is refused, naming what changed.
+`manifest.json` is written first and says where the study comes from, which stages are done, and the hash of each file
+that they wrote. Each stage writes its files atomically and is skipped when the study is run again, unless a file of it
+is missing or not what it wrote: then it is made again, and said, and so are the later stages where its files came out
+otherwise. A study whose model, SAE, data, settings or seed differ from those of the folder is refused, naming what
+changed.
 
 Several processes (`distributed`) share the stages that run the model, collect and evaluate; rank 0 does the others and
 writes everything but the shards.
@@ -37,7 +39,7 @@ from sae_lens_med.evaluation.accuracy import accuracy_metrics
 from sae_lens_med.evaluation.methods import run_method
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.contexts import top_contexts
-from sae_lens_med.features.store import load_features
+from sae_lens_med.features.store import load_features, nothing_fires, repair
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
@@ -46,6 +48,7 @@ from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_
 from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.provenance import identity, make_provenance
+from sae_lens_med.runs.written import hashes, not_as_written
 from sae_lens_med.saes.releases import LoadedSae
 from sae_lens_med.study.folder import read_metrics
 from sae_lens_med.study.groups import item_groups
@@ -64,6 +67,25 @@ KIND = Kind("study", format=1, identity=_identity, parts="stages")
 STAGES = ("collect", "evaluate", "align", "examples", "report")
 MODEL_STAGES = ("collect", "evaluate")
 """The stages that run the model, and so are shared by all processes."""
+WRITES = {
+    "collect": ("features/manifest.json", "features/shard-*"),
+    "evaluate": ("metrics.json", "items.jsonl"),
+    "align": ("alignment.safetensors", "item_features.json"),
+    "examples": ("examples.json",),
+    "report": ("report.md", "report.html"),
+}
+"""Files of each stage. What `align` leaves in `alignment/` is shared with the command `align`, whose folder knows what
+it wrote."""
+READS = {
+    "collect": (),
+    "evaluate": (),
+    "align": ("collect", "evaluate"),
+    "examples": ("collect", "align"),
+    "report": ("collect", "evaluate", "align", "examples"),
+}
+"""Stages whose files each stage reads."""
+STAGE_METRICS = (RETRIEVAL, DIFFERENCE)
+"""What `align` measures here; the command of that name measures the others."""
 CONTEXTS = 8
 """Contexts kept for each feature that the report shows."""
 
@@ -102,7 +124,7 @@ def run_study(
     n_shown: int = 6,
     batch_tokens: int | None = None,
     progress: bool = True,
-    on_stage: Callable[[str, bool], None] | None = None,
+    on_stage: Callable[[str, str], None] | None = None,
 ) -> StudyResult:
     """Run what is missing of the study in `output`, and return all of it.
 
@@ -117,7 +139,7 @@ def run_study(
         n_shown: how many items the report shows in full, >= 0 (`choose_shown`).
         batch_tokens: the most tokens of one forward pass, padding included; does not change the results.
         progress: show bars on stderr.
-        on_stage: called as each stage begins with its name and whether it is skipped.
+        on_stage: called as each stage begins with its name and `run`, `skip` or `again: REASON`.
 
     Raises `StudyError` when the folder holds something else, or a study whose model, SAE, data or settings differ;
     `DistributedError` when another process of the job ended.
@@ -150,7 +172,7 @@ def _run_study(
     n_shown: int,
     batch_tokens: int | None,
     progress: bool,
-    on_stage: Callable[[str, bool], None] | None,
+    on_stage: Callable[[str, str], None] | None,
 ) -> StudyResult:
     if permutations < 1 or n_shown < 0 or (batch_tokens is not None and batch_tokens < 1):
         raise ConfigError(
@@ -174,12 +196,15 @@ def _run_study(
     begun = Provenance.from_dict(run.values["provenance"])
     if not set(STAGES) <= set(run.parts):
         run.note(_moved(begun.versions, provenance.versions))
-    if distributed.ranks().first and not (output / "questions.jsonl").exists():
+    if distributed.ranks().first:
         write_jsonl(output / "questions.jsonl", (item.to_dict() for item in data.items))
     groups, group_notes = item_groups(data.items, loaded_sae.left_out_ids)
     features_folder = output / "features"
 
     def run_collect() -> list[str]:
+        with distributed.first_before_the_others():
+            if distributed.ranks().first:
+                repair(features_folder)
         collect(
             model,
             loaded_sae,
@@ -189,7 +214,8 @@ def _run_study(
             shots=shots,
             progress=progress,
         )
-        return [*group_notes, *data.bad_rows]
+        silent = nothing_fires(features_folder) if distributed.ranks().first else None
+        return [*group_notes, *data.bad_rows, *([silent] if silent else [])]
 
     def run_evaluate() -> list[str]:
         partial = PartialResults(output / "items.partial.jsonl", identity(begun))
@@ -220,7 +246,7 @@ def _run_study(
             study=study_identity(begun, features),
         )
         if inputs.explained_groups:
-            measure_metrics((RETRIEVAL, DIFFERENCE), inputs, AlignmentFolder(output))
+            measure_metrics(STAGE_METRICS, inputs, AlignmentFolder(output))
         similarity: dict[str, float] = {}
         if (by_item := difference_by_item(inputs)) is not None:
             ids, difference = by_item
@@ -325,19 +351,55 @@ def _masked(item: McqItem) -> dict[str, int]:
 
 
 def _run_stages(
-    run: RunFolder, work: Mapping[str, Callable[[], list[str]]], on_stage: Callable[[str, bool], None] | None
+    run: RunFolder, work: Mapping[str, Callable[[], list[str]]], on_stage: Callable[[str, str], None] | None
 ) -> tuple[str, ...]:
-    """Do what is not done, in the order of `STAGES`; return the stages that were."""
-    skipped = tuple(name for name in STAGES if name in run.parts)
+    """Do what is not done or not whole, in the order of `STAGES`; return the stages that were."""
+    skipped: list[str] = []
+    remade: list[str] = []
     for name in STAGES:
+        # Rank 0 looks: the others may not see its disk.
+        state = distributed.broadcast_object(_state(run, name, remade) if distributed.ranks().first else "")
         if on_stage is not None:
-            on_stage(name, name in skipped)
-        if name in skipped or (name not in MODEL_STAGES and not distributed.ranks().first):
+            on_stage(name, state)
+        if state == "skip":
+            skipped.append(name)
+        if state == "skip" or (name not in MODEL_STAGES and not distributed.ranks().first):
             continue
-        start = perf_counter()
+        if state != "run":
+            run.note([f"The stage {name} was made {state}."])
+        start, before = perf_counter(), run.parts.get(name, {}).get("files")
         run.note(work[name]())
-        run.finish(name, perf_counter() - start)
-    return skipped
+        if name in MODEL_STAGES:
+            distributed.barrier()  # all have written
+        if distributed.ranks().first:
+            files = hashes(run.path, WRITES[name])
+            about = {"metrics": _stage_metrics(run.path)} if name == "align" else {}
+            run.finish(name, perf_counter() - start, files=files, **about)
+            if files != before:
+                remade.append(name)
+    return tuple(skipped)
+
+
+def _state(run: RunFolder, name: str, remade: Sequence[str]) -> str:
+    """Of a stage: `skip` where it is whole, `run` where it was not done, `again: REASON`."""
+    if name not in run.parts:
+        return "run"
+    if others := [other for other in READS[name] if other in remade]:
+        return f"again: what {' and '.join(others)} gave is new"
+    written = run.parts[name].get("files", {})
+    for file, state in not_as_written(run.path, written).items():
+        return f"again: {file} {state}"
+    there_too = _stage_metrics(run.path) if name == "align" else []
+    for metric in run.parts[name].get("metrics", ()):
+        if metric not in there_too:
+            return f"again: {metric} is missing or was changed in alignment/ since it was measured"
+    return "skip" if written else "again: its files were not recorded"
+
+
+def _stage_metrics(folder: Path) -> list[str]:
+    """Which of the metrics of the stage `align` are measured and whole."""
+    done = AlignmentFolder(folder).done
+    return [metric.name for metric in STAGE_METRICS if metric.name in done]
 
 
 def _moved(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -224,6 +224,8 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
         notes.append("The runs were measured on different texts; compare only those of one text.")
     if len({json_sha256(run.metrics["model"]) for run in runs}) > 1:
         notes.append("The runs are of different models, or of one model in different precisions.")
+    for run in runs:
+        notes += [f"{run.folder.name}: {said}" for said in run.metrics.get("reservations", ())]
     settings = [run.settings() for run in runs]
     keys = [k for k in sorted(set().union(*settings)) if not k.startswith(("sae.", "model.")) and _varies(k, settings)]
     alike = {

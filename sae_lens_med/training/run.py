@@ -11,11 +11,13 @@ every batch, and the run is that of one process up to the rounding of sums (`par
 measures. A checkpoint says nothing about ranks, so any number of processes goes on with it. Several machines need a
 disk that all see, for the output and the activations.
 
-While it runs, the output folder holds `recipe.yaml` and, in `checkpoints/`, the last complete checkpoint; at the end,
-what `export` writes.
+While it runs, the output folder holds `recipe.yaml` and, in `checkpoints/`, the last complete checkpoint and
+`made_of.json`, the model and the text that it is trained on: a run goes on with those only. At the end it holds what
+`export` writes.
 """
 
 import json
+import math
 import shutil
 import signal
 import threading
@@ -39,15 +41,17 @@ from sae_lens_med.models.bridge import MedBridge, shape_at
 from sae_lens_med.runs.files import write_json
 from sae_lens_med.runs.folder import RunFolder
 from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.runs.provenance import require_same
 from sae_lens_med.training.activations import Activations, corpus
 from sae_lens_med.training.export import export
 from sae_lens_med.training.harvest import Harvest, default_folder
 from sae_lens_med.training.outputs import open_run
 from sae_lens_med.training.parallel import ParallelTrainer
-from sae_lens_med.training.quality import SaeQuality
+from sae_lens_med.training.quality import SaeQuality, reservations
 from sae_lens_med.training.recipe import Recipe, Resampling
 from sae_lens_med.training.resample import is_due, resample_dead, rows_for
 
+MADE_OF = Path("checkpoints") / "made_of.json"
 CURVE_EVERY = 10
 CHECKPOINT_SECONDS = 600
 """A checkpoint is written so long after the last one, whatever the recipe's `n_checkpoints`: what a crash can cost."""
@@ -60,6 +64,11 @@ class TrainedSae:
     folder: Path
     quality: SaeQuality
     steps: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said of this SAE beside its metrics."""
+        return reservations(self.quality)
 
 
 def train(
@@ -93,7 +102,12 @@ def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path |
         )
     runner_cfg = _runner_config(recipe, model)
     with Harvest(model, text, recipe, {hook_name: folder}) as harvest:
+        made_of = {"model": model.provenance, "text": {"sha256": text.sha256}}
+        if me.first and (output / MADE_OF).is_file():
+            require_same(output, json.loads((output / MADE_OF).read_text(encoding="utf-8")), made_of)
         run.begin()  # not before all has been looked at: what is refused leaves nothing behind
+        if me.first:
+            write_json(output / MADE_OF, made_of)
         acts = harvest.activations[hook_name]
         harvest.until(acts.first_window)
         trainer, curve = _trainer(runner_cfg, recipe, acts, output if run.begun else None)
@@ -240,7 +254,9 @@ def _fit(
                     console.print(f"step {step} of {total}: {n_resampled} dead features resampled")
             if step % CURVE_EVERY == 0 or step == total or n_resampled:
                 # The key in curve.json is that of runs which are finished already.
-                point = _curve_point(trainer, result) | ({"revived": n_resampled} if n_resampled else {})
+                point = _finite(_curve_point(trainer, result), output) | (
+                    {"revived": n_resampled} if n_resampled else {}
+                )
                 curve.append(point)
                 progress.update(task, state=_in_words(point))
                 if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
@@ -289,6 +305,16 @@ def _curve_point(trainer: SAETrainer[Any, Any], result: TrainStepOutput) -> dict
         "explained_variance": 1 - error / spread,
         "dead_fraction": trainer.dead_neurons.float().mean().item(),
     }
+
+
+def _finite(point: dict[str, float], output: Path) -> dict[str, float]:
+    if all(map(math.isfinite, point.values())):
+        return point
+    raise ConfigError(
+        f"training diverged at step {point['step']}: the loss is {point['loss']}; lower lr or the sparsity "
+        f"coefficient, or warm them up longer, and train into another folder (the last checkpoint before is kept in "
+        f"{output / 'checkpoints'})."
+    )
 
 
 def _in_words(point: dict[str, float]) -> str:

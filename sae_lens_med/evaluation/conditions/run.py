@@ -20,6 +20,7 @@ Out of scope: methods that generate text, which give no log-probability of the g
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
@@ -53,11 +54,14 @@ from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.runs.provenance import identity, make_provenance
+from sae_lens_med.runs.written import hashes, not_as_written
 from sae_lens_med.saes.releases import LoadedSae
 
 FORMAT = 1
 COMPARISON = "comparison.json"
 PLOT = "steering.svg"
+WRITES = (COMPARISON, "comparison.*", "flips.csv", PLOT, "conditions/*/*.jsonl")
+"""What a finished run leaves."""
 KIND = Kind(
     "comparison",
     format=1,
@@ -144,7 +148,7 @@ def run_conditions(
     output = Path(output)
     with distributed.initialised() as me:
         run = RunFolder(output, KIND, {"identity": identity(provenance)})
-        if distributed.broadcast_object(run.begun and (output / COMPARISON).is_file()):
+        if distributed.broadcast_object(_is_whole(run) if me.first else None):
             return read_comparison(output)
         found: dict[str | None, FeatureStatistics] = {}
         if with_features:
@@ -164,8 +168,23 @@ def run_conditions(
             ran = [_condition_run(condition, sets, found, output) for condition in conditions.conditions]
             about = {str(name or ""): _about_statistics(each) for name, each in found.items()}
             _write(output, compare(ran, provenance, statistics=about, resamples=resamples, seed=seed))
+            run.values["files"] = hashes(output, WRITES)
+            run.write()
         distributed.barrier()
     return read_comparison(output)
+
+
+def _is_whole(run: RunFolder) -> bool:
+    """Whether the run is finished, with every file as it was written. Results of conditions that are not are deleted,
+    so that they are made again."""
+    if not (run.path / COMPARISON).is_file():
+        return False
+    broken = not_as_written(run.path, run.values.get("files", {}))
+    for name, state in broken.items():
+        warnings.warn(f"{run.path / name} {state}; it is made again.", stacklevel=2)
+        if name.startswith("conditions/"):
+            (run.path / name).unlink(missing_ok=True)
+    return not broken
 
 
 def _named(saes: LoadedSae | Mapping[str, LoadedSae] | None, conditions: Conditions) -> dict[str | None, LoadedSae]:
@@ -204,8 +223,8 @@ def _statistics(
         path = output / ("statistics.safetensors" if number == 1 else f"statistics-{number}.safetensors")
         if path.exists():
             there = FeatureStatistics.load(path)
-            about = (there.sae["sha256"], there.data_sha256, there.model)
-            if about == (sae.sha256, texts_sha256(texts), json.loads(json.dumps(model.provenance))):
+            about = (there.data_sha256, there.model)
+            if sae.is_that_of(there.sae) and about == (texts_sha256(texts), json.loads(json.dumps(model.provenance))):
                 found[name] = there
                 continue
         found[name] = feature_statistics(model, sae, texts, progress=progress)
@@ -348,8 +367,8 @@ def _write(output: Path, comparison: Comparison) -> None:
     write_json(output / COMPARISON, {"format": FORMAT, **comparison.to_dict()})
 
 
-def _about(sae: LoadedSae) -> dict[str, str]:
-    return {"sae_id": sae.sae_id, "sha256": sae.sha256, "hook_name": sae.hook_name}
+def _about(sae: LoadedSae) -> dict[str, Any]:
+    return {key: value for key, value in sae.identity.items() if key != "source"}
 
 
 def _about_statistics(statistics: FeatureStatistics) -> dict[str, Any]:
