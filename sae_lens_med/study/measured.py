@@ -98,8 +98,9 @@ class AlignmentFolder:
         for name, value in measured.files.items():
             target = self.path / name
             write_json(target, value) if name.endswith(".json") else write_text(target, str(value))
+        at = next((i for i, value in enumerate(self.metrics) if metric.owns(value.name)), len(self.metrics))
         kept = [value for value in self.metrics if not metric.owns(value.name)]
-        self.metrics = [*kept, *measured.metrics]
+        self.metrics = [*kept[:at], *measured.metrics, *kept[at:]]
         self.notes[metric.name] = list(measured.notes)
         self.done.pop(metric.name, None)
         self.broken.pop(metric.name, None)
