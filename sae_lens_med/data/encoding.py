@@ -27,7 +27,9 @@ _HANGUL = re.compile("[\uac00-\ud7a3]")
 def require_encoding(name: str) -> None:
     """Raise `DataError` unless Python knows a text encoding of this name."""
     try:
-        b"".decode(name)
+        b"a".decode(name)
+    except UnicodeError:  # of an encoding in which this is no text
+        return
     except (LookupError, ValueError) as error:
         raise DataError(
             f"there is no text encoding {name[:40]!r}{nearest(name, _COMMON).rstrip('?')}; Korean files are mostly "

@@ -21,7 +21,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,8 @@ def read_rows(path: Path, encoding: str | None = None) -> list[RawRow]:
     name = path.name.lower()
     if encoding is not None:
         require_encoding(encoding)
-    if not path.is_file():
-        what = "this is a folder, not a file" if path.is_dir() else "no such file"
+    if not is_file(path):
+        what = "this is a folder, not a file" if _asked(path.is_dir) else "no such file"
         raise DataError(f"{path}: {what}; use {ACCEPTED_FORMS}.")
     if not name.endswith(SUFFIXES):
         hint = next((hint for ending, hint in _OTHER_FORMS.items() if name.endswith(ending)), None)
@@ -89,10 +89,22 @@ def read_rows(path: Path, encoding: str | None = None) -> list[RawRow]:
     return rows
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file: also False for a path that no file can have."""
+    return _asked(path.is_file)
+
+
 def stem(path: Path) -> str:
     """The file's name without its ending, `.csv.gz` as a whole."""
     name = path.name.lower()
     return next((path.name[: -len(each)] for each in SUFFIXES if name.endswith(each)), path.name)
+
+
+def _asked(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
 
 
 # --- the forms ----------------------------------------------------------------------------------------------------
