@@ -16,7 +16,15 @@ class DataError(SaeLensMedError):
     """A row, file or data set is not what the loaders accept; names file, row and field."""
 
 
-class UnfitItemsError(DataError):
+class ConfigError(SaeLensMedError):
+    """A setting, recipe key or option is unknown or out of range."""
+
+
+class ModelError(SaeLensMedError):
+    """A model, tokenizer or hook name cannot be used as asked."""
+
+
+class UnfitItemsError(DataError, ModelError):
     """Some items cannot be put to this model: all of them are named at once, so that they can be left out at once."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
@@ -25,14 +33,6 @@ class UnfitItemsError(DataError):
         problems = [f"item {name!r}: {reason}" for name, reason in self.reasons.items()]
         which = "this item" if len(problems) == 1 else f"these {len(problems)} items"
         super().__init__(f"{listed(problems)}; leave {which} out with --skip-bad-items or --exclude ID.")
-
-
-class ConfigError(SaeLensMedError):
-    """A setting, recipe key or option is unknown or out of range."""
-
-
-class ModelError(SaeLensMedError):
-    """A model, tokenizer or hook name cannot be used as asked."""
 
 
 class ReleaseError(SaeLensMedError):

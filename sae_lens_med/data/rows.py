@@ -224,8 +224,8 @@ def _require_columns(read: Sequence[Mapping[str, Any]], name: str) -> None:
     has = f"{name}: its columns are {', '.join(list(columns)[:20])}"
     for wanted in ("question", "answer"):
         if wanted not in columns:
-            hint = nearest(wanted, columns, 1).replace("did you mean", "rename").rstrip("?")
-            raise DataError(f"{has}, but it has no column {wanted!r}{hint or '; add it'}.")
+            near = get_close_matches(wanted, [name for name in columns if name not in (*_GENERIC, *_KORMEDMCQA)], 1)
+            raise DataError(f"{has}, but none is {wanted!r}; {f'rename {near[0]}' if near else 'add it'}.")
     if "options" not in columns and not any(letter in columns for letter in KORMEDMCQA_LETTERS):
         raise DataError(f"{has}, but no options; add the column options (a list of texts), or the columns A to E.")
 

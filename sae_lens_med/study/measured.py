@@ -11,7 +11,6 @@ was before, or unmeasured. All files are replaced atomically.
 Out of scope: collected controls (`controls/NAME/`, `features.store`).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from sae_lens_med.metrics.metric import Measured, Metric
 from sae_lens_med.records import MetricValue
 from sae_lens_med.runs.files import write_json, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.provenance import changes
 
 FOLDER = "alignment"
@@ -88,4 +88,4 @@ class AlignmentFolder:
         return self._read(name) if (self.path / name).is_file() else None
 
     def _read(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
+        return read_json(self.path / name)

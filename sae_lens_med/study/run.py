@@ -15,7 +15,7 @@ Several processes (`distributed`) share the stages that run the model, collect a
 writes everything but the shards.
 """
 
-import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from sae_lens_med.data import LoadedItems, mask_leakage
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.accuracy import accuracy_metrics
 from sae_lens_med.evaluation.methods import run_method
-from sae_lens_med.features.collect import collect
+from sae_lens_med.features.collect import collect, require_fit
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
 from sae_lens_med.metrics.inputs import Inputs
@@ -44,8 +44,9 @@ from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
 from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
-from sae_lens_med.runs.provenance import identity, make_provenance
+from sae_lens_med.runs.provenance import changes, identity, make_provenance
 from sae_lens_med.saes.releases import LoadedSae
 from sae_lens_med.study.folder import read_metrics
 from sae_lens_med.study.groups import item_groups
@@ -60,10 +61,11 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return identity(Provenance.from_dict(manifest["provenance"]))
 
 
-KIND = Kind("study", format=1, identity=_identity, parts="stages")
+KIND = Kind("study", format=1, identity=_identity, parts="stages", bound=lambda _, manifest: bool(manifest["stages"]))
 STAGES = ("collect", "evaluate", "align", "examples", "report")
 MODEL_STAGES = ("collect", "evaluate")
 """The stages that run the model, and so are shared by all processes."""
+SHOTS = "settings.shots"
 CONTEXTS = 8
 """Contexts kept for each feature that the report shows."""
 
@@ -158,6 +160,7 @@ def _run_study(
             f"got {permutations}, {n_shown} and {batch_tokens}."
         )
     require_unique_ids(data.items, data.source)
+    require_fit(model, data.items, shots)
     settings = {
         "method": "option_letter",
         "shots": [shot.id for shot in shots],
@@ -170,6 +173,8 @@ def _run_study(
     }
     provenance = make_provenance(model.provenance, loaded_sae, data, settings, seed)
     run = RunFolder(output, KIND, {"provenance": provenance.to_dict(), "stages": {}, "notes": []})
+    if run.replaces is not None and distributed.ranks().first:
+        _take_away(output, run.replaces, provenance)
     run.begin()
     begun = Provenance.from_dict(run.values["provenance"])
     if not set(STAGES) <= set(run.parts):
@@ -234,7 +239,7 @@ def _run_study(
         return list(inputs.view(Similarities).notes)
 
     def run_examples() -> list[str]:
-        shown = json.loads((output / "item_features.json").read_text(encoding="utf-8"))
+        shown = read_json(output / "item_features.json")
         kinds = ("shared", "stem_only", "explanation_only")
         wanted = sorted({use["feature"] for entry in shown for kind in kinds for use in entry[kind]})
         contexts = top_contexts(load_features(features_folder), k=CONTEXTS)
@@ -338,6 +343,17 @@ def _run_stages(
         run.note(work[name]())
         run.finish(name, perf_counter() - start)
     return skipped
+
+
+def _take_away(output: Path, manifest: Mapping[str, Any], provenance: Provenance) -> None:
+    """Delete what a run with other settings that finished no stage left here, but for features that are the same."""
+    (output / "questions.jsonl").unlink(missing_ok=True)
+    of_features = [
+        {key: value for key, value in each.items() if key.startswith(("model.", "sae.", "data.")) or key == SHOTS}
+        for each in (_identity(manifest), identity(provenance))
+    ]
+    if changes(*of_features):
+        shutil.rmtree(output / "features", ignore_errors=True)
 
 
 def _moved(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

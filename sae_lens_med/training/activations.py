@@ -16,7 +16,6 @@ In memory are the batches that wait in the queue and the order of one window's r
 files. Out of scope: activations that do not fit on a disk.
 """
 
-import json
 import math
 import os
 import queue
@@ -34,6 +33,7 @@ from safetensors import safe_open
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.models.bridge import adds_bos
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.training.outputs import require_texts
 from sae_lens_med.training.recipe import Recipe
 from sae_lens_med.training.text import training_text
@@ -116,7 +116,7 @@ class Activations:
             )
         self.folder = folder
         self.sink_multiple = sink_multiple
-        self.rows_per_shard: tuple[int, ...] = tuple(json.loads(manifest.read_text(encoding="utf-8"))["rows"])
+        self.rows_per_shard: tuple[int, ...] = tuple(read_json(manifest)["rows"])
         self.n_windows = min(len(self.rows_per_shard), math.ceil(sum(self.rows_per_shard) / buffer_tokens))
         self._arrives = arrives
         self._median: float | None = None

@@ -13,18 +13,16 @@ Until 0.2 the key `resample_dead` is also read by its former name, `revive`, wit
 """
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.models.sinks import SINK_MULTIPLE
 from sae_lens_med.runs.files import configs_dir
+from sae_lens_med.runs.parsing import ParseError, parse_yaml, read_yaml
 from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
 RUNNER_KEYS = (
@@ -156,9 +154,9 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     (`sae.l1_coefficient=0.5`). Raises `ConfigError`."""
     path = find_recipe(name)
     try:
-        values = yaml_value(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+        values = read_yaml(path)
+    except ParseError as error:
+        raise ConfigError(f"{path} is not YAML that a recipe can be: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a recipe; it needs the sections model, data and sae.")
     values = _renamed(values, str(path))
@@ -172,9 +170,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"--set needs key=value, got {override!r}.")
     try:
-        value = yaml_value(given)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: what follows the = is not a YAML value.") from error
+        value = parse_yaml(given)
+    except ParseError as error:
+        raise ConfigError(f"--set {override}: what follows the = is not a YAML value ({error}).") from error
     section, *rest = key.split(".")
     *sections, last = (_new_name(section, f"--set {override}"), *rest)
     target = values
@@ -209,21 +207,6 @@ def _new_name(key: str, where: str) -> str:
             stacklevel=2,
         )
     return RENAMED.get(key, key)
-
-
-def yaml_value(text: str) -> Any:
-    """A value as YAML reads it, but that `1e-3` is a number: PyYAML wants `1.0e-3`."""
-    return _numbers(yaml.safe_load(text))
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
-    if isinstance(value, dict):
-        return {key: _numbers(v) for key, v in value.items()}
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
 
 
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
@@ -345,7 +328,7 @@ def sae_fields(architecture: str, where: str) -> tuple[str, ...]:
 def _known(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in values:
         if key not in known:
-            hint = nearest(key, known) or f"; the keys are {', '.join(known)}."
+            hint = nearest(str(key), known) or f"; the keys are {', '.join(known)}."
             raise ConfigError(f"{where}: unknown key {key!r}{hint}")
 
 

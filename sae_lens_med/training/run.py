@@ -15,7 +15,6 @@ While it runs, the output folder holds `recipe.yaml` and, in `checkpoints/`, the
 what `export` writes.
 """
 
-import json
 import shutil
 import signal
 import threading
@@ -38,6 +37,7 @@ from sae_lens_med.errors import ConfigError
 from sae_lens_med.models.bridge import MedBridge, shape_at
 from sae_lens_med.runs.files import write_json
 from sae_lens_med.runs.folder import RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.training.activations import Activations, corpus
 from sae_lens_med.training.export import export
@@ -167,7 +167,7 @@ def _trainer(
         trainer.load_trainer_state(checkpoint)
         sae.load_weights_from_checkpoint(checkpoint)
         _fuse(trainer.optimizer)
-        return trainer, json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
+        return trainer, read_json(checkpoint / "curve.json")
     if sae.cfg.normalize_activations == "expected_average_only_in":
         sample = acts.batches(cfg.train_batch_size_tokens, cfg.seed)
         trainer.activation_scaler.estimate_scaling_factor(cfg.sae.d_in, sample, cfg.n_batches_for_norm_estimate)
