@@ -41,6 +41,7 @@ NORMALISATIONS = ("character", "byte", "token")
 TEMPLATE = {"self-consistency": "cot"}
 """The family of templates of a method, where it is not the method's name."""
 
+MAX_SAMPLES = 10_000
 SAMPLES = 11
 TEMPERATURE = 0.7
 """Of self-consistency, with `SAMPLES`: Med-PaLM's (Singhal et al., Nature 2023)."""
@@ -107,9 +108,10 @@ class Method:
                 f"option texts are normalised per {', '.join(NORMALISATIONS[:-1])} or {NORMALISATIONS[-1]}, "
                 f"got {self.normalisation!r}."
             )
-        for field in ("samples", "max_new_tokens"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise ConfigError(f"{field} must be at least 1, got {value}.")
+        for field, most in (("samples", MAX_SAMPLES), ("max_new_tokens", 2**20)):
+            if (value := getattr(self, field)) is not None and not 1 <= value <= most:
+                least = f"at least 1, got {value}" if value < 1 else f"at most {most:,}, got {value}"
+                raise ConfigError(f"{field} must be {least}.")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"the temperature of sampling must be above 0, got {self.temperature}.")
         if self.stop is not None and not all(self.stop):

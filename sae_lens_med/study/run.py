@@ -194,7 +194,14 @@ def _run_study(
             shots=shots,
             progress=progress,
         )
-        return [*group_notes, *data.bad_rows]
+        ignored = [f"Columns of the data that nothing reads: {', '.join(data.ignored_columns)}."]
+        n_left_out = [f"{len(data.bad_rows)} rows or items of the data were left out."]
+        return [
+            *group_notes,
+            *(n_left_out if data.bad_rows else []),
+            *data.bad_rows,
+            *(ignored if data.ignored_columns else []),
+        ]
 
     def run_evaluate() -> list[str]:
         partial = PartialResults(output / "items.partial.jsonl", identity(begun))
