@@ -56,7 +56,7 @@ _KORMEDMCQA = (*_COMMON, *KORMEDMCQA_LETTERS, "rationale_r1", "cot")
 _GENERIC = (*_COMMON, "options")
 _EXPLANATION_COLUMNS = {"rationale_r1": "model", "cot": "expert", "explanation": None}
 _MAY_BE_MISSING = frozenset(_COMMON) - {"question"} | _EXPLANATION_COLUMNS.keys()
-_MISSING = ("", "nan", "<na>", "na", "n/a", "none", "null")
+_MISSING = ("nan", "<na>", "na", "n/a", "none", "null")
 """How a table of texts writes that there is nothing, in small letters; never looked for in questions and options."""
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 
@@ -267,12 +267,14 @@ def _known_columns(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _without_missing(row: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that hold something."""
-    return {
-        name: value
-        for name, value in row.items()
-        if value is not None
-        and not (name in _MAY_BE_MISSING and isinstance(value, str) and value.strip().casefold() in _MISSING)
-    }
+    return {name: value for name, value in row.items() if not (value is None or _says_missing(name, value))}
+
+
+def _says_missing(name: str, value: Any) -> bool:
+    if name not in _MAY_BE_MISSING or not isinstance(value, str):
+        return False
+    said = value.strip().casefold()
+    return said in _MISSING or (name == "answer" and not said)
 
 
 def item_from_row(

@@ -287,7 +287,7 @@ def _is_formula(value: Any) -> bool:
 def _as_written(path: Path, rows: list[RawRow]) -> list[RawRow]:
     """The rows without what tables of pandas and spreadsheets hold beside the data."""
     rows = [row if row.values is None else RawRow(row.number, _plain(row.values)) for row in rows]
-    rows = [row for row in rows if not row.values or not all(map(_is_blank, row.values.values()))]
+    rows = [row for row in rows if not row.values or any(value is not None for value in row.values.values())]
     read = [row.values for row in rows if row.values is not None]
     for name in dict.fromkeys(name for values in read for name in values if _UNNAMED.fullmatch(name)):
         cells = [values.get(name) for values in read]

@@ -190,7 +190,7 @@ uses no cache."""
 def from_token(n: int) -> Positions:
     """Token `n` of the text (0: the first, BOS included) and all after it. Raises `ConfigError` for n < 0."""
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 2**31:
-        raise ConfigError(f"from_token counts from the text's first token, 0, to 2**31 - 1; got {n!r}.")
+        raise ConfigError(f"from_token counts from the text's first token, 0; got {n!r}.")
     return _FromToken(n)
 
 

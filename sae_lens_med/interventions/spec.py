@@ -104,8 +104,10 @@ class Intervention:
             if not isinstance(entry.get(key, kinds()), kinds):
                 raise ConfigError(f"{where}: {key} must be of type {kinds.__name__}, got {entry[key]!r}.")
         seed = entry.get("seed", 0)
-        if isinstance(seed, str) or whole_number(seed, 0, MAX_SEED) is None:
-            raise ConfigError(f"{where}: seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError(f"{where}: seed must be of type int, got {seed!r}.")
+        if not 0 <= seed <= MAX_SEED:
+            raise ConfigError(f"{where}: seed must be from 0 to {MAX_SEED}, got {seed}.")
         positions = entry.get("positions", "all")
         read_positions(positions, special_ids=())  # not_special is resolved when the pairs are made
         features = _features(kind, entry.get("features"), where) if "features" in keys else ()
@@ -246,10 +248,10 @@ def _features(kind: str, given: Any, where: str) -> tuple[tuple[int, float | Non
     for key in given:
         index = whole_number(key, 0, MAX_FEATURE)
         if index is None:
-            raise ConfigError(f"{where}: a feature must be an index from 0 to {MAX_FEATURE}, got {key!r}.")
+            raise ConfigError(f"{where}: a feature must be an index >= 0, got {_short(key)} (at most {MAX_FEATURE}).")
         value = None if kind == "ablate" else given[key]
         if value is not None and not _is_number(value):
-            raise ConfigError(f"{where}: the value of feature {key} must be a finite number, got {value!r}.")
+            raise ConfigError(f"{where}: the value of feature {key} must be a number, got {value!r}.")
         if kind != "ablate" and value is None:
             raise ConfigError(f"{where}: feature {key} has no value.")
         found.append((index, None if value is None else float(value)))

@@ -85,11 +85,12 @@ class RunFolder:
         self.path, self.kind = Path(path), kind
         own: dict[str, Any] = json.loads(json.dumps(_marked(kind, values)))
         found, other = self._found(own, resume) if distributed.ranks().first else (None, None)
-        found, other = distributed.broadcast_object((found, other)) if kind.together else (found, other)
+        found = distributed.broadcast_object(found) if kind.together else found
         self.begun = found is not None
         """Whether the folder had a manifest of this run when it was opened."""
         self.replaces: dict[str, Any] | None = other
-        """The manifest of a run with other settings that finished nothing, whose place this one takes."""
+        """The manifest of a run with other settings that finished nothing, whose place this one takes; known to rank 0
+        alone, which clears up."""
         self.values: dict[str, Any] = own if found is None else found
         """Of the manifest; `write` writes them."""
 

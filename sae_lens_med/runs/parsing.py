@@ -215,7 +215,7 @@ def _check_keys(node: yaml.MappingNode, loader: _Loader) -> None:
             raise _error(f"the key {shown} is neither a text nor a whole number; put it in quotes", key)
         value = key.tag if key.tag == _MERGE else loader.construct_object(key)
         if value in seen:
-            raise _error(f"the key {_shown(key.value)} is given twice", key)
+            raise _error(f"the key {_shown(value) if isinstance(value, str) else value} is given twice", key)
         seen.add(value)
 
 

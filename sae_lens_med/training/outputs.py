@@ -21,7 +21,7 @@ def _by_name(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_checkpoint(folder: Path, _recipe: Mapping[str, Any]) -> bool:
-    return any(folder.glob("checkpoints/*/*")) or (folder / "cfg.json").is_file()
+    return any(folder.glob("checkpoints/step-*")) or (folder / "cfg.json").is_file()
 
 
 def _has_begun_training(folder: Path, manifest: Mapping[str, Any]) -> bool:

@@ -92,8 +92,10 @@ def number(value: Any, name: str, where: str, least: float, below: float = math.
 
 def whole(value: Any, name: str, where: str) -> int:
     """A whole number of at least 1. Raises `ConfigError`."""
-    if not _fits(value, int) or not 1 <= value <= MOST_OF_OTHERS:
-        raise ConfigError(f"{where}: {name} must be a whole number from 1 to {MOST_OF_OTHERS:,}, got {_shown(value)}.")
+    if not _fits(value, int) or value < 1:
+        raise ConfigError(f"{where}: {name} must be a whole number of at least 1, got {_shown(value)}.")
+    if value > MOST_OF_OTHERS:
+        raise ConfigError(f"{where}: {name} must be at most {MOST_OF_OTHERS:,}, got {_shown(value)}.")
     return int(value)
 
 

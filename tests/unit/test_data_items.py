@@ -135,8 +135,8 @@ def test_several_files_limit_and_identity(tmp_path: Path) -> None:
     assert [i.id for i in both.items] == ["g1", "g2"] and both.licence == "CC0"
     assert [i.id for i in load_items(f"{a}, {b}", limit=1).items] == ["g1"]
     assert load_items(f"{a},{b}").sha256 == both.sha256 != load_items(f"{b},{a}").sha256
-    with pytest.raises(DataError, match=r"a.jsonl: row 1: field 'id': 'g1' was already used by .*a.jsonl: row 1"):
-        load_items(f"{a},{b},{a}")
+    with pytest.raises(DataError, match=r"a.jsonl: this file is named twice; name each file once"):
+        load_items(f"{a},{b},{tmp_path}/../{tmp_path.name}/a.jsonl")
     comma = write(tmp_path / "c,d.jsonl", GEN)
     assert len(load_items(comma).items) == 1
     with pytest.raises(DataError, match="must be at least 1, got 0"):
@@ -147,10 +147,11 @@ def test_several_files_limit_and_identity(tmp_path: Path) -> None:
 
 BAD = [
     (KOR | {"answer": 6}, r"field 'answer': 6 is outside the 5 options \(the first is 1\)"),
-    (KOR | {"answer": 0}, r"field 'answer': 0 is outside"),
-    (KOR | {"answer": None}, r"field 'answer': must be a whole number from 1 to 5, got None"),
-    (GEN | {"answer": "B"}, r"field 'answer': must be a whole number from 1 to 3, got 'B'"),
-    (GEN | {"answer": 2.0}, r"field 'answer': must be a whole number"),
+    (KOR | {"answer": -1}, r"field 'answer': -1 is outside"),
+    (KOR | {"answer": None}, r"field 'answer': must be a whole number from 1 to 5 or a letter from A to E, got None"),
+    (GEN | {"answer": "D"}, r"field 'answer': 'D' is outside the 3 options \(the first is A\)"),
+    (GEN | {"answer": 2.5}, r"field 'answer': must be a whole number"),
+    (GEN | {"answer": [1, 2]}, r"field 'answer': must be a whole number"),
     (GEN | {"answer": True}, r"field 'answer': must be a whole number"),
     ({k: v for k, v in GEN.items() if k != "answer"}, r"field 'answer': missing"),
     (GEN | {"question": "  "}, r"field 'question': is empty"),
@@ -189,7 +190,7 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path: Path, row: Any, message
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl: row 2: " + message) as error:
         load_items(str(path))
-    assert str(error.value).endswith("fix the row, or skip bad rows (--skip-bad-rows).")
+    assert str(error.value).endswith("fix the row, or leave it out with --skip-bad-items.")
     assert "\n" not in str(error.value)
     loaded = load_items(str(path), skip_bad_rows=True)
     assert [i.id for i in loaded.items] == ["ok", "also ok"]
@@ -197,9 +198,9 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path: Path, row: Any, message
 
 
 def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
-    good = json.dumps(GEN).encode() + b"\n"
+    good = json.dumps(KOR | {"id": "k2"}, ensure_ascii=False).encode() + b"\n"
     path = tmp_path / "a.jsonl"
-    path.write_bytes(good + json.dumps(KOR, ensure_ascii=False).encode("cp949") + b"\n")
+    path.write_bytes(good + json.dumps(KOR, ensure_ascii=False).encode().replace(b"\xec\xa7\x88", b"\xec\xa7") + b"\n")
     with pytest.raises(DataError, match=r"a\.jsonl: row 2: field 'question': the text is not UTF-8"):
         load_items(str(path))
     assert len(load_items(str(path), skip_bad_rows=True).items) == 1
@@ -214,13 +215,15 @@ def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
         ("a.csv", b'question,options,answer\n"q,x', r"a.csv: row 1: not valid CSV \(unexpected end of data\)"),
         ("a.csv", b"question,options,answer\nq,x\n", "row 1: 2 cells where the header has 3 columns"),
         ("a.csv", b"question,options,answer\nq,x;y,1\n", "field 'options': must be a list written as JSON, got 'x;y'"),
-        ("a.csv", b'question,options,answer\nq,"[""x"",""y""]",1.0\n', "must be a whole number from 1 to 2, got '1.0'"),
+        ("a.csv", b'question,options,answer\nq,"[""x"",""y""]",1.5\n', "must be a whole number from 1 to 2 or a"),
         ("a.jsonl", b"{'id': 1}\n", r"row 1: not a JSON object \(Expecting property name"),
         ("a.jsonl", b"[" * 200_000, "row 1: not a JSON object"),
         ("a.jsonl.gz", b"no gzip", "not a complete gzip file"),
         ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "not a complete gzip file"),
         ("a.parquet", b"no parquet", "not a readable parquet file"),
-        ("a.txt", b"x", r"a.txt: this file type is not supported; use a .jsonl, .jsonl.gz, .csv or .parquet file"),
+        ("a.txt", b"x", r"a.txt: this file type is not supported; use a .jsonl, .csv, .tsv, .parquet or .xlsx file"),
+        ("a.json", b"[]", r"a.json: this file type is not supported; write one JSON object a line, as .jsonl"),
+        ("a.xls", b"", r"a.xls: this file type is not supported; save it as .xlsx or .csv"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -358,4 +361,7 @@ def test_offline_with_a_cold_cache_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.count("\n") == 1
     assert "could not reach 'sean0042/KorMedMCQA' on the Hugging Face Hub and no cached copy" in done.stdout
-    assert "use a .jsonl, .jsonl.gz, .csv or .parquet file in the KorMedMCQA schema" in done.stdout
+    assert (
+        "use a .jsonl, .csv, .tsv, .parquet or .xlsx file (the first three also with .gz) in the KorMedMCQA schema"
+        in done.stdout
+    )
