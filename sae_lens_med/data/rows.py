@@ -54,8 +54,8 @@ _COMMON = (
 )
 _KORMEDMCQA = (*_COMMON, *KORMEDMCQA_LETTERS, "rationale_r1", "cot")
 _GENERIC = (*_COMMON, "options")
-_EXPLANATION_COLUMNS = {"rationale_r1": "model", "cot": "expert", "explanation": None}
-_MAY_BE_MISSING = frozenset(_COMMON) - {"question"} | _EXPLANATION_COLUMNS.keys()
+EXPLANATION_COLUMNS = {"rationale_r1": "model", "cot": "expert", "explanation": None}
+_MAY_BE_MISSING = frozenset(_COMMON) - {"question"} | EXPLANATION_COLUMNS.keys()
 _MISSING = ("nan", "<na>", "na", "n/a", "none", "null")
 """How a table of texts writes that there is nothing, in small letters; never looked for in questions and options."""
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
@@ -144,7 +144,7 @@ class ItemCollector:
             try:
                 if row.values is None:
                     raise DataError(row.problem)
-                if self._exclude and (own := _id(_without_missing(row.values), default_id)) in self._exclude:
+                if self._exclude and (own := _id(without_missing(row.values), default_id)) in self._exclude:
                     self._exclude[own] += 1
                     self._left_out.append(f"{where}: item {own!r}: excluded")
                     continue
@@ -194,12 +194,12 @@ class ItemCollector:
         )
 
     def _take_out_extra_columns(self, read: Sequence[dict[str, Any]], name: str) -> None:
-        extra = [[column for column in values if column not in _known_columns(values)] for values in read]
+        extra = [[column for column in values if column not in known_columns(values)] for values in read]
         counts = Counter(column for columns in extra for column in columns)
         # A column of every row is the file's; one of some rows is told of these rows.
         of_file = [column for column, n in counts.items() if n == len(read)]
         if of_file and not self._ignore:
-            known = _known_columns(read[0])
+            known = known_columns(read[0])
             near = [get_close_matches(column, known, 1, 0.5) for column in of_file]
             shown = ", ".join(
                 f"{column} (do you mean {each[0]}?)" if each else column
@@ -228,6 +228,11 @@ def _require_columns(read: Sequence[Mapping[str, Any]], name: str) -> None:
             raise DataError(f"{has}, but none is {wanted!r}; {f'rename {near[0]}' if near else 'add it'}.")
     if "options" not in columns and not any(letter in columns for letter in KORMEDMCQA_LETTERS):
         raise DataError(f"{has}, but no options; add the column options (a list of texts), or the columns A to E.")
+    if "options" not in columns and (absent := [letter for letter in KORMEDMCQA_LETTERS if letter not in columns]):
+        raise DataError(
+            f"{has}, but {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing; for another number of "
+            "options than five write them as a list into the column options."
+        )
 
 
 def _first_option(read: Sequence[Mapping[str, Any]], name: str, given: int | None) -> int:
@@ -261,11 +266,12 @@ def _n_options(values: Mapping[str, Any]) -> int | None:
     return len(options) if isinstance(options, list | tuple) else None
 
 
-def _known_columns(row: Mapping[str, Any]) -> tuple[str, ...]:
+def known_columns(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that a row of this schema may have."""
     return _KORMEDMCQA if any(letter in row for letter in KORMEDMCQA_LETTERS) else _GENERIC
 
 
-def _without_missing(row: Mapping[str, Any]) -> dict[str, Any]:
+def without_missing(row: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that hold something."""
     return {name: value for name, value in row.items() if not (value is None or _says_missing(name, value))}
 
@@ -275,6 +281,29 @@ def _says_missing(name: str, value: Any) -> bool:
         return False
     said = value.strip().casefold()
     return said in _MISSING or (name == "answer" and not said)
+
+
+def question_from_row(row: Mapping[str, Any], *, default_id: str) -> McqItem:
+    """One row -> the question alone, without answer, explanation and spans: all that text to train on is made of.
+    Raises `FieldError` (or `DataError`) without file and row."""
+    values = without_missing(row)
+    options = _options(row, values)
+    question = text(values, "question")
+    subject_field = "specialty" if "specialty" in values and "subject" not in values else "subject"
+    item_id = _id(values, default_id)
+    extra = {name: whole_as_text(values[name]) for name in EXTRA_COLUMNS if name in values}
+    extra = casimedicos.provenance_of(item_id) | extra
+    if "specialty" in values and "subject" in values:
+        extra["specialty"] = text(values, "specialty")
+    return McqItem(
+        id=item_id,
+        subject=text(values, subject_field) if subject_field in values else "unspecified",
+        language=_language(values, question),
+        question=question,
+        options=options,
+        answer=None,
+        provenance=extra,
+    )
 
 
 def item_from_row(
@@ -287,36 +316,24 @@ def item_from_row(
 ) -> McqItem:
     """One row -> one item, by the module's rules. `answers_from` is the number of the first option. Raises `FieldError`
     (or `DataError`) without file and row."""
-    values = _without_missing(row)
-    options = _options(row, values)
-    question = text(values, "question")
-    subject_field = "specialty" if "specialty" in values and "subject" not in values else "subject"
-    item_id = _id(values, default_id)
+    item, values = question_from_row(row, default_id=default_id), without_missing(row)
     explanation, source = _explanation(row, values, explanation_source)
-    extra = {name: whole_as_text(values[name]) for name in EXTRA_COLUMNS if name in values}
-    extra = casimedicos.provenance_of(item_id) | extra
-    if "specialty" in values and "subject" in values:
-        extra["specialty"] = text(values, "specialty")
-    return McqItem(
-        id=item_id,
-        subject=text(values, subject_field) if subject_field in values else "unspecified",
-        language=_language(values, question),
-        question=question,
-        options=options,
-        answer=answer_index(row, values, options, answers_from),
+    return replace(
+        item,
+        answer=answer_index(row, values, item.options, answers_from),
         explanation=explanation,
         explanation_source=source,
-        question_spans=_spans(values, "question_spans", question),
+        question_spans=_spans(values, "question_spans", item.question),
         explanation_spans=_spans(values, "explanation_spans", explanation or ""),
-        provenance=provenance | extra,
+        provenance=provenance | item.provenance,
     )
 
 
-def _options(row: dict[str, Any], values: dict[str, Any]) -> tuple[str, ...]:
+def _options(row: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[str, ...]:
     lettered = [letter for letter in KORMEDMCQA_LETTERS if letter in row]
     if lettered and "options" in row:
         raise FieldError("options", f"the row also has the columns {', '.join(lettered)}; keep one of the two forms")
-    known = _known_columns(row)
+    known = known_columns(row)
     for name in row:
         if name not in known:
             raise FieldError(str(name), f"unknown column{nearest(str(name), known).rstrip('?')}")
@@ -338,11 +355,11 @@ def _options(row: dict[str, Any], values: dict[str, Any]) -> tuple[str, ...]:
 def _explanation(
     row: dict[str, Any], values: dict[str, Any], given: str | None
 ) -> tuple[str | None, ExplanationSource | None]:
-    for name in _EXPLANATION_COLUMNS:
+    for name in EXPLANATION_COLUMNS:
         if name in values and not isinstance(values[name], str):
             raise FieldError(name, f"must be a string, got {short(values[name])}")
     # The Hub data set fills `cot` with an empty text where there is no explanation.
-    present = [name for name in _EXPLANATION_COLUMNS if str(values.get(name, "")).strip()]
+    present = [name for name in EXPLANATION_COLUMNS if str(values.get(name, "")).strip()]
     if len(present) > 1:
         raise FieldError(present[1], f"the row also has {present[0]!r}; keep one explanation per row")
     stated = values.get("explanation_source")
@@ -352,7 +369,7 @@ def _explanation(
         return None, None
     column = present[0]
     default = "expert" if casimedicos.is_explained_by_physicians(row) else given
-    source = stated or _EXPLANATION_COLUMNS[column] or default
+    source = stated or EXPLANATION_COLUMNS[column] or default
     choices = ", ".join(EXPLANATION_SOURCES)
     if source is None:
         raise FieldError("explanation_source", f"missing; say who wrote the explanation: {choices}")

@@ -63,12 +63,18 @@ class Corpus:
 def corpus(recipe: Recipe, tokenizer: Any, seed: int) -> Corpus:
     """Read the recipe's sources and cut them into sequences of at most `context_size` tokens, in random order."""
     paths = require_texts(recipe)
-    text = training_text(paths, recipe.leave_out)
+    text = training_text(
+        paths,
+        recipe.leave_out,
+        encoding=recipe.encoding,
+        extra_columns=recipe.extra_columns,
+        skip_bad_rows=recipe.skip_bad_items,
+    )
     rng = np.random.default_rng(seed)
     source_of = np.array(text.dataset["source"])
     chosen: list[int] = []
-    for source, path in zip(recipe.sources, paths, strict=True):
-        rows = np.flatnonzero(source_of == path.name)
+    for source, name in zip(recipe.sources, text.sources, strict=True):
+        rows = np.flatnonzero(source_of == name)
         if source.max_rows is not None and source.max_rows < len(rows):
             rows = np.sort(rng.choice(rows, source.max_rows, replace=False))
         chosen.extend(rows.tolist())

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sae_lens_med.data.rows import COLUMN_CHOICES
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.models.sinks import SINK_MULTIPLE
 from sae_lens_med.runs.files import configs_dir
@@ -113,6 +114,12 @@ class Recipe:
     """None: dead features stay as they are."""
     start_at_mean: bool = False
     """Whether `b_dec` starts at the mean of the first batches; SAELens' architectures have it start at 0."""
+    encoding: str | None = None
+    """Of the sources that are not UTF-8."""
+    extra_columns: str = "refuse"
+    """What is done with columns of the sources that nothing reads: `refuse` or `ignore`."""
+    skip_bad_items: bool = False
+    """Whether rows of the sources that cannot be used are left out, and counted."""
     unshrink: bool = False
     """Whether the trained SAE's magnitudes are fitted anew before it is measured."""
 
@@ -128,6 +135,9 @@ class Recipe:
                 "sink_multiple": self.sink_multiple,
                 "buffer_tokens": self.buffer_tokens,
                 "harvest_batch_tokens": self.harvest_batch_tokens,
+                **({} if self.encoding is None else {"encoding": self.encoding}),
+                **({} if self.extra_columns == "refuse" else {"extra_columns": self.extra_columns}),
+                **({"skip_bad_items": True} if self.skip_bad_items else {}),
             },
             "sae": dict(self.sae),
             **({"resample_dead": dataclasses.asdict(self.resample_dead)} if self.resample_dead else {}),
@@ -215,7 +225,10 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     _known(values, ("model", "data", "sae", "resample_dead", "start_at_mean", "unshrink", *RUNNER_KEYS), where)
     model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
     _known(model, ("name", "dtype"), f"{where}: model")
-    data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens")
+    data_keys = (
+        *("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens"),
+        *("encoding", "extra_columns", "skip_bad_items"),
+    )
     _known(data, data_keys, f"{where}: data")
     runner = {key: values[key] for key in RUNNER_KEYS if key in values}
     for key, section in [("name", model), ("sources", data), ("architecture", sae), ("d_sae", sae)]:
@@ -244,6 +257,9 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         runner=runner,
         resample_dead=_resampling(values, where),
         start_at_mean=_yes_or_no(values, "start_at_mean", where),
+        encoding=None if data.get("encoding") is None else text(data["encoding"], "data.encoding", where),
+        extra_columns=_extra_columns(data, where),
+        skip_bad_items=_yes_or_no(data, "skip_bad_items", f"{where}: data"),
         unshrink=_yes_or_no(values, "unshrink", where),
     )
     if recipe.start_at_mean and recipe.sae["architecture"] == "tied_l1":
@@ -337,6 +353,13 @@ def _yes_or_no(values: dict[str, Any], key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}: {key} is true or false, got {value!r}.")
     return value
+
+
+def _extra_columns(data: dict[str, Any], where: str) -> str:
+    chosen = data.get("extra_columns", COLUMN_CHOICES[0])
+    if chosen not in COLUMN_CHOICES:
+        raise ConfigError(f"{where}: data.extra_columns is one of {', '.join(COLUMN_CHOICES)}, got {chosen!r}.")
+    return chosen
 
 
 def _section(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:

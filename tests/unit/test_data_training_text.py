@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae_lens_med.data import load_items
 from sae_lens_med.errors import DataError
 from sae_lens_med.training.text import is_left_out, training_text
 
@@ -98,12 +99,9 @@ def test_the_hash_of_the_text_depends_on_the_text(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([{"text": "ok"}, {"body": "x", "n": 1}], r"bad.jsonl: row 2 has the keys body, n, which is not a known form"),
-        (
-            [item("a") | {"explanation": "x"}],
-            r"row 1 has the keys id, subject, .*explanation, which is not a known form",
-        ),
+        ([item("a") | {"explantion": "x"}], r"bad.jsonl: nothing reads the columns explantion; .*data.extra_columns"),
         ([{"text": "  "}], r"bad.jsonl: row 1: field 'text' must be a non-empty string, got '  '"),
-        ([item("b", rationale=None) | {"D": None}], r"row 1: field 'D' must be a non-empty string, got None"),
+        ([item("b", rationale=None) | {"D": None}], r"row 1: field 'D': missing"),
         ([{"id": "q", "question": "x", "answer": 3}], r"row 1: field 'answer' must be a non-empty string, got 3"),
         ([item("a"), item("a")], r"the item 'a' appears 2 times"),
         ([], r"bad.jsonl: the file has no rows"),
@@ -131,5 +129,10 @@ def test_the_real_sources() -> None:
     left_out = {json.loads(line)["id"]: json.loads(line) for line in (SHARED / names[0]).open(encoding="utf-8")}
     texts = "\n".join(result.dataset["text"])
     assert not [i for i in result.left_out_ids if left_out[i]["question"] in texts]
-    with pytest.raises(DataError, match="not a known form of training text"):
-        training_text([SHARED / "casimedicos_en_dev.jsonl"])
+    # What `evaluate` reads, `train` reads: each item with its explanation, by the same id.
+    path = SHARED / "casimedicos_en_dev.jsonl"
+    items = load_items(str(path)).items
+    expert = training_text([path], 0.0)
+    assert expert.counts["item"] == len(items)
+    assert set(expert.dataset["id"]) <= {i.id for i in items} | {f"{i.id}/rationale" for i in items}
+    assert {i.explanation for i in items if i.explanation} <= set(expert.dataset["text"])
