@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from sae_lens_med.data.rows import ItemCollector, LoadedItems
-from sae_lens_med.data.tables import is_file, read_rows, stem
+from sae_lens_med.data.tables import read_rows, stem
 from sae_lens_med.errors import DataError
+from sae_lens_med.runs.files import is_file
 
 
 def load_local(

@@ -19,15 +19,17 @@ import csv
 import gzip
 import io
 import math
+import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sae_lens_med.data.encoding import decoded, require_encoding
 from sae_lens_med.errors import DataError, MissingExtraError
+from sae_lens_med.runs.files import is_file
 from sae_lens_med.runs.parsing import NotTextError, ParseError, parse_json
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".xlsx")
@@ -70,7 +72,7 @@ def read_rows(path: Path, encoding: str | None = None) -> list[RawRow]:
     if encoding is not None:
         require_encoding(encoding)
     if not is_file(path):
-        what = "this is a folder, not a file" if _asked(path.is_dir) else "no such file"
+        what = "this is a folder, not a file" if os.path.isdir(path) else "no such file"
         raise DataError(f"{path}: {what}; use {ACCEPTED_FORMS}.")
     if not name.endswith(SUFFIXES):
         hint = next((hint for ending, hint in _OTHER_FORMS.items() if name.endswith(ending)), None)
@@ -89,22 +91,10 @@ def read_rows(path: Path, encoding: str | None = None) -> list[RawRow]:
     return rows
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a file: also False for a path that no file can have."""
-    return _asked(path.is_file)
-
-
 def stem(path: Path) -> str:
     """The file's name without its ending, `.csv.gz` as a whole."""
     name = path.name.lower()
     return next((path.name[: -len(each)] for each in SUFFIXES if name.endswith(each)), path.name)
-
-
-def _asked(question: Callable[[], bool]) -> bool:
-    try:
-        return question()
-    except (OSError, ValueError):  # a name that is too long, or holds a NUL
-        return False
 
 
 # --- the forms ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 from sae_lens_med.data.rows import COLUMN_CHOICES
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.models.sinks import SINK_MULTIPLE
-from sae_lens_med.runs.files import configs_dir
+from sae_lens_med.runs.files import configs_dir, is_file
 from sae_lens_med.runs.parsing import ParseError, parse_yaml, read_yaml
 from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
@@ -151,7 +151,7 @@ def find_recipe(name: str) -> Path:
     """A recipe's path: as given, or by name among the packaged ones (`gemma-3-270m-res`)."""
     shipped = configs_dir() / "recipes"
     for path in (Path(name), shipped / name, shipped / f"{name}.yaml"):
-        if path.is_file():
+        if is_file(path):
             return path
     names = sorted(p.stem for p in shipped.glob("*.yaml"))
     raise ConfigError(

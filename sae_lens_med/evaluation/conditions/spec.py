@@ -32,6 +32,7 @@ from typing import Any
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.interventions.spec import Intervention
 from sae_lens_med.records import Record
+from sae_lens_med.runs.files import is_file
 from sae_lens_med.runs.parsing import ParseError, read_yaml, whole_number
 
 PLAIN = "plain"
@@ -106,7 +107,7 @@ def load_conditions(path: str | Path) -> Conditions:
     try:
         values = read_yaml(Path(path))
     except ParseError as error:
-        if not Path(path).exists():
+        if not is_file(path):
             raise ConfigError(
                 f"there is no conditions file {path}; `sae-lens-med intervene --example` prints one to start from."
             ) from None
