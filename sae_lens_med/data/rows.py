@@ -200,7 +200,7 @@ class ItemCollector:
         of_file = [column for column, n in counts.items() if n == len(read)]
         if of_file and not self._ignore:
             known = known_columns(read[0])
-            near = [get_close_matches(column, known, 1, 0.5) for column in of_file]
+            near = [get_close_matches(column, known, 1, 0.8) for column in of_file]
             shown = ", ".join(
                 f"{column} (do you mean {each[0]}?)" if each else column
                 for column, each in zip(of_file, near, strict=True)
@@ -280,7 +280,7 @@ def _says_missing(name: str, value: Any) -> bool:
     if name not in _MAY_BE_MISSING or not isinstance(value, str):
         return False
     said = value.strip().casefold()
-    return said in _MISSING or (name == "answer" and not said)
+    return said in _MISSING or (name in ("answer", "explanation_source") and not said)
 
 
 def question_from_row(row: Mapping[str, Any], *, default_id: str) -> McqItem:
