@@ -97,7 +97,7 @@ def align(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Measure finished metrics again.")] = False,
     threads: Annotated[
-        int, typer.Option(min=1, help="Threads for the concept scores; does not change the results.")
+        int, typer.Option(min=1, max=1024, help="Threads for the concept scores; does not change the results.")
     ] = 1,
     device: Device = "auto",
     batch_tokens: BatchTokens = None,
@@ -245,8 +245,9 @@ def _open(
     shots: tuple[McqItem, ...] = ()
     if n_shots := len(provenance.settings.get("shots", [])):
         # The folder keeps their ids alone.
-        split = provenance.data.get("split")
-        shots, _ = choose_shots(load_items(str(provenance.data["source"]), split), n_shots)
+        data = provenance.data
+        loaded = load_items(str(data["source"]), data.get("split"), **data.get("reading", {}))
+        shots, _ = choose_shots(loaded, n_shots)
     return ModelSide(opened, attached, batch_tokens, shots=shots)
 
 

@@ -8,19 +8,25 @@ from typing import Annotated
 import typer
 
 from sae_lens_med.commands.options import (
+    MAX_SEED,
+    AnswersFrom,
     AsJson,
     BatchTokens,
     Data,
     Device,
     Dtype,
+    Encoding,
+    Exclude,
     ExplanationSource,
+    ExtraColumns,
     Limit,
     Model,
     Output,
     Permutations,
     Shots,
-    SkipBadRows,
+    SkipBadItems,
     Split,
+    leave_out_unfit,
     load_data,
     open_model,
     print_json,
@@ -96,8 +102,12 @@ def evaluate(
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
     permutations: Permutations = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and permutations.")] = 0,
-    skip_bad_rows: SkipBadRows = False,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of sampling and permutations.")] = 0,
+    skip_bad_items: SkipBadItems = False,
+    exclude: Exclude = None,
+    encoding: Encoding = None,
+    answers_from: AnswersFrom = None,
+    extra_columns: ExtraColumns = "refuse",
     limit: Limit = None,
     as_json: AsJson = False,
     explanation_source: ExplanationSource = None,
@@ -153,15 +163,27 @@ def evaluate(
     )
     chosen.templates()
     from sae_lens_med.evaluation.hooks import splices
+    from sae_lens_med.evaluation.methods import ask
     from sae_lens_med.evaluation.run import evaluate as run_evaluation
     from sae_lens_med.interventions import read_interventions
     from sae_lens_med.prompts.shots import choose_shots
 
     interventions = () if intervention is None else read_interventions(intervention)
-    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    loaded = load_data(
+        data,
+        split,
+        skip_bad_items,
+        limit,
+        explanation_source,
+        exclude=exclude,
+        encoding=encoding,
+        answers_from=answers_from,
+        extra_columns=extra_columns,
+    )
     examples, loaded = choose_shots(loaded, shots)
     opened, attached = open_model(model, sae, device, dtype)
     splices(attached, error_term, interventions)
+    loaded = leave_out_unfit(loaded, skip_bad_items, lambda items: ask(opened, items, chosen, examples))
     result = run_evaluation(
         opened,
         loaded,

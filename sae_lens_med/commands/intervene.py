@@ -10,18 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 from sae_lens_med.commands.options import (
+    MAX_SEED,
+    AnswersFrom,
     AsJson,
     BatchTokens,
     Data,
     Device,
     Dtype,
+    Encoding,
+    Exclude,
     ExplanationSource,
+    ExtraColumns,
     Limit,
     Model,
     Output,
     Shots,
-    SkipBadRows,
+    SkipBadItems,
     Split,
+    leave_out_unfit,
     load_data,
     open_model,
     warn_other_model,
@@ -99,8 +105,12 @@ def intervene(
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random feature sets and bootstrap.")] = 0,
-    skip_bad_rows: SkipBadRows = False,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of random feature sets and bootstrap.")] = 0,
+    skip_bad_items: SkipBadItems = False,
+    exclude: Exclude = None,
+    encoding: Encoding = None,
+    answers_from: AnswersFrom = None,
+    extra_columns: ExtraColumns = "refuse",
     limit: Limit = None,
     as_json: AsJson = False,
     explanation_source: ExplanationSource = None,
@@ -132,16 +142,35 @@ def intervene(
 
     wanted = load_conditions(conditions)
     from sae_lens_med.evaluation.conditions.run import run_conditions
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.methods import Method, ask
     from sae_lens_med.prompts.shots import choose_shots
     from sae_lens_med.saes.releases import load_sae
 
     chosen = Method(method, template=template, chat=chat)
-    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    loaded = load_data(
+        data,
+        split,
+        skip_bad_items,
+        limit,
+        explanation_source,
+        exclude=exclude,
+        encoding=encoding,
+        answers_from=answers_from,
+        extra_columns=extra_columns,
+    )
     examples, loaded = choose_shots(loaded, shots)
     others = None
     if statistics_data is not None:
-        others = load_data(statistics_data, None, skip_bad_rows, None, explanation_source).items
+        others = load_data(
+            statistics_data,
+            None,
+            skip_bad_items,
+            None,
+            explanation_source,
+            encoding=encoding,
+            answers_from=answers_from,
+            extra_columns=extra_columns,
+        )
     refs = list(sae or [])
     opened, attached = open_model(model, refs[0] if refs else None, device, dtype)
     saes = attached
@@ -150,6 +179,9 @@ def intervene(
         saes = {refs[0]: attached, **{ref: load_sae(ref, device=place) for ref in refs[1:]}}
         for ref in refs[1:]:
             warn_other_model(opened, saes[ref])
+    loaded = leave_out_unfit(loaded, skip_bad_items, lambda items: ask(opened, items, chosen, examples))
+    if others is not None:
+        others = leave_out_unfit(others, skip_bad_items, lambda items: ask(opened, items, chosen))
     result = run_conditions(
         opened,
         loaded,
@@ -158,7 +190,7 @@ def intervene(
         saes=saes,
         method=chosen,
         shots=examples,
-        statistics_items=others,
+        statistics_items=None if others is None else others.items,
         batch_tokens=batch_tokens,
         seed=seed,
     )

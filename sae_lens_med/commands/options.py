@@ -4,7 +4,7 @@ Heavy imports are inside the functions.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
     from sae_lens_med.models.bridge import MedBridge
-    from sae_lens_med.records import MetricValue
+    from sae_lens_med.records import McqItem, MetricValue
     from sae_lens_med.saes.releases import LoadedSae
 
 Model = Annotated[
@@ -27,7 +27,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="kormedmcqa:doctor|nurse|pharm|dentist|all, sample, or a .jsonl, .jsonl.gz, .csv or .parquet file "
+        help="kormedmcqa:doctor|nurse|pharm|dentist|all, sample, or a .jsonl, .csv, .tsv, .parquet or .xlsx file "
         "(several separated by commas).",
     ),
 ]
@@ -47,14 +47,40 @@ Dtype = Annotated[str, typer.Option(help="Type of the model's weights: float32, 
 BatchTokens = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Most tokens of one forward pass; by default what suits the device. Does not change the results."
+        min=1,
+        max=2**31 - 1,
+        help="Most tokens of one forward pass; by default what suits the device. Does not change the results.",
     ),
 ]
 Permutations = Annotated[
-    int, typer.Option(min=1, help="Permutations of every null; the smallest p is 1 / (this number + 1).")
+    int,
+    typer.Option(min=1, max=1_000_000, help="Permutations of every null; the smallest p is 1 / (this number + 1)."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of permutations and bootstrap.")]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out invalid rows, and report them.")]
+MAX_SEED = 2**32 - 1
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of permutations and bootstrap.")]
+SkipBadItems = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-items",
+        "--skip-bad-rows",
+        help="Leave out rows that cannot be used and items that do not fit into the model's context, and report them.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Ids of items to leave out, separated by commas. Repeatable.")
+]
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", help="Of text files that are not UTF-8: cp949, utf-16, ...")
+]
+AnswersFrom = Annotated[
+    int | None,
+    typer.Option(
+        "--answers-from", min=0, max=1, help="What a file's answers call the first option: 0 or 1 (the default)."
+    ),
+]
+ExtraColumns = Annotated[
+    str, typer.Option("--extra-columns", help="Columns of a file that nothing reads: refuse them, or ignore them.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many items, from the first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout instead of a table.")]
 ExplanationSource = Annotated[
@@ -64,17 +90,60 @@ ExplanationSource = Annotated[
 
 
 def load_data(
-    data: str, split: str | None, skip_bad_rows: bool, limit: int | None, explanation_source: str | None
+    data: str,
+    split: str | None,
+    skip_bad_items: bool,
+    limit: int | None,
+    explanation_source: str | None,
+    *,
+    exclude: Sequence[str] | None = None,
+    encoding: str | None = None,
+    answers_from: int | None = None,
+    extra_columns: str = "refuse",
 ) -> "LoadedItems":
-    """The items that the options name; rows that were left out are reported on stderr."""
+    """The items that the options name; rows, items and columns that were left out are reported on stderr."""
     from sae_lens_med.data import load_items
 
-    loaded = load_items(data, split, skip_bad_rows=skip_bad_rows, limit=limit, explanation_source=explanation_source)
-    if loaded.bad_rows:
-        typer.echo(f"{len(loaded.bad_rows)} bad rows were left out:", err=True)
-        for reason in loaded.bad_rows:
-            typer.echo(f"  {reason}", err=True)
+    loaded = load_items(
+        data,
+        split,
+        skip_bad_rows=skip_bad_items,
+        limit=limit,
+        explanation_source=explanation_source,
+        encoding=encoding,
+        answers_from=answers_from,
+        extra_columns=extra_columns,
+        exclude=[name.strip() for each in exclude or () for name in each.split(",") if name.strip()],
+    )
+    _report_left_out(loaded.bad_rows)
+    if loaded.ignored_columns:
+        typer.echo(f"columns that nothing reads, ignored: {', '.join(loaded.ignored_columns)}.", err=True)
     return loaded
+
+
+def leave_out_unfit(
+    loaded: "LoadedItems", skip_bad_items: bool, check: "Callable[[Sequence[McqItem]], object]"
+) -> "LoadedItems":
+    """What remains of `loaded` without the items that `check` refuses for this model, which are reported on stderr;
+    without `skip_bad_items` nothing is looked at: the run itself refuses them."""
+    from sae_lens_med.errors import UnfitItemsError
+
+    if not skip_bad_items:
+        return loaded
+    try:
+        check(loaded.items)
+    except UnfitItemsError as error:
+        rest = loaded.without(error.reasons)
+        _report_left_out(rest.bad_rows[len(loaded.bad_rows) :])
+        return rest
+    return loaded
+
+
+def _report_left_out(lines: Sequence[str]) -> None:
+    if lines:
+        typer.echo(f"{len(lines)} rows or items were left out:", err=True)
+    for line in lines:
+        typer.echo(f"  {line}", err=True)
 
 
 def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[MedBridge, LoadedSae | None]":

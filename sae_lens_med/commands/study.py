@@ -7,12 +7,16 @@ import typer
 from rich.console import Console
 
 from sae_lens_med.commands.options import (
+    AnswersFrom,
     AsJson,
     BatchTokens,
     Data,
     Device,
     Dtype,
+    Encoding,
+    Exclude,
     ExplanationSource,
+    ExtraColumns,
     Limit,
     Model,
     Output,
@@ -20,8 +24,9 @@ from sae_lens_med.commands.options import (
     Sae,
     Seed,
     Shots,
-    SkipBadRows,
+    SkipBadItems,
     Split,
+    leave_out_unfit,
     load_data,
     open_model,
     print_json,
@@ -55,8 +60,12 @@ def study(
     batch_tokens: BatchTokens = None,
     permutations: Permutations = 2000,
     seed: Seed = 0,
-    n_shown: Annotated[int, typer.Option(min=0, help="How many items the report shows in full.")] = 6,
-    skip_bad_rows: SkipBadRows = False,
+    n_shown: Annotated[int, typer.Option(min=0, max=10_000, help="How many items the report shows in full.")] = 6,
+    skip_bad_items: SkipBadItems = False,
+    exclude: Exclude = None,
+    encoding: Encoding = None,
+    answers_from: AnswersFrom = None,
+    extra_columns: ExtraColumns = "refuse",
     limit: Limit = None,
     as_json: AsJson = False,
     explanation_source: ExplanationSource = None,
@@ -69,7 +78,17 @@ def study(
     Example: sae-lens-med study --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
     --data sample --output my-study
     """
-    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    loaded = load_data(
+        data,
+        split,
+        skip_bad_items,
+        limit,
+        explanation_source,
+        exclude=exclude,
+        encoding=encoding,
+        answers_from=answers_from,
+        extra_columns=extra_columns,
+    )
     _run_study(
         model,
         sae,
@@ -82,6 +101,7 @@ def study(
         permutations=permutations,
         seed=seed,
         n_shown=n_shown,
+        skip_bad_items=skip_bad_items,
         as_json=as_json,
     )
 
@@ -114,6 +134,7 @@ def demo(
         permutations=permutations,
         seed=seed,
         n_shown=6,
+        skip_bad_items=False,
         as_json=as_json,
     )
 
@@ -134,9 +155,11 @@ def _run_study(
     permutations: int,
     seed: int,
     n_shown: int,
+    skip_bad_items: bool,
     as_json: bool,
 ) -> None:
     from sae_lens_med.errors import ReleaseError
+    from sae_lens_med.features.collect import require_fit
     from sae_lens_med.prompts.shots import choose_shots
     from sae_lens_med.study.run import run_study
 
@@ -144,6 +167,7 @@ def _run_study(
     opened, attached = open_model(model, sae, device, dtype)
     if attached is None:
         raise ReleaseError("a study needs an SAE; choose one with --sae (`sae-lens-med releases list`).")
+    data = leave_out_unfit(data, skip_bad_items, lambda items: require_fit(opened, items, examples))
     err = Console(stderr=True)
     result = run_study(
         opened,

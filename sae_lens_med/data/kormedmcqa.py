@@ -12,7 +12,7 @@ The five few-shot rows of a config repeat rows of its dev split, so a config has
 in all. Licence CC BY-NC 2.0: nothing of it is in this package. Out of scope: the image questions of KorMedMCQA-V.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sae_lens_med.data.rows import KORMEDMCQA_LETTERS, ItemCollector, LoadedItems
@@ -42,21 +42,22 @@ def load_kormedmcqa(
     *,
     skip_bad_rows: bool = False,
     limit: int | None = None,
+    exclude: Collection[str] = (),
     loader: Loader | None = None,
 ) -> LoadedItems:
     """The items of one split of `config` (doctor, nurse, pharm, dentist, or all: these four joined, in this order).
     The subject of an item is its config.
 
     Schema, counts and the repeated few-shot rows are checked on every load. `loader` replaces the download (a mirror,
-    a copy on disk). Raises `DataError` when the Hub cannot be reached and nothing is cached, when the data set is not
-    the one described above, or when config or split is unknown.
+    a copy on disk); the rest as in `load_items`. Raises `DataError` when the Hub cannot be reached and nothing is
+    cached, when the data set is not the one described above, or when config or split is unknown.
     """
     known = (*COUNTS, "all")
     if config not in known:
         raise DataError(f"KorMedMCQA has no config {config!r}; use one of {', '.join(known)}{nearest(config, known)}")
     if split not in SPLITS:
         raise DataError(f"KorMedMCQA has no split {split!r}; use one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
-    collector = ItemCollector(skip_bad_rows=skip_bad_rows)
+    collector = ItemCollector(skip_bad_rows=skip_bad_rows, exclude=exclude)
     for name in COUNTS if config == "all" else (config,):
         splits = (loader or _load_from_hub)(name)
         check_config(name, splits)

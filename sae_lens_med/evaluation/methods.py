@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from sae_lens_med import distributed
-from sae_lens_med.errors import ConfigError, ModelError, nearest
+from sae_lens_med.errors import ConfigError, DataError, ModelError, UnfitItemsError, nearest
 from sae_lens_med.evaluation.generation import cut_after_thinking, sample_seed, text_result, vote_result
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import MAX_ROWS, Engine, Generated, TokenText
@@ -41,6 +41,7 @@ NORMALISATIONS = ("character", "byte", "token")
 TEMPLATE = {"self-consistency": "cot"}
 """The family of templates of a method, where it is not the method's name."""
 
+MAX_SAMPLES = 10_000
 SAMPLES = 11
 TEMPERATURE = 0.7
 """Of self-consistency, with `SAMPLES`: Med-PaLM's (Singhal et al., Nature 2023)."""
@@ -107,9 +108,10 @@ class Method:
                 f"option texts are normalised per {', '.join(NORMALISATIONS[:-1])} or {NORMALISATIONS[-1]}, "
                 f"got {self.normalisation!r}."
             )
-        for field in ("samples", "max_new_tokens"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise ConfigError(f"{field} must be at least 1, got {value}.")
+        for field, most in (("samples", MAX_SAMPLES), ("max_new_tokens", 2**20)):
+            if (value := getattr(self, field)) is not None and not 1 <= value <= most:
+                least = f"at least 1, got {value}" if value < 1 else f"at most {most:,}, got {value}"
+                raise ConfigError(f"{field} must be {least}.")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"the temperature of sampling must be above 0, got {self.temperature}.")
         if self.stop is not None and not all(self.stop):
@@ -189,8 +191,9 @@ def run_method(
         on_results: called with the results of each group of items as they come, for writing them down; in each process
             with those of its own groups.
 
-    Raises `ModelError` when a prompt is longer than the model's context or the model gives no number, `DataError`
-    when two items share an id or a template does not fit the data, `ConfigError` for a template that fails.
+    Raises `UnfitItemsError`, before anything is run, for all items whose prompts are longer than the model's context or
+    do not fit the method; `ModelError` when the model gives no number, `DataError` when two items share an id or a
+    template does not fit the data, `ConfigError` for a template that fails.
     """
     method = as_method(method)
     require_unique_ids(list(items), "evaluation")
@@ -221,6 +224,8 @@ class Asked:
     prompt: Prompt
     stop: tuple[str, ...]
     """What ends its answer."""
+    continuations: tuple[tuple[int, ...], ...] = ()
+    """`option-text`: the tokens of each option after the prompt."""
 
     @property
     def tokens(self) -> TokenText:
@@ -231,22 +236,51 @@ class Asked:
 def ask(model: MedBridge, items: Sequence[McqItem], method: Method, shots: Sequence[McqItem] = ()) -> list[Asked]:
     """The prompt of each item, in order. Raises as `run_method` does."""
     templates = method.templates()
-    asked = []
+    asked: list[Asked] = []
+    refused: dict[str, DataError | ModelError] = {}
+    unfit: dict[str, str] = {}
     for item in items:
-        template = templates.of(item)
-        rendered = template.render(item, shots)
-        prompt = text_prompt(
-            item.id,
-            rendered.text,
-            model.text_tokenizer,
-            spans=rendered.spans,
-            n_letters=len(item.options) if method.name == "letter" else 0,
-            chat=method.chat,
-            enable_thinking=method.enable_thinking,
-        )
-        _require_room(model, item, len(prompt.token_ids), "the prompt")
-        asked.append(Asked(prompt, template.stop if method.stop is None else method.stop))
+        try:
+            asked.append(_ask(model, item, method, templates, shots))
+        except (DataError, ModelError) as error:
+            refused[item.id] = error
+            unfit[item.id] = str(error).removeprefix(f"item {item.id!r} ").rstrip(".")
+            continue
+        n_tokens, what = len(asked[-1].prompt.token_ids), "the prompt"
+        if asked[-1].continuations:
+            n_tokens += max(map(len, asked[-1].continuations)) - 1
+            what = "the prompt with the longest option"
+        if n_tokens > model.cfg.n_ctx:
+            with_shots = f" and {len(shots)} shots" if shots else ""
+            unfit[item.id] = (
+                f"{what}{with_shots} has {n_tokens} tokens, more than the {model.cfg.n_ctx} that "
+                f"{model.provenance['name']} takes"
+            )
+    if refused and len(refused) == len(items):
+        raise next(iter(refused.values()))  # the fault of no item
+    if unfit:
+        raise UnfitItemsError(unfit)
     return asked
+
+
+def _ask(model: MedBridge, item: McqItem, method: Method, templates: Templates, shots: Sequence[McqItem]) -> Asked:
+    template = templates.of(item)
+    rendered = template.render(item, shots)
+    prompt = text_prompt(
+        item.id,
+        rendered.text,
+        model.text_tokenizer,
+        spans=rendered.spans,
+        n_letters=len(item.options) if method.name == "letter" else 0,
+        chat=method.chat,
+        enable_thinking=method.enable_thinking,
+    )
+    continuations: tuple[tuple[int, ...], ...] = ()
+    if method.name == "option-text":
+        space = "" if method.chat else " "
+        texts = [space + text for text in item.options]
+        continuations = tuple(continuation_tokens(prompt, texts, model.text_tokenizer, chat=method.chat))
+    return Asked(prompt, template.stop if method.stop is None else method.stop, continuations)
 
 
 def best_option(item: McqItem, scores: Sequence[float]) -> ItemResult:
@@ -311,17 +345,7 @@ def _generate(
 
 
 def _option_texts(engine: Engine, asked: Sequence[tuple[McqItem, Asked]], method: Method) -> list[ItemResult]:
-    space = "" if method.chat else " "
-    tokens = [
-        continuation_tokens(
-            each.prompt, [space + text for text in item.options], engine.model.text_tokenizer, chat=method.chat
-        )
-        for item, each in asked
-    ]
-    for (item, each), own in zip(asked, tokens, strict=True):
-        longest = len(each.prompt.token_ids) + max(map(len, own)) - 1
-        _require_room(engine.model, item, longest, "the prompt with the longest option")
-    rows = engine.continuation_logprobs([each.tokens for _, each in asked], tokens)
+    rows = engine.continuation_logprobs([each.tokens for _, each in asked], [each.continuations for _, each in asked])
     results = []
     for (item, _), row in zip(asked, rows, strict=True):
         lengths = {
@@ -349,14 +373,6 @@ def _groups(engine: Engine, asked: Sequence[Asked], method: Method) -> list[list
             groups.append(of_stop[:n])
             of_stop = of_stop[n:]
     return groups
-
-
-def _require_room(model: MedBridge, item: McqItem, n_tokens: int, what: str) -> None:
-    if n_tokens > model.cfg.n_ctx:
-        raise ModelError(
-            f"{what} of item {item.id!r} has {n_tokens} tokens, more than the {model.cfg.n_ctx} that "
-            f"{model.provenance['name']} takes; use fewer shots or leave the item out."
-        )
 
 
 def _n_shared(token_ids: Sequence[tuple[int, ...]]) -> int:

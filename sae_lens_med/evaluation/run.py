@@ -103,9 +103,10 @@ def evaluate(
         progress: show a bar on stderr.
 
     Raises `ConfigError` for hooks that nothing is said about, for interventions without an SAE and for a batch size
-    below 1, `ModelError` when a prompt is longer than the model's context or the model gives no number, `DataError`
-    when two items share an id or a template does not fit the data, `StudyError` when the folder holds something else or
-    an evaluation with other settings, `DistributedError` when another process of the job ended.
+    below 1, `UnfitItemsError` for all items whose prompts are longer than the model's context, before anything is run,
+    `ModelError` when the model gives no number, `DataError` when two items share an id or a template does not fit the
+    data, `StudyError` when the folder holds something else or an evaluation with other settings, `DistributedError`
+    when another process of the job ended.
     """
     method = as_method(method)
     if about_hooks is None and hooks and output is None:

@@ -37,7 +37,7 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from sae_lens_med import distributed
-from sae_lens_med.errors import DataError
+from sae_lens_med.errors import DataError, UnfitItemsError
 from sae_lens_med.features.reading import encoded, read_at_hook
 from sae_lens_med.features.rules import CALIBRATION_ITEMS, require_sae, require_settings, special_ids
 from sae_lens_med.features.store import TEXTS, Arrays, join_shards, nothing_fires, open_collection, write_apart
@@ -121,10 +121,10 @@ def collect(
     Returns `output`, for `store.load_features`. Every 64 items a shard is written; after an interruption (Ctrl-C,
     power) the same call goes on behind the last one, and the folder ends up the same, byte for byte.
 
-    Raises `StudyError` when `output` holds something else or was collected with other settings, `DataError` for a text
-    longer than the model's context or no items, `ConfigError` for a setting out of range, `ReleaseError` for an SAE
-    that cannot be used here, `ModelError` for a hook that does not exist, does not fit or gives numbers that are not
-    finite, `DistributedError` when another process of the job ended.
+    Raises `StudyError` when `output` holds something else or was collected with other settings, `UnfitItemsError` for
+    all items with a text longer than the model's context, `DataError` for no items, `ConfigError` for a setting out of
+    range, `ReleaseError` for an SAE that cannot be used here, `ModelError` for a hook that does not exist, does not fit
+    or gives numbers that are not finite, `DistributedError` when another process of the job ended.
     """
     with distributed.initialised():
         batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
@@ -232,6 +232,11 @@ def _features(loaded_sae: LoadedSae, text: _Text, x: torch.Tensor, special: Bool
     )
 
 
+def require_fit(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem] = ()) -> None:
+    """Raise `UnfitItemsError`, which names all of them, for items whose texts are longer than the model's context."""
+    _texts(model, items, shots)
+
+
 def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem]) -> list[_Text]:
     """Every text, in item order, question first."""
     tokenizer = model.text_tokenizer
@@ -249,14 +254,14 @@ def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem])
                 "answer_marks": masked.n_answer_marks,
             }
             texts.append(_Text(index, "explanation", explanation, 0, counts))
-    for text in texts:
-        n, most = len(text.prompt.token_ids), model.cfg.n_ctx
-        if n > most:
-            fewer = " or use fewer shots" if text.first else ""
-            raise DataError(
-                f"{text.label} has {n} tokens, but {model.provenance['name']} reads at most {most}; leave this item "
-                f"out{fewer}."
-            )
+    unfit = {
+        text.prompt.item_id: f"the {text.name} has {n} tokens, but {model.provenance['name']} reads at most "
+        f"{model.cfg.n_ctx}"
+        for text in texts
+        if (n := len(text.prompt.token_ids)) > model.cfg.n_ctx
+    }
+    if unfit:
+        raise UnfitItemsError(unfit)
     return texts
 
 

@@ -32,6 +32,7 @@ from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.models.sinks import SINK_MULTIPLE, sink_rule
 from sae_lens_med.runs.files import atomic_path, json_sha256
+from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.saes.releases import LoadedSae
 
@@ -140,7 +141,7 @@ class FeatureStatistics:
         """
         try:
             with safe_open(path, "numpy") as file:
-                about = json.loads((file.metadata() or {})["statistics"])
+                about = parse_json((file.metadata() or {})["statistics"])
                 if about["format"] != FORMAT:
                     raise StudyError(f"{path} has format {about['format']!r}, but this version reads {FORMAT}.")
                 found = cls(

@@ -17,7 +17,6 @@ the clock or on who wrote what: the same collection gives the same bytes, interr
 Out of scope: reading part of a collection, and deciding what a token counts as (`collect` does).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.records import FeatureActs
 from sae_lens_med.runs import folder as runs
 from sae_lens_med.runs.files import atomic_path, file_sha256, write_json, write_jsonl
+from sae_lens_med.runs.parsing import parse_json, read_json
 
 TEXTS = ("question", "explanation")
 """The texts of an item, each run on its own; `CollectedFeatures.token_text` holds the index."""
@@ -48,7 +48,12 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return dict(manifest["settings"])
 
 
-KIND = runs.Kind("collected features", format=1, identity=_settings)
+KIND = runs.Kind(
+    "collected features",
+    format=1,
+    identity=_settings,
+    bound=lambda folder, manifest: bool(manifest["shards"]) or any(folder.glob("shard-*")),
+)
 
 _TOKEN_ARRAYS: dict[str, type[np.generic]] = {
     "token_item": np.int32,
@@ -158,7 +163,7 @@ def _entry_path(folder: Path, index: int) -> Path:
 
 def _read_entry(path: Path) -> dict[str, Any]:
     try:
-        entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        entry: dict[str, Any] = read_json(path)
     except ValueError as error:
         raise StudyError(f"{path} is damaged; delete {path.parent} and collect again.") from error
     return entry
@@ -248,7 +253,7 @@ def _joined(folder: Path, manifest: dict[str, Any]) -> CollectedFeatures:
         stored += len(arrays["data"])
         # Not splitlines(): a text may hold U+2028.
         for line in texts_path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
-            row = json.loads(line)
+            row = parse_json(line)
             texts[row["id"]] = {name: row[name] for name in TEXTS if row[name] is not None}
     whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     shape = (len(whole["token_item"]), manifest["settings"]["sae"]["d_sae"])

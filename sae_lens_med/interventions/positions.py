@@ -236,7 +236,7 @@ LAST: Positions = _Last()
 
 def from_token(n: int) -> Positions:
     """Token `n` of the text (0: the first, BOS included) and all after it. Raises `ConfigError` for n < 0."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 2**31:
         raise ConfigError(f"from_token counts from the text's first token, 0; got {n!r}.")
     return _FromToken(n)
 
@@ -318,7 +318,7 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
     if key == "parts":
         return in_parts(*map(str, inner))
     if key == "not_tokens":
-        if not all(isinstance(i, int) for i in inner):
+        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in inner):
             raise ConfigError(f"positions: not_tokens needs vocabulary ids, got {inner!r}.")
         return not_tokens(inner)
     filters = [read_positions(each, special_ids) for each in inner]

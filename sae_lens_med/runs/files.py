@@ -50,6 +50,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether there is a file: `Path.is_file`, but False too for a path that no file can have, such as a long one."""
+    return os.path.isfile(path)
+
+
 def follow_umask(path: Path) -> None:
     """Give a file that mkstemp or safetensors made private the permissions of any other file of this user."""
     umask = os.umask(0)

@@ -3,7 +3,7 @@
 A manifest in the folder says of what kind the run is and what it depends on (its identity, `provenance`); beside them
 stands what the run notes as it goes: parts that are done, notes, shards. Opening a folder writes nothing. A folder is
 refused, in one sentence that says what to do, when it is a file, holds something that is not ours, is of another kind
-or format, has a damaged manifest, or was begun with other settings.
+or format, has a damaged manifest, or holds finished work of a run with other settings.
 
 Manifests are replaced atomically, and a part is named there after its files are written, so that at every moment the
 folder holds whole parts only: what an interruption cost is done again, what is done is not.
@@ -27,7 +27,8 @@ import yaml
 from sae_lens_med import distributed
 from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.runs.files import write_json, write_text
-from sae_lens_med.runs.provenance import require_same
+from sae_lens_med.runs.parsing import ParseError, parse_json, parse_yaml
+from sae_lens_med.runs.provenance import changes, require_same
 
 _MARKS = ("format", "kind")
 
@@ -38,6 +39,10 @@ def _unmarked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _none(_names: Collection[str]) -> bool:
     return False
+
+
+def _always(_folder: Path, _values: Mapping[str, Any]) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,9 @@ class Kind:
     """The key of the manifest under which the finished parts stand."""
     leftovers: Callable[[Collection[str]], bool] = _none
     """Whether these names, in a folder without a manifest, are what an interrupted run of this kind leaves."""
+    bound: Callable[[Path, Mapping[str, Any]], bool] = _always
+    """Whether the folder, with the values of its manifest, holds finished work of the run. One that does not is bound
+    to no settings: another run may begin there."""
     together: bool = True
     """Whether all processes of a job open it together. False for what rank 0 does while the others wait."""
 
@@ -76,10 +84,13 @@ class RunFolder:
     def __init__(self, path: Path, kind: Kind, values: Mapping[str, Any], *, resume: bool | None = None) -> None:
         self.path, self.kind = Path(path), kind
         own: dict[str, Any] = json.loads(json.dumps(_marked(kind, values)))
-        found = self._found(own, resume) if distributed.ranks().first else None
+        found, other = self._found(own, resume) if distributed.ranks().first else (None, None)
         found = distributed.broadcast_object(found) if kind.together else found
         self.begun = found is not None
-        """Whether the folder had a manifest when it was opened."""
+        """Whether the folder had a manifest of this run when it was opened."""
+        self.replaces: dict[str, Any] | None = other
+        """The manifest of a run with other settings that finished nothing, whose place this one takes; known to rank 0
+        alone, which clears up."""
         self.values: dict[str, Any] = own if found is None else found
         """Of the manifest; `write` writes them."""
 
@@ -112,20 +123,28 @@ class RunFolder:
         """Add to `notes` of the manifest, each once; the next `write` writes them."""
         self.values["notes"] = list(dict.fromkeys([*self.values["notes"], *notes]))
 
-    def _found(self, own: Mapping[str, Any], resume: bool | None) -> dict[str, Any] | None:
-        """The manifest of a run that may go on as `own`; None where there is none and one may begin."""
+    def _found(
+        self, own: Mapping[str, Any], resume: bool | None
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The manifest of a run that may go on as `own`, None where there is none and one may begin; and that of one
+        that is given up for it."""
         begun = (self.path / self.kind.manifest).is_file()
         if not begun or resume:
             require_writable(self.path)
         if begun:
+            found = read_manifest(self.path, self.kind)
+            bound = self.kind.bound(self.path, found)
+            if resume is False and not bound:
+                return None, found
             if resume is False:
                 raise StudyError(
                     f"{self.path} contains an unfinished {self.kind.name}; add --resume to continue it, or choose "
                     "another folder."
                 )
-            found = read_manifest(self.path, self.kind)
+            if resume is None and not bound and changes(self.kind.identity(found), self.kind.identity(own)):
+                return None, found
             require_same(self.path, self.kind.identity(found), self.kind.identity(own))
-            return found
+            return found, None
         # Hidden files do not count: an interrupted write may leave a temporary one.
         others = {p.name for p in self.path.iterdir() if p.name[0] != "."} if self.path.is_dir() else set()
         if others and not self.kind.leftovers(others):
@@ -134,7 +153,7 @@ class RunFolder:
             )
         if resume:
             raise StudyError(f"{self.path} contains no {self.kind.name} to resume; leave out --resume to start one.")
-        return None
+        return None, None
 
 
 def read_manifest(folder: Path, kind: Kind) -> dict[str, Any]:
@@ -179,9 +198,9 @@ def _marked(kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(text: str, kind: Kind) -> dict[str, Any]:
     try:
-        values = json.loads(text) if kind.format is not None else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        values = parse_json(text) if kind.format is not None else parse_yaml(text)
+    except ParseError as error:
+        raise ValueError(str(error)) from error
     if not isinstance(values, dict):
         raise TypeError("it is not an object")
     return values

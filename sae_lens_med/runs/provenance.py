@@ -21,7 +21,7 @@ NOT_IDENTITY = ("batch_tokens", "device")
 """Settings that do not change a result."""
 NAMES = (
     *("sae.source", "sae.sae_id", "sae.trained_on", "data.source", "data.split", "data.licence", "data.bad_rows"),
-    "settings.template",
+    *("data.reading", "data.ignored_columns", "settings.template"),
 )
 """What a thing is called, beside the hash that says what it is."""
 SHOWN = 8
@@ -53,6 +53,10 @@ class DataIdentity(Protocol):
     def items(self) -> Sequence[Any]: ...
     @property
     def bad_rows(self) -> Sequence[Any]: ...
+    @property
+    def ignored_columns(self) -> Sequence[str]: ...
+    @property
+    def reading(self) -> Mapping[str, Any]: ...
 
 
 def versions() -> dict[str, str]:
@@ -85,6 +89,8 @@ def make_provenance(
             "sha256": data.sha256,
             "n_items": len(data.items),
             "bad_rows": len(data.bad_rows),
+            "ignored_columns": list(data.ignored_columns),
+            "reading": dict(data.reading),
             "licence": data.licence,
         },
         settings=dict(settings),

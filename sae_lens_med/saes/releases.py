@@ -29,6 +29,7 @@ from sae_lens_med.saes.listing import (
     first_line,
     packaged_releases,
     read_json_object,
+    read_left_out_ids,
 )
 
 if TYPE_CHECKING:
@@ -129,13 +130,13 @@ def load_folder(
     read_exported_config(folder)
     try:
         sae = SAE.load_from_disk(folder, device=device, dtype="float32")
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ReleaseError(
             f"The SAE in {folder} cannot be loaded: {first_line(error)}; export it again, with the SAELens "
             f"that trained it."
         ) from error
     left_out = folder / LEFT_OUT_FILE
-    ids = frozenset(json.loads(left_out.read_text(encoding="utf-8"))) if left_out.is_file() else None
+    ids = read_left_out_ids(left_out) if left_out.is_file() else None
     return _loaded(sae, source=source or str(folder), sae_id=sae_id or folder.resolve().name, left_out_ids=ids)
 
 
@@ -187,6 +188,11 @@ def read_exported_config(folder: Path) -> dict[str, Any]:
         raise ReleaseError(
             f"{folder / CFG_FILE} names the architecture {architecture!r}, which SAELens does not know"
             f"{nearest(str(architecture), SAE_CLASS_REGISTRY)}."
+        )
+    if not isinstance(config.get("metadata", {}), dict):
+        raise ReleaseError(
+            f"{folder / CFG_FILE} is damaged: metadata must be an object with hook_name, but is "
+            f"{type(config['metadata']).__name__}; export the SAE again."
         )
     if not (folder / WEIGHTS_FILE).is_file():
         raise ReleaseError(f"The folder {folder} has {CFG_FILE} but no {WEIGHTS_FILE}; copy the weights into it.")
@@ -355,7 +361,7 @@ def _loaded(sae: "SAE[Any]", *, source: str, sae_id: str, left_out_ids: frozense
             "checkpoint before training diverged."
         )
     hook_name = sae.cfg.metadata.hook_name
-    if not hook_name:
+    if not isinstance(hook_name, str) or not hook_name:
         raise ReleaseError(
             f"The SAE {source!r} does not say which hook it reads: {CFG_FILE} has no metadata.hook_name."
         )

@@ -12,7 +12,6 @@ not count, so that it is measured again.
 Out of scope: collected controls (`controls/NAME/`, `features.store`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sae_lens_med.metrics.metric import Measured, Metric
 from sae_lens_med.records import MetricValue
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.provenance import changes
 from sae_lens_med.runs.written import hashes, not_as_written
 
@@ -121,7 +121,7 @@ class AlignmentFolder:
         return self._read(name) if (self.path / name).is_file() else None
 
     def _read(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
+        return read_json(self.path / name)
 
 
 def _sha256(values: Sequence[MetricValue]) -> str:

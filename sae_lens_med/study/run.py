@@ -17,7 +17,7 @@ Several processes (`distributed`) share the stages that run the model, collect a
 writes everything but the shards.
 """
 
-import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from sae_lens_med.data import LoadedItems, mask_leakage
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.accuracy import accuracy_metrics
 from sae_lens_med.evaluation.methods import run_method
-from sae_lens_med.features.collect import collect
+from sae_lens_med.features.collect import collect, require_fit
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features, nothing_fires, repair
 from sae_lens_med.metrics.inputs import Inputs
@@ -46,8 +46,9 @@ from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
 from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
-from sae_lens_med.runs.provenance import identity, make_provenance
+from sae_lens_med.runs.provenance import changes, identity, make_provenance
 from sae_lens_med.runs.written import hashes, not_as_written
 from sae_lens_med.saes.releases import LoadedSae
 from sae_lens_med.study.folder import read_metrics
@@ -63,7 +64,7 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return identity(Provenance.from_dict(manifest["provenance"]))
 
 
-KIND = Kind("study", format=1, identity=_identity, parts="stages")
+KIND = Kind("study", format=1, identity=_identity, parts="stages", bound=lambda _, manifest: bool(manifest["stages"]))
 STAGES = ("collect", "evaluate", "align", "examples", "report")
 MODEL_STAGES = ("collect", "evaluate")
 """The stages that run the model, and so are shared by all processes."""
@@ -86,6 +87,7 @@ READS = {
 """Stages whose files each stage reads."""
 STAGE_METRICS = (RETRIEVAL, DIFFERENCE)
 """What `align` measures here; the command of that name measures the others."""
+SHOTS = "settings.shots"
 CONTEXTS = 8
 """Contexts kept for each feature that the report shows."""
 
@@ -180,6 +182,7 @@ def _run_study(
             f"got {permutations}, {n_shown} and {batch_tokens}."
         )
     require_unique_ids(data.items, data.source)
+    require_fit(model, data.items, shots)
     settings = {
         "method": "option_letter",
         "shots": [shot.id for shot in shots],
@@ -192,6 +195,8 @@ def _run_study(
     }
     provenance = make_provenance(model.provenance, loaded_sae, data, settings, seed)
     run = RunFolder(output, KIND, {"provenance": provenance.to_dict(), "stages": {}, "notes": []})
+    if run.replaces is not None and distributed.ranks().first:
+        _take_away(output, run.replaces, provenance)
     run.begin()
     begun = Provenance.from_dict(run.values["provenance"])
     if not set(STAGES) <= set(run.parts):
@@ -215,7 +220,15 @@ def _run_study(
             progress=progress,
         )
         silent = nothing_fires(features_folder) if distributed.ranks().first else None
-        return [*group_notes, *data.bad_rows, *([silent] if silent else [])]
+        ignored = [f"Columns of the data that nothing reads: {', '.join(data.ignored_columns)}."]
+        n_left_out = [f"{len(data.bad_rows)} rows or items of the data were left out."]
+        return [
+            *group_notes,
+            *(n_left_out if data.bad_rows else []),
+            *data.bad_rows,
+            *(ignored if data.ignored_columns else []),
+            *([silent] if silent else []),
+        ]
 
     def run_evaluate() -> list[str]:
         partial = PartialResults(output / "items.partial.jsonl", identity(begun))
@@ -260,7 +273,7 @@ def _run_study(
         return list(inputs.view(Similarities).notes)
 
     def run_examples() -> list[str]:
-        shown = json.loads((output / "item_features.json").read_text(encoding="utf-8"))
+        shown = read_json(output / "item_features.json")
         kinds = ("shared", "stem_only", "explanation_only")
         wanted = sorted({use["feature"] for entry in shown for kind in kinds for use in entry[kind]})
         contexts = top_contexts(load_features(features_folder), k=CONTEXTS)
@@ -400,6 +413,17 @@ def _stage_metrics(folder: Path) -> list[str]:
     """Which of the metrics of the stage `align` are measured and whole."""
     done = AlignmentFolder(folder).done
     return [metric.name for metric in STAGE_METRICS if metric.name in done]
+
+
+def _take_away(output: Path, manifest: Mapping[str, Any], provenance: Provenance) -> None:
+    """Delete what a run with other settings that finished no stage left here, but for features that are the same."""
+    (output / "questions.jsonl").unlink(missing_ok=True)
+    of_features = [
+        {key: value for key, value in each.items() if key.startswith(("model.", "sae.", "data.")) or key == SHOTS}
+        for each in (_identity(manifest), identity(provenance))
+    ]
+    if changes(*of_features):
+        shutil.rmtree(output / "features", ignore_errors=True)
 
 
 def _moved(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

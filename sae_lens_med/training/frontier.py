@@ -7,18 +7,16 @@ read from what training measured on held-out text; nothing is computed again.
 Out of scope: training (`sweep.py`), and what the metrics mean (`metrics.py`).
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.plots import describe_frontier, frontier_panels, svg
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
+from sae_lens_med.runs.parsing import read_json, read_yaml
 from sae_lens_med.training.recipe import current_keys
 
 SPARSITY_KEYS = ("l1_coefficient", "l0_coefficient", "k")
@@ -174,11 +172,10 @@ def _is_finished(folder: Path) -> bool:
 
 def _read(folder: Path) -> _Run:
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        recipe, metrics = read_yaml(folder / "recipe.yaml"), read_json(folder / "metrics.json")
         missing = [key for key in _METRICS if key not in metrics["heldout"]]
         missing += [key for key in ("sae", "hook_name") if key not in recipe]
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is damaged: its recipe.yaml or metrics.json cannot be read ({error}).") from error
     if missing:
         raise ConfigError(f"{folder} is damaged: recipe.yaml and metrics.json do not have {', '.join(missing)}.")

@@ -20,8 +20,16 @@ def _by_name(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-RUN = Kind("training run", format=None, manifest="recipe.yaml", identity=current_keys)
-SWEEP = Kind("sweep", format=1, manifest="sweep.json", identity=_by_name)
+def _has_checkpoint(folder: Path, _recipe: Mapping[str, Any]) -> bool:
+    return any(folder.glob("checkpoints/step-*")) or (folder / "cfg.json").is_file()
+
+
+def _has_begun_training(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    return any(_has_checkpoint(folder / variant["name"], variant["recipe"]) for variant in manifest["variants"])
+
+
+RUN = Kind("training run", format=None, manifest="recipe.yaml", identity=current_keys, bound=_has_checkpoint)
+SWEEP = Kind("sweep", format=1, manifest="sweep.json", identity=_by_name, bound=_has_begun_training)
 
 
 def open_run(recipe: Recipe, output: Path, resume: bool) -> RunFolder:

@@ -16,7 +16,6 @@ While it runs, the output folder holds `recipe.yaml` and, in `checkpoints/`, the
 `export` writes.
 """
 
-import json
 import math
 import shutil
 import signal
@@ -40,6 +39,7 @@ from sae_lens_med.errors import ConfigError
 from sae_lens_med.models.bridge import MedBridge, shape_at
 from sae_lens_med.runs.files import write_json
 from sae_lens_med.runs.folder import RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.runs.provenance import require_same
 from sae_lens_med.training.activations import Activations, corpus
@@ -103,8 +103,8 @@ def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path |
     runner_cfg = _runner_config(recipe, model)
     with Harvest(model, text, recipe, {hook_name: folder}) as harvest:
         made_of = {"model": model.provenance, "text": {"sha256": text.sha256}}
-        if me.first and (output / MADE_OF).is_file():
-            require_same(output, json.loads((output / MADE_OF).read_text(encoding="utf-8")), made_of)
+        if me.first and _last_checkpoint(output) is not None and (output / MADE_OF).is_file():
+            require_same(output, read_json(output / MADE_OF), made_of)
         run.begin()  # not before all has been looked at: what is refused leaves nothing behind
         if me.first:
             write_json(output / MADE_OF, made_of)
@@ -181,7 +181,7 @@ def _trainer(
         trainer.load_trainer_state(checkpoint)
         sae.load_weights_from_checkpoint(checkpoint)
         _fuse(trainer.optimizer)
-        return trainer, json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
+        return trainer, read_json(checkpoint / "curve.json")
     if sae.cfg.normalize_activations == "expected_average_only_in":
         sample = acts.batches(cfg.train_batch_size_tokens, cfg.seed)
         trainer.activation_scaler.estimate_scaling_factor(cfg.sae.d_in, sample, cfg.n_batches_for_norm_estimate)

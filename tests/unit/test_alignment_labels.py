@@ -220,7 +220,7 @@ def test_labels_are_read_and_checked(tmp_path: Path) -> None:
     rows.write_text("feature,label\n3,fever\n12,rash\n", encoding="utf-8")
     assert read_labels(rows) == {3: "fever", 12: "rash"}
     for text, message in (
-        ('{"3": "a", "3": "b"}', "feature 3 has two labels"),
+        ('{"3": "a", "3": "b"}', "the key .3. is given twice"),
         ('{"x": "a"}', "a whole number"),
         ('{"-1": "a"}', "a whole number"),
         ('{"30": "a"}', "from 0 to 12"),

@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 
 from sae_lens_med.alignment.labels.tasks import CLOSE, OPEN, Kind
 from sae_lens_med.errors import ConfigError, ModelError
+from sae_lens_med.runs.parsing import parse_json
 
 if TYPE_CHECKING:
     from sae_lens_med.models.engine import Engine
@@ -222,7 +223,7 @@ def read_verdicts(reply: str, n: int) -> Verdicts:
     """
     for match in reversed(re.findall(r"\[[^\[\]]*\]", reply)):
         try:
-            values = json.loads(match)
+            values = parse_json(match)
         except ValueError:
             continue
         if len(values) == n and all(isinstance(v, int) and v in (0, 1) for v in values):
@@ -252,7 +253,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _content(raw: bytes, where: str) -> str:
     try:
-        content = json.loads(raw)["choices"][0]["message"]["content"]
+        content = parse_json(raw)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         raise ModelError(
             f"{where} answered with something that is not a chat completion; check that the base URL ends where "
@@ -264,7 +265,7 @@ def _content(raw: bytes, where: str) -> str:
 def _said(raw: bytes) -> str:
     """What an error's body says, if it is in the usual form; cut short."""
     try:
-        said = json.loads(raw)["error"]["message"]
+        said = parse_json(raw)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         return ""
     return f" ({' '.join(str(said).split())[:200]})"

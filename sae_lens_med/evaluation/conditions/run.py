@@ -20,6 +20,7 @@ Out of scope: methods that generate text, which give no log-probability of the g
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.runs.provenance import identity, make_provenance
@@ -66,6 +68,7 @@ KIND = Kind(
     "comparison",
     format=1,
     identity=itemgetter("identity"),
+    bound=lambda folder, _: any(folder.glob("conditions/*/items.jsonl")),
     # Statistics alone are left by a run of which a condition was refused.
     leftovers=lambda names: all(re.fullmatch(r"statistics(-\d+)?\.safetensors", name) for name in names),
 )
@@ -128,6 +131,7 @@ def run_conditions(
         raise ConfigError("interventions need an SAE; pass the one whose features they change.")
     named = _named(saes, conditions)
     engine = bind(Engine, model, batch_tokens=batch_tokens)
+    ask(model, data.items, method, shots)  # what does not fit is said before anything runs
     texts = []
     if with_features:
         items = data.items if statistics_items is None else statistics_items
@@ -158,7 +162,10 @@ def run_conditions(
         for condition in conditions.conditions:
             hooks(condition)  # what cannot be run is said before anything is
         sets = {} if not conditions.matched_random else _random_sets(conditions, found, seed)
+        if run.replaces is not None and me.first:
+            shutil.rmtree(output / "conditions", ignore_errors=True)
         run.begin()
+        distributed.barrier()
         units = _units(conditions, sets, output)
         with progress_bar(progress and me.first) as bar:
             # Those of the file first, so that they can be looked at while the random ones run.
@@ -206,7 +213,7 @@ def read_comparison(folder: Path) -> Comparison:
     """The comparison that a finished run wrote. Raises `StudyError` when it is not there or damaged."""
     path = Path(folder) / COMPARISON
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if values.pop("format") != FORMAT:
             raise StudyError(f"{path} does not have the format that this version reads ({FORMAT}).")
         return Comparison.from_dict(values)

@@ -22,7 +22,6 @@ Needs the extra `[eval]`. Out of scope: several processes or devices, adapters (
 
 import contextlib
 import copy
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from sae_lens_med.models.hf_hooks import HookFn, hook_places, require_place
 from sae_lens_med.models.passes import Pass, in_pass
 from sae_lens_med.models.residuals import CAUSAL, ready
 from sae_lens_med.records import PARTS
+from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.runs.provenance import versions
 from sae_lens_med.saes.releases import LoadedSae, load_sae
 
@@ -242,7 +242,7 @@ class _Steering:
         others: dict[str, LoadedSae] = {}
         for number, entry in enumerate(self._entries, 1):
             where = f"intervention {number} ({entry.kind})"
-            if _names_parts(json.loads(entry.positions)):
+            if _names_parts(parse_json(entry.positions)):
                 raise ConfigError(
                     f"{where} acts on parts of the prompt, which lm-eval does not report; use other positions, or "
                     "`sae-lens-med intervene`."
