@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from sae_lens_med.commands.options import (
     AsJson,
@@ -27,6 +26,7 @@ from sae_lens_med.commands.options import (
     print_json,
     print_tables,
 )
+from sae_lens_med.commands.output import say
 
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
@@ -69,6 +69,7 @@ def study(
     Example: sae-lens-med study --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
     --data sample --output my-study
     """
+    _require_output(output)
     loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
     _run_study(
         model,
@@ -101,6 +102,7 @@ def demo(
 
     Example: sae-lens-med demo
     """
+    _require_output(output)
     loaded = load_data(DEMO_DATA, None, False, None, None)
     _run_study(
         DEMO_MODEL,
@@ -116,6 +118,13 @@ def demo(
         n_shown=6,
         as_json=as_json,
     )
+
+
+def _require_output(output: Path) -> None:
+    from sae_lens_med.runs.folder import require_output
+    from sae_lens_med.study.run import KIND
+
+    require_output(output, KIND)
 
 
 def _run_study(
@@ -141,7 +150,6 @@ def _run_study(
     opened, attached = open_model(model, sae, device, dtype)
     if attached is None:
         raise ReleaseError("a study needs an SAE; choose one with --sae (`sae-lens-med releases list`).")
-    err = Console(stderr=True)
     result = run_study(
         opened,
         attached,
@@ -152,7 +160,7 @@ def _run_study(
         seed=seed,
         n_shown=n_shown,
         batch_tokens=batch_tokens,
-        on_stage=lambda name, done: err.print(f"[bold]{name}[/bold]{': done before, skipped' if done else ''}"),
+        on_stage=lambda name, done: say(f"{name}{': done before, skipped' if done else ''}", err=True),
     )
     if as_json:
         print_json(output, result.metrics)
@@ -166,7 +174,7 @@ def _run_study(
 def _print_end(result: "StudyResult") -> None:
     from sae_lens_med.runs.files import DISCLAIMER
 
-    typer.echo(DISCLAIMER)
+    say(DISCLAIMER)
     # Not through rich, which would wrap a long path.
-    typer.echo(f"Report: {result.report_html}")
-    typer.echo(f"        {result.report_md}")
+    say(f"Report: {result.report_html}")
+    say(f"        {result.report_md}")

@@ -154,6 +154,7 @@ def evaluate(
         run = RunFolder(output, KIND, {"provenance": provenance.to_dict()})
         if run.begun:
             return read_evaluation(output)
+        run.hold()
         partial = PartialResults(output / PARTIAL, identity(provenance))
         results = answers(partial.records(ItemResult), partial.append)
         if me.first:

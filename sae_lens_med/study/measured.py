@@ -62,6 +62,10 @@ class AlignmentFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             raise StudyError(f"{self.path} is damaged ({error}); delete it and measure again.") from error
 
+    def hold(self) -> None:
+        """Be the one that writes here (`RunFolder.hold`)."""
+        self._run.hold()
+
     def changed(self, metric: Metric, settings: Mapping[str, Any]) -> list[str] | None:
         """What differs from the settings a metric was measured with (empty: nothing); None when it was not measured."""
         entry = self.done.get(metric.name)

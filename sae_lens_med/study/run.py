@@ -170,6 +170,7 @@ def _run_study(
     }
     provenance = make_provenance(model.provenance, loaded_sae, data, settings, seed)
     run = RunFolder(output, KIND, {"provenance": provenance.to_dict(), "stages": {}, "notes": []})
+    run.hold()
     run.begin()
     begun = Provenance.from_dict(run.values["provenance"])
     if not set(STAGES) <= set(run.parts):

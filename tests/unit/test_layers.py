@@ -20,7 +20,7 @@ PACKAGE = Path(sae_lens_med.__file__).parent
 
 ROWS = (
     ("errors",),
-    ("records",),
+    ("records", "escaping"),
     ("plots", "statistics", "distributed"),
     ("runs",),
     ("data", "models"),
@@ -130,7 +130,7 @@ def test_importing_the_package_and_its_command_line_is_light() -> None:
 
 
 ROOMS_THAT_READ = {
-    *("errors", "records", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts", "metrics"),
+    *("errors", "records", "escaping", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts", "metrics"),
     *("features", "alignment", "study"),
 }
 MODULES_THAT_RUN = {"features.collect", "features.reading", "features.rules", "features.statistics", "study.run"}

@@ -146,6 +146,7 @@ def run_conditions(
         run = RunFolder(output, KIND, {"identity": identity(provenance)})
         if distributed.broadcast_object(run.begun and (output / COMPARISON).is_file()):
             return read_comparison(output)
+        run.hold()
         found: dict[str | None, FeatureStatistics] = {}
         if with_features:
             with distributed.first_before_the_others():
