@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from sae_lens_med import distributed
-from sae_lens_med.commands.output import say
+from sae_lens_med.commands import output
 from sae_lens_med.runs import lock
 from sae_lens_med.runs.files import FULL, system_error
 
@@ -54,7 +54,7 @@ class Commands(TyperGroup):
             if words is None:
                 raise
             status = 1 if lock.held() else 2
-            if _stdout_fails(error):
+            if _of_stdout(error):
                 if number == errno.EPIPE:  # whoever reads has read enough
                     raise
                 words, status = f"nothing can be written to stdout ({words})", 1
@@ -110,7 +110,7 @@ def flushed(status: int) -> int:
 def _tell(sentence: str) -> None:
     if distributed.ranks().first:
         with suppress(OSError):  # stderr may be what is full
-            say(sentence, err=True)
+            output.say(sentence, err=True)
 
 
 def _of_the_system(error: Exception) -> tuple[int | None, str | None]:
@@ -128,12 +128,11 @@ def _of_the_system(error: Exception) -> tuple[int | None, str | None]:
     return number, f"{os.fsdecode(named)}: {said}" if isinstance(named, str | bytes) else said
 
 
-def _stdout_fails(error: Exception) -> bool:
-    """Whether it is stdout that cannot be written to: then it still cannot."""
-    if not isinstance(error, OSError) or error.filename is not None or sys.stdout is None:
+def _of_stdout(error: Exception) -> bool:
+    """Whether printing failed: files are named in their errors, and it is what prints that raised this one."""
+    if not isinstance(error, OSError) or error.filename is not None or (trace := error.__traceback__) is None:
         return False
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    name = str(trace.tb_frame.f_globals.get("__name__"))
+    return name == output.__name__ or name.split(".")[0] in ("typer", "click", "rich")

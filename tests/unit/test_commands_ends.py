@@ -1,6 +1,7 @@
 """Commands that do not come to their end: interrupted, a full disk, a closed pipe, a console of another encoding."""
 
 import errno
+import gc
 import os
 import resource
 import signal
@@ -58,7 +59,10 @@ def ended(work: Callable[[Path], None], *, resume: bool = False, output: Path = 
     app.command("other")(lambda: None)
     done = CliRunner().invoke(app, ["bake", str(output)])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.stderr
+    code, said = done.exit_code, done.stderr
+    del done
+    gc.collect()  # what its traceback held
+    return code, said
 
 
 def begun(output: Path) -> RunFolder:

@@ -16,7 +16,7 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.runs import lock
 from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest, require_output
 
-KIND = Kind("baking", format=1)
+KIND = Kind("baking", format=1, identity=lambda manifest: {"kind": manifest["kind"]})
 WRITER = """
 import sys, time
 from pathlib import Path
