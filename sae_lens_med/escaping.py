@@ -15,7 +15,8 @@ from typing import Any, TextIO
 # surrogates, which no file in UTF-8 can hold.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINE_ENDS = re.compile(r"[\t-\r\x1c-\x1e\x85\u2028\u2029]+")
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~&$!])")
+# Not an underscore within a word, which is none to Markdown either: names stay readable.
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|#~&$!]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def harmless(text: str) -> str:

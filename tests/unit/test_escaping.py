@@ -48,7 +48,8 @@ def test_json_on_a_terminal_is_the_same_json() -> None:
 def test_a_cell_holds_its_text() -> None:
     row = markdown_row(["a|b", "c\nd", "<script>x</script>", "`x` *y* [z](u) $k$", 3])
     assert row == r"| a\|b | c d | \<script\>x\</script\> | \`x\` \*y\* \[z\](u) \$k\$ | 3 |"
-    assert markdown_head(["n", "p_1"], ["---", "---:"]) == [r"| n | p\_1 |", "| --- | ---: |"]
+    assert markdown_head(["n", "p_1"], ["---", "---:"]) == ["| n | p_1 |", "| --- | ---: |"]
+    assert markdown("blocks.0.hook_z _x_ __y__ 가_나") == r"blocks.0.hook_z \_x\_ \_\_y\_\_ 가_나"
     assert code("plain") == "`plain`"
     assert code("a`b``c") == "``` a`b``c ```"
     assert fence("x: 1") == "```" and fence("```\nx") == "````"

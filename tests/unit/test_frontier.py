@@ -89,7 +89,7 @@ def test_the_table_and_the_notes(tmp_path: Path) -> None:
     assert "2.5%" in table and "0.900" in table
     assert "measured on different texts" in table
     assert "1 of the runs have an L0 of 0" in table
-    assert "- c: it broke | here" in table
+    assert r"- c: it broke \| here" in table
     assert "runs are of different models" not in table
     metrics = json.loads((tmp_path / "s/a/metrics.json").read_text())
     (tmp_path / "s/a/metrics.json").write_text(json.dumps(metrics | {"model": {"name": "m", "dtype": "bfloat16"}}))
