@@ -47,7 +47,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _tell(f"Interrupted{self._go_on(ctx)}")
+            early = not lock.held() and "output" in self._options(ctx)
+            again = " before anything was written; run the same command again."
+            _tell(f"Interrupted{again if early else self._go_on(ctx)}")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             number, words = _of_the_system(error)
@@ -58,20 +60,26 @@ class Commands(TyperGroup):
                 if number == errno.EPIPE:  # whoever reads has read enough
                     raise
                 words, status = f"nothing can be written to stdout ({words})", 1
+                if not lock.held() and "output" in self._options(ctx):
+                    words += ", but what was done is in the folder of --output"
             _tell(f"error: {words}{self._go_on(ctx, _ADVICE.get(number or 0, ''))}")
             raise typer.Exit(status) from None
 
     def _go_on(self, ctx: Any, first: str = "") -> str:
         """The end of the sentence: what is kept, and what to do."""
-        command = self.commands.get(ctx.invoked_subcommand or "")
-        options = {parameter.name for parameter in command.params} if command is not None else set()
+        options = self._options(ctx)
         if folders := lock.held():
             again = "add --resume to the same command" if "resume" in options else "run the same command again"
             first = f"{first}, then " if first else ""
             return f"; what was done is kept in {folders[0]}: {first}{again} to continue."
         if first:
             return f"; {first}."
-        return " before anything was written; run the same command again." if "output" in options else "."
+        return "."
+
+    def _options(self, ctx: Any) -> set[str | None]:
+        """Of the command that was called."""
+        command = self.commands.get(ctx.invoked_subcommand or "")
+        return set() if command is None else {parameter.name for parameter in command.params}
 
 
 @contextmanager

@@ -115,7 +115,6 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write the manifest where the folder has none yet."""
-        self.hold()
         if not self.begun:
             self.write()
 
@@ -209,10 +208,11 @@ def require_writable(path: Path) -> None:
     Raises `StudyError`.
     """
     require_names(path)
-    there = next((each for each in (path, *path.absolute().parents) if each.exists()), path)
+    there = next((each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink()), path)
     where = "" if there == path else f"{path} cannot be made: "
     if not there.is_dir():
-        raise StudyError(f"{where}{there} is a file; choose a folder.")
+        what = "a file" if there.exists() else "a link to nothing"
+        raise StudyError(f"{where}{there} is {what}; choose a folder.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise StudyError(f"{where}you may not write to {there}; choose another folder.")
     if shutil.disk_usage(there).free < LEAST_ROOM:

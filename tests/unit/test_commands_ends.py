@@ -239,7 +239,9 @@ def test_a_folder_that_cannot_be_is_refused_before_a_model_is_looked_for(name: s
     conditions.write_text("conditions:\n  - {name: s, kind: splice}\nmatched_random: 0\n", encoding="utf-8")
     args = [str(conditions) if each == "CONDITIONS" else each for each in COMMANDS[name]]
     option = "--output_path" if name == "lm-eval" else "--output"
-    for output in (conditions, conditions / "below", Path("/dev/full"), tmp_path / ("n" * 300)):
+    (tmp_path / "dangling").symlink_to("nowhere")
+    outputs = (conditions, conditions / "below", Path("/dev/full"), tmp_path / "dangling", tmp_path / ("n" * 300))
+    for output in outputs:
         done = CliRunner().invoke(cli.app, [*args, option, str(output)])
         assert isinstance(done.exception, StudyError), (output, done.output, done.exception)
         assert "choose a" in str(done.exception)

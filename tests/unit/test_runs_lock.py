@@ -57,7 +57,7 @@ def test_a_second_process_is_refused_and_a_reader_is_not(tmp_path: Path) -> None
         )
         run = opened(folder)  # to read
         assert run.begun and read_manifest(folder, KIND)["parts"] == {}
-        for write in (run.hold, run.begin, run.write, lambda: run.finish("knead", 1.0)):
+        for write in (run.hold, run.write, lambda: run.finish("knead", 1.0)):
             with pytest.raises(StudyError) as raised:
                 write()
             assert str(raised.value) == said
