@@ -1,7 +1,5 @@
 """`evaluate` and `templates`: accuracy on multiple-choice questions. Heavy imports are inside the commands."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +30,7 @@ from sae_lens_med.commands.options import (
     print_json,
     print_tables,
 )
+from sae_lens_med.commands.output import say, say_json, write
 
 
 def register(app: typer.Typer) -> None:
@@ -164,10 +163,13 @@ def evaluate(
     chosen.templates()
     from sae_lens_med.evaluation.hooks import splices
     from sae_lens_med.evaluation.methods import ask
+    from sae_lens_med.evaluation.run import KIND
     from sae_lens_med.evaluation.run import evaluate as run_evaluation
     from sae_lens_med.interventions import read_interventions
     from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.runs.folder import require_output
 
+    require_output(output, KIND)
     interventions = () if intervention is None else read_interventions(intervention)
     loaded = load_data(
         data,
@@ -203,8 +205,8 @@ def evaluate(
     print_tables(f"{opened.provenance['name']} on {loaded.source}, {len(loaded.items)} items", result.metrics)
     if result.reasons:
         counted = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
-        typer.echo(f"No answer, counted as wrong: {counted}.")
-    typer.echo(f"Results: {output}")
+        say(f"No answer, counted as wrong: {counted}.")
+    say(f"Results: {output}")
 
 
 def templates(
@@ -226,14 +228,14 @@ def templates(
         text = shipped(wanted).decode("utf-8")
         if as_json:
             found = next(iter(find_templates(wanted).by_language.values()))
-            typer.echo(json.dumps({"name": wanted, "sha256": found.sha256, "text": text}, ensure_ascii=False, indent=2))
+            say_json({"name": wanted, "sha256": found.sha256, "text": text})
         else:
-            sys.stdout.write(text)
+            write(text)
         return
     if as_json:
         listed = [{"name": each, "what": SHIPPED[each.rpartition(".")[0]]} for each in shipped_names()]
-        typer.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        say_json(listed)
         return
     width = max(map(len, SHIPPED))
     for family, what in SHIPPED.items():
-        typer.echo(f"{family:<{width}}  {', '.join(LANGUAGES)}  {what}")
+        say(f"{family:<{width}}  {', '.join(LANGUAGES)}  {what}")

@@ -1,12 +1,10 @@
 """`intervene`: interventions on SAE features compared with the plain model. Heavy imports are inside the command."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from sae_lens_med.commands.options import (
@@ -32,6 +30,9 @@ from sae_lens_med.commands.options import (
     open_model,
     warn_other_model,
 )
+from sae_lens_med.commands.output import say, say_json
+from sae_lens_med.escaping import plain
+from sae_lens_med.runs.progress import console
 
 if TYPE_CHECKING:
     from sae_lens_med.evaluation.conditions.compare import Comparison, ConditionResult
@@ -68,7 +69,7 @@ def register(app: typer.Typer) -> None:
 
 def _print_example(asked: bool) -> None:
     if asked:
-        typer.echo(EXAMPLE, nl=False)
+        write(EXAMPLE)
         raise typer.Exit
 
 
@@ -141,11 +142,13 @@ def intervene(
     from sae_lens_med.evaluation.conditions.spec import load_conditions
 
     wanted = load_conditions(conditions)
-    from sae_lens_med.evaluation.conditions.run import run_conditions
+    from sae_lens_med.evaluation.conditions.run import KIND, run_conditions
     from sae_lens_med.evaluation.methods import Method, ask
     from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.runs.folder import require_output
     from sae_lens_med.saes.releases import load_sae
 
+    require_output(output, KIND)
     chosen = Method(method, template=template, chat=chat)
     loaded = load_data(
         data,
@@ -195,23 +198,23 @@ def intervene(
         seed=seed,
     )
     if as_json:
-        typer.echo(json.dumps({"output": str(output), **result.to_dict()}, ensure_ascii=False, indent=2))
+        say_json({"output": str(output), **result.to_dict()})
         return
     _print_table(f"{opened.provenance['name']} on {loaded.source}, {result.n_gold} items", result)
-    typer.echo(f"Report: {output / 'comparison.md'}")
+    say(f"Report: {output / 'comparison.md'}")
 
 
 def _print_table(title: str, comparison: "Comparison") -> None:
-    typer.echo(title)
+    say(title)
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
     table.add_column("condition", overflow="fold", min_width=20)
     for column in ("accuracy", "p (FDR)", "margin", "random sets", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in comparison.results:
-        table.add_row(result.condition.name, f"{result.accuracy:.3f}", *_cells(result))
-    Console().print(table)
-    typer.echo("p (FDR): exact McNemar against plain. margin: mean change of ln P(gold option) - ln P(best other).")
-    typer.echo(
+        table.add_row(plain(result.condition.name), f"{result.accuracy:.3f}", *_cells(result))
+    console().print(table)
+    say("p (FDR): exact McNemar against plain. margin: mean change of ln P(gold option) - ln P(best other).")
+    say(
         "random sets: 95 % of the margin changes from the same intervention on matched random features, "
         "and p among them."
     )

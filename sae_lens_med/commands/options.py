@@ -3,15 +3,17 @@
 Heavy imports are inside the functions.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
+
+from sae_lens_med.commands.output import say, say_json
+from sae_lens_med.escaping import plain
+from sae_lens_med.runs.progress import console
 
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
@@ -117,7 +119,7 @@ def load_data(
     )
     _report_left_out(loaded.bad_rows)
     if loaded.ignored_columns:
-        typer.echo(f"columns that nothing reads, ignored: {', '.join(loaded.ignored_columns)}.", err=True)
+        say(f"columns that nothing reads, ignored: {', '.join(loaded.ignored_columns)}.", err=True)
     return loaded
 
 
@@ -141,9 +143,9 @@ def leave_out_unfit(
 
 def _report_left_out(lines: Sequence[str]) -> None:
     if lines:
-        typer.echo(f"{len(lines)} rows or items were left out:", err=True)
+        say(f"{len(lines)} rows or items were left out:", err=True)
     for line in lines:
-        typer.echo(f"  {line}", err=True)
+        say(f"  {line}", err=True)
 
 
 def open_model(model: str, sae: str | None, device: str, dtype: str) -> "tuple[MedBridge, LoadedSae | None]":
@@ -171,19 +173,19 @@ def warn_other_model(model: "MedBridge", sae: "LoadedSae") -> None:
     from sae_lens_med.saes.releases import other_model
 
     if sentence := other_model(sae, model.provenance["name"]):
-        typer.echo(sentence, err=True)
+        say(sentence, err=True)
 
 
 def print_json(output: Path, metrics: "Sequence[MetricValue]") -> None:
     """The result for programs, on stdout."""
     value: dict[str, Any] = {"output": str(output), "metrics": [metric.to_dict() for metric in metrics]}
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    say_json(value)
 
 
 def print_tables(title: str, metrics: "Sequence[MetricValue]") -> None:
     """One narrow table per metric: with the names in a column, 80 characters would cut them."""
-    typer.echo(title)
-    console = Console()
+    say(title)
+    out = console()
     for name in dict.fromkeys(metric.name for metric in metrics):
         table = Table(title=name, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False)
         for column in ("group", "variant"):
@@ -193,13 +195,13 @@ def print_tables(title: str, metrics: "Sequence[MetricValue]") -> None:
         for metric in metrics:
             if metric.name == name:
                 table.add_row(
-                    metric.group,
-                    metric.variant,
+                    plain(metric.group),
+                    plain(metric.variant),
                     str(metric.n),
                     f"{metric.value:.4f}",
                     "" if metric.interval is None else f"{metric.interval[0]:.4f} to {metric.interval[1]:.4f}",
                     "" if metric.null_mean is None else f"{metric.null_mean:.4f}",
                     "" if metric.p is None else f"{metric.p:.2g}",
                 )
-        console.print(table)
-        console.print()
+        out.print(table)
+        out.print()

@@ -3,11 +3,13 @@
 Heavy imports are inside the commands. A `Releases` value as the context's `obj` replaces the packaged releases.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from sae_lens_med.commands.output import say, say_json, write
+from sae_lens_med.escaping import harmless, json_text, plain
 
 if TYPE_CHECKING:
     from sae_lens_med.saes.listing import Release, Releases
@@ -25,10 +27,11 @@ def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the releases and their SAEs."""
     releases = _releases(ctx).read().values()
     if as_json:
-        _echo_json([_listed(release) for release in releases])
+        say_json([_listed(release) for release in releases])
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from sae_lens_med.runs.progress import console
 
     table = Table()
     for heading in ("release", "model", "SAE", "L0", "variance explained", "files"):
@@ -38,7 +41,7 @@ def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
             numbers = ("" if value is None else f"{value:g}" for value in (sae.l0, sae.variance_explained))
             files = "packaged" if release.packaged else f"Hub: {release.repo_id}"
             table.add_row(release.name, release.model, sae.id, *numbers, files)
-    Console().print(table)
+    console().print(table)
 
 
 @releases_app.command()
@@ -48,12 +51,12 @@ def show(ctx: typer.Context, release: ReleaseName, as_json: AsJson = False) -> N
     metrics = {sae.id: found.metrics(sae.id) for sae in found.saes}
     if as_json:
         described = {"repo_id": found.repo_id, "folder": str(found.folder), "card": found.card(), "metrics": metrics}
-        _echo_json(_listed(found) | described)
+        say_json(_listed(found) | described)
         return
-    typer.echo(found.card().rstrip())
+    write(f"{harmless(found.card().rstrip())}\n")
     for sae_id, values in metrics.items():
-        typer.echo(f"\nMetrics of {sae_id}:")
-        typer.echo("none" if values is None else json.dumps(values, ensure_ascii=False, indent=2))
+        write(f"\nMetrics of {plain(sae_id)}:\n")
+        write("none\n" if values is None else f"{json_text(values)}\n")
 
 
 @releases_app.command()
@@ -61,7 +64,7 @@ def path(ctx: typer.Context, release: ReleaseName) -> None:
     """Print the folder that holds a release's files."""
     found = _releases(ctx).get(release)
     found.manifest()
-    typer.echo(str(found.folder))
+    say(str(found.folder))
 
 
 @releases_app.command()
@@ -84,9 +87,9 @@ def verify(
         )
     checks = verify_release(found, None if data is None else measure_again(found, data))
     for check in checks:
-        typer.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+        say(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
     failed = sum(not check.ok for check in checks)
-    typer.echo(f"{release}: {len(checks)} checks, {failed or 'none'} failed")
+    say(f"{release}: {len(checks)} checks, {failed or 'none'} failed")
     if failed:
         raise typer.Exit(1)
 
@@ -130,7 +133,7 @@ def package(
             target=target,
             force=force,
         )
-    typer.echo(str(folder))
+    say(str(folder))
 
 
 @releases_app.command()
@@ -143,7 +146,7 @@ def export(
     """Copy a release to a folder, laid out as a Hub repository."""
     from sae_lens_med.saes.publish import export_release
 
-    typer.echo(str(export_release(_releases(ctx).get(release), folder, force=force)))
+    say(str(export_release(_releases(ctx).get(release), folder, force=force)))
 
 
 @releases_app.command()
@@ -161,13 +164,13 @@ def publish(
     check_repo_id(repo_id)
     plan = publish_plan(found)
     for planned in plan:
-        typer.echo(f"{planned.size:>12,}  {planned.path}")
+        say(f"{planned.size:>12,}  {planned.path}")
     total = f"{len(plan)} files, {sum(planned.size for planned in plan):,} bytes"
     if not yes:
         visibility = "private" if private else "public"
-        typer.echo(f"Dry run: {total} would go to the {visibility} repository {repo_id}; add --yes to upload.")
+        say(f"Dry run: {total} would go to the {visibility} repository {repo_id}; add --yes to upload.")
         return
-    typer.echo(f"Uploaded {total}: {publish_release(found, repo_id, private=private)}")
+    say(f"Uploaded {total}: {publish_release(found, repo_id, private=private)}")
 
 
 def measure_again(release: "Release", data: Path) -> "Recompute":
@@ -225,7 +228,3 @@ def _listed(release: "Release") -> dict[str, Any]:
             for sae in release.saes
         ],
     }
-
-
-def _echo_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

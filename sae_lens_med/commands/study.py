@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from sae_lens_med.commands.options import (
     AnswersFrom,
@@ -32,6 +31,7 @@ from sae_lens_med.commands.options import (
     print_json,
     print_tables,
 )
+from sae_lens_med.commands.output import say
 
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
@@ -78,6 +78,7 @@ def study(
     Example: sae-lens-med study --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
     --data sample --output my-study
     """
+    _require_output(output)
     loaded = load_data(
         data,
         split,
@@ -121,6 +122,7 @@ def demo(
 
     Example: sae-lens-med demo
     """
+    _require_output(output)
     loaded = load_data(DEMO_DATA, None, False, None, None)
     _run_study(
         DEMO_MODEL,
@@ -140,6 +142,13 @@ def demo(
 
 
 _STATES = {"run": "", "skip": ": done before, skipped"}
+
+
+def _require_output(output: Path) -> None:
+    from sae_lens_med.runs.folder import require_output
+    from sae_lens_med.study.run import KIND
+
+    require_output(output, KIND)
 
 
 def _run_study(
@@ -168,7 +177,6 @@ def _run_study(
     if attached is None:
         raise ReleaseError("a study needs an SAE; choose one with --sae (`sae-lens-med releases list`).")
     data = leave_out_unfit(data, skip_bad_items, lambda items: require_fit(opened, items, examples))
-    err = Console(stderr=True)
     result = run_study(
         opened,
         attached,
@@ -179,7 +187,7 @@ def _run_study(
         seed=seed,
         n_shown=n_shown,
         batch_tokens=batch_tokens,
-        on_stage=lambda name, state: err.print(f"[bold]{name}[/bold]{_STATES.get(state, f': {state}')}"),
+        on_stage=lambda name, state: say(f"{name}{_STATES.get(state, f': {state}')}", err=True),
     )
     if as_json:
         print_json(output, result.metrics)
@@ -193,7 +201,7 @@ def _run_study(
 def _print_end(result: "StudyResult") -> None:
     from sae_lens_med.runs.files import DISCLAIMER
 
-    typer.echo(DISCLAIMER)
+    say(DISCLAIMER)
     # Not through rich, which would wrap a long path.
-    typer.echo(f"Report: {result.report_html}")
-    typer.echo(f"        {result.report_md}")
+    say(f"Report: {result.report_html}")
+    say(f"        {result.report_md}")

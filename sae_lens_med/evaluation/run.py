@@ -158,6 +158,7 @@ def evaluate(
         broken = not_as_written(output, run.values.get("files", {})) if run.begun else {}
         if distributed.broadcast_object(run.begun and not broken):
             return read_evaluation(output)
+        run.hold()
         for name, state in broken.items():
             warnings.warn(f"{output / name} {state}; it is made again.", stacklevel=2)
         partial = PartialResults(output / PARTIAL, identity(provenance))

@@ -40,7 +40,15 @@ from sae_lens_med import distributed
 from sae_lens_med.errors import DataError, UnfitItemsError
 from sae_lens_med.features.reading import encoded, read_at_hook
 from sae_lens_med.features.rules import CALIBRATION_ITEMS, require_sae, require_settings, special_ids
-from sae_lens_med.features.store import TEXTS, Arrays, join_shards, nothing_fires, open_collection, write_apart
+from sae_lens_med.features.store import (
+    TEXTS,
+    Arrays,
+    is_complete,
+    join_shards,
+    nothing_fires,
+    open_collection,
+    write_apart,
+)
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.models.sinks import SINK_MULTIPLE, sink_rule
@@ -160,6 +168,8 @@ def _collect(
 
     first = [t for t in texts if t.item < CALIBRATION_ITEMS]
     collection = open_collection(output, settings, len(items), SHARD_ITEMS)
+    if not is_complete(collection.values):
+        collection.hold()
     manifest = collection.values
     # The rule needs the first items' norms before anything is counted; their activations are held meanwhile.
     held: list[tuple[_Text, torch.Tensor]] = []

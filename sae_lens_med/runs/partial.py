@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sae_lens_med import distributed
 from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.records import ItemResult, Record
-from sae_lens_med.runs.files import json_line, write_jsonl
+from sae_lens_med.runs.files import json_line, naming_what_fails, write_jsonl
 from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.runs.provenance import require_same
 
@@ -71,7 +71,7 @@ class PartialResults:
     def append(self, results: Iterable[Record | Mapping[str, Any]]) -> None:
         """Write results that belong together to the end of the file; after it, an interruption does not cost them."""
         line = json_line([r.to_dict() if isinstance(r, Record) else dict(r) for r in results])
-        with self.path.open("a", encoding="utf-8") as handle:
+        with naming_what_fails(self.path), self.path.open("a", encoding="utf-8") as handle:
             handle.write(line)
         # Through JSON, so that a run that goes on has the numbers of one without interruption.
         self._add(parse_json(line))

@@ -52,13 +52,7 @@ def write_alignment_report(
         ("features.md", "features.md.j2", markdown_environment()),
     ):
         path = folder.path / target
-        try:
-            write_text(path, environment.get_template(template).render(values))
-        except UnicodeEncodeError as error:
-            raise StudyError(
-                f"{study}: a text in the study is not valid Unicode (a lone surrogate), so no report can be written; "
-                "fix the data and run the study again."
-            ) from error
+        write_text(path, environment.get_template(template).render(values))
         written.append(path)
     return tuple(written)
 

@@ -83,6 +83,10 @@ class AlignmentFolder:
     def _of(self, names: Sequence[str]) -> list[MetricValue]:
         return [value for value in self.metrics if value.name in names]
 
+    def hold(self) -> None:
+        """Be the one that writes here (`RunFolder.hold`)."""
+        self._run.hold()
+
     def changed(self, metric: Metric, settings: Mapping[str, Any]) -> list[str] | None:
         """Why a metric is measured again: what differs from its settings, or is not as it was written (empty: nothing);
         None when it was not measured."""

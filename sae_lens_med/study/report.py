@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sae_lens_med import plots
-from sae_lens_med.errors import StudyError
+from sae_lens_med.escaping import harmless, markdown
 from sae_lens_med.metrics.metric import Sentence
 from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, MetricValue
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, write_text
@@ -54,14 +54,7 @@ def write_report(study: Path) -> tuple[Path, Path]:
     values = _view(records)
     written: list[Path] = []
     for name, environment in (("report.md", markdown_environment()), ("report.html", html_environment())):
-        text = environment.get_template(f"{name}.j2").render(values)
-        try:
-            write_text(study / name, text)
-        except UnicodeEncodeError as error:
-            raise StudyError(
-                f"{study}: a text in the study is not valid Unicode (a lone surrogate), so no report can be written; "
-                "fix the data and run the study again."
-            ) from error
+        write_text(study / name, environment.get_template(f"{name}.j2").render(values))
         written.append(study / name)
     return written[0], written[1]
 
@@ -280,6 +273,7 @@ def html_environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: harmless(value) if type(value) is str else value,
     )
     environment.filters.update(_FILTERS)
     return environment
@@ -298,21 +292,16 @@ def markdown_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, _Plain) else _markdown_line(str(value)),
+        finalize=lambda value: value if isinstance(value, _Plain) else markdown(value),
     )
     environment.filters.update(_FILTERS)
     environment.filters["quoted"] = _markdown_quote
     return environment
 
 
-def _markdown_line(text: str) -> str:
-    r"""`text` on one line, every character that Markdown or HTML reads as markup behind a backslash."""
-    return re.sub(r"([\\`*_\[\]<>|#~&$!])", r"\\\1", " ".join(text.split()))
-
-
 def _markdown_quote(text: str) -> _Plain:
     """`text` as a block quote that keeps its lines and starts no list, rule or code block."""
-    lines = (_markdown_line(line) for line in text.strip().split("\n"))
+    lines = (markdown(line) for line in text.strip().split("\n"))
     safe = (re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line) for line in lines)
     return _Plain("\n".join(f"> {line}  " if line else ">" for line in safe))
 

@@ -195,6 +195,7 @@ def _run_study(
     }
     provenance = make_provenance(model.provenance, loaded_sae, data, settings, seed)
     run = RunFolder(output, KIND, {"provenance": provenance.to_dict(), "stages": {}, "notes": []})
+    run.hold()
     if run.replaces is not None and distributed.ranks().first:
         _take_away(output, run.replaces, provenance)
     run.begin()

@@ -1,5 +1,7 @@
 """The model card of a release, from what training wrote: no number is typed by hand."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ import jinja2
 import yaml
 
 from sae_lens_med.errors import ReleaseError
+from sae_lens_med.escaping import code, fence, markdown
 from sae_lens_med.models.catalogue import find
 from sae_lens_med.runs.parsing import ParseError, read_yaml
 from sae_lens_med.saes.listing import read_json_object, read_left_out_ids
@@ -97,6 +100,7 @@ def model_card(release: str, runs: Mapping[str, TrainedRun], compared: Frontier 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sae_lens_med"), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters |= {"code": code, "markdown": markdown, "fence": fence, "yaml_value": _yaml_value}
     return environment.get_template("card.md.j2").render(
         release=release,
         runs=runs,
@@ -114,8 +118,13 @@ def model_card(release: str, runs: Mapping[str, TrainedRun], compared: Frontier 
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    known = SOURCES.get(Path(source["path"]).name, f"`{source['path']}`")
+    known = SOURCES.get(Path(source["path"]).name, code(source["path"]))
     return known if source["max_rows"] is None else f"{known}, {source['max_rows']:,} rows of it at random"
+
+
+def _yaml_value(text: str) -> str:
+    """For the front matter: JSON is YAML, too."""
+    return text if re.fullmatch(r"[A-Za-z0-9][\w./-]*", text) else json.dumps(text)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_med.errors import ConfigError
+from sae_lens_med.escaping import markdown, markdown_head, markdown_row
 from sae_lens_med.plots import describe_frontier, frontier_panels, svg
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
 from sae_lens_med.runs.parsing import read_json, read_yaml
@@ -84,7 +85,8 @@ class _Run:
 
 
 def frontier(folders: Sequence[Path]) -> Frontier:
-    """Read the finished runs in `folders`: each a run, or a folder of runs (a sweep); one named twice counts once.
+    """Read the finished runs in `folders`: each a run, or a folder that has runs below it, such as a sweep or several;
+    one named twice counts once.
 
     Runs that are not finished are left out. Raises `ConfigError` when a folder has no finished run.
     """
@@ -128,10 +130,10 @@ def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> s
     """Markdown: a row a run, then what must be known to compare them, then the runs that failed."""
     head = ("hook", "curve", "d_sae", "architecture", "coefficient", "L0", "EV", "EV w/o 1st direction", "dead")
     head = (*head, "CE-loss score", "steps", "run")
-    lines = ["# L0 and explained variance on held-out text", "", _row(head), _row(["---"] * len(head))]
+    lines = ["# L0 and explained variance on held-out text", "", *markdown_head(head, ["---"] * len(head))]
     for p in found.points:
         lines.append(
-            _row(
+            markdown_row(
                 [
                     p.hook_name,
                     p.curve,
@@ -148,16 +150,21 @@ def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> s
                 ]
             )
         )
-    lines += ["", *(f"- {note}" for note in found.notes)]
+    lines += ["", *(f"- {markdown(note)}" for note in found.notes)]
     if failed:
-        lines += ["", "Failed:", "", *(f"- {name}: {' '.join(error.split())}" for name, error in failed)]
+        lines += ["", "Failed:", "", *(f"- {markdown(name)}: {markdown(error)}" for name, error in failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _finished(folder: Path) -> list[Path]:
     if _is_finished(folder):
         return [folder]
-    found = sorted(path.parent for path in folder.glob("*/cfg.json") if _is_finished(path.parent))
+    # At any depth: a folder of sweeps holds runs, too. What is hidden is being written.
+    found = sorted(
+        path.parent
+        for path in folder.rglob("cfg.json")
+        if _is_finished(path.parent) and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    )
     if not found:
         what = "does not contain a finished training run" if folder.is_dir() else "is not a folder"
         raise ConfigError(
@@ -242,7 +249,3 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
 def _natural(name: str) -> list[Any]:
     """Sorts `blocks.9` before `blocks.10`."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.folder import Kind, RunFolder, require_names
 from sae_lens_med.training.plan import Variant
 from sae_lens_med.training.recipe import Recipe, current_keys
 
@@ -34,6 +34,7 @@ SWEEP = Kind("sweep", format=1, manifest="sweep.json", identity=_by_name, bound=
 
 def open_run(recipe: Recipe, output: Path, resume: bool) -> RunFolder:
     """The folder of a run of `recipe`: new or empty, or with `resume` that of the begun run. Raises `StudyError`."""
+    require_names(output)
     if (output / "cfg.json").is_file():
         raise StudyError(f"{output} already contains a trained SAE; choose another folder.")
     return RunFolder(output, RUN, recipe.to_dict(), resume=resume)

@@ -37,7 +37,7 @@ from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
 from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models.bridge import MedBridge, shape_at
-from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.files import naming_what_fails, write_json
 from sae_lens_med.runs.folder import RunFolder
 from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.progress import progress_bar
@@ -86,7 +86,9 @@ def train(
     processes the same, writes a checkpoint and raises KeyboardInterrupt.
     """
     with distributed.initialised():
-        return _train(recipe, model, open_run(recipe, output, resume), activations)
+        run = open_run(recipe, output, resume)
+        run.hold()
+        return _train(recipe, model, run, activations)
 
 
 def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path | None) -> TrainedSae:
@@ -331,8 +333,9 @@ def _save_checkpoint(trainer: SAETrainer[Any, Any], curve: list[dict[str, float]
     before = [path for path in folder.glob("step-*") if path.name != name]
     if (folder / name).is_dir():
         return
-    trainer.save_checkpoint(f".{name}", folder)
-    write_json(folder / f".{name}" / "curve.json", curve)
-    (folder / f".{name}").rename(folder / name)
+    with naming_what_fails(folder / name):
+        trainer.save_checkpoint(f".{name}", folder)
+        write_json(folder / f".{name}" / "curve.json", curve)
+        (folder / f".{name}").rename(folder / name)
     for path in before:
         shutil.rmtree(path)

@@ -488,15 +488,20 @@ def test_a_damaged_folder_is_one_sentence(study: Path, damage: Callable[[Path], 
     assert not (study / "report.html").exists() and not (study / "report.md").exists()
 
 
-def test_a_missing_folder_and_a_lone_surrogate(study: Path) -> None:
+def test_a_missing_folder(study: Path) -> None:
     with pytest.raises(StudyError, match="is not a study folder: run `sae-lens-med study"):
         write_report(study / "nowhere")
+
+
+def test_control_characters_and_turns_of_direction_are_shown_as_codes(study: Path) -> None:
     path = study / "questions.jsonl"
-    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0]) | {"question": "\ud800"}
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0]) | {"question": "\ud800a\x1b[2J\x9b\u202eb"}
     rest = path.read_text(encoding="utf-8").splitlines()[1:]
     path.write_text("\n".join([json.dumps(first), *rest]), encoding="utf-8")
-    with pytest.raises(StudyError, match="lone surrogate"):
-        write_report(study)
+    for written in write_report(study):
+        text = written.read_text(encoding="utf-8")
+        assert not set(text) & set("\ud800\x1b\x9b\u202e")
+    assert r"\ud800a\x1b[2J\x9b\u202eb" in text
 
 
 def verdict_of(source: str | None = "expert", **changes: Any) -> tuple[str, str]:

@@ -10,31 +10,33 @@ few hundred million parameters judge near chance: their scores say little about 
 Secrets: the key comes from an environment variable only, is sent to the host of `base_url` only (redirects are not
 followed), never over plain http except to this machine, and stands in no message, note or file.
 
-Own code: one kind of request needs the standard library only, and the `openai` client follows redirects and takes its
-address from the environment, which the rule on secrets excludes.
+A try ends at its deadline, however slowly an endpoint sends what it sends. What it says in an error is other people's
+text and is shown escaped.
+
+httpx lies underneath; the `openai` client follows redirects and takes its address from the environment, which the rule
+on secrets excludes.
 
 Out of scope: other protocols; what the verdicts mean (`scores`).
 """
 
-import json
+import asyncio
 import math
 import os
 import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sae_lens_med.alignment.labels.tasks import CLOSE, OPEN, Kind
 from sae_lens_med.errors import ConfigError, ModelError
+from sae_lens_med.escaping import plain
 from sae_lens_med.runs.parsing import parse_json
 
 if TYPE_CHECKING:
+    import httpx
+
     from sae_lens_med.models.engine import Engine
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -72,7 +74,7 @@ class OpenAiJudge:
     key_variable: str = KEY_VARIABLE
     """The environment variable that holds the key; without it no key is sent (local servers need none)."""
     timeout: float = 60.0
-    """Seconds for each try."""
+    """Seconds for each try, from the first byte sent to the last one read."""
     retries: int = 4
     """Tries after the first, of a request that may succeed later."""
     first_wait: float = 1.0
@@ -81,6 +83,8 @@ class OpenAiJudge:
     """Requests at a time."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of each request (`max_tokens`, `reasoning_effort`, ...)."""
+    on_wait: Callable[[str], None] | None = field(default=None, compare=False)
+    """Told in a sentence of each try that failed, and when the next one is."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)
@@ -113,59 +117,74 @@ class OpenAiJudge:
 
     def judge(self, kind: Kind, asked: Asked) -> list[Verdicts]:
         """As `scores.Judge`. Raises `ModelError` when the endpoint does not answer or refuses."""
-        with ThreadPoolExecutor(self.parallel) as pool:
-            futures = [pool.submit(self._one, kind, label, texts) for label, texts in asked]
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._all(kind, asked))
+        with ThreadPoolExecutor(1) as pool:  # in a notebook, whose own loop runs in this thread
+            return pool.submit(asyncio.run, self._all(kind, asked)).result()
+
+    async def _all(self, kind: Kind, asked: Asked) -> list[Verdicts]:
+        import httpx
+
+        places = asyncio.Semaphore(self.parallel)
+        # A proxy of the environment is for the network, not for this machine.
+        local = _is_loopback(urlsplit(self.base_url).hostname or "")
+        async with httpx.AsyncClient(timeout=None, trust_env=not local, follow_redirects=False) as client:
+
+            async def one(label: str, texts: tuple[str, ...]) -> Verdicts:
+                async with places:
+                    return read_verdicts(await self._post(client, self._body(kind, label, texts)), len(texts))
+
             try:
-                return [future.result() for future in futures]
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(label, texts)) for label, texts in asked]
+            except ExceptionGroup as errors:  # the first one has ended the others
+                raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
 
-    def _one(self, kind: Kind, label: str, texts: tuple[str, ...]) -> Verdicts:
+    def _body(self, kind: Kind, label: str, texts: tuple[str, ...]) -> dict[str, Any]:
         numbered = "\n\n".join(f"Text {i}: {text}" for i, text in enumerate(texts, 1))
-        reply = self._post(
-            {
-                "model": self.model,
-                "temperature": 0,
-                "messages": [
-                    {"role": "system", "content": _SYSTEM.format(question=_QUESTION[kind])},
-                    {"role": "user", "content": f"Label: {label}\n\n{numbered}"},
-                ],
-                **self.extra,
-            }
-        )
-        return read_verdicts(reply, len(texts))
+        return {
+            "model": self.model,
+            "temperature": 0,
+            "messages": [
+                {"role": "system", "content": _SYSTEM.format(question=_QUESTION[kind])},
+                {"role": "user", "content": f"Label: {label}\n\n{numbered}"},
+            ],
+            **self.extra,
+        }
 
-    def _post(self, body: dict[str, Any]) -> str:
+    async def _post(self, client: "httpx.AsyncClient", body: dict[str, Any]) -> str:
         """The content of the first choice."""
-        url = f"{self.base_url.rstrip('/')}/chat/completions"
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        import httpx
+
+        headers = {"Accept": "application/json"}
         if key := os.environ.get(self.key_variable):
             headers["Authorization"] = f"Bearer {key}"
-        # A proxy of the environment is for the network, not for this machine.
-        local = _is_loopback(urlsplit(url).hostname or "")
-        opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if local else []))
         problem, wait = "", self.first_wait
-        for attempt in range(self.retries + 1):
-            request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
+        for left in reversed(range(self.retries + 1)):
             pause = wait
             try:
-                with opener.open(request, timeout=self.timeout) as response:
-                    return _content(response.read(MAX_REPLY), self._where)
-            except urllib.error.HTTPError as error:
-                with error:
-                    # Some servers repeat the key that they refuse.
-                    said = _said(error.read(2000))
-                    problem = f"status {error.code}{said.replace(key, '...') if key else said}"
-                    if error.code not in RETRIED:
-                        raise ModelError(f"{self._where} refused: {problem}{_advice(error.code, self)}") from None
-                    pause = _asked_for(error.headers.get("Retry-After"), wait)
-            except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
-                reason = getattr(error, "reason", None) or error
-                problem = "no answer in time" if isinstance(reason, TimeoutError) else str(reason) or "no answer"
-            if attempt < self.retries:
-                time.sleep(min(MAX_WAIT, pause))
+                async with asyncio.timeout(self.timeout):
+                    status, asked_for, raw = await _exchange(client, self._url, body, headers)
+                if status == 200:
+                    return _content(raw, self._where)
+                said = _said(raw)
+                # Some servers repeat the key that they refuse.
+                problem = f"status {status}{said.replace(key, '...') if key else said}"
+                if status not in RETRIED:
+                    raise ModelError(f"{self._where} refused: {problem}{_advice(status, self)}")
+                pause = _asked_for(asked_for, wait)
+            except TimeoutError:
+                problem = f"no whole answer in {self.timeout:g} s"
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                problem = plain(error) or type(error).__name__
+            if left:
+                pause = min(MAX_WAIT, pause)
+                if self.on_wait is not None:
+                    self.on_wait(f"{self._where} did not answer ({problem}); trying again in {pause:g} s.")
+                await asyncio.sleep(pause)
                 wait *= 2
         raise ModelError(
             f"{self._where} did not answer after {self.retries + 1} tries ({problem}); check that it runs, or set a "
@@ -173,8 +192,12 @@ class OpenAiJudge:
         )
 
     @property
+    def _url(self) -> str:
+        return f"{self.base_url.rstrip('/')}/chat/completions"
+
+    @property
     def _where(self) -> str:
-        return f"the judge {self.model} at {self.base_url}"
+        return plain(f"the judge {self.model} at {self.base_url}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +267,17 @@ def _share(a: float, b: float) -> float:
     return 0.5 * (1.0 + math.tanh((a - b) / 2))
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected request would carry the key to another host."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
+async def _exchange(
+    client: "httpx.AsyncClient", url: str, body: dict[str, Any], headers: dict[str, str]
+) -> tuple[int, str | None, bytes]:
+    """Status, what `Retry-After` says, and the reply, cut at `MAX_REPLY`."""
+    async with client.stream("POST", url, json=body, headers=headers) as response:
+        raw = bytearray()
+        async for piece in response.aiter_bytes():
+            raw += piece
+            if len(raw) > MAX_REPLY:
+                break
+        return response.status_code, response.headers.get("Retry-After"), bytes(raw[:MAX_REPLY])
 
 
 def _content(raw: bytes, where: str) -> str:
@@ -268,7 +297,7 @@ def _said(raw: bytes) -> str:
         said = parse_json(raw)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         return ""
-    return f" ({' '.join(str(said).split())[:200]})"
+    return f" ({plain(' '.join(str(said).split())[:200])})"
 
 
 def _advice(status: int, judge: OpenAiJudge) -> str:

@@ -154,6 +154,7 @@ def run_conditions(
         run = RunFolder(output, KIND, {"identity": identity(provenance)})
         if distributed.broadcast_object(_is_whole(run) if me.first else None):
             return read_comparison(output)
+        run.hold()
         found: dict[str | None, FeatureStatistics] = {}
         if with_features:
             with distributed.first_before_the_others():
