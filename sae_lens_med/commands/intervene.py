@@ -30,7 +30,7 @@ from sae_lens_med.commands.options import (
     open_model,
     warn_other_model,
 )
-from sae_lens_med.commands.output import say, say_json
+from sae_lens_med.commands.output import say, say_json, write
 from sae_lens_med.escaping import plain
 from sae_lens_med.runs.progress import console
 
