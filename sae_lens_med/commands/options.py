@@ -27,13 +27,17 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="kormedmcqa:doctor|nurse|pharm|dentist|all, sample, or a .jsonl, .jsonl.gz, .csv or .parquet file "
-        "(several separated by commas).",
+        help="kormedmcqa:doctor|nurse|pharm|dentist|all, sample, a named data set (medqa, medmcqa, pubmedqa, "
+        "mmlu-clinical, mmmlu-ko-clinical, casimedicos:en|es|fr|it) from the Hub or as NAME:FILE, or a .jsonl, "
+        ".jsonl.gz, .csv or .parquet file (several separated by commas).",
     ),
 ]
 Sae = Annotated[str, typer.Option("--sae", "-s", help="RELEASE/ID, a folder, or REL:ID for a release of SAELens.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Output folder: new, empty, or that of the same run.")]
-Split = Annotated[str | None, typer.Option(help="Split of KorMedMCQA: train, dev, test (the default) or fewshot.")]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Split of KorMedMCQA: train, dev, test (the default) or fewshot; or of another set of the Hub."),
+]
 Shots = Annotated[
     int,
     typer.Option(
@@ -66,7 +70,8 @@ ExplanationSource = Annotated[
 def load_data(
     data: str, split: str | None, skip_bad_rows: bool, limit: int | None, explanation_source: str | None
 ) -> "LoadedItems":
-    """The items that the options name; rows that were left out are reported on stderr."""
+    """The items that the options name; rows that were left out, and what a named data set says of itself, are reported
+    on stderr."""
     from sae_lens_med.data import load_items
 
     loaded = load_items(data, split, skip_bad_rows=skip_bad_rows, limit=limit, explanation_source=explanation_source)
@@ -74,6 +79,8 @@ def load_data(
         typer.echo(f"{len(loaded.bad_rows)} bad rows were left out:", err=True)
         for reason in loaded.bad_rows:
             typer.echo(f"  {reason}", err=True)
+    for note in loaded.notes:
+        typer.echo(note, err=True)
     return loaded
 
 

@@ -1,8 +1,10 @@
-"""Rows -> `McqItem`: KorMedMCQA, local files, the packaged sample; masks against leakage."""
+"""Rows -> `McqItem`: KorMedMCQA, named data sets, local files, the packaged sample; masks against leakage."""
 
 from sae_lens_med.data.kormedmcqa import COUNTS, load_kormedmcqa
 from sae_lens_med.data.leakage import MaskedText, mask_leakage
 from sae_lens_med.data.local import load_local
+from sae_lens_med.data.mappings import source_names
+from sae_lens_med.data.named import is_named, load_named
 from sae_lens_med.data.rows import LoadedItems
 from sae_lens_med.data.sample import load_sample
 from sae_lens_med.data.tables import ACCEPTED_FORMS
@@ -14,6 +16,7 @@ __all__ = [
     "load_items",
     "load_kormedmcqa",
     "load_local",
+    "load_named",
     "load_sample",
     "mask_leakage",
 ]
@@ -32,6 +35,9 @@ def load_items(
     - `kormedmcqa:doctor|nurse|pharm|dentist|all`: the Hub data set; `split` is train, dev, test (the
       default) or fewshot;
     - `sample`: the packaged illustrative questions;
+    - a named data set (`medqa`, `medmcqa`, `pubmedqa`, `mmlu-clinical`, `mmmlu-ko-clinical`, `casimedicos:en|es|fr|it`,
+      and, without options, `liveqa`, `medicationqa`, `healthsearchqa`): the Hub's copy, or NAME:FILE for local files
+      with the same columns; its counts and licence are checked and noted (`LoadedItems.notes`);
     - a .jsonl, .jsonl.gz, .csv or .parquet file, or several separated by commas; `explanation_source` (expert, model
       or illustrative) says who wrote the explanations where the rows do not.
 
@@ -42,12 +48,15 @@ def load_items(
     if prefix == "kormedmcqa":
         _refuse(explanation_source, "explanation_source", source)
         return load_kormedmcqa(config, split or "test", skip_bad_rows=skip_bad_rows, limit=limit)
+    if is_named(source):
+        _refuse(explanation_source, "explanation_source", source)
+        return load_named(source, split, skip_bad_rows=skip_bad_rows, limit=limit)
     _refuse(split, "split", source)
     if source == "sample":
         _refuse(explanation_source, "explanation_source", source)
         return load_sample(limit=limit)
     if not source.strip() or "." not in source:
-        sources = ", ".join(f"kormedmcqa:{name}" for name in (*COUNTS, "all"))
+        sources = ", ".join([*(f"kormedmcqa:{name}" for name in (*COUNTS, "all")), *source_names()])
         raise DataError(f"{source!r} is not a data source; use sample, {sources}, or {ACCEPTED_FORMS}.")
     return load_local(source, explanation_source=explanation_source, skip_bad_rows=skip_bad_rows, limit=limit)
 

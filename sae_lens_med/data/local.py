@@ -19,7 +19,7 @@ def load_local(
     row and field; with `skip_bad_rows` it is left out and reported in `bad_rows` instead.
     """
     collector = ItemCollector(skip_bad_rows=skip_bad_rows)
-    for path in _paths(source):
+    for path in local_paths(source):
         collector.add(
             read_rows(path),
             str(path),
@@ -30,7 +30,8 @@ def load_local(
     return collector.loaded(source, None, limit)
 
 
-def _paths(source: str) -> list[Path]:
+def local_paths(source: str) -> list[Path]:
+    """The files that a source names, whether they are there or not."""
     # A file may have a comma in its name.
     if Path(source).expanduser().is_file():
         return [Path(source).expanduser()]

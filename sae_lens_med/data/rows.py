@@ -9,8 +9,10 @@ error: a misspelt one would otherwise be lost without a word. What a row does no
 
 - id: `subject-year-period-q_number` where the row has all of these, else the file's name and the row number;
 - subject: `unspecified`; language: `ko` when the question holds Hangul, else `en`;
-- explanation_source: `model` for `rationale_r1`, `expert` for `cot`, `expert` for rows in the schema of `casimedicos`,
-  else what the caller of the loader says.
+- explanation_source: `model` for `rationale_r1`, `expert` for `cot`, that of the named source whose columns the row has
+  (`mappings`: CasiMedicos), else what the caller of the loader says.
+
+Rows of a set of open questions (`named`) have neither options nor answer.
 """
 
 import json
@@ -19,10 +21,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sae_lens_med.data import casimedicos
+from sae_lens_med.data.mappings import known_by_columns, provenance_of
 from sae_lens_med.data.tables import RawRow
 from sae_lens_med.errors import DataError, nearest
-from sae_lens_med.records import EXPLANATION_SOURCES, OPTION_LETTERS, ExplanationSource, McqItem, Span
+from sae_lens_med.records import (
+    EXPLANATION_SOURCES,
+    OPTION_LETTERS,
+    QUESTION_LANGUAGES,
+    ExplanationSource,
+    McqItem,
+    Span,
+)
 from sae_lens_med.runs.files import json_sha256
 
 KORMEDMCQA_LETTERS = ("A", "B", "C", "D", "E")
@@ -62,6 +71,8 @@ class LoadedItems:
     """One line for each row that was skipped: file, row, field, problem. Empty unless skipping was asked for."""
     licence: str | None
     """As the source states it; None when it states none."""
+    notes: tuple[str, ...] = ()
+    """What a named source says of this data, and where it is not what its mapping says: one sentence each."""
 
 
 class FieldError(DataError):
@@ -88,6 +99,7 @@ class ItemCollector:
         id_prefix: str,
         explanation_source: str | None = None,
         provenance: dict[str, str] | None = None,
+        open_questions: bool = False,
     ) -> None:
         """Convert the rows of the file or split `name`. Raises `DataError` naming file, row and field."""
         for row in rows:
@@ -100,6 +112,7 @@ class ItemCollector:
                     default_id=f"{id_prefix}-{row.number:05d}",
                     explanation_source=explanation_source,
                     provenance=provenance or {},
+                    open_question=open_questions,
                 )
                 if (first := self._seen.get(item.id)) is not None:
                     raise FieldError("id", f"{item.id!r} was already used by {first}")
@@ -133,17 +146,22 @@ class ItemCollector:
 
 
 def item_from_row(
-    row: dict[str, Any], *, default_id: str, explanation_source: str | None, provenance: dict[str, str]
+    row: dict[str, Any],
+    *,
+    default_id: str,
+    explanation_source: str | None,
+    provenance: dict[str, str],
+    open_question: bool = False,
 ) -> McqItem:
     """One row -> one item, by the module's rules. Raises `FieldError` (or `DataError`) without file and row."""
     values = {name: value for name, value in row.items() if value is not None}
-    options = _options(row, values)
+    options = () if open_question else _options(row, values)
     question = _text(values, "question")
     subject_field = "specialty" if "specialty" in values and "subject" not in values else "subject"
     item_id = _id(values, default_id)
     explanation, source = _explanation(row, values, explanation_source)
     extra = {name: str(values[name]) for name in EXTRA_COLUMNS if name in values}
-    extra = casimedicos.provenance_of(item_id) | extra
+    extra = provenance_of(item_id) | extra
     if "specialty" in values and "subject" in values:
         extra["specialty"] = _text(values, "specialty")
     return McqItem(
@@ -152,7 +170,7 @@ def item_from_row(
         language=_language(values, question),
         question=question,
         options=options,
-        answer=_answer(row, values, len(options)),
+        answer=None if open_question else _answer(row, values, len(options)),
         explanation=explanation,
         explanation_source=source,
         question_spans=_spans(values, "question_spans", question),
@@ -215,7 +233,7 @@ def _explanation(
             raise FieldError("explanation_source", "is set, but the row has no explanation")
         return None, None
     column = present[0]
-    default = "expert" if casimedicos.is_explained_by_physicians(row) else given
+    default = known_by_columns(row) or given
     source = stated or _EXPLANATION_COLUMNS[column] or default
     choices = ", ".join(EXPLANATION_SOURCES)
     if source is None:
@@ -254,8 +272,8 @@ def _id(values: dict[str, Any], default: str) -> str:
 def _language(values: dict[str, Any], question: str) -> str:
     if "lang" not in values:
         return "ko" if _HANGUL.search(question) else "en"
-    if values["lang"] not in ("ko", "en"):
-        raise FieldError("lang", f"must be ko or en, got {_short(values['lang'])}")
+    if values["lang"] not in QUESTION_LANGUAGES:
+        raise FieldError("lang", f"must be one of {', '.join(QUESTION_LANGUAGES)}, got {_short(values['lang'])}")
     return values["lang"]
 
 
