@@ -137,7 +137,7 @@ def evaluate(
     Example: sae-lens-med evaluate -m gemma-3-270m -d sample --sae
     sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post --intervention steer.yaml -o eval-steered
     """
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.method import Method
 
     chosen = Method(
         method,

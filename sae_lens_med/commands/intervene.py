@@ -132,7 +132,7 @@ def intervene(
 
     wanted = load_conditions(conditions)
     from sae_lens_med.evaluation.conditions.run import run_conditions
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.method import Method
     from sae_lens_med.prompts.shots import choose_shots
     from sae_lens_med.saes.releases import load_sae
 

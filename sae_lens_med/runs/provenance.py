@@ -17,11 +17,11 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.records import Provenance
 
 PACKAGES = ("sae-lens-med", "sae-lens", "transformer-lens", "transformers", "torch", "numpy", "scipy")
-NOT_IDENTITY = ("batch_tokens", "device")
+NOT_IDENTITY = ("batch_tokens", "device", "endpoint")
 """Settings that do not change a result."""
 NAMES = (
     *("sae.source", "sae.sae_id", "sae.trained_on", "data.source", "data.split", "data.licence", "data.bad_rows"),
-    "settings.template",
+    *("data.notes", "settings.template"),
 )
 """What a thing is called, beside the hash that says what it is."""
 SHOWN = 8
@@ -59,6 +59,8 @@ class DataIdentity(Protocol):
     def items(self) -> Sequence[Any]: ...
     @property
     def bad_rows(self) -> Sequence[Any]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
 
 def versions() -> dict[str, str]:
@@ -98,6 +100,7 @@ def make_provenance(
             "n_items": len(data.items),
             "bad_rows": len(data.bad_rows),
             "licence": data.licence,
+            "notes": list(data.notes),
         },
         settings=dict(settings),
         seed=seed,

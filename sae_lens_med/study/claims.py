@@ -135,7 +135,8 @@ def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, .
             Sentence(
                 "Explanations are published texts that were not written to explain these questions: alignment with "
                 "them is not alignment with an expert.",
-                "해설은 이 문항을 설명하려고 쓴 글이 아니라 공개된 문헌입니다. 이와의 일치는 전문가와의 일치가 아닙니다.",
+                "해설은 이 문항을 설명하려고 쓴 글이 아니라 공개된 문헌입니다. 이와의 일치는 전문가와의 일치가 "
+                "아닙니다.",
             )
         )
     if limits.at_chance:
