@@ -123,6 +123,10 @@ class Endpoint:
         if not sound or not (self.timeout > 0 and self.retries >= 0 and self.first_wait >= 0 and self.parallel >= 1):
             raise ConfigError(f"{a} {self.role} needs timeout > 0, retries >= 0, first_wait >= 0 and parallel >= 1.")
         key = self._key
+        if self.key_variable is not None and key is None:
+            raise ConfigError(
+                f"the environment has no variable {self.key_variable} with the {self.role}'s key; set it."
+            )
         if key and (not key.isascii() or not key.isprintable() or " " in key):
             raise ConfigError(
                 f"the variable {self.key_variable} contains characters that cannot be in a key; set it again."
@@ -191,10 +195,9 @@ class Endpoint:
             return error
 
     def _ask(self, body: Mapping[str, Any], stopped: threading.Event) -> Reply:
-        whole = {
-            name: value for name, value in {"model": self.model, **body, **self.extra}.items() if value is not None
-        }
-        request = self._request("chat/completions", json.dumps(whole).encode())
+        fields = {"model": self.model, **body, **self.extra}
+        sent = json.dumps({name: value for name, value in fields.items() if value is not None})
+        request = self._request("chat/completions", sent.encode())
 
         def reply(raw: bytes) -> Reply:
             return _reply(raw, self._cleaned)

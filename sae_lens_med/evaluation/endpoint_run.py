@@ -101,13 +101,7 @@ def evaluate_endpoint(
     decides; `ModelError` when the endpoint refuses, or some questions got no reply; `DataError` for open questions, two
     items of one id, or a template that does not fit; `StudyError` for a folder that holds something else.
     """
-    method = as_method(method)
-    if method.name not in GENERATING:
-        raise ConfigError(
-            f"the method {method.name} needs log-probabilities of options, which an endpoint does not give; use one of "
-            f"{', '.join(GENERATING)}."
-        )
-    method = replace(method, chat=True)
+    method = replace(require_generates(method), chat=True)
     for name, value in endpoint.extra.items():
         if name in FIXED or (name in DECIDED and value is not None):
             raise ConfigError(
@@ -163,6 +157,17 @@ def evaluate_endpoint(
         write_evaluation(run, summarised(run.path, data.items, results, provenance, method, "model", usage))
         partial.remove()
         return read_evaluation(run.path)
+
+
+def require_generates(method: Method | str) -> Method:
+    """The method, which must be one that only needs text. Raises `ConfigError`."""
+    method = as_method(method)
+    if method.name not in GENERATING:
+        raise ConfigError(
+            f"the method {method.name} needs log-probabilities of options, which an endpoint does not give; use "
+            f"{', '.join(GENERATING[:-1])} or {GENERATING[-1]} (--method)."
+        )
+    return method
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from sae_lens_med.features.store import load_features
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
-from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
+from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_options, require_unique_ids
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
 from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
@@ -158,6 +158,7 @@ def _run_study(
             f"got {permutations}, {n_shown} and {batch_tokens}."
         )
     require_unique_ids(data.items, data.source)
+    require_options(data.items, "a study")
     settings = {
         "method": "option_letter",
         "shots": [shot.id for shot in shots],
@@ -189,7 +190,7 @@ def _run_study(
             shots=shots,
             progress=progress,
         )
-        return [*group_notes, *data.bad_rows]
+        return [*group_notes, *data.notes, *data.bad_rows]
 
     def run_evaluate() -> list[str]:
         partial = PartialResults(output / "items.partial.jsonl", identity(begun))

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_med.alignment.labels.tasks import CLOSE, OPEN, Kind
-from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.endpoint import Endpoint, Unanswered
 
 if TYPE_CHECKING:
@@ -66,15 +65,13 @@ class OpenAiJudge:
     """Further fields of each request (`max_tokens`, `reasoning_effort`, ...)."""
 
     def __post_init__(self) -> None:
-        if self.key_variable != KEY_VARIABLE and self.key_variable not in os.environ:
-            raise ConfigError(f"the environment has no variable {self.key_variable} with the judge's key; set it.")
         self._endpoint()
 
     def _endpoint(self) -> Endpoint:
         return Endpoint(
             self.base_url,
             self.model,
-            key_variable=self.key_variable,
+            key_variable=None if self.key_variable == KEY_VARIABLE not in os.environ else self.key_variable,
             timeout=self.timeout,
             retries=self.retries,
             first_wait=self.first_wait,
