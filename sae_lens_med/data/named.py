@@ -55,13 +55,16 @@ def load_named(
     collector = ItemCollector(skip_bad_rows=skip_bad_rows)
     provenance = {"dataset": mapping.dataset or mapping.hub, "licence": mapping.licence}
     notes: list[str] = []
-    name = source.split(":")[0]
+    name = mapping.name
     if files:
         if split is not None:
             raise DataError(f"{source}: local files have no splits (got {split!r}); name the file of the split.")
-        for path in local_paths(files):
+        paths = local_paths(files)
+        for number, path in enumerate(paths, 1):
             rows = list(_read(path))
-            _collect(collector, rows, mapping, language, str(path), provenance, notes, f"{name}-{path.stem}")
+            alike = sum(each.stem == path.stem for each in paths) > 1
+            id_prefix = f"{name}-{number}-{path.stem}" if alike else f"{name}-{path.stem}"
+            _collect(collector, rows, mapping, language, str(path), provenance, notes, id_prefix)
     else:
         split = mapping.default_split if split is None else split
         if split not in mapping.splits:
