@@ -63,7 +63,8 @@ def serving(stub: Stub) -> Iterator[Stub]:
                 if callable(scripted):
                     scripted(self)
                 else:
-                    self.reply(*(scripted or (200, completion(stub.answer(body)), {})))
+                    status, answer, headers = scripted or (200, completion(stub.answer(body)), {})
+                    self.reply(status, answer, headers)
             except OSError:  # nobody waits for it any more
                 pass
             finally:

@@ -63,7 +63,9 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many items
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout instead of a table.")]
 ExplanationSource = Annotated[
     str | None,
-    typer.Option(help="Who wrote the explanations, where the rows do not say: expert, model, illustrative or reference."),
+    typer.Option(
+        help="Who wrote the explanations, where the rows do not say: expert, model, illustrative or reference."
+    ),
 ]
 
 

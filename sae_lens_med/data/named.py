@@ -200,7 +200,8 @@ def _options(values: Mapping[str, Any], form: Form) -> list[Any]:
     if len(form.options) > 1:
         found: list[Any] = [_at(values, name) for name in form.options]
     else:
-        found = _several(_at(values, form.options[0]), form.options[0])
+        column = next(iter(form.options))
+        found = _several(_at(values, column), column)
     # The last ones are empty where other questions have more.
     while found and _is_empty(found[-1]):
         found.pop()

@@ -219,7 +219,7 @@ class Endpoint:
     ) -> Any:
         """What `read` makes of the reply's bytes; without `read`, status, headers and bytes of any reply but those that
         may pass, a refused key and a redirect."""
-        problem, wait = "", self.first_wait
+        problem, wait, raw = "", self.first_wait, b""
         for attempt in range(self.retries + 1):
             pause = wait
             try:
@@ -236,8 +236,8 @@ class Endpoint:
                 pause = _asked_for(headers.get("Retry-After"), wait)
             except _NoChat:
                 problem = (
-                    "answered with something that is not a chat completion; check that the base URL ends where "
-                    "/chat/completions begins"
+                    f"answered with something that is not a chat completion{self._said(raw)}; check that the base URL "
+                    "ends where /chat/completions begins"
                 )
             except (OSError, HTTPException) as error:  # URLError and TimeoutError are OSErrors
                 reason = getattr(error, "reason", None) or error

@@ -115,7 +115,7 @@ def evaluate_endpoint(
     with distributed.initialised() as me:
         if me.world_size > 1:
             raise ConfigError("an endpoint is asked by one process, several questions at a time; start one process.")
-        served = endpoint.describe()
+        served = _served(endpoint, output)
         settings = {
             **method.settings([item.language for item in data.items]),
             "shots": [shot.id for shot in shots],
@@ -157,6 +157,13 @@ def evaluate_endpoint(
         write_evaluation(run, summarised(run.path, data.items, results, provenance, method, "model", usage))
         partial.remove()
         return read_evaluation(run.path)
+
+
+def _served(endpoint: Endpoint, output: Path | str | None) -> dict[str, Any] | None:
+    """What the server says of the model; of a finished evaluation, which asks nothing any more, what it said."""
+    if output is None or not (Path(output) / KIND.manifest).is_file():
+        return endpoint.describe()
+    return read_evaluation(Path(output)).provenance.model.get("served")
 
 
 def require_generates(method: Method | str) -> Method:

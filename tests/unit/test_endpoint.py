@@ -125,10 +125,14 @@ def test_what_cannot_pass_is_said_at_once(stub: Stub) -> None:
         with pytest.raises(ModelError, match=message) as error:
             endpoint(stub).ask(chat())
         assert not isinstance(error.value, Unanswered)
+    stub.script = [(200, {"error": {"message": "busy"}}, {})] * 2
+    with pytest.raises(Unanswered, match=r"not a chat completion \(busy\); check"):
+        endpoint(stub, retries=1).ask(chat())
+    stub.requests.clear()
     stub.script = [(400, {"error": {"message": "too\nlong \x1b[31m"}}, {})]
     with pytest.raises(Unanswered, match=r"status 400 \(too long \[31m\)\.$"):
         endpoint(stub).ask(chat())
-    assert len(stub.requests) == 4
+    assert len(stub.requests) == 1
 
 
 def test_the_forms_of_a_reply(stub: Stub) -> None:
@@ -291,7 +295,8 @@ def test_other_settings_or_another_server_do_not_go_on(stub: Stub, tmp_path: Pat
     stub.script = [(400, {}, {})]
     with pytest.raises(ModelError):
         evaluate(stub, output=tmp_path / "run")
-    for changes in ({"seed": 1}, {"extra": {"top_p": 0.9}}, {"method": "generate"}, {"items": DATA.items[:5]}):
+    others: list[dict[str, Any]] = [{"seed": 1}, {"extra": {"top_p": 0.9}}, {"method": "generate"}]
+    for changes in (*others, {"items": DATA.items[:5]}):
         with pytest.raises(StudyError, match="was started with other settings"):
             evaluate(stub, **({"method": "cot", "output": tmp_path / "run"} | changes))
     stub.models = {"data": [{"id": "tiny", "owned_by": "me", "max_model_len": 4096}]}
@@ -302,6 +307,10 @@ def test_other_settings_or_another_server_do_not_go_on(stub: Stub, tmp_path: Pat
     with serving(Stub(models=stub.models)) as moved:
         assert len(evaluate(moved, output=tmp_path / "run", parallel=1, timeout=9.0).results) == 6
         assert len(moved.requests) == 1
+    # What is finished is read, also when the server has gone; other settings are still refused.
+    assert len(evaluate(moved, output=tmp_path / "run").results) == 6
+    with pytest.raises(StudyError, match="seed: 0 -> 1"):
+        evaluate(moved, output=tmp_path / "run", seed=1)
 
 
 def test_a_server_that_says_nothing_of_itself(stub: Stub) -> None:
