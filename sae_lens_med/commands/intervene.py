@@ -143,7 +143,8 @@ def intervene(
 
     wanted = load_conditions(conditions)
     from sae_lens_med.evaluation.conditions.run import KIND, run_conditions
-    from sae_lens_med.evaluation.methods import Method, ask
+    from sae_lens_med.evaluation.method import Method
+    from sae_lens_med.evaluation.methods import ask
     from sae_lens_med.prompts.shots import choose_shots
     from sae_lens_med.runs.folder import require_output
     from sae_lens_med.saes.releases import load_sae

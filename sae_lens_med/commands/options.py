@@ -29,13 +29,17 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="kormedmcqa:doctor|nurse|pharm|dentist|all, sample, or a .jsonl, .csv, .tsv, .parquet or .xlsx file "
-        "(several separated by commas).",
+        help="kormedmcqa:doctor|nurse|pharm|dentist|all, sample, a named data set (medqa, medmcqa, pubmedqa, "
+        "mmlu-clinical, mmmlu-ko-clinical, casimedicos:en|es|fr|it) from the Hub or as NAME:FILE, or a .jsonl, .csv, "
+        ".tsv, .parquet or .xlsx file (several separated by commas).",
     ),
 ]
 Sae = Annotated[str, typer.Option("--sae", "-s", help="RELEASE/ID, a folder, or REL:ID for a release of SAELens.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Output folder: new, empty, or that of the same run.")]
-Split = Annotated[str | None, typer.Option(help="Split of KorMedMCQA: train, dev, test (the default) or fewshot.")]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Split of KorMedMCQA: train, dev, test (the default) or fewshot; or of another set of the Hub."),
+]
 Shots = Annotated[
     int,
     typer.Option(
@@ -87,7 +91,9 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many items
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout instead of a table.")]
 ExplanationSource = Annotated[
     str | None,
-    typer.Option(help="Who wrote the explanations, where the rows do not say: expert, model or illustrative."),
+    typer.Option(
+        help="Who wrote the explanations, where the rows do not say: expert, model, illustrative or reference."
+    ),
 ]
 
 
@@ -103,7 +109,8 @@ def load_data(
     answers_from: int | None = None,
     extra_columns: str = "refuse",
 ) -> "LoadedItems":
-    """The items that the options name; rows, items and columns that were left out are reported on stderr."""
+    """The items that the options name; rows, items and columns that were left out, and what a named data set says of
+    itself, are reported on stderr."""
     from sae_lens_med.data import load_items
 
     loaded = load_items(
@@ -120,6 +127,8 @@ def load_data(
     _report_left_out(loaded.bad_rows)
     if loaded.ignored_columns:
         say(f"columns that nothing reads, ignored: {', '.join(loaded.ignored_columns)}.", err=True)
+    for note in loaded.notes:
+        say(note, err=True)
     return loaded
 
 

@@ -170,8 +170,10 @@ def _run_study(
     from sae_lens_med.errors import ReleaseError
     from sae_lens_med.features.collect import require_fit
     from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.records import require_options
     from sae_lens_med.study.run import run_study
 
+    require_options(data.items, "a study")
     examples, data = choose_shots(data, shots)
     opened, attached = open_model(model, sae, device, dtype)
     if attached is None:

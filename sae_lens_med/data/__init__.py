@@ -1,4 +1,4 @@
-"""Rows -> `McqItem`: KorMedMCQA, local files, the packaged sample; masks against leakage."""
+"""Rows -> `McqItem`: KorMedMCQA, named data sets, local files, the packaged sample; masks against leakage."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -6,6 +6,8 @@ from dataclasses import replace
 from sae_lens_med.data.kormedmcqa import COUNTS, load_kormedmcqa
 from sae_lens_med.data.leakage import MaskedText, mask_leakage
 from sae_lens_med.data.local import load_local
+from sae_lens_med.data.mappings import source_names
+from sae_lens_med.data.named import is_named, load_named
 from sae_lens_med.data.rows import LoadedItems
 from sae_lens_med.data.sample import load_sample
 from sae_lens_med.data.tables import ACCEPTED_FORMS
@@ -17,6 +19,7 @@ __all__ = [
     "load_items",
     "load_kormedmcqa",
     "load_local",
+    "load_named",
     "load_sample",
     "mask_leakage",
 ]
@@ -39,6 +42,9 @@ def load_items(
     - `kormedmcqa:doctor|nurse|pharm|dentist|all`: the Hub data set; `split` is train, dev, test (the
       default) or fewshot;
     - `sample`: the packaged illustrative questions;
+    - a named data set (`medqa`, `medmcqa`, `pubmedqa`, `mmlu-clinical`, `mmmlu-ko-clinical`, `casimedicos:en|es|fr|it`,
+      and, without options, `liveqa`, `medicationqa`, `healthsearchqa`): the Hub's copy, or NAME:FILE for local files
+      with the same columns; its counts and licence are checked and noted (`LoadedItems.notes`);
     - a .jsonl, .csv, .tsv, .parquet or .xlsx file, or several separated by commas.
 
     Args:
@@ -72,10 +78,14 @@ def load_items(
     elif source == "sample":
         _refuse({**({} if split is None else {"split": split}), **given}, source)
         loaded = load_sample(limit=limit, exclude=tuple(exclude))
+    elif is_named(source):
+        encoded = {} if encoding is None else {"encoding": encoding}
+        _refuse({name: value for name, value in given.items() if name != "encoding"}, source)
+        loaded = load_named(source, split, limit=limit, **encoded, **both)
     else:
         _refuse({} if split is None else {"split": split}, source)
         if not source.strip() or "." not in source:
-            sources = ", ".join(f"kormedmcqa:{name}" for name in (*COUNTS, "all"))
+            sources = ", ".join([*(f"kormedmcqa:{name}" for name in (*COUNTS, "all")), *source_names()])
             raise DataError(f"{source!r} is not a data source; use sample, {sources}, or {ACCEPTED_FORMS}.")
         loaded = load_local(source, limit=limit, **given, **both)
     return replace(loaded, reading={**given, **both})

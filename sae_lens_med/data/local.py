@@ -30,7 +30,7 @@ def load_local(
     collector = ItemCollector(
         skip_bad_rows=skip_bad_rows, answers_from=answers_from, extra_columns=extra_columns, exclude=exclude
     )
-    paths = _paths(source)
+    paths = local_paths(source)
     for path, name, prefix in zip(paths, told_apart(paths, _name), told_apart(paths, stem), strict=True):
         collector.add(
             read_rows(path, encoding),
@@ -64,7 +64,8 @@ def _name(path: Path) -> str:
     return path.name
 
 
-def _paths(source: str) -> list[Path]:
+def local_paths(source: str) -> list[Path]:
+    """The files that a source names, whether they are there or not."""
     # A file may have a comma in its name.
     if is_file(_expanded(source)):
         return [_expanded(source)]

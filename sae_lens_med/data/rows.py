@@ -14,8 +14,10 @@ What a row does not say, it gets by these rules:
 
 - id: `subject-year-period-q_number` where the row has all of these, else the file's name and the row number;
 - subject: `unspecified`; language: `ko` when the question holds Hangul, else `en`;
-- explanation_source: `model` for `rationale_r1`, `expert` for `cot`, `expert` for rows in the schema of `casimedicos`,
-  else what the caller of the loader says.
+- explanation_source: `model` for `rationale_r1`, `expert` for `cot`, that of the named source whose columns the row has
+  (`mappings`: CasiMedicos), else what the caller of the loader says.
+
+Rows of a set of open questions (`named`) have neither options nor answer.
 """
 
 import re
@@ -25,12 +27,19 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from sae_lens_med.data import casimedicos
 from sae_lens_med.data.answers import answer_index, bare_number
 from sae_lens_med.data.fields import FieldError, cell_text, from_json, short, text, whole_as_text
+from sae_lens_med.data.mappings import known_by_columns, provenance_of
 from sae_lens_med.data.tables import RawRow
 from sae_lens_med.errors import DataError, listed, nearest
-from sae_lens_med.records import EXPLANATION_SOURCES, OPTION_LETTERS, ExplanationSource, McqItem, Span
+from sae_lens_med.records import (
+    EXPLANATION_SOURCES,
+    OPTION_LETTERS,
+    QUESTION_LANGUAGES,
+    ExplanationSource,
+    McqItem,
+    Span,
+)
 from sae_lens_med.runs.files import json_sha256
 
 KORMEDMCQA_LETTERS = ("A", "B", "C", "D", "E")
@@ -79,6 +88,8 @@ class LoadedItems:
     """Columns that nothing reads; empty unless ignoring them was asked for."""
     reading: Mapping[str, Any] = field(default_factory=dict)
     """The arguments of `load_items` beside source, split and limit, with which the same items are read again."""
+    notes: tuple[str, ...] = ()
+    """What a named source says of this data, and where it is not what its mapping says: one sentence each."""
 
     def without(self, reasons: Mapping[str, str]) -> "LoadedItems":
         """What remains when the items with these ids are left out, for these reasons. Raises `DataError` when nothing
@@ -131,12 +142,14 @@ class ItemCollector:
         id_prefix: str,
         explanation_source: str | None = None,
         provenance: dict[str, str] | None = None,
+        open_questions: bool = False,
     ) -> None:
         """Convert the rows of the file or split `name`. Raises `DataError` for what is wrong with it as a whole: its
         columns, or from where it counts its answers."""
         rows = list(rows)
         read = [row.values for row in rows if row.values is not None]
-        _require_columns(read, name)
+        if not open_questions:
+            _require_columns(read, name)
         self._take_out_extra_columns(read, name)
         first = _first_option(read, name, self._answers_from)
         for row in rows:
@@ -154,6 +167,7 @@ class ItemCollector:
                     explanation_source=explanation_source,
                     provenance=provenance or {},
                     answers_from=first,
+                    open_question=open_questions,
                 )
                 if (before := self._seen.get(item.id)) is not None:
                     raise FieldError("id", f"{item.id!r} was already used by {before}")
@@ -283,16 +297,16 @@ def _says_missing(name: str, value: Any) -> bool:
     return said in _MISSING or (name in ("answer", "explanation_source") and not said)
 
 
-def question_from_row(row: Mapping[str, Any], *, default_id: str) -> McqItem:
+def question_from_row(row: Mapping[str, Any], *, default_id: str, open_question: bool = False) -> McqItem:
     """One row -> the question alone, without answer, explanation and spans: all that text to train on is made of.
     Raises `FieldError` (or `DataError`) without file and row."""
     values = without_missing(row)
-    options = _options(row, values)
+    options = () if open_question else _options(row, values)
     question = text(values, "question")
     subject_field = "specialty" if "specialty" in values and "subject" not in values else "subject"
     item_id = _id(values, default_id)
     extra = {name: whole_as_text(values[name]) for name in EXTRA_COLUMNS if name in values}
-    extra = casimedicos.provenance_of(item_id) | extra
+    extra = provenance_of(item_id) | extra
     if "specialty" in values and "subject" in values:
         extra["specialty"] = text(values, "specialty")
     return McqItem(
@@ -313,14 +327,16 @@ def item_from_row(
     explanation_source: str | None,
     provenance: dict[str, str],
     answers_from: int = 1,
+    open_question: bool = False,
 ) -> McqItem:
     """One row -> one item, by the module's rules. `answers_from` is the number of the first option. Raises `FieldError`
     (or `DataError`) without file and row."""
-    item, values = question_from_row(row, default_id=default_id), without_missing(row)
+    item = question_from_row(row, default_id=default_id, open_question=open_question)
+    values = without_missing(row)
     explanation, source = _explanation(row, values, explanation_source)
     return replace(
         item,
-        answer=answer_index(row, values, item.options, answers_from),
+        answer=None if open_question else answer_index(row, values, item.options, answers_from),
         explanation=explanation,
         explanation_source=source,
         question_spans=_spans(values, "question_spans", item.question),
@@ -368,7 +384,7 @@ def _explanation(
             raise FieldError("explanation_source", "is set, but the row has no explanation")
         return None, None
     column = present[0]
-    default = "expert" if casimedicos.is_explained_by_physicians(row) else given
+    default = known_by_columns(row) or given
     source = stated or EXPLANATION_COLUMNS[column] or default
     choices = ", ".join(EXPLANATION_SOURCES)
     if source is None:
@@ -407,6 +423,6 @@ def _id(values: dict[str, Any], default: str) -> str:
 def _language(values: dict[str, Any], question: str) -> str:
     if "lang" not in values:
         return "ko" if _HANGUL.search(question) else "en"
-    if values["lang"] not in ("ko", "en"):
-        raise FieldError("lang", f"must be ko or en, got {short(values['lang'])}")
+    if values["lang"] not in QUESTION_LANGUAGES:
+        raise FieldError("lang", f"must be one of {', '.join(QUESTION_LANGUAGES)}, got {short(values['lang'])}")
     return values["lang"]

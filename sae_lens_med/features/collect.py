@@ -20,11 +20,14 @@ and joins the shards by the manifest. The folder is that of one process, byte fo
 
 With shots, the tokens before the measured item are run and not stored.
 
+In the place of the question prompt another may stand: the question with what a model wrote after it, whose tokens are
+the part `reasoning` (`evaluation.written`).
+
 Out of scope: transcoders (they do not reconstruct what they read), SAEs with negative activations.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -111,6 +114,8 @@ def collect(
     batch_tokens: int | None = None,
     sink_multiple: float = SINK_MULTIPLE,
     shots: Sequence[McqItem] = (),
+    prompts: Mapping[str, Prompt] | None = None,
+    about_prompts: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
     """Collect the SAE's feature activations for every token of every item's question and explanation.
@@ -124,6 +129,9 @@ def collect(
             memory, not the result, so that it may change when a collection is resumed.
         sink_multiple: a token is a sink when its norm is above this multiple of the median norm; > 1.
         shots: solved items that stand before each question.
+        prompts: by item id, what stands in the place of its question prompt (`evaluation.written.written_prompts`),
+            shots included.
+        about_prompts: JSON values that say what `prompts` are; recorded in the manifest.
         progress: show a progress bar on stderr.
 
     Returns `output`, for `store.load_features`. Every 64 items a shard is written; after an interruption (Ctrl-C,
@@ -136,7 +144,10 @@ def collect(
     """
     with distributed.initialised():
         batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
-        return _collect(model, loaded_sae, items, Path(output), batch_tokens, sink_multiple, shots, progress)
+        about = {} if about_prompts is None else {"prompts": dict(about_prompts)}
+        return _collect(
+            model, loaded_sae, items, Path(output), batch_tokens, sink_multiple, shots, prompts, about, progress
+        )
 
 
 def _collect(
@@ -147,6 +158,8 @@ def _collect(
     batch_tokens: int,
     sink_multiple: float,
     shots: Sequence[McqItem],
+    prompts: Mapping[str, Prompt] | None,
+    about: Mapping[str, Any],
     progress: bool,
 ) -> Path:
     require_settings(batch_tokens, sink_multiple)
@@ -155,8 +168,8 @@ def _collect(
     require_unique_ids(list(items), "the items to collect")
     model.require_hook(loaded_sae.hook_name)
     require_sae(loaded_sae)
-    texts = _texts(model, items, shots)
-    settings = _settings(model, loaded_sae, items, shots, texts, sink_multiple)
+    texts = _texts(model, items, shots, prompts)
+    settings = {**_settings(model, loaded_sae, items, shots, texts, sink_multiple), **about}
     me = distributed.ranks()
     reader, never = ResidualReader(model, [loaded_sae.hook_name]), special_ids(model)
 
@@ -244,16 +257,18 @@ def _features(loaded_sae: LoadedSae, text: _Text, x: torch.Tensor, special: Bool
 
 def require_fit(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem] = ()) -> None:
     """Raise `UnfitItemsError`, which names all of them, for items whose texts are longer than the model's context."""
-    _texts(model, items, shots)
+    _texts(model, items, shots, None)
 
 
-def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem]) -> list[_Text]:
+def _texts(
+    model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem], prompts: Mapping[str, Prompt] | None
+) -> list[_Text]:
     """Every text, in item order, question first."""
     tokenizer = model.text_tokenizer
     texts = []
     for index, item in enumerate(items):
-        question = question_prompt(item, tokenizer, shots=shots)
-        begins = min(span.start for span in question.part_spans)
+        question = question_prompt(item, tokenizer, shots=shots) if prompts is None else prompts[item.id]
+        begins = min((span.start for span in question.part_spans), default=0)
         first = next(i for i, (_, end) in enumerate(question.char_spans) if end > begins) if shots else 0
         texts.append(_Text(index, "question", question, first, {}))
         if item.explanation is not None:

@@ -42,6 +42,8 @@ from sae_lens_med.prompts.shots import require_other_items
 from sae_lens_med.records import OPTION_LETTERS, McqItem, Span
 
 LANGUAGES = ("ko", "en")
+LAID_OUT_AS = {"es": "en", "fr": "en", "it": "en"}
+"""Languages of questions that have no templates of their own, and those whose templates they get."""
 SHIPPED = {
     "letter": "question, lettered options and the answer cue: lm-evaluation-harness' kormedmcqa, version 3",
     "generate": "the same text, with that task's stop strings",
@@ -141,16 +143,18 @@ class Templates:
 
     def of(self, item: McqItem) -> Template:
         """The template of `item`. Raises `DataError` for a language that has none."""
-        if item.language not in self.by_language:
+        language = _layout(item.language)
+        if language not in self.by_language:
             raise DataError(
                 f"item {item.id!r} is in the language {item.language!r}, for which {self.name} has no template; use "
                 f"one of {', '.join(self.by_language)}, or pass a template file of your own."
             )
-        return self.by_language[item.language]
+        return self.by_language[language]
 
     def sha256(self, languages: Iterable[str]) -> dict[str, str]:
         """Of the template of each of these languages of questions."""
-        return {name: self.by_language[name].sha256 for name in sorted(set(languages)) if name in self.by_language}
+        used = {name: _layout(name) for name in sorted(set(languages))}
+        return {name: self.by_language[used[name]].sha256 for name in used if used[name] in self.by_language}
 
 
 def find_templates(wanted: str, language: str | None = None) -> Templates:
@@ -201,6 +205,10 @@ def shipped(name: str) -> bytes:
             f"{name!r}{nearest(name, known) or '; the names are ' + ', '.join(known) + '.'}"
         )
     return (files("sae_lens_med") / "templates" / "prompts" / f"{name}.j2").read_bytes()
+
+
+def _layout(language: str) -> str:
+    return LAID_OUT_AS.get(language, language)
 
 
 @lru_cache

@@ -17,11 +17,11 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.records import Provenance
 
 PACKAGES = ("sae-lens-med", "sae-lens", "transformer-lens", "transformers", "torch", "numpy", "scipy")
-NOT_IDENTITY = ("batch_tokens", "device")
+NOT_IDENTITY = ("batch_tokens", "device", "endpoint")
 """Settings that do not change a result."""
 NAMES = (
     *("sae.source", "sae.sae_id", "sae.trained_on", "data.source", "data.split", "data.licence", "data.bad_rows"),
-    *("data.reading", "data.ignored_columns", "settings.template"),
+    *("data.reading", "data.ignored_columns", "data.notes", "settings.template"),
 )
 """What a thing is called, beside the hash that says what it is."""
 SHOWN = 8
@@ -57,6 +57,8 @@ class DataIdentity(Protocol):
     def ignored_columns(self) -> Sequence[str]: ...
     @property
     def reading(self) -> Mapping[str, Any]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
 
 def versions() -> dict[str, str]:
@@ -92,6 +94,7 @@ def make_provenance(
             "ignored_columns": list(data.ignored_columns),
             "reading": dict(data.reading),
             "licence": data.licence,
+            "notes": list(data.notes),
         },
         settings=dict(settings),
         seed=seed,

@@ -43,7 +43,7 @@ from sae_lens_med.features.store import load_features, nothing_fires, repair
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
-from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
+from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_options, require_unique_ids
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
 from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.parsing import read_json
@@ -182,6 +182,7 @@ def _run_study(
             f"got {permutations}, {n_shown} and {batch_tokens}."
         )
     require_unique_ids(data.items, data.source)
+    require_options(data.items, "a study")
     require_fit(model, data.items, shots)
     settings = {
         "method": "option_letter",
@@ -225,6 +226,7 @@ def _run_study(
         n_left_out = [f"{len(data.bad_rows)} rows or items of the data were left out."]
         return [
             *group_notes,
+            *data.notes,
             *(n_left_out if data.bad_rows else []),
             *data.bad_rows,
             *(ignored if data.ignored_columns else []),

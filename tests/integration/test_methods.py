@@ -18,7 +18,8 @@ from sae_lens_med import cli
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError, ModelError, SaeLensMedError, StudyError, UnfitItemsError
 from sae_lens_med.evaluation.generation import sample_seed, vote
-from sae_lens_med.evaluation.methods import METHODS, Method, ask, run_method
+from sae_lens_med.evaluation.method import METHODS, Method
+from sae_lens_med.evaluation.methods import ask, run_method
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
 from sae_lens_med.interventions import read_interventions
 from sae_lens_med.models.bridge import MedBridge

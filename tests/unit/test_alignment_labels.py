@@ -366,12 +366,12 @@ def test_what_may_pass_is_tried_again(endpoint: Endpoint) -> None:
 def test_other_answers_are_one_sentence(endpoint: Endpoint) -> None:
     judge = OpenAiJudge(endpoint.url, "tiny", parallel=1, first_wait=0.0, retries=1)
     for answer in (b"<html>", {"choices": []}, {"answer": 1}, []):
-        endpoint.script = [(200, answer, {})]
+        endpoint.script = [(200, answer, {})] * 2  # a reply that was cut off may come whole the next time
         with pytest.raises(ModelError, match="not a chat completion"):
-            _ask(judge)
+            judge.judge("detection", [("fever", ("a fever",))])
     endpoint.script = [(404, {"error": {"message": "no model"}}, {})]
     with pytest.raises(ModelError, match=r"status 404 \(no model\); check the base URL"):
-        _ask(judge)
+        judge.judge("detection", [("fever", ("a fever",))])
     # Chatter is no verdict, and no error.
     endpoint.script = [(200, {"choices": [{"message": {"content": "I cannot tell."}}]}, {})] * 2
     assert _ask(judge) == [(None, None), (None, None)]

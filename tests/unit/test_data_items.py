@@ -175,7 +175,7 @@ BAD = [
     (KOR | {"cot": "a", "rationale_r1": "b"}, r"field 'cot': the row also has 'rationale_r1'"),
     (GEN | {"question_spans": [{"start": 0, "end": 7}]}, r"field 'question_spans': \[0, 7\) is outside a text of 6"),
     (GEN | {"question_spans": [[0, 2]]}, r"field 'question_spans': a span is \{start, end, label\}"),
-    (GEN | {"lang": "fr"}, r"field 'lang': must be ko or en, got 'fr'"),
+    (GEN | {"lang": "de"}, r"field 'lang': must be one of ko, en, es, fr, it, got 'de'"),
     (GEN | {"id": " "}, r"field 'id': is empty"),
     (GEN | {"id": "ok"}, r"field 'id': 'ok' was already used by .*a.jsonl: row 1"),
     (["a list"], r"not a JSON object but a list"),
