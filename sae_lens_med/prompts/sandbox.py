@@ -1,4 +1,4 @@
-"""Where prompt templates run: Jinja2's sandbox, with an end to the steps a template may take and to the text it may make.
+"""Where prompt templates run: Jinja2's sandbox, with an end to a template's steps and to the text that it makes.
 
 Jinja2's sandbox keeps a template away from the machine, not from looping for ever or filling the memory. Here each turn
 of a loop, call, filter and operator is a step, and each text or list that goes into one or comes out is counted, before

@@ -1,7 +1,7 @@
 """Where a text goes on with a question of its own, as base models do after they have answered.
 
-Three signs: a heading ("[문제]", "### 문제 2", "Q2.", "다음 문제", "User:"), a question whose options are not the item's,
-and the layout of the packaged prompt templates with such options.
+Three signs: a heading ("[문제]", "### 문제 2", "Q2.", "다음 문제", "User:"), a question whose options are not those of
+the item, and the layout of the packaged prompt templates with such options.
 """
 
 import re
@@ -21,14 +21,15 @@ _EN_NEXT = r"(?:next|new|another|additional|follow-? ?up|second|third|fourth|pra
 _NUMBER = r"(?:#|no\.? ?|nr\.? ?|제)? ?\d{1,4} ?번?(?: ?(?:/|of) ?\d{1,4})?"
 _HEADING = (
     # 문제 / 질문 2 / 다음 문제 3 / 예제 2 / 2번 문제 / 제2문 / 문 2
-    rf"(?:(?:{_NEXT}?(?:문제|질문|문항)(?: ?번호)?(?: ?{_NUMBER})?|(?:예제|예시|사례|증례|연습문제|기출문제|문) ?{_NUMBER}"
+    rf"(?:(?:{_NEXT}?(?:문제|질문|문항)(?: ?번호)?(?: ?{_NUMBER})?"
+    rf"|(?:예제|예시|사례|증례|연습문제|기출문제|문) ?{_NUMBER}"
     r"|(?:제 ?)?\d{1,4} ?번? ?(?:문제|문항|질문)|제 ?\d{1,4} ?문|연습문제|기출문제)"
     # Question / Q2 / Next question / Problem 2 / Example 2
     rf"|(?i:(?:{_EN_NEXT} )?(?:question|mcq)(?: {_NUMBER})?|Q\.? ?\d{{1,4}}|Q|problem(?: {_NUMBER})?"
     rf"|(?:{_EN_NEXT} )?(?:problem|exercise|example|case|item|task)(?: {_NUMBER})|{_EN_NEXT} (?:problem|example|case)))"
 )
 # What a label of an option may look like: A. / A) / (A) / 1) / (1) / 1번. `own` texts stand as private characters.
-_FIRST, _SECOND = (rf"\(?(?:{names})(?:번|[.):]){{1,2}} ?(?!{MARK})" for names in ("A|a|1|가", "B|b|2|나"))
+_FIRST, _SECOND = (rf"\(?(?:{names})(?:번?[.):]{{1,2}}|번)(?![.): ]*{MARK})" for names in ("A|a|1|가", "B|b|2|나"))
 _LISTED = rf"(?:\(?(?i:선택지|보기|options?|choices?)\)? ?:?\n{{1,2}})?{_FIRST}[^\n]{{0,300}}\n{{1,2}}{_SECOND}"
 
 _NEXT_QUESTION = re.compile(

@@ -1,7 +1,7 @@
 """The statements that claim an answer, and the patterns that find them in a folded, marked text.
 
-Each rule holds a target (`targets`) that it claims. A target that is denied ("A가 아니라", "not A"), asked ("A일까?") or
-supposed ("A라면", "A라고 생각하기 쉽지만") claims nothing.
+Each rule holds a target (`targets`) that it claims. A target that is denied ("A가 아니라", "not A"), asked ("A일까?")
+or supposed ("A라면", "A라고 생각하기 쉽지만") claims nothing.
 """
 
 import re
@@ -37,7 +37,8 @@ _EN_END = r"(?=\)? ?(?:[.!](?:\s|$)|\n|$|\(|,? (?:because|since|as|due)\b))"
 
 _KO_ANSWER = r"(?<![가-힣])(?:(?:최종|올바른|옳은|맞는|가장 적절한|예상) ?)?(?:정답|해답|답안|답변|답|answer)"
 _KO_FILLER = (
-    r"(?:(?:바로|아마도?|결국|역시|당연히|실제로는?|사실은?|보기|선택지|선지|옵션|문항|번호|다음과 같(?:습니다|다|이)[.:]?"
+    r"(?:(?:바로|아마도?|결국|역시|당연히|실제로는?|사실은?|보기|선택지|선지|옵션|문항|번호"
+    r"|다음과 같(?:습니다|다|이)[.:]?"
     rf"|option|(?:{MARK}|[A-Z]|\d)번?[이가] 아니[라고],?)[ \n]{{0,2}}){{0,3}}"
 )
 _EN_ANSWER = (
@@ -68,7 +69,7 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # B가 정답입니다 / B 선택지가 답이다
     (
         "explicit",
-        rf"{_SLOT}(?:(?: ?(?:보기|선택지|선지|옵션))?[이가은는만]| (?:모두|둘 다)) ?(?:바로 )?(?:최종 )?"
+        rf"{_SLOT}(?:(?: ?(?:보기|선택지|선지|옵션))?[이가은는만도]| (?:모두|둘 다)) ?(?:바로 )?(?:최종 )?"
         r"(?:정답|답(?=[이입임.]|$|\n))",
     ),
     # B 정답입니다
@@ -79,7 +80,8 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     (
         "explicit",
         r"(?<![가-힣])(?:아니(?:다|요|야|에요)?|아닙니다|아니고|아니라|잠깐(?:만요?)?|정정(?:합니다|하면|하자면|하겠습니다)?"
-        r"|수정(?:합니다|하면|하자면|하겠습니다)?|다시 (?:보니|보면|생각하니|생각하면|생각해 ?보니|생각해 ?보면|검토하면|검토하니))"
+        r"|수정(?:합니다|하면|하자면|하겠습니다)?|다시 (?:보니|보면|검토하면|검토하니"
+        r"|생각하니|생각하면|생각해 ?보니|생각해 ?보면))"
         rf"[ ,.:!…]{{1,3}}{_KO_FILLER}{_PROSE}{_KO_END}",
     ),
     # \boxed{B}
@@ -149,10 +151,11 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # B를 선택합니다 / B로 하겠습니다 / B라고 생각한다
     (
         "opinion",
-        rf"{_PROSE}(?:(?:을|를|로|으로) ?(?:(?:정답|답)(?:으로)? ?)?(?:선택|고르|고릅|골라|골랐|고른|택하|택합|택했|결정|판단"
-        r"|결론|하겠|하죠|할게|정하|정합|정했|답하|답합|답변|찍|가겠|갑니다|봅니다|보겠|보입니다|생각(?:합|한|됩|된|하겠))"
+        rf"{_PROSE}(?:(?:을|를|로|으로) ?(?:(?:정답|답)(?:으로)? ?)?(?:선택|고르|고릅|골라|골랐|고른|택하|택합|택했"
+        r"|결정|판단|결론|하겠|하죠|할게|정하|정합|정했|답하|답합|답변|찍|가겠|갈게|갈래|갑니다|봅니다|보겠|보입니다|생각(?:합|한|됩|된|하겠))"
         r"|이?라고 ?(?:생각|판단|봅니다|본다|보겠|답하|답변|확신|추정)"
-        r"|(?:일|인) ?것(?:으로|이라고)? ?(?:같|생각|판단|보입|보인)|(?:인|일) ?듯(?:합|하다|함)| 같(?:습니다|아요|다))"
+        r"|(?:일|인) ?것(?:으로|이라고)? ?(?:같|생각|판단|보입|보인|입니다|이다)"
+        r"|(?:인|일) ?듯(?:합|하다|함)| 같(?:습니다|아요|다))"
         rf"{_NOT_TAKEN_BACK}",
     ),
     # B 선택합니다
@@ -166,7 +169,8 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # It is B / I would say B / probably B
     (
         "opinion",
-        r"(?i:\b(?:(?:it|that)(?: is|s| must be| should be| has to be)|i(?: would|d| will|ll)? (?:say|guess|think|believe)"
+        r"(?i:\b(?:(?:it|that)(?: is|s| must be| should be| has to be)"
+        r"|i(?: would|d| will|ll)? (?:say|guess|think|believe)"
         rf"(?: its| it is)?|lean(?:ing)? (?:towards?|to)) {_EN_FILLER}){_PROSE}{_EN_END}",
     ),
 )
@@ -230,12 +234,14 @@ def grammar_of(n_options: int) -> Grammar:
             for weight, rule in around
         ),
         re.compile(
-            rf"(?:{_KO_FILLER}|(?i:(?:option|choice|letter|number|no\.|probably|definitely|likely|maybe),? ?[:#]? ?))"
+            rf"(?:{_KO_FILLER}|(?:저는|나는|제 답은|제 생각에는?) "
+            r"|(?i:(?:option|choice|letter|number|no\.|probably|definitely|likely|maybe),? ?[:#]? ?))"
             rf"(?=(?P<target>{row}|{listed[_SLOT]}))(?P=target)[):]? ?(?:보기|선택지|선지|옵션)?"
             r" ?(?:입니다|이다|임|이에요|예요|이죠|이?요| 선택)? ?[.,!]?"
         ),
         re.compile(
-            rf"\(?(?:[A-{last}]|(?!e\. ?g\b)[a-{last.lower()}](?=[.)] ))번?{NOT_SPECIES}[.):] ?{MARK}?"
+            rf"\(?(?:[A-{last}]|(?!e\. ?g\b)[a-{last.lower()}](?=[.)] ))번?{NOT_SPECIES}"
+            rf"(?:[.):]|,(?= (?:왜냐|이유는|(?:because|since|as)\b))) ?{MARK}?"
             rf"|\(?[1-9]\d?(?:번\)?|\)번)[.,:)] ?{MARK}?"
         ),
     )

@@ -20,6 +20,7 @@ _PARTICLE = "(?:은|는|이|가|을|를|로|으로|와|과|도|만|의|나|이�
 AFTER = rf"(?=번?(?:{_PARTICLE}?(?![가-힣])|{_COPULA}))"
 # Particles that set an option against another one. What they follow is looked for, but it claims nothing.
 _AGAINST = "(?:보다|에서|말고|처럼)"
+_AFTER_TEXT = rf"(?=번?(?:{_PARTICLE}?(?![가-힣])|{_COPULA}|{_AGAINST}))"
 _AFTER_NUMBER = rf"(?=번|(?:은|는|이|가|을|를|로|으로|임|요|이요)?(?![가-힣])|{_COPULA})"
 _NOT_UNIT = (
     r"(?!\d|[.,~–-]\d| ?[%~°℃]| (?:개|일|주|시간|년|회|세|분|명|가지|단계|배|도)(?![가-힣])|번(?:째|씩)"
@@ -113,7 +114,7 @@ class Options:
         any_text = "|".join(" ?".join(map(re.escape, form)) for form in sorted(self.texts, key=len, reverse=True))
         self.pattern = re.compile(
             rf"(?<![A-Za-z0-9가-힣])(?<!\d[.,])(?:{any_text or '(?!)'})(?![A-Za-z0-9]|[.,]\d)"
-            rf"(?:{AFTER}|(?=번?{_AGAINST}))",
+            rf"{_AFTER_TEXT}",
             re.IGNORECASE,
         )
 
