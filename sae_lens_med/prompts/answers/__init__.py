@@ -16,8 +16,8 @@ How `strict` reads, each step a file:
 4. `next_question`: the question that a base model invents after its answer, and what follows it, is not read.
 5. `statements`: rules find claims, each with its target: a letter, a number, an option text, or several of them. A
    target that is denied ("A가 아니라", "not A"), asked ("A일까?") or supposed ("A라면") states nothing.
-6. `reading`: explicit statements ("정답: B", "the answer is B", "따라서 B이다") come first, and of these the last
-   line that has one; then a first or last line that is nothing but an answer; then opinions ("B가 가장 적절하다") that agree.
+6. `reading`: explicit statements ("정답: B", "the answer is B", "따라서 B이다") come first, of these the last line
+   that has one; then a first or last line that is nothing but an answer; then opinions that agree ("B가 가장 좋다").
 
 Decisions: a letter beside the text of another option ("정답: B. <text of C>") is `ambiguous`, as are several letters
 without a line that settles it. A number is the option's position, unless it is itself the text of an option and

@@ -14,10 +14,13 @@ _MOST = 50
 """As many as are looked at: after so many, whatever is still to come is no answer to the first."""
 
 _NEXT = (
-    r"(?:(?:다음|새로운|새|추가|다른|또 다른|관련|유사|비슷한|연습|예상|기출|모의|실전|심화|응용|확인|예시|예제|후속"
-    r"|두 번째|세 번째|네 번째|둘째|셋째) ?)"
+    r"(?:(?:다음|새로운|새|추가|다른|또 다른|관련|유사|비슷한|연습|예상|기출|모의|실전|심화|응용|확인|예시|예제"
+    r"|후속|두 번째|세 번째|네 번째|둘째|셋째) ?)"
 )
-_EN_NEXT = r"(?:next|new|another|additional|follow-? ?up|second|third|fourth|practice|sample|similar|related|further|extra|bonus)"
+_EN_NEXT = (
+    r"(?:next|new|another|additional|follow-? ?up|second|third|fourth"
+    r"|practice|sample|similar|related|further|extra)"
+)
 _NUMBER = r"(?:#|no\.? ?|nr\.? ?|제)? ?\d{1,4} ?번?(?: ?(?:/|of) ?\d{1,4})?"
 _HEADING = (
     # 문제 / 질문 2 / 다음 문제 3 / 예제 2 / 2번 문제 / 제2문 / 문 2
@@ -40,8 +43,10 @@ _NEXT_QUESTION = re.compile(
     # a question with options of its own
     rf"|(?:\n[^\n]{{0,1000}})?(?:\?|고르시오\.?|고르세요\.?|고르면\?|것은:?)\n{{1,2}}{_LISTED}"
     # the prompt's layout: options of its own, and the answer cue
-    rf"|(?P<prompt>(?:^|\n){_FIRST}[^\n]{{0,300}}\n{_SECOND}[^\n]{{0,300}}\n"
-    r"(?:\(?(?:[C-Zc-z]|\d{1,2}|[가-힣])(?:번|[.):]){1,2} ?[^\n]{0,300}\n){0,24}(?:정답|답|(?i:answer)) ?:)"
+    rf"|(?P<prompt>(?:^|\n)A\. (?!{MARK})[^\n]{{0,300}}\nB\. (?!{MARK})[^\n]{{0,300}}\n"
+    r"(?:[C-Z]\. [^\n]{0,300}\n){0,24}정답 ?:)"
+    rf"|\n\(?A[.)] ?(?! ?{MARK})[^\n]{{0,300}}\n\(?B[.)] ?(?! ?{MARK})[^\n]{{0,300}}\n"
+    r"(?:\(?[C-Z][.)] ?[^\n]{0,300}\n){0,24}(?:정답|(?i:answer)) ?:"
 )
 
 

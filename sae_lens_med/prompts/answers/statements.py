@@ -33,11 +33,16 @@ _KO_END = (
     r"|(?:이?라고|로|으로) ?(?:판단|생각|결정|추정|진단|보|볼|선택|결론|할)"
     r"|[.!](?:\s|$)|\n|$|[이가을를] (?:정답|답|맞|선택)))"
 )
+# As `_KO_END`, but a letter with a full stop and more of the line after it may be the label of an option.
+_KO_LAST = (
+    r"(?=\)? ?(?:입니다|이다|다(?![가-힣])|임(?![가-힣])|이?에요|예요|이?죠|이?라고 ?(?:판단|생각|봅|결론)"
+    r"|[.!]?(?:\n|$)|[이가] (?:정답|답|맞)))"
+)
 _EN_END = r"(?=\)? ?(?:[.!](?:\s|$)|\n|$|\(|,? (?:because|since|as|due)\b))"
 
 _KO_ANSWER = r"(?<![가-힣])(?:(?:최종|올바른|옳은|맞는|가장 적절한|예상) ?)?(?:정답|해답|답안|답변|답|answer)"
 _KO_FILLER = (
-    r"(?:(?:바로|아마도?|결국|역시|당연히|실제로는?|사실은?|보기|선택지|선지|옵션|문항|번호"
+    r"(?:(?:바로|아마도?|결국|역시|당연히|실제로는?|사실은?|보기(?: 중에?서?)?|선택지|선지|옵션|문항|번호"
     r"|다음과 같(?:습니다|다|이)[.:]?"
     rf"|option|(?:{MARK}|[A-Z]|\d)번?[이가] 아니[라고],?)[ \n]{{0,2}}){{0,3}}"
 )
@@ -62,7 +67,8 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # 선택: B / 결론: B / 정정: B, where the colon is needed
     (
         "explicit",
-        rf"(?<![가-힣])(?:최종 ?)?(?:선택|결론|결정|정정|수정|변경)(?: ?후)?\)? ?[:=→]\s{{0,3}}{_KO_FILLER}{_SLOT}",
+        rf"(?<![가-힣])(?:최종 ?)?(?:선택|결론|결정|정정|수정|변경)(?: ?후)?"
+        rf"(?:\)? ?[:=→]|\))\s{{0,3}}{_KO_FILLER}{_SLOT}",
     ),
     # 정답은 B입니다 / 정답을 B로 / 정답으로 B를
     ("explicit", rf"{_KO_ANSWER}(?: ?(?:선택지|보기|번호))?(?:은|는|이|을|를|으로는|으로) ?{_KO_FILLER}{_SLOT}"),
@@ -79,10 +85,10 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # 아니, B입니다 / 아닙니다. B입니다 / 다시 보니 B이다
     (
         "explicit",
-        r"(?<![가-힣])(?:아니(?:다|요|야|에요)?|아닙니다|아니고|아니라|잠깐(?:만요?)?|정정(?:합니다|하면|하자면|하겠습니다)?"
+        r"(?<![가-힣])(?:아니(?:다|요|야|에요)?|아닙니다|아니고|아니라|죄송(?:합니다|해요)|잠깐(?:만요?)?|정정(?:합니다|하면|하자면|하겠습니다)?"
         r"|수정(?:합니다|하면|하자면|하겠습니다)?|다시 (?:보니|보면|검토하면|검토하니"
         r"|생각하니|생각하면|생각해 ?보니|생각해 ?보면))"
-        rf"[ ,.:!…]{{1,3}}{_KO_FILLER}{_PROSE}{_KO_END}",
+        rf"[ ,.:!…]{{1,3}}{_KO_FILLER}{_PROSE}{_KO_LAST}",
     ),
     # \boxed{B}
     ("explicit", rf"\\boxed ?\( ?{_SLOT}"),
@@ -91,7 +97,7 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # Correction: B / Choice: B / Ans. B, where the mark is needed
     (
         "explicit",
-        r"(?i:\b(?:correction|corrected|revision|revised|edit|edited|update|updated|final|choice|selection|conclusion"
+        r"(?i:\b(?:correction|corrected|revision|revised|edit|edited|update|updated|final|choice|option|selection|conclusion"
         rf"|verdict|ans(?=[.:])\.?)\)? ?[:=→]?(?<=[:=→.])\s{{0,3}}{_EN_FILLER}){_SLOT}",
     ),
     # I change my answer to B
@@ -103,8 +109,9 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # no wait, B / actually, it's B
     (
         "explicit",
-        r"(?i:\b(?:no wait|wait|no|nope|actually|sorry|scratch that|i mean|i meant|on second thoughts?|make that)"
-        rf"[ ]?[,.:;!…–-]{{1,3}} ?(?:(?:it|that)(?: i)?s |it should be )?{_EN_FILLER}){_PROSE}{_EN_END}",
+        r"(?i:\b(?:no wait|wait|no|nope|actually|sorry|scratch that|i mean|i meant|on second thoughts?|make that"
+        r"|oops)(?: ?[,.:;!…–-]{1,3} ?|(?<=mean) |(?<=meant) |(?<=that) |(?<=actually) (?=it|that))"
+        rf"(?:(?:it|that)(?: i)?s |it should be )?{_EN_FILLER}){_PROSE}{_EN_END}",
     ),
     # B is the correct answer
     (
@@ -152,7 +159,7 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     (
         "opinion",
         rf"{_PROSE}(?:(?:을|를|로|으로) ?(?:(?:정답|답)(?:으로)? ?)?(?:선택|고르|고릅|골라|골랐|고른|택하|택합|택했"
-        r"|결정|판단|결론|하겠|하죠|할게|정하|정합|정했|답하|답합|답변|찍|가겠|갈게|갈래|갑니다|봅니다|보겠|보입니다|생각(?:합|한|됩|된|하겠))"
+        r"|결정|판단|결론|하겠|하죠|할게|정하|정합|정했|답하|답합|답변|찍|가겠|갈게|갈래|할래|합니다|제출|제시합|확정합|확정하|갑니다|봅니다|보겠|보입니다|생각(?:합|한|됩|된|하겠))"
         r"|이?라고 ?(?:생각|판단|봅니다|본다|보겠|답하|답변|확신|추정)"
         r"|(?:일|인) ?것(?:으로|이라고)? ?(?:같|생각|판단|보입|보인|입니다|이다)"
         r"|(?:인|일) ?듯(?:합|하다|함)| 같(?:습니다|아요|다))"
@@ -164,7 +171,7 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     (
         "opinion",
         r"(?i:(?<!not )(?<!nt )\b(?:choose|chose|pick|picked|select|selected|(?:go|going|went|stick|sticking) with"
-        rf"|opt for|settle on|vote for)\b {_EN_FILLER}){_PROSE}",
+        rf"|opt for|settle on|vote for)\b {_EN_FILLER}){_SLOT}",
     ),
     # It is B / I would say B / probably B
     (
@@ -240,8 +247,8 @@ def grammar_of(n_options: int) -> Grammar:
             r" ?(?:입니다|이다|임|이에요|예요|이죠|이?요| 선택)? ?[.,!]?"
         ),
         re.compile(
-            rf"\(?(?:[A-{last}]|(?!e\. ?g\b)[a-{last.lower()}](?=[.)] ))번?{NOT_SPECIES}"
-            rf"(?:[.):]|,(?= (?:왜냐|이유는|(?:because|since|as)\b))) ?{MARK}?"
-            rf"|\(?[1-9]\d?(?:번\)?|\)번)[.,:)] ?{MARK}?"
+            rf"\(?(?:[A-{last}]|(?!e\. ?g\b)[a-{last.lower()}](?=[.):] | [–-] |, (?:because|since|as)))번?{NOT_SPECIES}"
+            rf"(?:[.):]| [–-](?= )|,(?= (?:왜냐|이유는|(?:because|since|as)\b))) ?{MARK}?"
+            rf"|\(?[1-9]\d?(?:번\)?|\)번)(?:[.:)]|,(?= (?:왜냐|이유는))) ?{MARK}?"
         ),
     )

@@ -68,7 +68,7 @@ _BETWEEN = r"(?: ?(?:,(?: ?(?:and|or)\b)?|/|·|&|및|와|과|또는|혹은|이�
 _APART = (
     re.compile(rf"((?<![A-Za-z0-9])[A-Z]|(?<![\w.,])[1-9]\d?|\)) (?=번)(?!번(?:째|씩)){AFTER}"),
     re.compile(
-        rf"((?<![A-Za-z0-9가-힣])(?:[A-Z]|[1-9]\d?)번?\)?|\)번|{MARK}) "
+        rf"((?<![A-Za-z0-9가-힣])(?:[A-Za-z]|[1-9]\d?)번?\)?|\)번|{MARK}) "
         r"(?=(?:가|은|는|을|를|로|으로|만|도|이(?= ?(?:정답|답|맞|옳|가장|제일|더|적절|적합|올바|타당))) )"
     ),
 )
@@ -85,9 +85,12 @@ def target(last: str, *, slot: bool) -> str:
     letter = rf"{left}(?:[B-{last}]|A{_NOT_ARTICLE}){right}"
     number = rf"{_BEFORE_NUMBER}[1-9]\d?{_NOT_UNIT}{_AFTER_NUMBER}"
     if slot:
-        small = r"(?=[ )]?(?:[.),;:!]|$|\n|번|입니다|이다)| (?:because|since|due)\b)"
+        small = r"(?=[ )]?(?:[.),;:!]|$|\n|번|입니다|이다)| (?:because|since|due)\b|[가이] ?(?:정답|답))"
         letter += rf"|{left}[a-{last.lower()}]{small}{right}"
     else:
+        announced = r"(?:(?<=[Oo]ption )|(?<=[Oo]ption \()|(?<=[Cc]hoice )|(?<=[Cc]hoice \())"
+        letter += rf"|{announced}[a-{last.lower()}]{right}"
+        letter += rf"|{left}[b-{last.lower()}](?= is (?:the |my )?(?:correct|right|best|answer)){right}"
         number = rf"(?<=\(){number}(?=번?\))|{_ANNOUNCED}{number}|{_NOT_OFTEN}{number}(?=번)"
     one = rf"(?:{letter}|{number})번?"
     text = f"{MARK}(?!{_AGAINST})"
