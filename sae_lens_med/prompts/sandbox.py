@@ -90,8 +90,8 @@ class _Allowance:
         self.steps = MAX_STEPS
         self.characters = MAX_CHARACTERS + PER_CHARACTER * given
 
-    def step(self) -> None:
-        self.steps -= 1
+    def step(self, n: int = 1) -> None:
+        self.steps -= n
         if self.steps < 0:
             raise LimitError(f"takes more than {MAX_STEPS:,} steps for one prompt; make its loops shorter")
 
@@ -166,12 +166,13 @@ def compiled(source: str) -> jinja2.Template:
         _ALLOWANCE.reset(token)
 
 
-def run(template: jinja2.Template, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The text that a template of `compiled` makes of `values`, and the variables that it sets at its top.
+def run(template: jinja2.Template, values: dict[str, Any], given: int) -> tuple[str, dict[str, Any]]:
+    """The text that a template of `compiled` makes of `values`, and the variables that it sets at its top. `given`: the
+    characters of the values, which it may print as often as a template does.
 
     Raises `LimitError`, and what the code of a template can raise.
     """
-    token = _ALLOWANCE.set(_Allowance(_size(values)))
+    token = _ALLOWANCE.set(_Allowance(given))
     try:
         context = template.new_context(values)
         return _joined(template.root_render_func(context)), context.get_exported()
@@ -295,13 +296,13 @@ def _counted(name: str, do: Callable[..., Any], *, printing: bool = True) -> Cal
 
 
 def _size(value: Any, allowed: tuple[type, ...] | None = None) -> int:
-    """Characters that a value has when it is written out, and one for each thing in it.
+    """Characters that a value has when it is written out, and one for each thing in it. To look at a thing in it is a
+    step: a list may hold another one, and that another one, many times over.
 
     With `allowed`, a thing that is neither of these types nor a text, a number or a container is an error: it would be
     written out as the name of an object.
     """
-    allowance = _ALLOWANCE.get(None)
-    room = MAX_CHARACTERS if allowance is None else allowance.characters
+    allowance = _ALLOWANCE.get()
     total, waiting = 0, [value]
     while waiting:
         each = waiting.pop()
@@ -309,16 +310,16 @@ def _size(value: Any, allowed: tuple[type, ...] | None = None) -> int:
         if isinstance(each, str | bytes | range):
             total += len(each)
         elif isinstance(each, dict):
+            allowance.step(2 * len(each))
             waiting += [*each.keys(), *each.values()]
         elif isinstance(each, list | tuple | set | frozenset | KeysView | ValuesView | ItemsView):
+            allowance.step(len(each))
             waiting += each
         elif isinstance(each, int):
             total += each.bit_length() // 3
         elif allowed is not None and not isinstance(each, (float, type(None), *allowed)):
             name = type(each).__name__
             raise LimitError(_NOT_PLAIN.format(what=_KINDS.get(name, f"an object ({name})")))
-        if total > room:  # a list may hold another one many times over
-            return total
     return total
 
 
@@ -334,6 +335,8 @@ def _foreseen(
         return _format_size(value, beside)
     if name in _ADD:
         return size + others + numbers
+    if name == "sum" and any(isinstance(each, list | tuple) for each in beside):
+        return size * size
     if name in _MULTIPLY:
         return (1 + size) * (1 + others + numbers)
     return size + others

@@ -132,7 +132,7 @@ class Template:
     def _text(self, item: McqItem, shots: Sequence[McqItem], marks: str = "") -> str:
         values = _values(item, marks) | {"shots": [_values(shot) | _solution(shot) for shot in shots]}
         try:
-            return sandbox.run(self._compiled, values)[0]
+            return sandbox.run(self._compiled, values, _length(item, *shots))[0]
         except jinja2.UndefinedError as error:
             lacking = [shot.id for shot in shots if shot.explanation is None]
             if lacking and "'explanation'" in str(error):
@@ -252,7 +252,7 @@ def _compiled(name: str, content: bytes) -> dict[str, Template]:
 def _stop(name: str, at_top: dict[str, Any]) -> tuple[str, ...]:
     stop: Any = at_top.get("stop", [])
     if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
-        raise ConfigError(f"the template {name} sets stop to {stop!r}; it must be a list of non-empty strings.")
+        raise ConfigError(f"the template {name} sets stop to {repr(stop)[:80]}; it must be a list of non-empty strings.")
     return tuple(stop)
 
 
@@ -260,7 +260,8 @@ def _tried(name: str, compiled: jinja2.Template, example: McqItem) -> dict[str, 
     """What a template sets at its top for an example. Raises `ConfigError` when its text is not one of the question."""
 
     def text(item: McqItem) -> tuple[str, dict[str, Any]]:
-        return sandbox.run(compiled, _values(item) | {"shots": [_values(example) | _solution(example)]})
+        values = _values(item) | {"shots": [_values(example) | _solution(example)]}
+        return sandbox.run(compiled, values, _length(item, example))
 
     written, at_top = text(example)
     if written == text(_other_question(example))[0]:
@@ -275,6 +276,10 @@ def _tried(name: str, compiled: jinja2.Template, example: McqItem) -> dict[str, 
             "could be repeated; print texts and numbers of the question alone."
         )
     return at_top
+
+
+def _length(*items: McqItem) -> int:
+    return sum(len(text) for item in items for text in (item.question, *item.options, item.explanation or ""))
 
 
 def _other_question(item: McqItem) -> McqItem:
