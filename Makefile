@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that share the tests; each needs a core and 3 GB.
+WORKERS ?= 2
 
 .PHONY: demo test install lint format clean
 
@@ -9,7 +11,7 @@ demo: install  ## the study on the packaged sample, with the report's path at th
 	$(BIN)/sae-lens-med demo --output demo-study
 
 test: install  ## every test that this machine can run
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 install: $(VENV)/.installed  ## the environment alone
 
