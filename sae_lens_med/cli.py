@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import typer
 
 from sae_lens_med import __version__, distributed
-from sae_lens_med.commands import align, evaluate, intervene, lm_eval, models, releases, sweep, train
+from sae_lens_med.commands import align, evaluate, intervene, lm_eval, models, releases, sweep, templates, train
 from sae_lens_med.commands import study as run
 from sae_lens_med.errors import SaeLensMedError
 from sae_lens_med.runs.files import DISCLAIMER
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 run.register(app)
 evaluate.register(app)
+templates.register(app)
 align.register(app)
 intervene.register(app)
 lm_eval.register(app)

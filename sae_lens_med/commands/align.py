@@ -229,7 +229,7 @@ def _open(
     from sae_lens_med.data import load_items
     from sae_lens_med.errors import StudyError
     from sae_lens_med.metrics.inputs import ModelSide
-    from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.prompts.shots import same_shots
 
     if provenance.sae is None:
         raise StudyError(
@@ -243,10 +243,9 @@ def _open(
     )
     assert attached is not None
     shots: tuple[McqItem, ...] = ()
-    if n_shots := len(provenance.settings.get("shots", [])):
+    if ids := provenance.settings.get("shots", []):
         # The folder keeps their ids alone.
-        split = provenance.data.get("split")
-        shots, _ = choose_shots(load_items(str(provenance.data["source"]), split), n_shots)
+        shots = same_shots(load_items(str(provenance.data["source"]), provenance.data.get("split")), ids)
     return ModelSide(opened, attached, batch_tokens, shots=shots)
 
 
