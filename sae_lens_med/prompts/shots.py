@@ -121,7 +121,7 @@ def require_other_items(item: McqItem, shots: Sequence[McqItem]) -> None:
             raise DataError(f"item {shot.id!r} cannot be a shot: its gold answer is not known.")
         if shot.id == item.id or asked(shot) == question:
             raise DataError(
-                f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer; leave the item "
+                f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer; leave it "
                 "out, or take shots by choose_shots."
             )
 

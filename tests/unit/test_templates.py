@@ -8,10 +8,9 @@ from typing import Any
 
 import jinja2
 import pytest
-from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from sae_lens_med import cli
 from sae_lens_med.data import load_items
