@@ -8,7 +8,18 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import typer
 
 from sae_lens_med import __version__, distributed
-from sae_lens_med.commands import align, collect, evaluate, intervene, lm_eval, models, releases, sweep, train
+from sae_lens_med.commands import (
+    align,
+    collect,
+    evaluate,
+    intervene,
+    lm_eval,
+    models,
+    releases,
+    sweep,
+    templates,
+    train,
+)
 from sae_lens_med.commands import study as run
 from sae_lens_med.commands.ends import INTERRUPTED, Commands, flushed, stopped_by_sigterm
 from sae_lens_med.commands.output import say
@@ -28,6 +39,7 @@ app = typer.Typer(
 run.register(app)
 evaluate.register(app)
 collect.register(app)
+templates.register(app)
 align.register(app)
 intervene.register(app)
 lm_eval.register(app)

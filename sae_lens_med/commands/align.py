@@ -239,7 +239,7 @@ def _open(
     from sae_lens_med.data import load_items
     from sae_lens_med.errors import StudyError
     from sae_lens_med.metrics.inputs import ModelSide
-    from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.prompts.shots import same_shots
 
     if provenance.sae is None:
         raise StudyError(
@@ -253,11 +253,11 @@ def _open(
     )
     assert attached is not None
     shots: tuple[McqItem, ...] = ()
-    if n_shots := len(provenance.settings.get("shots", [])):
+    if ids := provenance.settings.get("shots", []):
         # The folder keeps their ids alone.
         data = provenance.data
         loaded = load_items(str(data["source"]), data.get("split"), **data.get("reading", {}))
-        shots, _ = choose_shots(loaded, n_shots)
+        shots = same_shots(loaded, ids)
     return ModelSide(opened, attached, batch_tokens, shots=shots)
 
 

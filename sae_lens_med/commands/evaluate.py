@@ -1,4 +1,4 @@
-"""`evaluate` and `templates`: accuracy on multiple-choice questions. Heavy imports are inside the commands."""
+"""`evaluate`: accuracy on multiple-choice questions. Heavy imports are inside the command."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from sae_lens_med.commands.options import (
     print_json,
     print_tables,
 )
-from sae_lens_med.commands.output import say, say_json, write
+from sae_lens_med.commands.output import say
 
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
@@ -40,9 +40,8 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Mount the commands of this module."""
+    """Mount the command of this module."""
     app.command()(evaluate)
-    app.command()(templates)
 
 
 def evaluate(
@@ -178,7 +177,7 @@ def evaluate(
 
     A prompt of your own: copy a template, change it, and pass the file.
 
-    Example: sae-lens-med templates cot.ko > mine.j2; sae-lens-med evaluate -m smollm2-135m-instruct -d sample
+    Example: sae-lens-med templates cot.ko --output mine.j2; sae-lens-med evaluate -m smollm2-135m-instruct -d sample
     --method cot --template mine.j2 --chat -o eval-mine
 
     Through an SAE, or with interventions on its features.
@@ -375,35 +374,3 @@ def _print(title: str, result: "Evaluation", output: Path, as_json: bool) -> Non
         counted = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
         say(f"No answer, counted as wrong: {counted}.")
     say(f"Results: {output}")
-
-
-def templates(
-    name: Annotated[str | None, typer.Argument(help="Template to print; without a name, all are listed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List the packaged prompt templates, or print one to copy.
-
-    A template is a Jinja2 file. It may use question, options (each with letter and text), letters, language, subject
-    and shots (each with question, options, answer, answer_text and, where the data has one, explanation), and may say
-    what ends an answer with {% set stop = ["..."] %}.
-
-    Example: sae-lens-med templates cot.ko > mine.j2
-    """
-    from sae_lens_med.prompts.templates import LANGUAGES, SHIPPED, find_templates, shipped, shipped_names
-
-    if name is not None:
-        wanted = f"{name}.{LANGUAGES[0]}" if name in SHIPPED else name
-        text = shipped(wanted).decode("utf-8")
-        if as_json:
-            found = next(iter(find_templates(wanted).by_language.values()))
-            say_json({"name": wanted, "sha256": found.sha256, "text": text})
-        else:
-            write(text)
-        return
-    if as_json:
-        listed = [{"name": each, "what": SHIPPED[each.rpartition(".")[0]]} for each in shipped_names()]
-        say_json(listed)
-        return
-    width = max(map(len, SHIPPED))
-    for family, what in SHIPPED.items():
-        say(f"{family:<{width}}  {', '.join(LANGUAGES)}  {what}")

@@ -21,7 +21,7 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 500_000
+MAX_STEPS = 200_000
 """Of one prompt; a prompt with ten shots takes some hundred."""
 MAX_CHARACTERS = 20_000_000
 """That one prompt may read and write in between, beside `PER_CHARACTER` times what it is given."""

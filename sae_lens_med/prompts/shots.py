@@ -97,14 +97,19 @@ def choose_shots(
     return shots, _without(data, rest)
 
 
-def same_shots(ids: Sequence[str], items: Sequence[McqItem]) -> tuple[McqItem, ...]:
-    """The shots of an earlier run, by the ids that it kept. Raises `DataError` for an id that is not among `items`."""
+def same_shots(
+    data: LoadedItems, ids: Sequence[str], *, load: Callable[[str, str], LoadedItems] = load_items
+) -> tuple[McqItem, ...]:
+    """The shots of an earlier run on `data`, by the ids that it kept: `choose_shots` may take others when more or fewer
+    items are loaded. Raises `DataError` for an id that is not there now."""
+    items = load(data.source, "fewshot").items if data.source.startswith("kormedmcqa:") else data.items
     by_id = {item.id: item for item in items}
-    if missing := [each for each in ids if each not in by_id]:
-        raise DataError(
-            f"the example {missing[0]!r}, which stood before every question of the run, is not in its data now; use "
-            "the data that the run names."
-        )
+    for each in ids:
+        if each not in by_id:
+            raise DataError(
+                f"the example {each!r}, which stood before every question of the run, is not in {data.source} now; use "
+                "the data that the run names."
+            )
     return _answered([by_id[each] for each in ids])
 
 
@@ -116,7 +121,8 @@ def require_other_items(item: McqItem, shots: Sequence[McqItem]) -> None:
             raise DataError(f"item {shot.id!r} cannot be a shot: its gold answer is not known.")
         if shot.id == item.id or asked(shot) == question:
             raise DataError(
-                f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer."
+                f"item {item.id!r} is among its own shots (as {shot.id!r}), which would show it the answer; leave it "
+                "out, or take shots by choose_shots."
             )
 
 

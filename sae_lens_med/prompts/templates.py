@@ -260,7 +260,9 @@ def _compiled(name: str, content: bytes) -> dict[str, Template]:
 def _stop(name: str, at_top: dict[str, Any]) -> tuple[str, ...]:
     stop: Any = at_top.get("stop", [])
     if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
-        raise ConfigError(f"the template {name} sets stop to {repr(stop)[:80]}; it must be a list of non-empty strings.")
+        raise ConfigError(
+            f"the template {name} sets stop to {repr(stop)[:80]}; it must be a list of non-empty strings."
+        )
     return tuple(stop)
 
 

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.prompts.answers import Extraction, paper, strict
+from tests.unit import answer_turns
 from tests.unit.answer_forms import FORMS, FOUR, GERMS, LUNG, NUMBERS, VITAMINS
+from tests.unit.answer_turns import EN_OPTIONS, KO_OPTIONS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "kormedmcqa_train_shared.jsonl"
+CASES = Path(__file__).parents[3] / "shared" / "data" / "cases" / "answers.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -33,15 +36,94 @@ def test_the_table_is_large_and_its_names_are_unique() -> None:
     assert len({form[1:4] for form in FORMS}) >= 250
 
 
+TURNS = [
+    (f"{name}: {text!r}", text, options, read)
+    for name, options in [
+        (f"{kind}_{language}", options)
+        for kind in ("NEXT", "TURNS", "FORMS")
+        for language, options in (("KOREAN", KO_OPTIONS), ("ENGLISH", EN_OPTIONS))
+    ]
+    for text, read in getattr(answer_turns, name)
+]
+
+
+@pytest.mark.parametrize(("text", "options", "read"), [turn[1:] for turn in TURNS], ids=[turn[0] for turn in TURNS])
+def test_reads_corrections_invented_questions_and_forms_of_answers(
+    text: str, options: tuple[str, ...], read: str
+) -> None:
+    found = strict(text, options)
+    assert (found.letter or found.reason) == read
+
+
+def test_reads_the_cases_that_were_misread() -> None:
+    if not CASES.exists():
+        pytest.skip(f"{CASES} is not here")
+    for line in CASES.read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        assert strict(case["text"], case["options"]).letter == case["expected"], case["kind"]
+
+
+HEADINGS = [
+    "[문제]", "문제 2)", "### 문제 2", "**문제 2.**", "문제 2:", "질문:", "[질문 2]", "다음 문제", "다음 문제:",
+    "2번 문제", "문항 2", "예제 2:", "연습문제", "## Question 2", "Question:", "Q2.", "Q:", "[Question]",
+    "Next question:", "Problem 2.", "User:", "### Instruction:",
+]  # fmt: skip
+ANSWERED = ["정답: {}", "{}", "**{}**", "Answer: {}", "쌕쌕거린다.\n정답은 {}입니다.", "정답: {}\n\n해설: 쌕쌕거린다."]
+QUESTIONS = [
+    "다음 중 옳은 것은?\nA. 가\nB. 나\nC. 다",
+    "옳은 것은?\n1) 가\n2) 나",
+    "Which one?\n(a) x\n(b) y",
+    "옳지 않은 것은?",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    answered=st.sampled_from(ANSWERED),
+    letter=st.sampled_from(LETTERS := "ABCDE"),
+    heading=st.sampled_from(HEADINGS),
+    question=st.sampled_from(QUESTIONS),
+    final=st.sampled_from(["정답: {}", "정답： {}", "Answer: {}", "{}", "따라서 정답은 {}입니다."]),
+    other=st.sampled_from(LETTERS),
+    gap=st.sampled_from(["\n", "\n\n", "\n\n---\n\n"]),
+    inline=st.booleans(),
+)
+def test_an_invented_question_and_its_answer_are_not_read(
+    answered: str, letter: str, heading: str, question: str, final: str, other: str, gap: str, inline: bool
+) -> None:
+    own_line = heading.endswith(("[문제]", "다음 문제", "2번 문제", "문항 2", "연습문제")) or not inline
+    text = f"{answered.format(letter)}{gap}{heading}{chr(10) if own_line else ' '}{question}\n{final.format(other)}"
+    assert strict(text, LUNG) == Extraction(letter, None)
+    assert strict(text, LUNG, truncated=True) == Extraction(letter, None)
+
+
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_a_question_that_is_asked_again_before_the_answer_is_no_next_question(n_before: int) -> None:
+    again = "[문제]\n35세 남자가 쌕쌕거린다.\n[선택지]\nA. 폐렴\nB. 천식\n[풀이]\n쌕쌕거린다.\n"
+    assert strict("살펴보겠습니다.\n\n" * n_before + again + "정답: B", LUNG).letter == "B"
+    assert strict(f"{again}정답: B\n\n{again}정답: C", LUNG).letter == "B"
+
+
 # --- properties of the strict reading -------------------------------------------------------------------------------
 
-LETTERS = "ABCDE"
 PIECES = [
     "정답", "답은", ": ", "：", "은 ", "입니다", "이다.", "가 ", "따라서 ", "가장 적절한 것은 ", "번", "아니라 ",
     "\n", "\n\n", " ", ". ", ", ", "The answer is ", "Answer: ", "not ", "a ", "I ", "Option ", " is correct",
     "therefore ", "\\boxed{", "}", "(", ")", "**", "<think>", "</think>", "<|im_end|>", "A", "B", "C", "Ｄ", "e", "F",
     "1", "3", "②", "⑨", "폐렴", "천식", "비타민 ", "E. coli", "질문: ", "죄송합니다",
 ]  # fmt: skip
+PIECES += [
+    " 대신 ",
+    "(수정: ",
+    "[문제]",
+    "\n문제 2)",
+    "이 아닌 ",
+    "지만 ",
+    "보기 3번",
+    " 번",
+    "로 하겠습니다",
+    "not A but ",
+]
 written = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 
 
@@ -140,7 +222,8 @@ def test_width_and_composition_of_what_is_written_change_nothing() -> None:
 
 LONG = [
     "A, ", "A와 ", "①", "폐렴(", "정답: ", "정답은 A", "따라서 ", "가장 ", "(", " ", "\n", "<think>", "A\n", "\\text{",
-    "the answer ", "most likely ", "A. x\nB. y\n", "B 폐렴 ", "정답은 A가 아니라 ", "의료 진단 ",
+    "the answer ", "most likely ", "A 대신 ", "A, no, ", "\n문제 2) ", "B라고 생각할 수 있으나 ",
+    "A에서 B로 ", "1. 가?\n1) ", "A. x\nB. y\n", "B 폐렴 ", "정답은 A가 아니라 ", "의료 진단 ",
 ]  # fmt: skip
 
 

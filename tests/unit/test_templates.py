@@ -1,13 +1,18 @@
 """Prompt templates: lm-eval's bytes, nothing in a question is read as code, mistakes are one sentence."""
 
 import hashlib
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
+from sae_lens_med import cli
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.prompts.templates import SHIPPED, find_templates, shipped, shipped_names
@@ -186,6 +191,207 @@ def test_a_broken_template_is_one_sentence(tmp_path: Path, content: str, said: s
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"the template {tmp_path / 'mine.j2'}")
     assert "\n" not in str(caught.value)
+
+
+Q = "{{ question }}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # time
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{{ range(100000) | select('in', range(100000) | list) | list | length }}",
+        "{% set b = 'x' * 1000000 %}{% for i in range(100000) %}{% if b[1:] == b[2:] %}{% endif %}{% endfor %}",
+        "{% set b = 'x' * 1000000 %}{% for i in range(100000) %}{% if 'y' in b %}{% endif %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+        "{{ ([[1]] * 100000) | sum(start=[]) }}",
+        "{{ [1] | slice(10 ** 9) | list }}",
+        "{{ 1 | round(10 ** 8) }}",
+        # size
+        "{{ 'x' * 10 ** 9 }}",
+        "{{ 10 ** 9 * 'x' }}",
+        "{% set x = [0] * 10 ** 9 %}",
+        "{{ 2 ** 100000 }}",
+        "{% set n = namespace(x=3) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{{ 'x' | center(10 ** 9) }}",
+        "{{ 'x'.ljust(10 ** 9) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%*d' % (10 ** 9, 1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 10 ** 9) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ ('a' * 100000) | replace('a', 'b' * 100000) }}",
+        "{{ ('a' * 100000).replace('a', 'b' * 100000) }}",
+        "{{ range(100000) | join('x' * 100000) }}",
+        "{{ [1] | batch(10 ** 9, 'x') | list }}",
+        "{{ 'x' | indent(10 ** 9, true) }}",
+        "{{ [[1]] | tojson(10 ** 9) }}",
+        "{{ 'a'.encode() * 10 ** 9 }}",
+        "{{ (5).to_bytes(10 ** 9, 'big') }}",
+        "{% for i in range(100000) %}" + "y" * 5000 + "{% endfor %}",
+        "{% macro m() %}{% for i in range(100000) %}" + "y" * 5000 + "{% endfor %}{% endmacro %}{{ m() }}",
+        # depth
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for x in range(9) recursive %}{{ loop(range(9)) }}{% endfor %}",
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+        "{% if 1 %}" * 300 + "{% endif %}" * 300,
+        "{{ 1" + "+1" * 20000 + " }}",
+        "{{ " + "9" * 100000 + " }}",
+    ],
+    ids=lambda content: content[:60],
+)
+def test_a_template_ends_in_any_thread(tmp_path: Path, content: str) -> None:
+    path = own(tmp_path, content + Q)
+    found: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            find_templates(path)
+        except BaseException as error:
+            found.append(error)
+
+    start = time.process_time()
+    thread = threading.Thread(target=load)
+    thread.start()
+    thread.join()
+    assert time.process_time() - start < 10
+    assert [type(error) for error in found] == [ConfigError]
+    assert len(str(found[0])) < 600 and "\n" not in str(found[0])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{{ '-' * 40 }}{{ '=' * 3 }}",
+        "{{ options | map(attribute='text') | join(', ') }}",
+        "{% for o in options %}{{ loop.index }}/{{ loop.length }}{{ o.text | upper }}{{ loop.last }}{% endfor %}",
+        "{{ '%s (%d)' % (question, 3) }}{{ '{} {}'.format(1, 2) }}{{ '%s' | format(3) }}",
+        "{{ question | replace('\n', ' ') | indent(4) | wordwrap(40) | truncate(300) | center(80) | trim | title }}",
+        "{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(question) }}{{ m('a' ~ 1 ~ question) }}",
+        "{% set n = namespace(i=0) %}{% for o in options %}{% set n.i = n.i + 1 %}{% endfor %}{{ n.i }}",
+        "{{ options | length }}{{ letters[1:] | join }}{{ letters | first }}{{ question[:5] }}",
+        "{{ {'a': 1, 'b': [1, 2]} | tojson }}{{ options }}{{ none }}{{ 1.5 }}{{ true }}{{ dict(a=1).items() | list }}",
+        "{% if 'x' in question or question is defined and shots %}a{% endif %}{{ subject | default('none') }}",
+        "{% for o in options | batch(2) %}{{ o | map(attribute='letter') | join('|') }}{% endfor %}",
+        "{{ ['b', 'a'] | sort | unique | list }}{{ options | selectattr('letter', 'equalto', 'A') | list | length }}",
+        "{% filter upper %}abc{% endfilter %}{% set x %}y{% endset %}{{ x }}{{ question.split() | length }}",
+        "{{ cycler('a', 'b').next() }}{{ 7 % 3 }}{{ 2 ** 10 }}{{ range(3) | list }}{{ [1, 2] | sum }}",
+    ],
+)
+def test_what_templates_are_made_of_is_as_jinja_makes_it(tmp_path: Path, content: str) -> None:
+    plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(content + Q)
+    for it in (item(), item(question="x" * 100_000, options=("y" * 50_000, "z"))):
+        values = {
+            "question": it.question,
+            "options": [{"letter": a, "text": b} for a, b in zip("ABCDE", it.options, strict=False)],
+            "letters": list("ABC"[: len(it.options)]),
+            "language": "ko",
+            "subject": "doctor",
+            "shots": [],
+        }
+        assert find_templates(own(tmp_path, content + Q)).of(it).render(it).text == plain.render(values)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{{ options | random }}", "draws by chance"),
+        ("{{ options | map('random') | list }}", "draws by chance"),
+        ("{{ lipsum(n=1) }}", "draws by chance"),
+        ("{{ question.upper }}", "prints a method that is not called (add brackets) instead of a text"),
+        ("{{ question.upper ~ '' }}", "prints a method that is not called"),
+        ("{{ '%s' % question.upper }}", "prints a method that is not called"),
+        ("{{ [question.upper] | string }}", "prints a method that is not called"),
+        ("{{ options | map(attribute='text') }}", "prints a sequence that is not joined (add | join)"),
+        ("{% macro m() %}{% endmacro %}{{ m }}", "prints a macro that is not called"),
+        ("{{ range }}", "prints a function that is not called"),
+        ("{{ namespace() }}", "prints an object (Namespace)"),
+    ],
+)
+def test_a_prompt_is_a_function_of_its_question(tmp_path: Path, content: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_templates(own(tmp_path, content + Q))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{% if language == 'ko' %}{{ question }}{% endif %}", "when it is in the language 'en'"),
+        ("{% if language == 'en' %}{{ question }}{% endif %}", "when it is in the language 'ko'"),
+        ("{% if language == 'ko' %}{{ question }}{% else %}{{ qestion }}{% endif %}", "'qestion' is undefined"),
+        ("{{ question | length }}{{ question | wordcount }}", "does not print the question"),
+    ],
+)
+def test_every_language_of_a_template_is_tried(tmp_path: Path, content: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="the template .*") as caught:
+        find_templates(own(tmp_path, content))
+    assert said in str(caught.value)
+
+
+def test_a_branch_that_only_an_item_takes_must_print_its_question_too(tmp_path: Path) -> None:
+    templates = find_templates(own(tmp_path, "{% if subject == 'doctor' %}{{ question }}{% endif %}x"))
+    assert templates.of(item()).render(item()).text == "열이 난다.\n진단은?x"
+    with pytest.raises(ConfigError, match="does not print the question of item 'x'"):
+        templates.of(item()).render(item(subject="nurse"))
+    changed = find_templates(own(tmp_path, "{{ question | upper }}"))
+    english = item(language="en", question="which one?")
+    assert changed.of(english).render(english).text == "WHICH ONE?"
+
+
+def test_stop_strings_of_each_language(tmp_path: Path) -> None:
+    templates = find_templates(own(tmp_path, "{% set stop = ['끝' if language == 'ko' else 'end'] %}" + Q))
+    assert templates.of(item()).stop == ("끝",)
+    assert templates.of(item(language="en")).stop == ("end",)
+
+
+@pytest.mark.parametrize("family", sorted(SHIPPED))
+def test_an_english_question_has_no_korean_cue(family: str) -> None:
+    it = item(question="Which one?", language="en", options=("a", "b"))
+    text = find_templates(family).of(it).render(it).text
+    assert not any("\uac00" <= character <= "\ud7a3" for character in text)
+    assert "Answer" in text
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "big.j2").write_bytes(b"x" * 300_000)
+    with pytest.raises(ConfigError, match="has 300,000 bytes, and 200,000 are allowed"):
+        find_templates(str(tmp_path / "big.j2"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        find_templates("x" * 5000 + ".j2")
+    with pytest.raises(ConfigError, match="there is no template"):
+        find_templates(str(tmp_path))
+
+
+def test_the_templates_command(tmp_path: Path) -> None:
+    runner = CliRunner()
+
+    def run(*arguments: str) -> Result:
+        return runner.invoke(cli.app, ["templates", *arguments])
+
+    for wanted, name in (("cot.en", "cot.en"), ("cot.en.j2", "cot.en"), ("letter", "letter.ko")):
+        path = tmp_path / "new" / f"{wanted}.mine"
+        written = run(wanted, "--output", str(path))
+        assert written.exit_code == 0, written.output
+        assert f"--template {path}" in written.stdout
+        assert path.read_bytes() == shipped(name) == run(wanted).stdout_bytes
+        assert find_templates(str(path)).of(item()).sha256 == find_templates(name).of(item()).sha256
+        again = run(wanted, "--output", str(path))
+        assert isinstance(again.exception, ConfigError) and "is there already" in str(again.exception)
+        assert path.read_bytes() == shipped(name)
+    for arguments, said in (
+        (["--output", str(tmp_path / "x")], "no template is named"),
+        (["cot.kr"], "did you mean cot.ko"),
+        (["cot", "-o", str(tmp_path)], "is there already"),
+        (["cot", "-o", str(tmp_path / "new" / "letter.mine" / "x")], "cannot be written"),
+    ):
+        refused = run(*arguments)
+        assert isinstance(refused.exception, ConfigError) and said in str(refused.exception), refused.output
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
