@@ -299,9 +299,9 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers_rows(cells: Iterable[Any]) -> bool:
-    """Whether a column only numbers the rows, as the index of a pandas table does, also of one that was filtered."""
-    texts = [str(cell).strip() for cell in cells]
-    return all(re.fullmatch(r"[0-9]{1,12}(?:\.0)?", text) for text in texts) and len(set(texts)) == len(texts)
+    """Whether a column only numbers the rows, as the index of a pandas table does, also of one that was filtered or put
+    together of several."""
+    return all(re.fullmatch(r"[0-9]{1,12}(?:\.0)?", str(cell).strip()) for cell in cells)
 
 
 def _is_blank(value: Any) -> bool:

@@ -170,12 +170,16 @@ def _without_repeated(found: Sequence[_Text], bad_rows: list[str], skip: bool) -
     return kept
 
 
-def _take_out_extra_columns(path: Path, rows: Iterable[RawRow], ignore: bool) -> list[str]:
-    """Take out of the rows what nothing reads, and return the names. Raises `DataError` where that is not asked for."""
+def _take_out_extra_columns(path: Path, rows: Sequence[RawRow], ignore: bool) -> list[str]:
+    """Take out of the rows what nothing reads, and return the names. Raises `DataError` where that is not asked for,
+    and for a file of which no row has a known shape."""
+    read = [row for row in rows if row.values is not None]
+    if read and not any(_shape(row) for row in read):
+        raise DataError(f"{path}: {_unknown(read[0])}.")
     extra: dict[str, None] = {}
-    for row in rows:
-        values = row.values or {}
-        own = [name for name in values if name not in _columns(path, row)] if values else []
+    for row in read:
+        values, columns = row.values or {}, _columns(row)
+        own = [name for name in values if columns and name not in columns]
         extra |= dict.fromkeys(own)
         for name in own if ignore else ():
             del values[name]
@@ -187,23 +191,27 @@ def _take_out_extra_columns(path: Path, rows: Iterable[RawRow], ignore: bool) ->
     return list(extra)
 
 
-def _columns(path: Path, row: RawRow) -> tuple[str, ...]:
-    return {"text": _TEXT, "question_answer": _QUESTION_ANSWER}.get(_shape(path, row)) or known_columns(
-        row.values or {}
-    )
+def _columns(row: RawRow) -> tuple[str, ...]:
+    """What a row of this shape may have; nothing for one of no known shape."""
+    shape = _shape(row)
+    if shape == "item":
+        return known_columns(row.values or {})
+    return {"text": _TEXT, "question_answer": _QUESTION_ANSWER, None: ()}[shape]
 
 
-def _shape(path: Path, row: RawRow) -> str:
+def _shape(row: RawRow) -> str | None:
     keys = set(row.values or {})
     if "text" in keys and "question" not in keys:
         return "text"
     if "question" in keys and ("options" in keys or keys >= set(KORMEDMCQA_LETTERS)):
         return "item"
-    if keys >= {"id", "question", "answer"}:
-        return "question_answer"
-    raise DataError(
-        f"{path}: row {row.number} has the keys {', '.join(row.values or {})}, which is not a known form of training "
-        "text; use exam items (question, options or A to E), MedQuAD rows (id, question, answer) or rows with text."
+    return "question_answer" if keys >= {"id", "question", "answer"} else None
+
+
+def _unknown(row: RawRow) -> str:
+    return (
+        f"row {row.number} has the keys {', '.join(row.values or {})}, which is not a known form of training text; use "
+        "exam items (question, options or A to E), MedQuAD rows (id, question, answer) or rows with text"
     )
 
 
@@ -215,7 +223,10 @@ def _texts_of(
         try:
             if row.values is None:
                 raise DataError(row.problem)
-            yield from list(_texts(_shape(path, row), row, row.values, source, prefix, leave_out))
+            if (shape := _shape(row)) is None:
+                bad(f"{path}: {_unknown(row)}")
+                continue
+            yield from list(_texts(shape, row, row.values, source, prefix, leave_out))
         except DataError as error:
             bad(f"{where}: {str(error).rstrip('.')}")
 
