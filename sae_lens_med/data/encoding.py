@@ -88,10 +88,14 @@ def _guess(data: bytes) -> str | None:
     if n_good >= n_bad:
         return None
     # The code page of Korean Windows, in which Excel saves CSV: certain where what comes out is Hangul, of the
-    # syllables in use, whose second byte is above 0xA0. What is Japanese or Chinese comes out as the others.
+    # syllables in use, which have bytes of their own. What is Japanese or Chinese comes out as the others.
     korean = start.decode("cp949", errors="replace")
     others = [character for character in korean if character > "\x7f"]
-    in_use = [syllable for syllable in _HANGUL.findall(korean) if syllable.encode("cp949")[1] > 0xA0]
+    in_use = [
+        syllable
+        for syllable in _HANGUL.findall(korean)
+        if syllable.encode("cp949") >= b"\xb0\xa1" and syllable.encode("cp949")[1] > 0xA0
+    ]
     if korean.count("\ufffd") <= 1 and len(in_use) >= 0.6 * len(others):
         return "cp949"
     from charset_normalizer import from_bytes
