@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_med.data.local import told_apart
+from sae_lens_med.data.local import require_different
 from sae_lens_med.data.rows import (
     COLUMN_CHOICES,
     EXPLANATION_COLUMNS,
@@ -28,7 +28,7 @@ from sae_lens_med.data.rows import (
 from sae_lens_med.data.tables import RawRow, read_rows, stem
 from sae_lens_med.errors import DataError, listed
 from sae_lens_med.prompts.templates import find_templates
-from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.files import json_sha256, told_apart
 
 if TYPE_CHECKING:
     import datasets
@@ -103,7 +103,8 @@ def training_text(
     if extra_columns not in COLUMN_CHOICES:
         raise DataError(f"extra columns are one of {', '.join(COLUMN_CHOICES)}, got {extra_columns!r}.")
     paths = [Path(source) for source in sources]
-    names, prefixes = told_apart(paths, lambda path: path.name), told_apart(paths, stem)
+    require_different(paths)
+    names, prefixes = told_apart(paths), told_apart(paths, stem)
     found: list[_Text] = []
     bad_rows: list[str] = []
     ignored: dict[str, None] = {}
