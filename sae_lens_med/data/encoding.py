@@ -39,11 +39,11 @@ def require_encoding(name: str) -> None:
         ) from error
 
 
-def decoded(data: bytes, path: Path, encoding: str | None) -> str:
+def decoded(data: bytes, path: Path, encoding: str | None, option: str | None) -> str:
     """The text in `data`, the bytes of `path`, without a byte-order mark.
 
-    `encoding` is that of files that are not UTF-8. Raises `DataError` where it is not theirs, and where it is needed
-    and not given.
+    `encoding` is that of files that are not UTF-8, and `option` what it is given by, up to its name. Raises `DataError`
+    where it is not theirs, and where it is needed and not given.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -62,13 +62,16 @@ def decoded(data: bytes, path: Path, encoding: str | None) -> str:
     guess = _guess(data)
     if guess is None:
         return data.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
+    if option is None:
+        like = f" but looks like {guess}" if guess else ""
+        raise DataError(f"{path}: the text is not UTF-8{like}; save it as UTF-8.")
     if not guess:
         raise DataError(
-            f"{path}: the text is not UTF-8, nor of an encoding that can be told; name it with --encoding, or save "
-            "the file as UTF-8."
+            f"{path}: the text is not UTF-8, nor of an encoding that can be told; name it with {option}NAME, or save the "
+            "file as UTF-8."
         )
     raise DataError(
-        f"{path}: the text is not UTF-8 but looks like {guess}; read it with --encoding {guess}, or save it as UTF-8."
+        f"{path}: the text is not UTF-8 but looks like {guess}; read it with {option}{guess}, or save it as UTF-8."
     )
 
 

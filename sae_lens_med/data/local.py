@@ -33,7 +33,7 @@ def load_local(
     require_different(paths)
     for path, name, prefix in zip(paths, told_apart(paths), told_apart(paths, stem), strict=True):
         collector.add(
-            read_rows(path, encoding),
+            read_rows(path, encoding, encoding_option="--encoding "),
             str(path),
             id_prefix=prefix,
             explanation_source=explanation_source,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_lens_med.data.fields import short
 from sae_lens_med.data.local import require_different
 from sae_lens_med.data.rows import (
     COLUMN_CHOICES,
@@ -109,7 +110,7 @@ def training_text(
     bad_rows: list[str] = []
     ignored: dict[str, None] = {}
     for path, name, prefix in zip(paths, names, prefixes, strict=True):
-        rows = read_rows(path, encoding)
+        rows = read_rows(path, encoding, encoding_option="--set data.encoding=")
         ignored |= dict.fromkeys(_take_out_extra_columns(path, rows, extra_columns == "ignore"))
         found += _texts_of(path, rows, name, prefix, leave_out, bad_rows.append)
     if bad_rows and not skip_bad_rows:
@@ -254,5 +255,5 @@ def _texts(
 def _text(values: Mapping[str, Any], key: str) -> str:
     value = values[key]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"field {key!r} must be a non-empty string, got {value!r}.")
+        raise DataError(f"field {key!r} must be a non-empty string, got {short(value)}.")
     return value

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sae_lens_med.concepts.sets import load_concepts
 from sae_lens_med.data import LoadedItems, load_items
 from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, MissingExtraError
@@ -238,6 +239,9 @@ def test_rows_of_other_lengths_are_told_as_rows(tmp_path: Path) -> None:
 
 def test_concepts_ratings_and_texts_come_from_the_same_tables(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("\ttext\n0\t한 글\n1\t다른 글\n\t\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_bytes("concept,category,ko\n폐렴,disease,폐렴\n".encode("cp949"))
+    with pytest.raises(DataError, match="looks like cp949; save it as UTF-8"):  # no option to name it by
+        load_concepts(tmp_path / "b.csv")
     assert [row.values for row in read_rows(tmp_path / "a.tsv")] == [{"text": "한 글"}, {"text": "다른 글"}]
 
 
