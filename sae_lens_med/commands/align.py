@@ -42,7 +42,7 @@ def align(
         str,
         typer.Option(
             help="Concepts: lexicon (packaged), annotated (the lexicon within the spans that an expert marked in the "
-            "questions), or a concept file (.jsonl, .jsonl.gz, .csv, .parquet), MedQuAD's among them."
+            "questions), or a concept file (.jsonl, .csv, .tsv, .parquet, .xlsx), MedQuAD's among them."
         ),
     ] = "lexicon",
     analyser: Annotated[

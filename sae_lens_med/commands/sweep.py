@@ -120,9 +120,11 @@ def _show(found: "Frontier", output: Path, as_json: bool) -> None:
     if as_json:
         say_json(found.to_dict())
         return
-    for p in found.points:
+    from sae_lens_med.runs.files import told_apart
+
+    for p, run in zip(found.points, told_apart([Path(p.folder) for p in found.points]), strict=True):
         say(
-            f"{Path(p.folder).name}: L0 {p.l0:.1f}, explained variance {p.explained_variance:.3f}, "
+            f"{run}: L0 {p.l0:.1f}, explained variance {p.explained_variance:.3f}, "
             f"dead {p.dead_fraction:.1%}, CE-loss score {p.ce_loss_score:.3f}"
         )
     say(f"{output / 'frontier.md'}, {output / 'frontier.svg'}")

@@ -7,7 +7,7 @@ The lexicon was written for this package, for questions of Korean licensing exam
 concept counts its usual subtypes as itself (acute pancreatitis is pancreatitis) unless they have an entry. Names that
 everyday Korean uses otherwise are left out, organs of one syllable above all (간, 위, 폐, 눈); they are not found.
 
-A user's file (.jsonl, .jsonl.gz, .csv or .parquet) has a row per concept: `concept` (its name, unique), `category` (any
+A user's file (any table that `data.tables` reads) has a row per concept: `concept` (its name, unique), `category` (any
 text), `ko` and `en` (surface forms: a list in JSON, texts separated by "|" in CSV), at least one form in all. Unknown
 fields, a concept or form given twice, and empty forms are errors that name row and field.
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sae_lens_med.concepts.folding import fold
+from sae_lens_med.data.fields import short
 from sae_lens_med.data.tables import RawRow, read_rows
 from sae_lens_med.errors import ConfigError, DataError, nearest
 from sae_lens_med.records import Record
@@ -218,14 +219,14 @@ def _user_forms(values: dict[str, Any], field: str, where: str) -> tuple[str, ..
 def _text(values: dict[str, Any], field: str, where: str) -> str:
     value = values.get(field)
     if not isinstance(value, str) or not value.strip():
-        _bad(where, field, f"must be a non-empty string, got {value!r}")
+        _bad(where, field, f"must be a non-empty string, got {short(value)}")
     return value.strip()
 
 
 def _texts(values: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
     value = values.get(field)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        _bad(where, field, f"must be a list of strings, got {value!r}")
+        _bad(where, field, f"must be a list of strings, got {short(value)}")
     for text in value:
         if not any(c.isalnum() for c in text):
             _bad(where, field, f"the form {text!r} contains no letter or digit; leave it out")

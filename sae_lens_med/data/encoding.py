@@ -17,6 +17,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NOT_HERE = ["cp949", "euc_kr", "johab", "cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140"]
+"""Korean, which has been looked at, and encodings of mainframes."""
 _COMMON = ("cp949", "euc-kr", "utf-16", "utf-8", "latin-1", "cp1252", "shift_jis", "gb18030", "big5")
 _LOOKED_AT = 1 << 16
 """Bytes from which an encoding is guessed."""
@@ -37,11 +39,11 @@ def require_encoding(name: str) -> None:
         ) from error
 
 
-def decoded(data: bytes, path: Path, encoding: str | None) -> str:
+def decoded(data: bytes, path: Path, encoding: str | None, option: str | None) -> str:
     """The text in `data`, the bytes of `path`, without a byte-order mark.
 
-    `encoding` is that of files that are not UTF-8. Raises `DataError` where it is not theirs, and where it is needed
-    and not given.
+    `encoding` is that of files that are not UTF-8, and `option` what it is given by, up to its name. Raises `DataError`
+    where it is not theirs, and where it is needed and not given.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -55,18 +57,27 @@ def decoded(data: bytes, path: Path, encoding: str | None) -> str:
         except ValueError as error:
             at = f" at byte {error.start:,}" if isinstance(error, UnicodeDecodeError) else ""
             guess = _guess(data)
-            hint = f"it looks like {guess}" if guess not in (None, encoding) else "find out how it was saved"
+            hint = f"it looks like {guess}" if guess and guess != encoding else "find out how it was saved"
             raise DataError(f"{path}: the text is not {encoding}{at}; {hint}.") from error
     guess = _guess(data)
     if guess is None:
         return data.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
+    if option is None:
+        like = f" but looks like {guess}" if guess else ""
+        raise DataError(f"{path}: the text is not UTF-8{like}; save it as UTF-8.")
+    if not guess:
+        raise DataError(
+            f"{path}: the text is not UTF-8, nor of an encoding that can be told; name it with {option}NAME, or save the "
+            "file as UTF-8."
+        )
     raise DataError(
-        f"{path}: the text is not UTF-8 but looks like {guess}; read it with --encoding {guess}, or save it as UTF-8."
+        f"{path}: the text is not UTF-8 but looks like {guess}; read it with {option}{guess}, or save it as UTF-8."
     )
 
 
 def _guess(data: bytes) -> str | None:
-    """A name for the encoding of text that is not UTF-8; None where it is UTF-8 with damaged bytes."""
+    """A name for the encoding of text that is not UTF-8, empty where there is none to be told; None where it is UTF-8
+    with damaged bytes."""
     for mark, name in _MARKS:
         if data.startswith(mark):
             return name
@@ -79,15 +90,21 @@ def _guess(data: bytes) -> str | None:
     n_good = len(start) - n_bad - sum(character <= "\x7f" for character in as_utf8)
     if n_good >= n_bad:
         return None
-    # ANSI code page of Korean Windows, in which Excel saves CSV: certain where what comes out is Hangul.
+    # The code page of Korean Windows, in which Excel saves CSV: certain where what comes out is Hangul, of the
+    # syllables in use, which have bytes of their own. What is Japanese or Chinese comes out as the others.
     korean = start.decode("cp949", errors="replace")
     others = [character for character in korean if character > "\x7f"]
-    if korean.count("\ufffd") <= 1 and len(_HANGUL.findall(korean)) >= 0.7 * len(others):
+    in_use = [
+        syllable
+        for syllable in _HANGUL.findall(korean)
+        if syllable.encode("cp949") >= b"\xb0\xa1" and syllable.encode("cp949")[1] > 0xA0
+    ]
+    if korean.count("\ufffd") <= 1 and len(in_use) >= 0.6 * len(others):
         return "cp949"
     from charset_normalizer import from_bytes
 
-    best = from_bytes(start).best()
-    return "latin-1" if best is None else best.encoding.replace("_", "-")
+    best = from_bytes(start, cp_exclusion=_NOT_HERE).best()
+    return "" if best is None else best.encoding.replace("_", "-")
 
 
 def _is_wide(data: bytes) -> bool:

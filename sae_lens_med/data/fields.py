@@ -1,11 +1,15 @@
 """The fields of a row: what one holds, as text, number or list, and what is wrong with it."""
 
+import ast
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.runs.parsing import ParseError, parse_json
+
+MAX_PRINTED = 100_000
+"""Characters of a list as Python prints it."""
 
 
 class FieldError(DataError):
@@ -42,13 +46,26 @@ def whole_as_text(value: Any) -> str:
 
 
 def from_json(values: Mapping[str, Any], name: str) -> Any:
-    """Lists in a CSV cell are JSON."""
-    if not isinstance(values[name], str):
-        return values[name]
+    """Lists in a CSV cell are JSON, or what Python prints: pandas writes a column of lists so."""
+    given = values[name]
+    if not isinstance(given, str):
+        return given
     try:
-        return parse_json(values[name])
+        return parse_json(given)
     except ParseError as error:
-        raise FieldError(name, f"must be a list written as JSON, got {short(values[name])} ({error})") from error
+        if (printed := _python_list(given)) is not None:
+            return printed
+        raise FieldError(name, f"must be a list written as JSON, got {short(given)} ({error})") from error
+
+
+def _python_list(given: str) -> list[Any] | None:
+    if not given.lstrip().startswith("[") or len(given) > MAX_PRINTED:
+        return None
+    try:
+        found = ast.literal_eval(given.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def short(value: Any) -> str:

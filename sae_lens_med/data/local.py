@@ -4,14 +4,13 @@ The two schemas and the rules for what a row leaves unsaid are in `rows`. A sour
 by commas; ids must be unique over all of them.
 """
 
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sae_lens_med.data.rows import ItemCollector, LoadedItems
 from sae_lens_med.data.tables import read_rows, stem
 from sae_lens_med.errors import DataError
-from sae_lens_med.runs.files import is_file
+from sae_lens_med.runs.files import is_file, told_apart
 
 
 def load_local(
@@ -31,9 +30,10 @@ def load_local(
         skip_bad_rows=skip_bad_rows, answers_from=answers_from, extra_columns=extra_columns, exclude=exclude
     )
     paths = local_paths(source)
-    for path, name, prefix in zip(paths, told_apart(paths, _name), told_apart(paths, stem), strict=True):
+    require_different(paths)
+    for path, name, prefix in zip(paths, told_apart(paths), told_apart(paths, stem), strict=True):
         collector.add(
-            read_rows(path, encoding),
+            read_rows(path, encoding, encoding_option="--encoding "),
             str(path),
             id_prefix=prefix,
             explanation_source=explanation_source,
@@ -42,26 +42,13 @@ def load_local(
     return collector.loaded(source, None, limit)
 
 
-def told_apart(paths: Sequence[Path], name: Callable[[Path], str]) -> list[str]:
-    """The `name` of each file; where several have the same, as much of the end of their paths as tells them apart.
-
-    Raises `DataError` when one file is given twice, also by another path.
-    """
-    for i, path in enumerate(paths):
-        if any(path.resolve() == other.resolve() for other in paths[:i]):
+def require_different(paths: Sequence[Path]) -> None:
+    """Raise `DataError` when one file is given twice, also by another path."""
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
             raise DataError(f"{path}: this file is named twice; name each file once.")
-    names, depth = [name(path) for path in paths], 0
-    while clashing := {each for each, n in Counter(names).items() if n > 1}:
-        depth += 1
-        names = [
-            "/".join(path.absolute().parts[-depth:]) if own in clashing else own
-            for own, path in zip(names, paths, strict=True)
-        ]
-    return names
-
-
-def _name(path: Path) -> str:
-    return path.name
+        seen.add(path.resolve())
 
 
 def local_paths(source: str) -> list[Path]:

@@ -187,6 +187,9 @@ class ItemCollector:
                 map(repr, list(self._seen)[:3])
             )
             raise DataError(f"{source}: there is no item {absent[0]!r} to exclude{hint.rstrip('?')}.")
+        if len(self.bad_rows) > 1 and not self.items:
+            n = len(self.bad_rows)
+            raise DataError(f"{source}: none of the {n} rows is usable; the first problem is: {self.bad_rows[0]}.")
         if self.bad_rows and not self._skip:
             which = "the row, or leave it" if len(self.bad_rows) == 1 else "the rows, or leave them"
             n = f"{source}: {len(self.bad_rows)} rows cannot be used: " if len(self.bad_rows) > 1 else ""

@@ -61,10 +61,11 @@ class RawRow:
     problem: str | None = None
 
 
-def read_rows(path: Path, encoding: str | None = None) -> list[RawRow]:
+def read_rows(path: Path, encoding: str | None = None, *, encoding_option: str | None = None) -> list[RawRow]:
     """The rows of `path`, in order; a row that cannot be read comes as a `RawRow` with its problem.
 
-    `encoding` is that of a text file that is not UTF-8. Raises `DataError` where the file as a whole cannot be read:
+    `encoding` is that of a text file that is not UTF-8; `encoding_option` is how a user gives it, up to its name
+    (`--encoding `), for the error that names it. Raises `DataError` where the file as a whole cannot be read:
     absent, empty, damaged, of another kind or encoding, or with columns that cannot be told apart; and
     `MissingExtraError` for .xlsx without the extra `excel`.
     """
@@ -82,7 +83,7 @@ def read_rows(path: Path, encoding: str | None = None) -> list[RawRow]:
     elif name.endswith(".xlsx"):
         rows = _read_excel(path)
     else:
-        text = decoded(_bytes(path), path, encoding)
+        text = decoded(_bytes(path), path, encoding, encoding_option)
         raw = _json_lines(text) if ".jsonl" in name[-9:] else _csv_rows(path, text)
         rows = [_require_text(row) for row in raw]
     rows = _as_written(path, rows)
@@ -299,9 +300,9 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers_rows(cells: Iterable[Any]) -> bool:
-    """Whether a column only numbers the rows, as the index of a pandas table does, also of one that was filtered."""
-    texts = [str(cell).strip() for cell in cells]
-    return all(re.fullmatch(r"[0-9]{1,12}(?:\.0)?", text) for text in texts) and len(set(texts)) == len(texts)
+    """Whether a column only numbers the rows, as the index of a pandas table does, also of one that was filtered or put
+    together of several."""
+    return all(re.fullmatch(r"[0-9]{1,12}(?:\.0)?", str(cell).strip()) for cell in cells)
 
 
 def _is_blank(value: Any) -> bool:

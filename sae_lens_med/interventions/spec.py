@@ -243,7 +243,7 @@ def _name(each: Intervention, saes: Any) -> str:
 def _features(kind: str, given: Any, where: str) -> tuple[tuple[int, float | None], ...]:
     shape = "a list of indices" if kind == "ablate" else "a mapping of index to value"
     if not isinstance(given, list if kind == "ablate" else Mapping) or not given:
-        raise ConfigError(f"{where}: features of {kind} must be {shape}, got {given!r}.")
+        raise ConfigError(f"{where}: features of {kind} must be {shape}, got {_short(given)}.")
     found: list[tuple[int, float | None]] = []
     for key in given:
         index = whole_number(key, 0, MAX_FEATURE)
@@ -251,7 +251,7 @@ def _features(kind: str, given: Any, where: str) -> tuple[tuple[int, float | Non
             raise ConfigError(f"{where}: a feature must be an index >= 0, got {_short(key)} (at most {MAX_FEATURE}).")
         value = None if kind == "ablate" else given[key]
         if value is not None and not _is_number(value):
-            raise ConfigError(f"{where}: the value of feature {key} must be a number, got {value!r}.")
+            raise ConfigError(f"{where}: the value of feature {key} must be a number, got {_short(value)}.")
         if kind != "ablate" and value is None:
             raise ConfigError(f"{where}: feature {key} has no value.")
         found.append((index, None if value is None else float(value)))

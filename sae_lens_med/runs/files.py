@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -95,6 +96,19 @@ def system_error(error: Exception, path: Path) -> int | None:
 def is_file(path: Path | str) -> bool:
     """Whether there is a file: `Path.is_file`, but False too for a path that no file can have, such as a long one."""
     return os.path.isfile(path)
+
+
+def told_apart(paths: Sequence[Path], name: Callable[[Path], str] = lambda path: path.name) -> list[str]:
+    """The `name` of each path; where several have the same, as much of the end of the paths as tells them apart."""
+    whole = [path.absolute().parts for path in paths]
+    names, depth = [name(path) for path in paths], 0
+    while depth < max(map(len, whole), default=0):
+        clashing = {each for each, n in Counter(names).items() if n > 1}
+        if not clashing:
+            break
+        depth += 1
+        names = ["/".join(parts[-depth:]) if own in clashing else own for own, parts in zip(names, whole, strict=True)]
+    return names
 
 
 def follow_umask(path: Path) -> None:

@@ -57,19 +57,24 @@ class PartialResults:
         if me.first:
             for each in (self.first_path, *self._others()):
                 found += _found(each, own)
-            # Written again: appending after a torn line would spoil the next one.
-            write_jsonl(self.first_path, [own, *found])
+            # Written again: appending after a torn line would spoil the next one. Without results there is no file, so
+            # that a run that is refused before its first one leaves nothing behind.
+            if found:
+                write_jsonl(self.first_path, [own, *found])
+            else:
+                self.first_path.unlink(missing_ok=True)
             for each in self._others():
                 each.unlink()
         self.done: dict[str, dict[str, Any]] = {}
         """Results that the files hold, by id, as JSON gives them back; the same in all processes when opened."""
         for together in distributed.broadcast_object(found):
             self._add(together)
-        if not me.first:
-            write_jsonl(self.path, [own])
+        self._own = own
 
     def append(self, results: Iterable[Record | Mapping[str, Any]]) -> None:
         """Write results that belong together to the end of the file; after it, an interruption does not cost them."""
+        if not self.path.exists():
+            write_jsonl(self.path, [self._own])
         line = json_line([r.to_dict() if isinstance(r, Record) else dict(r) for r in results])
         with naming_what_fails(self.path), self.path.open("a", encoding="utf-8") as handle:
             handle.write(line)

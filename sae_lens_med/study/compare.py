@@ -36,7 +36,7 @@ from sae_lens_med.features.store import load_features
 from sae_lens_med.metrics.inputs import Inputs, stratum_labels
 from sae_lens_med.metrics.metric import Sentence
 from sae_lens_med.records import FloatArray, IntArray, McqItem, MetricValue, Provenance
-from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, json_sha256, write_text
+from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, json_sha256, told_apart, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.provenance import NAMES, identity
 from sae_lens_med.statistics import (
@@ -153,9 +153,8 @@ def compare_studies(
         for name in sides[0]
         if same_scale or name != "matched_minus_mismatched"
     ]
-    name_a, name_b = (
-        f"{path.name} ({variant})" for path, variant in zip((study_a, study_b or study_a), pair, strict=True)
-    )
+    names = told_apart((study_a, study_b or study_a))
+    name_a, name_b = (f"{name} ({variant})" for name, variant in zip(names, pair, strict=True))
     about = {"a": about_a, "b": about_b, "variants": list(pair), "permutations": permutations, "seed": seed}
     summary = _summary(name_a, name_b, metrics)
     return Comparison(name_a, name_b, len(items), tuple(metrics), tuple(notes), summary, about)

@@ -16,7 +16,7 @@ from typing import Any
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.escaping import markdown, markdown_head, markdown_row
 from sae_lens_med.plots import describe_frontier, frontier_panels, svg
-from sae_lens_med.runs.files import json_sha256, write_json, write_text
+from sae_lens_med.runs.files import json_sha256, told_apart, write_json, write_text
 from sae_lens_med.runs.parsing import read_json, read_yaml
 from sae_lens_med.training.recipe import current_keys
 
@@ -131,7 +131,7 @@ def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> s
     head = ("hook", "curve", "d_sae", "architecture", "coefficient", "L0", "EV", "EV w/o 1st direction", "dead")
     head = (*head, "CE-loss score", "steps", "run")
     lines = ["# L0 and explained variance on held-out text", "", *markdown_head(head, ["---"] * len(head))]
-    for p in found.points:
+    for p, run in zip(found.points, told_apart([Path(p.folder) for p in found.points]), strict=True):
         lines.append(
             markdown_row(
                 [
@@ -146,7 +146,7 @@ def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> s
                     f"{p.dead_fraction:.1%}",
                     f"{p.ce_loss_score:.3f}",
                     f"{p.steps:,}",
-                    Path(p.folder).name,
+                    run,
                 ]
             )
         )

@@ -69,14 +69,14 @@ def require_values(values: Mapping[str, Any], config_class: type, where: str) ->
         if key not in hints:
             continue
         if not _fits(value, hints[key]):
-            raise ConfigError(f"{where}: {key} must be {_in_words(hints[key])}, got {value!r}.")
+            raise ConfigError(f"{where}: {key} must be {_in_words(hints[key])}, got {_shown(value)}.")
         if key in LEAST and value is not None and value < LEAST[key]:
-            raise ConfigError(f"{where}: {key} must be at least {LEAST[key]}, got {value!r}.")
+            raise ConfigError(f"{where}: {key} must be at least {LEAST[key]}, got {_shown(value)}.")
         most = MOST.get(key, MOST_OF_OTHERS)
         if isinstance(value, int | float) and value > most:
             raise ConfigError(f"{where}: {key} must be at most {most:,}, got {_shown(value)}.")
         if key in BELOW_1 and value is not None and value >= 1:
-            raise ConfigError(f"{where}: {key} must be below 1, got {value!r}.")
+            raise ConfigError(f"{where}: {key} must be below 1, got {_shown(value)}.")
         if key in CHOICES and value not in CHOICES[key]:
             hint = nearest(str(value), CHOICES[key]) or f"; there are {', '.join(CHOICES[key])}."
             raise ConfigError(f"{where}: SAELens has no {key} {value!r}{hint}")
@@ -86,7 +86,7 @@ def number(value: Any, name: str, where: str, least: float, below: float = math.
     """A number of at least `least` and below `below`. Raises `ConfigError`."""
     if not _fits(value, float) or not least <= value < below:
         limit = "" if math.isinf(below) else f" and below {below:g}"
-        raise ConfigError(f"{where}: {name} must be a number of at least {least:g}{limit}, got {value!r}.")
+        raise ConfigError(f"{where}: {name} must be a number of at least {least:g}{limit}, got {_shown(value)}.")
     return float(value)
 
 
@@ -102,7 +102,7 @@ def whole(value: Any, name: str, where: str) -> int:
 def text(value: Any, name: str, where: str) -> str:
     """A text. Raises `ConfigError`."""
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: {name} must be a string, got {value!r}.")
+        raise ConfigError(f"{where}: {name} must be a string, got {_shown(value)}.")
     return value
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_med.data.local import told_apart
+from sae_lens_med.data.fields import short
+from sae_lens_med.data.local import require_different
 from sae_lens_med.data.rows import (
     COLUMN_CHOICES,
     EXPLANATION_COLUMNS,
@@ -28,7 +29,7 @@ from sae_lens_med.data.rows import (
 from sae_lens_med.data.tables import RawRow, read_rows, stem
 from sae_lens_med.errors import DataError, listed
 from sae_lens_med.prompts.templates import find_templates
-from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.files import json_sha256, told_apart
 
 if TYPE_CHECKING:
     import datasets
@@ -103,12 +104,13 @@ def training_text(
     if extra_columns not in COLUMN_CHOICES:
         raise DataError(f"extra columns are one of {', '.join(COLUMN_CHOICES)}, got {extra_columns!r}.")
     paths = [Path(source) for source in sources]
-    names, prefixes = told_apart(paths, lambda path: path.name), told_apart(paths, stem)
+    require_different(paths)
+    names, prefixes = told_apart(paths), told_apart(paths, stem)
     found: list[_Text] = []
     bad_rows: list[str] = []
     ignored: dict[str, None] = {}
     for path, name, prefix in zip(paths, names, prefixes, strict=True):
-        rows = read_rows(path, encoding)
+        rows = read_rows(path, encoding, encoding_option="--set data.encoding=")
         ignored |= dict.fromkeys(_take_out_extra_columns(path, rows, extra_columns == "ignore"))
         found += _texts_of(path, rows, name, prefix, leave_out, bad_rows.append)
     if bad_rows and not skip_bad_rows:
@@ -170,12 +172,16 @@ def _without_repeated(found: Sequence[_Text], bad_rows: list[str], skip: bool) -
     return kept
 
 
-def _take_out_extra_columns(path: Path, rows: Iterable[RawRow], ignore: bool) -> list[str]:
-    """Take out of the rows what nothing reads, and return the names. Raises `DataError` where that is not asked for."""
+def _take_out_extra_columns(path: Path, rows: Sequence[RawRow], ignore: bool) -> list[str]:
+    """Take out of the rows what nothing reads, and return the names. Raises `DataError` where that is not asked for,
+    and for a file of which no row has a known shape."""
+    read = [row for row in rows if row.values is not None]
+    if read and not any(_shape(row) for row in read):
+        raise DataError(f"{path}: {_unknown(read[0])}.")
     extra: dict[str, None] = {}
-    for row in rows:
-        values = row.values or {}
-        own = [name for name in values if name not in _columns(path, row)] if values else []
+    for row in read:
+        values, columns = row.values or {}, _columns(row)
+        own = [name for name in values if columns and name not in columns]
         extra |= dict.fromkeys(own)
         for name in own if ignore else ():
             del values[name]
@@ -187,23 +193,27 @@ def _take_out_extra_columns(path: Path, rows: Iterable[RawRow], ignore: bool) ->
     return list(extra)
 
 
-def _columns(path: Path, row: RawRow) -> tuple[str, ...]:
-    return {"text": _TEXT, "question_answer": _QUESTION_ANSWER}.get(_shape(path, row)) or known_columns(
-        row.values or {}
-    )
+def _columns(row: RawRow) -> tuple[str, ...]:
+    """What a row of this shape may have; nothing for one of no known shape."""
+    shape = _shape(row)
+    if shape == "item":
+        return known_columns(row.values or {})
+    return {"text": _TEXT, "question_answer": _QUESTION_ANSWER, None: ()}[shape]
 
 
-def _shape(path: Path, row: RawRow) -> str:
+def _shape(row: RawRow) -> str | None:
     keys = set(row.values or {})
     if "text" in keys and "question" not in keys:
         return "text"
     if "question" in keys and ("options" in keys or keys >= set(KORMEDMCQA_LETTERS)):
         return "item"
-    if keys >= {"id", "question", "answer"}:
-        return "question_answer"
-    raise DataError(
-        f"{path}: row {row.number} has the keys {', '.join(row.values or {})}, which is not a known form of training "
-        "text; use exam items (question, options or A to E), MedQuAD rows (id, question, answer) or rows with text."
+    return "question_answer" if keys >= {"id", "question", "answer"} else None
+
+
+def _unknown(row: RawRow) -> str:
+    return (
+        f"row {row.number} has the keys {', '.join(row.values or {})}, which is not a known form of training text; use "
+        "exam items (question, options or A to E), MedQuAD rows (id, question, answer) or rows with text"
     )
 
 
@@ -215,7 +225,10 @@ def _texts_of(
         try:
             if row.values is None:
                 raise DataError(row.problem)
-            yield from list(_texts(_shape(path, row), row, row.values, source, prefix, leave_out))
+            if (shape := _shape(row)) is None:
+                bad(f"{path}: {_unknown(row)}")
+                continue
+            yield from list(_texts(shape, row, row.values, source, prefix, leave_out))
         except DataError as error:
             bad(f"{where}: {str(error).rstrip('.')}")
 
@@ -242,5 +255,5 @@ def _texts(
 def _text(values: Mapping[str, Any], key: str) -> str:
     value = values[key]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"field {key!r} must be a non-empty string, got {value!r}.")
+        raise DataError(f"field {key!r} must be a non-empty string, got {short(value)}.")
     return value

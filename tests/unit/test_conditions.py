@@ -167,6 +167,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_text("conditions:\n- {kind: steer, features: {1: 2.0, 1: 3.0}}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="the key 1 is given twice"):
         load_conditions(path)
+    for line in ("matched_random: 100000000000", "matched_random: 1e11", "matched_random: -1", "matched_random: true"):
+        path.write_text("conditions:\n- {kind: splice}\n" + line, encoding="utf-8")
+        with pytest.raises(ConfigError, match="matched_random must be a whole number from 0 to 10,000"):
+            load_conditions(path)
+    path.write_text("conditions:\n- &a {kind: steer, features: {1: 2.0}}\n- {<<: *a, name: b}\n", encoding="utf-8")
+    assert [c.name for c in load_conditions(path).conditions] == ["plain", "steer-1", "b"]
     path.write_text("conditions: !!python/object/apply:os.system ['true']\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_conditions(path)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sae_lens_med.concepts.sets import load_concepts
 from sae_lens_med.data import LoadedItems, load_items
 from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, MissingExtraError
@@ -238,6 +239,9 @@ def test_rows_of_other_lengths_are_told_as_rows(tmp_path: Path) -> None:
 
 def test_concepts_ratings_and_texts_come_from_the_same_tables(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("\ttext\n0\t한 글\n1\t다른 글\n\t\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_bytes("concept,category,ko\n폐렴,disease,폐렴\n".encode("cp949"))
+    with pytest.raises(DataError, match="looks like cp949; save it as UTF-8"):  # no option to name it by
+        load_concepts(tmp_path / "b.csv")
     assert [row.values for row in read_rows(tmp_path / "a.tsv")] == [{"text": "한 글"}, {"text": "다른 글"}]
 
 
@@ -268,3 +272,25 @@ def test_reading_a_table_loads_nothing_heavy() -> None:
     code = "import sys, sae_lens_med.data.tables; print({'pandas', 'pyarrow', 'openpyxl'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_is_not_korean_is_not_called_korean(tmp_path: Path) -> None:
+    text = "question,A,B,C,D,E,answer\n" + "頭痛の原因は何ですか?,あ,い,う,え,お,1\n" * 3
+    (tmp_path / "a.csv").write_bytes(text.encode("shift_jis"))
+    with pytest.raises(DataError, match="the text is not UTF-8") as error:
+        load_items(str(tmp_path / "a.csv"))
+    assert "cp949" not in str(error.value)
+    (tmp_path / "a.csv").write_bytes(bytes(range(1, 256)) * 20)
+    with pytest.raises(DataError, match="the text is not UTF-8, nor of an encoding that can be told; name it with"):
+        load_items(str(tmp_path / "a.csv"))
+
+
+def test_lists_as_pandas_prints_them(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"question": ["q", "r"], "options": [["it's", "b, c"], ['"x"', "y"]], "answer": [1, 2]})
+    frame.to_csv(tmp_path / "a.csv")
+    assert [item.options for item in load_items(str(tmp_path / "a.csv")).items] == [("it's", "b, c"), ('"x"', "y")]
+    # Oracle of what must not run: a call in the cell.
+    text = "question,options,answer\nq,\"[__import__('os').getcwd(), 'b']\",1\n"
+    (tmp_path / "b.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="field 'options': must be a list written as JSON"):
+        load_items(str(tmp_path / "b.csv"))

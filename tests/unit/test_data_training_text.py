@@ -202,7 +202,7 @@ def test_bad_rows_of_text_are_named_at_once_or_left_out(tmp_path: Path) -> None:
 def test_extra_columns_and_encodings_of_text(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("text;note\n한글 글;1\n".encode("cp949"))
-    with pytest.raises(DataError, match="looks like cp949"):
+    with pytest.raises(DataError, match="looks like cp949; read it with --set data.encoding=cp949, or"):
         training_text([path])
     with pytest.raises(DataError, match="t.csv: nothing reads the columns note"):
         training_text([path], encoding="cp949")

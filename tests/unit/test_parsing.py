@@ -10,10 +10,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import sae_lens_med
 from sae_lens_med.alignment.labels.scores import read_labels
 from sae_lens_med.alignment.ratings_file import read_ratings
+from sae_lens_med.cli import app
 from sae_lens_med.concepts.sets import load_concepts
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import SaeLensMedError
@@ -199,3 +201,17 @@ def test_there_is_one_way_in() -> None:
             if called == "json.loads":
                 inner = node.args[0]
                 assert isinstance(inner, ast.Call) and ast.unparse(inner.func) == "json.dumps", f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "study", "intervene"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--seed", "-1"), ("--seed", str(2**32)), ("--seed", NINES), ("--limit", "0"), ("--answers-from", "2")]
+    + [("--batch-tokens", "0"), ("--batch-tokens", str(10**12)), ("--shots", "-1"), ("--permutations", str(10**9))],
+)
+def test_numbers_of_the_commands_have_limits(command: str, option: str, value: str) -> None:
+    needed = {"study": ["--sae", "x"], "intervene": ["--conditions", "x"]}.get(command, [])
+    if (command, option) == ("intervene", "--permutations"):
+        return
+    done = CliRunner().invoke(app, [command, "-m", "x", "-d", "sample", "-o", "x", *needed, option, value])
+    assert done.exit_code == 2 and "Invalid value" in done.stderr and "Traceback" not in done.stderr

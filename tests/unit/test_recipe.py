@@ -79,6 +79,29 @@ def test_a_wrong_value_is_told_when_the_recipe_is_read(override: str, message: s
         load_recipe("tiny", [override])
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("seed: 4294967296", "seed must be at most 4,294,967,295, got 4294967296"),
+        ("seed: -1", "seed must be at least 0, got -1"),
+        ("seed: 2024-01-01", "seed must be a whole number.*, got '2024-01-01'"),
+        (f"seed: {'9' * 90}", "seed must be at most"),
+        (f"training_tokens: {'9' * 90}", "training_tokens must be at most"),
+        ("n_checkpoints: 1000000000000", "n_checkpoints must be at most 10,000"),
+        ("lr: 1e40", "lr must be at most"),
+        ("lr: .inf", "lr must be a number"),
+        ("1: 2", "unknown key 1"),
+        ("seed: 1\nseed: 2", r"is not YAML that a recipe can be: the key 'seed' is given twice at line \d+, column 1"),
+    ],
+)
+def test_a_line_that_no_recipe_can_have(tmp_path: Path, line: str, message: str) -> None:
+    text = (configs_dir() / "recipes" / "tiny.yaml").read_text(encoding="utf-8")
+    own = [each for each in text.splitlines() if not each.startswith(line.split(":")[0])]
+    (tmp_path / "r.yaml").write_text("\n".join([*own, line]) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
 def test_a_training_run_is_begun_resumed_and_never_overwritten(tmp_path: Path) -> None:
     recipe, run = load_recipe("tiny"), tmp_path / "run"
     open_run(recipe, run, resume=False).begin()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -173,6 +174,34 @@ def test_what_cannot_run_is_named(tmp_path: Path, architecture: str, message: st
     (folder / "cfg.json").write_text(json.dumps(config | {"architecture": architecture}))
     with pytest.raises(ReleaseError, match=message):
         load_sae(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "cfg.json is damaged: metadata must be an object with hook_name, but is NoneType"),
+        ([], "metadata must be an object"),
+        ({"hook_name": None}, "does not say which hook it reads"),
+        ({"hook_name": ["a"]}, "does not say which hook it reads"),
+        ({}, "does not say which hook it reads"),
+    ],
+)
+def test_an_sae_with_damaged_metadata_is_named(tmp_path: Path, metadata: Any, message: str):
+    folder = trained_folder(tmp_path / "sae")
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | {"metadata": metadata}))
+    with pytest.raises(ReleaseError, match=message):
+        load_sae(str(folder))
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"a": 1}', "[1]", '["a", null]', "3", "[" * 5000, '["\\ud800"]'])
+def test_damaged_ids_of_left_out_items_are_named(tmp_path: Path, text: str):
+    folder = trained_folder(tmp_path / "sae")
+    (folder / "left_out_ids.json").write_text(text)
+    with pytest.raises(ReleaseError, match=r"left_out_ids.json (is damaged|cannot be read as JSON)"):
+        load_sae(str(folder))
+    (folder / "left_out_ids.json").write_text('["a", "b"]')
+    assert load_sae(str(folder)).left_out_ids == {"a", "b"}
 
 
 def test_every_way_to_one_sae_has_one_identity(releases: Releases):

@@ -15,7 +15,7 @@ import yaml
 
 from sae_lens_med import distributed
 from sae_lens_med.errors import StudyError
-from sae_lens_med.runs.files import atomic_path, write_json
+from sae_lens_med.runs.files import atomic_path, told_apart, write_json
 from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest, require_writable
 from sae_lens_med.runs.provenance import changes
 
@@ -303,3 +303,11 @@ def test_the_umask_holds_for_what_is_written(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "manifest.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_has_the_same_name_is_told_apart_by_where_it_lies(tmp_path: Path) -> None:
+    paths = [tmp_path / each for each in ("a/x.csv", "b/x.csv", "b/y.csv", "c/b/x.csv")]
+    assert told_apart(paths) == ["a/x.csv", f"{tmp_path.name}/b/x.csv", "y.csv", "c/b/x.csv"]
+    assert told_apart(paths[:3], lambda path: path.stem) == ["a/x.csv", "b/x.csv", "y"]
+    assert len(set(told_apart([paths[0], paths[0]]))) == 1  # one thing, twice
+    assert told_apart([]) == []

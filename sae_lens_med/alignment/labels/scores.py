@@ -87,7 +87,7 @@ class LabelScores:
 
 
 def read_labels(path: Path, d_sae: int | None = None) -> dict[int, str]:
-    """Feature -> label from a file: a JSON object `{"12": "label", ...}`, or rows (.jsonl, .csv, .parquet) with the
+    """Feature -> label from a file: a JSON object `{"12": "label", ...}`, or rows (.jsonl, .csv, .xlsx, ...) with the
     fields `feature` and `label`.
 
     Raises `DataError` that names the entry for a feature that is no number, is outside `[0, d_sae)` or appears twice,
