@@ -114,7 +114,8 @@ class RunFolder:
         require_same(self.path, self.kind.identity(self.values), self.kind.identity(self._own))
 
     def begin(self) -> None:
-        """Write the manifest where the folder has none yet."""
+        """Hold the folder, and write the manifest where it has none yet."""
+        self.hold()
         if not self.begun:
             self.write()
 
