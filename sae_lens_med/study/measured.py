@@ -53,6 +53,16 @@ class AlignmentFolder:
         self.metrics: list[MetricValue] = []
         self.notes: dict[str, list[str]] = {}
         self._run = RunFolder(self.path, KIND, {"metrics": {}})
+        self._load()
+
+    def hold(self) -> None:
+        """Be the one that writes here (`RunFolder.hold`), and know what another process has written meanwhile."""
+        before = self._run.values
+        self._run.hold()
+        if self._run.values is not before:
+            self._load()
+
+    def _load(self) -> None:
         self.done = self._run.parts
         if not self.done:
             return
@@ -61,10 +71,6 @@ class AlignmentFolder:
             self.notes = {str(name): [str(n) for n in notes] for name, notes in self._read("notes.json").items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             raise StudyError(f"{self.path} is damaged ({error}); delete it and measure again.") from error
-
-    def hold(self) -> None:
-        """Be the one that writes here (`RunFolder.hold`)."""
-        self._run.hold()
 
     def changed(self, metric: Metric, settings: Mapping[str, Any]) -> list[str] | None:
         """What differs from the settings a metric was measured with (empty: nothing); None when it was not measured."""
@@ -75,6 +81,7 @@ class AlignmentFolder:
 
     def write(self, metric: Metric, settings: Mapping[str, Any], measured: Measured, seconds: float) -> None:
         """Put what was measured in the place of what the metric gave before."""
+        self.hold()
         for name, value in measured.files.items():
             target = self.path / name
             write_json(target, value) if name.endswith(".json") else write_text(target, str(value))

@@ -131,6 +131,11 @@ def test_a_run_that_began_meanwhile_goes_on(tmp_path: Path) -> None:
     first.finish("knead", 1.0)
     late.begin()
     assert late.begun and list(late.parts) == ["knead"]
+    # So does one that had begun when it was opened.
+    stale = opened(tmp_path)
+    late.finish("bake", 1.0)
+    stale.finish("cool", 1.0)
+    assert list(read_manifest(tmp_path, KIND)["parts"]) == ["knead", "bake", "cool"]
 
 
 def test_only_rank_0_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
