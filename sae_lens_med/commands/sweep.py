@@ -52,8 +52,8 @@ def sweep(
 
     Example: sae-lens-med sweep tied.yaml topk.yaml --over sae.l1_coefficient=0.2,0.4 --over sae.k=32,64 -o runs/both
     """
-    from sae_lens_med.runs.folder import require_output, require_writable
-    from sae_lens_med.training.outputs import SWEEP, open_sweep, require_texts
+    from sae_lens_med.runs.folder import require_output
+    from sae_lens_med.training.outputs import SWEEP, open_sweep, require_activations, require_texts
     from sae_lens_med.training.plan import plan
 
     variants = plan(recipes, overs or [], overrides or [])
@@ -64,8 +64,7 @@ def sweep(
     require_output(output, SWEEP)
     for variant in variants:
         require_texts(variant.recipe)
-    if activations is not None:
-        require_writable(activations)
+    require_activations(activations)
 
     from sae_lens_med import distributed
     from sae_lens_med.models.bridge import load_model

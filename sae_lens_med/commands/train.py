@@ -40,16 +40,15 @@ def train(
 
     Example: sae-lens-med train gemma-3-270m-res --set data.folder=texts --set sae.l1_coefficient=0.4 --output runs/a
     """
-    from sae_lens_med.runs.folder import require_output, require_writable
-    from sae_lens_med.training.outputs import RUN, open_run, require_texts
+    from sae_lens_med.runs.folder import require_output
+    from sae_lens_med.training.outputs import RUN, open_run, require_activations, require_texts
     from sae_lens_med.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     open_run(loaded, output, resume)
     require_output(output, RUN)
     require_texts(loaded)
-    if activations is not None:
-        require_writable(activations)
+    require_activations(activations)
 
     from sae_lens_med import distributed
     from sae_lens_med.models.bridge import load_model

@@ -18,6 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sae_lens_med.errors import SaeLensMedError
+
 DISCLAIMER = "Research tool. Not for clinical use: nothing shown here is medical advice."
 DISCLAIMER_KO = "연구용 도구입니다. 임상용이 아니며, 여기에 표시된 어떤 내용도 의학적 조언이 아닙니다."
 LEAST_ROOM = 1 << 16
@@ -84,6 +86,8 @@ def system_error(error: Exception, path: Path) -> int | None:
     none. `path` is what was written, or a folder on its disk."""
     if isinstance(error, OSError):
         return error.errno
+    if isinstance(error, SaeLensMedError):  # said already
+        return None
     said = str(error)
     if found := re.search(r"\(os error (\d+)\)", said):
         return int(found[1])

@@ -92,10 +92,12 @@ class RunFolder:
 
     def __init__(self, path: Path, kind: Kind, values: Mapping[str, Any], *, resume: bool | None = None) -> None:
         self.path, self.kind = Path(path), kind
-        self._own = own = json.loads(json.dumps(_marked(kind, values)))
+        own: dict[str, Any] = json.loads(json.dumps(_marked(kind, values)))
+        self._own = json.loads(json.dumps(own))
         self._release: weakref.finalize[..., RunFolder] | None = None
         found, other = self._found(own, resume) if distributed.ranks().first else (None, None)
         found = distributed.broadcast_object(found) if kind.together else found
+        self._opened = None if found is None else json.dumps(found)
         self.begun = found is not None
         """Whether the folder had a manifest of this run when it was opened."""
         self.replaces: dict[str, Any] | None = other
@@ -112,22 +114,25 @@ class RunFolder:
     def hold(self) -> None:
         """Be the one that writes here, until this object or the process ends; what writes the manifest does it, too.
 
-        Raises `StudyError` where another process writes here, or began to after this folder was opened.
+        `begun` and `values` are then those that another process left since this folder was opened, if one did. Raises
+        `StudyError` where another process writes here, or left something else.
         """
         if self._release is not None or not distributed.ranks().first:
             return
         self._release = weakref.finalize(self, lock.hold(self.path))
-        if self.begun or not (self.path / self.kind.manifest).is_file():
+        if not (self.path / self.kind.manifest).is_file():
             return
-        if self.replaces is not None and read_manifest(self.path, self.kind) == self.replaces:
-            return  # the manifest that this run takes the place of
-        if distributed.ranks().world_size > 1:
-            raise StudyError(f"another process has just begun to write to {self.path}; run the same command again.")
-        self.begun, self.values = True, read_manifest(self.path, self.kind)
-        require_same(self.path, self.kind.identity(self.values), self.kind.identity(self._own))
+        found = read_manifest(self.path, self.kind)
+        if json.dumps(found) == self._opened or found == self.replaces:
+            return  # as it was when the folder was opened
+        if distributed.ranks().world_size > 1:  # the others know what was there before
+            raise StudyError(f"another process has just written to {self.path}; run the same command again.")
+        require_same(self.path, self.kind.identity(found), self.kind.identity(self._own))
+        self.begun, self.values = True, found
 
     def begin(self) -> None:
-        """Write the manifest where the folder has none yet."""
+        """Hold the folder, and write the manifest where it has none yet."""
+        self.hold()
         if not self.begun:
             self.write()
 
@@ -143,6 +148,7 @@ class RunFolder:
 
     def finish(self, name: str, seconds: float, **about: Any) -> None:
         """Note, on disk too, that a part is done."""
+        self.hold()
         done = datetime.now(UTC).isoformat(timespec="seconds")
         self.parts[name] = {**about, "done": done, "seconds": round(seconds, 2)}
         self.write()

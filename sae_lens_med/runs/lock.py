@@ -39,6 +39,7 @@ class _Held:
     """None where the disk knows no locks, or where this user may not write anyway."""
     made: list[Path] = field(default_factory=list)
     """Folders that were made for it, the innermost first."""
+    process: int = field(default_factory=os.getpid)
     times: int = 1
 
 
@@ -134,7 +135,7 @@ def _acquire(folder: Path) -> int | None:
 def _release(key: Path) -> None:
     with _guard:
         held = _held.get(key)
-        if held is None:
+        if held is None or held.process != os.getpid():  # a child that was forked has it not
             return
         held.times -= 1
         if held.times:

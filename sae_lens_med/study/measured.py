@@ -55,6 +55,16 @@ class AlignmentFolder:
         self.metrics: list[MetricValue] = []
         self.notes: dict[str, list[str]] = {}
         self._run = RunFolder(self.path, KIND, {"metrics": {}})
+        self._load()
+
+    def hold(self) -> None:
+        """Be the one that writes here (`RunFolder.hold`), and know what another process has written meanwhile."""
+        before = self._run.values
+        self._run.hold()
+        if self._run.values is not before:
+            self._load()
+
+    def _load(self) -> None:
         self.done = self._run.parts
         self.broken: dict[str, str] = {}
         """Metrics that were measured and do not count, and why."""
@@ -83,10 +93,6 @@ class AlignmentFolder:
     def _of(self, names: Sequence[str]) -> list[MetricValue]:
         return [value for value in self.metrics if value.name in names]
 
-    def hold(self) -> None:
-        """Be the one that writes here (`RunFolder.hold`)."""
-        self._run.hold()
-
     def changed(self, metric: Metric, settings: Mapping[str, Any]) -> list[str] | None:
         """Why a metric is measured again: what differs from its settings, or is not as it was written (empty: nothing);
         None when it was not measured."""
@@ -99,6 +105,7 @@ class AlignmentFolder:
 
     def write(self, metric: Metric, settings: Mapping[str, Any], measured: Measured, seconds: float) -> None:
         """Put what was measured in the place of what the metric gave before."""
+        self.hold()
         for name, value in measured.files.items():
             target = self.path / name
             write_json(target, value) if name.endswith(".json") else write_text(target, str(value))

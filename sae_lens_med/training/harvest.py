@@ -222,7 +222,9 @@ class Harvest:
                 "sequences_per_shard": SEQUENCES_PER_SHARD,
                 "rows": rows,
             }
-            RunFolder(folder, KIND, values).begin()
+            run = RunFolder(folder, KIND, values)
+            if not run.begun:  # runs that share a cache write to it at one time: a shard is the same from whichever
+                run.begin()
 
     def _require_room(self, rows: list[int]) -> None:
         needed: dict[int, int] = {}

@@ -3,12 +3,14 @@
 Nothing here writes. `train` and `sweep` ask again when they begin, since others may have written meanwhile.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.runs.folder import Kind, RunFolder, require_names
+from sae_lens_med.runs.files import cache_dir
+from sae_lens_med.runs.folder import Kind, RunFolder, require_names, require_writable
 from sae_lens_med.training.plan import Variant
 from sae_lens_med.training.recipe import Recipe, current_keys
 
@@ -52,4 +54,14 @@ def require_texts(recipe: Recipe, option: str = "--set data.folder=PATH") -> lis
     for path in paths:
         if not path.is_file():
             raise DataError(f"the recipe's text {path} does not exist; say where it is with {option}.")
+        if not os.access(path, os.R_OK):
+            raise DataError(f"you may not read the recipe's text {path}; change that, or name another with {option}.")
     return paths
+
+
+def require_activations(folder: Path | None) -> None:
+    """Check that activations can be kept in `folder`, or else in the user's cache. Raises `StudyError`."""
+    if folder is not None:
+        require_writable(folder)
+    elif not (cache := cache_dir() / "activations").exists():  # one that is there may hold all that is needed
+        require_writable(cache)

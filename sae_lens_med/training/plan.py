@@ -15,7 +15,7 @@ from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.runs.parsing import ParseError, parse_yaml
 from sae_lens_med.training.recipe import Recipe, find_recipe, load_recipe, sae_fields
 
-_NAME_CHARS = 100
+_NAME_CHARS, _NAME_BYTES = 100, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _name(label: str, varied: dict[str, Any]) -> str:
     parts = [label] if label else []
     parts += [f"{key.rpartition('.')[2]}-{value}" for key, value in varied.items()]
     name = re.sub(r"[^\w.+-]+", "-", "_".join(parts)).strip("-.")
-    return name[:_NAME_CHARS]
+    return name[:_NAME_CHARS].encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _told_apart(variants: list[Variant]) -> list[Variant]:

@@ -97,6 +97,8 @@ def test_names_are_safe_and_told_apart(short: list[str]) -> None:
     assert len(set(found)) == 4
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-.") for name in found)
     assert names(plan(["tiny"], [], short)) == ["tiny"]
+    korean = names(plan(["tiny"], [f"data.sources=[{'열' * 90}.jsonl],[{'통' * 90}.jsonl]"], short))
+    assert len(set(korean)) == 2 and all(len(name.encode()) <= 220 for name in korean)  # letters have three bytes
 
 
 @pytest.mark.parametrize(

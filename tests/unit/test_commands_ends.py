@@ -188,6 +188,8 @@ def test_a_library_that_cannot_write_names_the_file(tmp_path: Path, error: Excep
 
 
 def test_another_error_or_another_file_passes(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="^x is damaged"), naming_what_fails(tmp_path / "a"):
+        raise StudyError("x is damaged (No such file or directory (os error 2)); choose another.")
     with pytest.raises(ValueError, match="^mine$"), naming_what_fails(tmp_path / "a"):
         raise ValueError("mine")
     other = FileNotFoundError(2, "No such file or directory", "/elsewhere/b")

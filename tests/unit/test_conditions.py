@@ -143,6 +143,7 @@ def test_conditions_survive_json() -> None:
         ({"conditions": [{**STEER, "strengths": [float("inf")]}]}, "inf is not a strength"),
         ({"conditions": [{**STEER, "strengths": [1, 1]}]}, "two conditions are called 's@1'"),
         ({"conditions": [{**STEER, "name": "../up"}]}, r"the name '\.\./up' cannot be used as a folder name"),
+        ({"conditions": [{**STEER, "name": "열" * 90}]}, "has 270 bytes, more than the 200 .*; choose a shorter one"),
         ({"conditions": [{"name": "Plain", "kind": "splice"}]}, "two conditions are called 'Plain'"),
         ({"conditions": [{"interventions": [], "name": "x"}]}, "a list of at least one"),
         ({"conditions": [{"interventions": [{"kind": "splice"}], "kind": "splice"}]}, "unknown key 'kind'"),

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from sae_lens_med.cli import app
 from sae_lens_med.errors import ConfigError, DataError, SaeLensMedError, StudyError
 from sae_lens_med.runs.files import configs_dir
-from sae_lens_med.training.outputs import open_run, require_texts
+from sae_lens_med.training.outputs import open_run, require_activations, require_texts
 from sae_lens_med.training.recipe import load_recipe
 
 RECIPES = sorted((configs_dir() / "recipes").glob("*.yaml"))
@@ -154,3 +154,19 @@ def test_what_can_be_told_before_the_model_is_loaded_is(
     done = CliRunner().invoke(app, [command, *options, *output])
     assert isinstance(done.exception, SaeLensMedError) and message in str(done.exception)
     assert not (tmp_path / "NEW").exists()
+
+
+def test_a_cache_that_cannot_be_made_and_a_text_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SAE_LENS_MED_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(StudyError, match="cannot be made: .*file is a file"):
+        require_activations(None)
+    require_activations(tmp_path / "own")
+    (tmp_path / "text.jsonl").touch()
+    recipe = load_recipe("tiny", [f"data.folder={tmp_path}"])
+    assert require_texts(recipe) == [tmp_path / "text.jsonl"]
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs the tests may be allowed everything
+    with pytest.raises(DataError, match="you may not read the recipe's text .*text.jsonl"):
+        require_texts(recipe)

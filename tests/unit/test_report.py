@@ -498,10 +498,9 @@ def test_control_characters_and_turns_of_direction_are_shown_as_codes(study: Pat
     first = json.loads(path.read_text(encoding="utf-8").splitlines()[0]) | {"question": "\ud800a\x1b[2J\x9b\u202eb"}
     rest = path.read_text(encoding="utf-8").splitlines()[1:]
     path.write_text("\n".join([json.dumps(first), *rest]), encoding="utf-8")
-    for written in write_report(study):
-        text = written.read_text(encoding="utf-8")
-        assert not set(text) & set("\ud800\x1b\x9b\u202e")
-    assert r"\ud800a\x1b[2J\x9b\u202eb" in text
+    page, html = (written.read_text(encoding="utf-8") for written in write_report(study))
+    assert not set(page + html) & set("\ud800\x1b\x9b\u202e")
+    assert r"\ud800a\x1b[2J\x9b\u202eb" in html
 
 
 def verdict_of(source: str | None = "expert", **changes: Any) -> tuple[str, str]:

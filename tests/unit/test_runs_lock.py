@@ -57,7 +57,7 @@ def test_a_second_process_is_refused_and_a_reader_is_not(tmp_path: Path) -> None
         )
         run = opened(folder)  # to read
         assert run.begun and read_manifest(folder, KIND)["parts"] == {}
-        for write in (run.hold, run.write, lambda: run.finish("knead", 1.0)):
+        for write in (run.hold, run.begin, run.write, lambda: run.finish("knead", 1.0)):
             with pytest.raises(StudyError) as raised:
                 write()
             assert str(raised.value) == said
@@ -99,6 +99,22 @@ def test_one_process_holds_it_as_often_as_it_likes(tmp_path: Path) -> None:
         pass
 
 
+def test_a_child_that_was_forked_ends_nothing(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    run.begin()
+    code = (
+        "import os, sys; from pathlib import Path; from sae_lens_med.runs.folder import Kind, RunFolder\n"
+        f"run = RunFolder(Path({str(tmp_path / 'b')!r}), Kind('baking', format=1), {{'parts': {{}}}}); run.begin()\n"
+        "child = os.fork()\n"
+        "if child == 0: sys.exit(0)\n"
+        "os.waitpid(child, 0)\n"
+        f"print(sorted(os.listdir({str(tmp_path / 'b')!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == f"{[lock.LOCK, 'manifest.json']}\n"
+    assert names(tmp_path / "b") == {"manifest.json"}
+
+
 def test_what_writes_nothing_leaves_nothing(tmp_path: Path) -> None:
     run = opened(tmp_path / "deep" / "er")
     run.hold()
@@ -115,6 +131,11 @@ def test_a_run_that_began_meanwhile_goes_on(tmp_path: Path) -> None:
     first.finish("knead", 1.0)
     late.begin()
     assert late.begun and list(late.parts) == ["knead"]
+    # So does one that had begun when it was opened.
+    stale = opened(tmp_path)
+    late.finish("bake", 1.0)
+    stale.finish("cool", 1.0)
+    assert list(read_manifest(tmp_path, KIND)["parts"]) == ["knead", "bake", "cool"]
 
 
 def test_only_rank_0_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ Feature = tuple[str | None, int]
 """The SAE, as entries name it (None: the only one), and the index."""
 
 _TOP = ("conditions", "matched_random")
+_NAME_BYTES = 200  # a letter of Korean has three
 _NAME = re.compile(r"\w[\w+=@.-]{0,99}")  # a folder of this name is made
 
 
@@ -159,6 +160,11 @@ def _entry(entry: Any, where: str) -> list[Condition]:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{where}: the name {name!r} cannot be used as a folder name; use letters, digits and _ - . + = @"
+        )
+    if (length := len(name.encode())) > _NAME_BYTES:
+        raise ConfigError(
+            f"{where}: the name {name[:30]}... has {length} bytes, more than the {_NAME_BYTES} that leave room in the "
+            "name of a folder; choose a shorter one."
         )
     kind = "+".join(dict.fromkeys(each.kind for each in read))
     dicts = tuple(each.to_dict() for each in read)
