@@ -296,7 +296,8 @@ def test_other_settings_or_another_server_do_not_go_on(stub: Stub, tmp_path: Pat
     with pytest.raises(ModelError):
         evaluate(stub, output=tmp_path / "run")
     others: list[dict[str, Any]] = [{"seed": 1}, {"extra": {"top_p": 0.9}}, {"method": "generate"}]
-    for changes in (*others, {"items": DATA.items[:5]}):
+    others.append({"items": DATA.items[:5]})
+    for changes in others:
         with pytest.raises(StudyError, match="was started with other settings"):
             evaluate(stub, **({"method": "cot", "output": tmp_path / "run"} | changes))
     stub.models = {"data": [{"id": "tiny", "owned_by": "me", "max_model_len": 4096}]}
