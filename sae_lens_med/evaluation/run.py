@@ -2,7 +2,8 @@
 
 Layout: `items.jsonl` (one `ItemResult` a line, in item order) and `summary.json` (`format`, `provenance`, `metrics`,
 `reasons`: how many items have no answer and why, `deferral`: the curve of a method with confidences, which is in
-`deferral.csv` and `deferral.svg`, too); while it runs, `items.partial.jsonl`. An interrupted run goes on from there.
+`deferral.csv` and `deferral.svg`, too), and the report (`report.REPORTS`); while it runs, `items.partial.jsonl`. An
+interrupted run goes on from there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from sae_lens_med.evaluation.accuracy import ACCURACY, ACCURACY_PAPER, accuracy_
 from sae_lens_med.evaluation.deferral import DeferralPoint, deferral_area, deferral_csv, deferral_curve
 from sae_lens_med.evaluation.hooks import evaluation_hooks, splices
 from sae_lens_med.evaluation.methods import Method, as_method, ask, run_method
+from sae_lens_med.evaluation.report import write_evaluation_report
 from sae_lens_med.interventions import Intervention
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine, Hook
@@ -157,7 +159,7 @@ def evaluate(
         partial = PartialResults(output / PARTIAL, identity(provenance))
         results = answers(partial.records(ItemResult), partial.append)
         if me.first:
-            _write(run, _summarised(output, data.items, results, provenance, method, variant))
+            _write(run, _summarised(output, data.items, results, provenance, method, variant), data.items)
             partial.remove()
         distributed.barrier()
         return read_evaluation(output)
@@ -189,7 +191,7 @@ def _summarised(
     return Evaluation(folder, tuple(results), tuple(metrics), provenance, reason_counts(results), curve)
 
 
-def _write(run: RunFolder, found: Evaluation) -> None:
+def _write(run: RunFolder, found: Evaluation, items: Sequence[McqItem]) -> None:
     """The summary last: where it is, the rest is."""
     if found.deferral:
         write_text(run.path / f"{DEFERRAL}.csv", deferral_csv(found.deferral))
@@ -200,6 +202,15 @@ def _write(run: RunFolder, found: Evaluation) -> None:
         )
         write_text(run.path / f"{DEFERRAL}.svg", picture)
     write_results(run.path / RESULTS, found.results)
+    write_evaluation_report(
+        run.path,
+        items,
+        found.results,
+        found.metrics,
+        found.provenance,
+        reasons=found.reasons,
+        curve=found.deferral,
+    )
     run.values |= {
         "metrics": [metric.to_dict() for metric in found.metrics],
         "reasons": found.reasons,
