@@ -104,7 +104,8 @@ def evaluate(
 ) -> None:
     """Accuracy on multiple-choice questions, by one of five methods.
 
-    Writes items.jsonl (one result per item) and summary.json; an interrupted run continues when it is started again.
+    Writes report.html (read this; report.ko.html in Korean), report.md, items.jsonl (one result per item) and
+    summary.json; an interrupted run continues when it is started again.
 
     letter: the option letter that the model holds likeliest in the answer slot.
 
@@ -154,6 +155,7 @@ def evaluate(
     chosen.templates()
     from sae_lens_med.evaluation.hooks import splices
     from sae_lens_med.evaluation.run import evaluate as run_evaluation
+    from sae_lens_med.evaluation.sentences import MEANINGS, reason_sentences
     from sae_lens_med.interventions import read_interventions
     from sae_lens_med.prompts.shots import choose_shots
 
@@ -179,10 +181,14 @@ def evaluate(
         print_json(output, result.metrics)
         return
     print_tables(f"{opened.provenance['name']} on {loaded.source}, {len(loaded.items)} items", result.metrics)
-    if result.reasons:
-        counted = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
-        typer.echo(f"No answer, counted as wrong: {counted}.")
+    for name in dict.fromkeys(metric.name for metric in result.metrics):
+        typer.echo(f"{name}: {MEANINGS[name].en}.")
+    for reason, n, what in reason_sentences(result.reasons):
+        typer.echo(f"No answer, counted as wrong: {n} {reason} ({what.en}).")
     typer.echo(f"Results: {output}")
+    typer.echo(f"Report: {output / 'report.html'}")
+    typer.echo(f"        {output / 'report.md'}")
+    typer.echo(f"        {output / 'report.ko.html'}")
 
 
 def templates(

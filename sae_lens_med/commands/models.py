@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sae_lens_med.commands.options import on_terminal
+
 
 def register(app: typer.Typer) -> None:
     """Mount the command of this module."""
@@ -15,12 +17,18 @@ def register(app: typer.Typer) -> None:
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models that have a short name here. Any other Hub id or local folder works too.
 
+    A table on a terminal; piped, one Hub id a line.
+
     Example: sae-lens-med models --json
     """
     from sae_lens_med.models.catalogue import CATALOGUE, wheel_installed
 
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in CATALOGUE], ensure_ascii=False, indent=2))
+        return
+    if not on_terminal():
+        for entry in CATALOGUE:
+            typer.echo(entry.hub_id)
         return
     from rich.console import Console
     from rich.table import Table

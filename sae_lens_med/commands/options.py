@@ -4,6 +4,7 @@ Heavy imports are inside the functions.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,8 +60,16 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many items
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout instead of a table.")]
 ExplanationSource = Annotated[
     str | None,
-    typer.Option(help="Who wrote the explanations, where the rows do not say: expert, model or illustrative."),
+    typer.Option(
+        help="Who wrote the explanations, where the rows do not say: expert, model or illustrative. Only a study "
+        "needs it."
+    ),
 ]
+
+
+def on_terminal() -> bool:
+    """Whether stdout is a terminal: a person reads a table there, and a program in a pipe one name a line."""
+    return sys.stdout.isatty()
 
 
 def load_data(

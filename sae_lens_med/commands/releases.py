@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sae_lens_med.commands.options import on_terminal
+
 if TYPE_CHECKING:
     from sae_lens_med.saes.listing import Release, Releases
     from sae_lens_med.saes.publish import Check, Recompute
@@ -22,10 +24,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @releases_app.command("list")
 def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the releases and their SAEs."""
+    """List the releases and their SAEs: a table on a terminal; piped, one RELEASE/ID a line, as --sae takes it."""
     releases = _releases(ctx).read().values()
     if as_json:
         _echo_json([_listed(release) for release in releases])
+        return
+    if not on_terminal():
+        for release in releases:
+            for sae in release.saes:
+                typer.echo(f"{release.name}/{sae.id}")
         return
     from rich.console import Console
     from rich.table import Table

@@ -69,7 +69,10 @@ def study(
     Example: sae-lens-med study --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
     --data sample --output my-study
     """
+    from sae_lens_med.records import require_explanation_sources
+
     loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    require_explanation_sources(loaded.items, loaded.source)
     _run_study(
         model,
         sae,
@@ -170,3 +173,4 @@ def _print_end(result: "StudyResult") -> None:
     # Not through rich, which would wrap a long path.
     typer.echo(f"Report: {result.report_html}")
     typer.echo(f"        {result.report_md}")
+    typer.echo(f"        {result.folder / 'report.ko.html'}")

@@ -10,7 +10,7 @@ error: a misspelt one would otherwise be lost without a word. What a row does no
 - id: `subject-year-period-q_number` where the row has all of these, else the file's name and the row number;
 - subject: `unspecified`; language: `ko` when the question holds Hangul, else `en`;
 - explanation_source: `model` for `rationale_r1`, `expert` for `cot`, `expert` for rows in the schema of `casimedicos`,
-  else what the caller of the loader says.
+  else what the caller of the loader says, else None: a study then asks (`records.require_explanation_sources`).
 """
 
 import json
@@ -219,7 +219,7 @@ def _explanation(
     source = stated or _EXPLANATION_COLUMNS[column] or default
     choices = ", ".join(EXPLANATION_SOURCES)
     if source is None:
-        raise FieldError("explanation_source", f"missing; say who wrote the explanation: {choices}")
+        return values[column], None
     for allowed in get_args(ExplanationSource):
         if source == allowed:
             return values[column], allowed

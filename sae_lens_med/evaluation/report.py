@@ -78,13 +78,11 @@ def _view(
     if area is not None:
         sentences.append(deferral_sentence(area))
     small = {
-        m.group: m.n
-        for m in metrics
-        if m.name == ACCURACY and m.group.startswith("subject=") and m.n < SUBJECT_MIN_N
+        m.group: m.n for m in metrics if m.name == ACCURACY and m.group.startswith("subject=") and m.n < SUBJECT_MIN_N
     }
     left_out = say(
-        "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are in "
-        "summary.json."
+        "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are "
+        "in summary.json."
     ).format(n=len(small), least=SUBJECT_MIN_N, items=sum(small.values()))
     return {
         "provenance": provenance,
@@ -117,7 +115,9 @@ def _in(sentence: Sentence, language: Language) -> str:
 def _how(provenance: Provenance, n: int, language: Language) -> str:
     """What was run, in a sentence or two."""
     settings = provenance.settings
-    said = language.text("{n} questions of {data}, by the method {method} with the template {template} and {shots}.").format(
+    said = language.text(
+        "{n} questions of {data}, by the method {method} with the template {template} and {shots}."
+    ).format(
         n=f"{n:,}",
         data=provenance.data["source"],
         method=settings.get("method"),

@@ -25,8 +25,8 @@ MEANINGS = {
     AREA: Sentence(
         "mean accuracy of the questions that are left when the least confident ones are handed to a human, over all "
         "shares handed over; above its null, the model is right more often where its samples agree",
-        "확신이 낮은 문항부터 사람에게 넘길 때 남은 문항의 정확도를 넘기는 비율 전체에 걸쳐 평균한 값. 귀무값보다 높으면 "
-        "표본들이 일치할 때 모델이 더 자주 맞힌다는 뜻입니다",
+        "확신이 낮은 문항부터 사람에게 넘길 때 남은 문항의 정확도를 넘기는 비율 전체에 걸쳐 평균한 값. "
+        "귀무값보다 높으면 표본들이 일치할 때 모델이 더 자주 맞힌다는 뜻입니다",
     ),
 }
 """What each metric of an evaluation is."""
@@ -55,7 +55,9 @@ def deferral_sentence(metric: MetricValue) -> Sentence:
     above = metric.p is not None and metric.p < ALPHA
     en = f"Mean accuracy when the least confident items are deferred: {number(metric.value)}, against {null} when "
     en += f"confidence says nothing (p = {p}): agreement among the samples "
-    ko = f"확신이 낮은 문항부터 유보할 때의 평균 정확도는 {number(metric.value)}이며, 확신에 아무 정보가 없을 때의 값은 "
+    ko = (
+        f"확신이 낮은 문항부터 유보할 때의 평균 정확도는 {number(metric.value)}이며, 확신에 아무 정보가 없을 때의 값은 "
+    )
     ko += f"{null}입니다(p = {p}). 표본 간 일치는 정답과 오답을 "
     return Sentence(
         en + ("tells right answers from wrong ones." if above else "was not shown to tell right answers from wrong."),

@@ -209,9 +209,10 @@ _PAGES = {
     "accuracy of the retained items": "남은 문항의 정확도",
     "least confident deferred": "확신이 낮은 문항부터 유보",
     "deferred at random: mean and 95 %": "무작위로 유보: 평균과 95%",
-    "{n} items. Accuracy {first} with none deferred, {last} on the {kept} most confident; deferring at random {null}.": (
-        "{n}개 문항. 유보하지 않을 때의 정확도 {first}, 확신이 가장 높은 {kept}개 문항의 정확도 {last}, 무작위로 유보할 "
-        "때 {null}."
+    "{n} items. Accuracy {first} with none deferred, {last} on the {kept} most confident; deferring at random "
+    "{null}.": (
+        "{n}개 문항. 유보하지 않을 때의 정확도 {first}, 확신이 가장 높은 {kept}개 문항의 정확도 {last}, 무작위로 "
+        "유보할 때 {null}."
     ),
     "distance from the null's mean, in the null's standard deviations": "귀무 평균과의 거리(귀무분포의 표준편차 단위)",
     "null": "귀무",
@@ -221,7 +222,8 @@ _PAGES = {
     "other explanations (mean): mean {value}": "다른 해설(평균): 평균 {value}",
     "{n} items. Mean similarity to the own explanation {own}, to the other explanations {others}; horizontal axis from "
     "{low} to {high}.": (
-        "{n}개 문항. 자기 해설과의 평균 유사도 {own}, 다른 해설과의 평균 유사도 {others}. 가로축은 {low}부터 {high}까지."
+        "{n}개 문항. 자기 해설과의 평균 유사도 {own}, 다른 해설과의 평균 유사도 {others}. 가로축은 {low}부터 "
+        "{high}까지."
     ),
     "mean difference under the null": "귀무가설에서의 평균 차이",
     "permutations": "순열 수",

@@ -94,9 +94,7 @@ METRIC_TEXTS = {
         "모델이 스스로 쓴 추론이 답을 이끄는가: 조기 응답, 힌트를 인정하는지, 개념."
     ),
     "Whether questions far apart in features have explanations far apart in wording, beyond shared wording of the "
-    "questions and length.": (
-        "질문의 표현과 길이를 제외하고도, 특징이 먼 질문들은 해설의 표현도 서로 먼가."
-    ),
+    "questions and length.": ("질문의 표현과 길이를 제외하고도, 특징이 먼 질문들은 해설의 표현도 서로 먼가."),
     "Whether a judge who reads a feature's label can tell the texts on which the feature fires.": (
         "특징의 이름을 읽은 판정자가 그 특징이 활성화되는 글을 구별할 수 있는가."
     ),
@@ -112,9 +110,7 @@ METRIC_TEXTS = {
     ),
     # Nulls.
     "Explanations permuted within strata of language, subject and gold letter; chance is H_n / n for MRR and k / n for "
-    "R@k.": (
-        "언어, 과목, 정답 글자로 나눈 층 안에서 해설을 섞음. 무작위 수준은 MRR에서 H_n / n, R@k에서 k / n입니다."
-    ),
+    "R@k.": ("언어, 과목, 정답 글자로 나눈 층 안에서 해설을 섞음. 무작위 수준은 MRR에서 H_n / n, R@k에서 k / n입니다."),
     "Explanations permuted within strata of language, subject and gold letter; the mean of the null is 0.": (
         "언어, 과목, 정답 글자로 나눈 층 안에서 해설을 섞음. 귀무 평균은 0입니다."
     ),
@@ -138,7 +134,9 @@ METRIC_TEXTS = {
     "The same for matched-random features; all features give 1, none give 0.": (
         "짝지은 무작위 특징에서의 같은 값. 모든 특징이면 1, 아무 특징도 없으면 0입니다."
     ),
-    "The expert's weights permuted among the concepts of each item.": "각 문항의 개념들 사이에서 전문가의 가중치를 섞음.",
+    "The expert's weights permuted among the concepts of each item.": (
+        "각 문항의 개념들 사이에서 전문가의 가중치를 섞음."
+    ),
     "Random directions of equal norm, and random live features.": "크기가 같은 무작위 방향과, 활성화되는 무작위 특징.",
     "Answering without reasoning; no hint owned up to; concepts permuted.": (
         "추론 없이 답함, 힌트를 인정하지 않음, 개념을 섞음."
@@ -237,8 +235,8 @@ METRIC_NOTES = {
     "accuracy is what deferring at random gives": "정확도는 무작위로 유보할 때의 값",
     # What was compared, left out, not measured.
     "{kept} of {all} features compared; left out: {dense} dense, {script} script": (
-        "{all}개 특징 가운데 {kept}개 특징을 비교함. 제외: 거의 항상 활성화되는 특징 {dense}개, 문자 종류를 따르는 특징 "
-        "{script}개"
+        "{all}개 특징 가운데 {kept}개 특징을 비교함. 제외: 거의 항상 활성화되는 특징 {dense}개, 문자 종류를 따르는 "
+        "특징 {script}개"
     ),
     "The pca baseline has {n} components": "PCA 기준선의 주성분은 {n}개",
     "Overlap: {n} features are active in at least one text; sets have at most {k}": (
@@ -252,7 +250,7 @@ METRIC_NOTES = {
         "집단 '{group}': 과목이 같은 문항이 없어 해설을 서로 바꿀 수 없음. 유사도 차는 측정하지 않고, 해설 검색에는 "
         "무작위 수준만 있음"
     ),
-    "RSA: explanations are compared by {name}": "표상 유사성: 해설은 {name}(으)로 비교함",
+    "RSA: explanations are compared by {name}": "표상 유사성: 해설을 비교한 방법은 {name}",
     "What partialling cannot take is what its measures of wording and length miss": (
         "표현과 길이의 척도가 놓친 것은 편상관으로 제거되지 않음"
     ),
@@ -280,8 +278,8 @@ METRIC_NOTES = {
     "No concept of the questions has features of its own; causal agreement is not measured": (
         "질문의 개념에 고유한 특징이 없어 인과 효과의 일치를 측정하지 않음"
     ),
-    "{title} (#{number}) was not measured: {reason}": "{title}({number}번)을(를) 측정하지 않음: {reason}",
-    "{title} (#{number}) gave no value: {reason}": "{title}({number}번)에서 값이 나오지 않음: {reason}",
+    "{title} (#{number}) was not measured: {reason}": "{title}({number}번): 측정하지 않음. 이유: {reason}",
+    "{title} (#{number}) gave no value: {reason}": "{title}({number}번): 값이 나오지 않음. 이유: {reason}",
     "it does not say why": "이유가 기록되지 않음",
     "nothing that runs the model was asked for": "모델을 실행하는 지표를 요청하지 않음",
     "the model was not said to generate reasoning": "모델이 추론을 생성한다고 지정하지 않음",

@@ -38,9 +38,7 @@ class DeferralLike(Protocol):
     def null_interval(self) -> tuple[float, float]: ...
 
 
-def deferral(
-    points: Sequence[DeferralLike], ax: "Axes | None" = None, *, language: Language = ENGLISH
-) -> "Axes":
+def deferral(points: Sequence[DeferralLike], ax: "Axes | None" = None, *, language: Language = ENGLISH) -> "Axes":
     """Accuracy of the retained items against the share deferred, both on [0, 1], over the mean and the central 95 % of
     deferring at random. Raises `DataError` without points."""
     _require(points)
@@ -67,7 +65,8 @@ def describe_deferral(points: Sequence[DeferralLike], *, language: Language = EN
     _require(points)
     first, last = points[0], points[-1]
     return language.text(
-        "{n} items. Accuracy {first} with none deferred, {last} on the {kept} most confident; deferring at random {null}."
+        "{n} items. Accuracy {first} with none deferred, {last} on the {kept} most confident; deferring at random "
+        "{null}."
     ).format(
         n=first.n,
         first=f"{first.accuracy:.3f}",

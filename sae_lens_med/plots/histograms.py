@@ -99,8 +99,8 @@ def describe_null_histogram(null: npt.ArrayLike, observed: float, *, language: L
     values = to_draw(null, "null")
     low, high = _central(values)
     return language.text(
-        "{n} permutations; 95 % of the null lies between {low} and {high}; the observed value is {observed}, and {reach} "
-        "permutations reach it."
+        "{n} permutations; 95 % of the null lies between {low} and {high}; the observed value is {observed}, and "
+        "{reach} permutations reach it."
     ).format(
         n=len(values),
         low=signed(low),

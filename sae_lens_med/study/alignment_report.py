@@ -34,7 +34,7 @@ from sae_lens_med.study.claims import (
     limits_of,
     sentence_of,
     shared_reservations,
-    value_name,
+    title_of,
     warnings,
 )
 from sae_lens_med.study.folder import StudyFolder, read_study
@@ -140,7 +140,7 @@ def _drawable(entry: Confirmatory) -> bool:
 def _forest(entries: Sequence[Confirmatory], language: Language) -> Markup | None:
     rows = [
         plots.ForestRow(
-            label=f"{language.name(entry.metric.title)}: {language.name(value_name(entry.value.name))}",
+            label=title_of(entry, language),
             value=entry.value.value,
             null_mean=entry.value.null_mean,
             null_interval=entry.value.null_interval,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from sae_lens_med.alignment import METRICS
 from sae_lens_med.evaluation.accuracy import ACCURACY
 from sae_lens_med.evaluation.sentences import chance_level, find
-from sae_lens_med.languages import KOREAN, Sentence, number
+from sae_lens_med.languages import KOREAN, Language, Sentence, number
 from sae_lens_med.metrics.metric import Metric
 from sae_lens_med.records import McqItem, MetricValue
 from sae_lens_med.statistics import ALPHA, SMALL_N, benjamini_hochberg
@@ -74,6 +74,12 @@ def value_name(name: str) -> str:
     return name.removeprefix("alignment/").replace("_", " ")
 
 
+def title_of(entry: Confirmatory, language: Language) -> str:
+    """The metric's title and what its value is called, or one of them where they are the same."""
+    names = (language.name(entry.metric.title), language.name(value_name(entry.value.name)))
+    return ", ".join(dict.fromkeys(names))
+
+
 def sentence_of(
     entry: Confirmatory, values: Sequence[MetricValue], limits: Limits, apart: Collection[Sentence] = ()
 ) -> Sentence:
@@ -100,7 +106,7 @@ def sentence_of(
         f"({facts_en}). May be concluded: {may.en}."
     )
     ko = (
-        f"{KOREAN.name(entry.metric.title)}, {KOREAN.name(value_name(value.name))}: "
+        f"{title_of(entry, KOREAN)}: "
         f"{KOREAN.count(value.n, value.unit)}{where_ko}에서 {number(value.value)}({facts_ko}). "
         f"내릴 수 있는 결론: {may.ko}."
     )
@@ -164,7 +170,8 @@ def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, .
         sentences.append(
             Sentence(
                 f"Some numbers rest on as few as {few[0]} items; fewer than {SMALL_N} carry no claim.",
-                f"일부 수치는 {KOREAN.count(few[0])}에만 근거합니다. {KOREAN.count(SMALL_N)} 미만은 결론의 근거가 되지 못합니다.",
+                f"일부 수치는 {KOREAN.count(few[0])}에만 근거합니다. {KOREAN.count(SMALL_N)} 미만은 결론의 근거가 되지 "
+                "못합니다.",
             )
         )
     return tuple(sentences)

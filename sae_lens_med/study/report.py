@@ -7,7 +7,8 @@ SVG figures are inside, nothing is fetched, there is no script. Questions, optio
 ids are untrusted text, which `pages` escapes; a content security policy forbids whatever might slip through.
 
 Subjects of fewer than `SUBJECT_MIN_N` items are left out of figures and tables, which say so: their intervals are as
-wide as the axis. A study may lack alignment, shown items or contexts (one without explanations does): the report then says so.
+wide as the axis. A study may lack alignment, shown items or contexts (one without explanations does): the report then
+says so.
 
 Out of scope: computing any metric. The only numbers made here are shares of letters and of options, for the figures.
 """
@@ -116,8 +117,8 @@ def _left_out(small: dict[str, int], language: Language) -> str | None:
     if not small:
         return None
     return language.text(
-        "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are in "
-        "metrics.json."
+        "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are "
+        "in metrics.json."
     ).format(n=len(small), least=SUBJECT_MIN_N, items=sum(small.values()))
 
 
@@ -149,14 +150,15 @@ def _counts(items: Sequence[McqItem], results: Sequence[ItemResult], language: L
         (say("With a known gold answer"), f"{sum(r.gold is not None for r in results):,}"),
         (
             say("Without an answer of the model"),
-            ", ".join(f"{language.name(k) if language.texts else k}: {n:,}" for k, n in reasons.items()) or "0",
+            ", ".join(
+                f"{language.name(k.replace('_', ' ')) if language.texts else k}: {n:,}" for k, n in reasons.items()
+            )
+            or "0",
         ),
         (say("Languages"), ", ".join(f"{language.name(k)}: {n:,}" for k, n in languages.items())),
         (say("Subjects"), f"{len({item.subject for item in items}):,}"),
     ]
-    explained = [
-        (say("Explanations"), f"{n:,}, {say(verdict.SOURCE_TEXT[source])}") for source, n in sources.items()
-    ]
+    explained = [(say("Explanations"), f"{n:,}, {say(verdict.SOURCE_TEXT[source])}") for source, n in sources.items()]
     return rows + (explained or [(say("Explanations"), "0")])
 
 

@@ -41,7 +41,14 @@ from sae_lens_med.features.store import load_features
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
-from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_unique_ids
+from sae_lens_med.records import (
+    ItemResult,
+    McqItem,
+    MetricValue,
+    Provenance,
+    require_explanation_sources,
+    require_unique_ids,
+)
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
 from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
@@ -158,6 +165,7 @@ def _run_study(
             f"got {permutations}, {n_shown} and {batch_tokens}."
         )
     require_unique_ids(data.items, data.source)
+    require_explanation_sources(data.items, data.source)
     settings = {
         "method": "option_letter",
         "shots": [shot.id for shot in shots],
