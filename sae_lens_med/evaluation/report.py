@@ -81,8 +81,8 @@ def _view(
         m.group: m.n for m in metrics if m.name == ACCURACY and m.group.startswith("subject=") and m.n < SUBJECT_MIN_N
     }
     left_out = say(
-        "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are "
-        "in summary.json."
+        "Subjects of fewer than {least} items are not shown one by one: {n}, with {items} items in all; their numbers "
+        "are in summary.json."
     ).format(n=len(small), least=SUBJECT_MIN_N, items=sum(small.values()))
     return {
         "provenance": provenance,

@@ -18,9 +18,9 @@ MEANINGS = {
     ),
     ACCURACY_PAPER: Sentence(
         "the same texts read by the rules of KorMedMCQA's authors, to compare with published numbers; these rules "
-        "misread some Korean forms of an answer, so `accuracy` is the number to trust",
+        "misread some Korean forms of an answer, so accuracy is the number to trust",
         "같은 글을 KorMedMCQA 저자들의 규칙으로 읽은 정확도로, 발표된 수치와 비교하기 위한 값입니다. 이 규칙은 한국어 "
-        "답 표현을 일부 잘못 읽으므로 신뢰할 값은 `accuracy`입니다",
+        "답 표현을 일부 잘못 읽으므로 신뢰할 값은 accuracy입니다",
     ),
     AREA: Sentence(
         "mean accuracy of the questions that are left when the least confident ones are handed to a human, over all "

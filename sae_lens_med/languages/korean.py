@@ -86,13 +86,13 @@ _PAGES = {
     "By subject and by gold letter: {n} rows": "과목별·정답 글자별: {n}행",
     "Results by subject and gold letter, scrolls sideways": "과목별·정답 글자별 결과, 가로로 스크롤",
     "How intervals and nulls were made": "신뢰구간과 귀무분포를 구한 방법",
-    "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are in "
-    "metrics.json.": (
+    "Subjects of fewer than {least} items are not shown one by one: {n}, with {items} items in all; their numbers are "
+    "in metrics.json.": (
         "문항이 {least}개 미만인 {n}개 과목(모두 {items}개 문항)은 따로 표시하지 않았으며, 그 값은 metrics.json에 "
         "있습니다."
     ),
-    "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are in "
-    "summary.json.": (
+    "Subjects of fewer than {least} items are not shown one by one: {n}, with {items} items in all; their numbers are "
+    "in summary.json.": (
         "문항이 {least}개 미만인 {n}개 과목(모두 {items}개 문항)은 따로 표시하지 않았으며, 그 값은 summary.json에 "
         "있습니다."
     ),

@@ -9,6 +9,7 @@ Out of scope: measuring anything but q, which depends on all numbers of the fold
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,7 +141,7 @@ def _drawable(entry: Confirmatory) -> bool:
 def _forest(entries: Sequence[Confirmatory], language: Language) -> Markup | None:
     rows = [
         plots.ForestRow(
-            label=title_of(entry, language),
+            label=re.sub(r" ?\([^()]*\)", "", title_of(entry, language)),  # the room is for the value's name
             value=entry.value.value,
             null_mean=entry.value.null_mean,
             null_interval=entry.value.null_interval,

@@ -117,8 +117,8 @@ def _left_out(small: dict[str, int], language: Language) -> str | None:
     if not small:
         return None
     return language.text(
-        "Not shown one by one: {n} subjects of fewer than {least} items each ({items} items in all); their numbers are "
-        "in metrics.json."
+        "Subjects of fewer than {least} items are not shown one by one: {n}, with {items} items in all; their numbers "
+        "are in metrics.json."
     ).format(n=len(small), least=SUBJECT_MIN_N, items=sum(small.values()))
 
 

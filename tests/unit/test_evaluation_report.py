@@ -79,7 +79,7 @@ def test_it_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
             assert f"{name}: {MEANINGS[name].en}." in text
         assert "truncated: 5 items (the token limit cut the text off before an answer; raise --max-new-tokens)" in text
         assert "The limit was 77 new tokens a text (--max-new-tokens)" in text
-        assert "1 subjects of fewer than 10 items each (6 items in all)" in text
+        assert "Subjects of fewer than 10 items are not shown one by one: 1, with 6 items in all" in text
         assert "subject=doctor" in text and "subject=rare" not in text
     assert not page.open and pages["report.html"].count("<svg") == 2, "by subject, and the deferral curve"
     assert [value for _, name, value in page.attributes if name == "class" and "badge" in value].count(

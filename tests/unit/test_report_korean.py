@@ -77,7 +77,8 @@ def test_numbers_have_their_counters(n: int, unit: str, english: str, korean: st
 
 def test_notes_are_put_together_from_their_parts() -> None:
     note = "Interval: percentile bootstrap over items; null: explanations permuted within strata; n = 20 is small, so "
-    note += "this cannot carry a claim. Similarity: cosine; fewer than 24 items, so not adjusted for text length and script."
+    note += "this cannot carry a claim. Similarity: cosine; fewer than 24 items, so not adjusted for text length and "
+    note += "script."
     said = KOREAN.note(note)
     assert said is not None and "n = 20은 작아서" in said and "24개 미만" in said
     assert not re.search("[a-z]{4,}", said)
@@ -139,7 +140,7 @@ def test_small_subjects_are_counted_and_not_shown(tmp_path: Path) -> None:
     (study / "metrics.json").write_text(json.dumps(metrics))
     write_report(study)
     english, korean = (Page((study / name).read_text(encoding="utf-8")) for name in ("report.html", "report.ko.html"))
-    assert "4 subjects of fewer than 10 items each (12 items in all)" in english.text
+    assert "Subjects of fewer than 10 items are not shown one by one: 4, with 12 items in all" in english.text
     assert "문항이 10개 미만인 4개 과목(모두 12개 문항)" in korean.text
     for page in (english, korean):
         assert "tiny" not in page.text and "just enough" in page.text
@@ -153,7 +154,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"concept": name, "category": "sign", "en": [name]} for name in names]
     lexicon.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     study = synthetic_study.write_study(folder / "study", *synthetic_study.synthetic())
-    run_alignment(study, permutations=19, concepts=str(lexicon))
+    run_alignment(study, permutations=99, concepts=str(lexicon))
     return study
 
 
