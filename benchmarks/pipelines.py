@@ -130,7 +130,8 @@ def choose_texts(job: dict[str, Any]) -> None:
     with Path(job["texts"]).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in chosen)
     enough = n_tokens >= job["wanted_tokens"]
-    Path(job["result"]).write_text(json.dumps({"texts": len(chosen), "tokens": n_tokens, "enough": enough}))
+    result = json.dumps({"texts": len(chosen), "tokens": n_tokens, "enough": enough})
+    Path(job["result"]).write_text(result, encoding="utf-8")
 
 
 def train_ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sae_lens_med.data import load_items
     from sae_lens_med.evaluation.conditions.run import run_conditions
     from sae_lens_med.evaluation.conditions.spec import load_conditions
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.method import Method
     from sae_lens_med.evaluation.run import evaluate
     from sae_lens_med.features.collect import collect
     from sae_lens_med.features.contexts import top_contexts
@@ -49,7 +49,7 @@ _WHERE = {
     "training_text": "training.text",
     "load_conditions": "evaluation.conditions.spec",
     "run_conditions": "evaluation.conditions.run",
-    "Method": "evaluation.methods",
+    "Method": "evaluation.method",
     "evaluate": "evaluation.run",
     "collect": "features.collect",
     "top_contexts": "features.contexts",

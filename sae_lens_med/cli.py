@@ -8,13 +8,17 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import typer
 
 from sae_lens_med import __version__, distributed
-from sae_lens_med.commands import align, evaluate, intervene, lm_eval, models, releases, sweep, train
+from sae_lens_med.commands import align, collect, evaluate, intervene, lm_eval, models, releases, sweep, train
 from sae_lens_med.commands import study as run
+from sae_lens_med.commands.ends import INTERRUPTED, Commands, flushed, stopped_by_sigterm
+from sae_lens_med.commands.output import say
 from sae_lens_med.errors import SaeLensMedError
+from sae_lens_med.escaping import print_whatever_it_holds
 from sae_lens_med.runs.files import DISCLAIMER
 
 app = typer.Typer(
     name="sae-lens-med",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -23,6 +27,7 @@ app = typer.Typer(
 )
 run.register(app)
 evaluate.register(app)
+collect.register(app)
 align.register(app)
 intervene.register(app)
 lm_eval.register(app)
@@ -56,17 +61,26 @@ def _silent(wanted: bool) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the command line: a user's mistake is one sentence and status 2, an interrupt is status 130.
+    """Run the command line: a user's mistake is one sentence and status 2; `commands.ends` has what else may happen.
 
     Started by torchrun or `accelerate launch`, all processes run it together, and rank 0 prints for them.
     """
+    print_whatever_it_holds(sys.stdout, sys.stderr)
+    sys.exit(flushed(_status()))
+
+
+def _status() -> int:
     try:
-        with distributed.initialised() as ranks, _silent(not ranks.first):
+        with stopped_by_sigterm(), distributed.initialised() as ranks, _silent(not ranks.first):
             app(standalone_mode=True)
+    except SystemExit as end:  # as typer ends
+        if isinstance(end.code, str):
+            say(end.code, err=True)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except SaeLensMedError as error:
         if distributed.reports_error(error):
-            typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what was finished is kept, and the same command continues from there.", err=True)
-        sys.exit(130)
+            say(f"error: {error}", err=True)
+        return 2
+    except KeyboardInterrupt:  # before a command began, or after
+        return INTERRUPTED
+    return 0

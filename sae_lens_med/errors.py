@@ -4,7 +4,7 @@ Every message is one sentence that says what is wrong, where, and what to do ins
 prints it without a traceback; code catches `SaeLensMedError` for all of them.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
@@ -22,6 +22,17 @@ class ConfigError(SaeLensMedError):
 
 class ModelError(SaeLensMedError):
     """A model, tokenizer or hook name cannot be used as asked."""
+
+
+class UnfitItemsError(DataError, ModelError):
+    """Some items cannot be put to this model: all of them are named at once, so that they can be left out at once."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        """`reasons` by item id, each without a full stop."""
+        self.reasons = dict(reasons)
+        problems = [f"item {name!r}: {reason}" for name, reason in self.reasons.items()]
+        which = "this item" if len(problems) == 1 else f"these {len(problems)} items"
+        super().__init__(f"{listed(problems)}; leave {which} out with --skip-bad-items or --exclude ID.")
 
 
 class ReleaseError(SaeLensMedError):
@@ -49,6 +60,12 @@ class MissingExtraError(SaeLensMedError):
             f"{purpose} needs the package {package!r}, which is not installed; "
             f"run: pip install 'sae-lens-med[{extra}]'."
         )
+
+
+def listed(problems: Sequence[str], most: int = 50) -> str:
+    """The problems in one sentence, the first `most` of them in full."""
+    more = len(problems) - most
+    return "; ".join(problems[:most]) + (f"; and {more} more" if more > 0 else "")
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

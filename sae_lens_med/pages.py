@@ -1,7 +1,7 @@
 """Templates -> pages: Markdown and HTML, each in every language, written atomically into a folder.
 
-Every value that a template shows is untrusted text. HTML is escaped by Jinja2 (`autoescape`); Markdown by `finalize`,
-which puts a backslash before every character that Markdown or HTML reads as markup. Texts of the package itself are
+Every value that a template shows is untrusted text. HTML is escaped by Jinja2 (`autoescape`), Markdown by
+`escaping.markdown`, and both show control characters as their codes. Texts of the package itself are
 written `t("...")` in a template and come from `languages`.
 
 Out of scope: what a page says (`study.report`, `study.alignment_report`, `evaluation.report`).
@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sae_lens_med.errors import StudyError
+from sae_lens_med.escaping import harmless, markdown
 from sae_lens_med.languages import LANGUAGES, Language, number
 from sae_lens_med.records import ItemResult
 from sae_lens_med.runs.files import write_text
@@ -43,8 +43,6 @@ def write_pages(
         template: name of the templates, without ending.
         view: what they show, in the language given.
         forms: endings.
-
-    Raises `StudyError` when a text is not valid Unicode; nothing is written then.
     """
     texts: dict[Path, str] = {}
     for language in LANGUAGES:
@@ -53,14 +51,6 @@ def write_pages(
             environment = (html_environment if form == "html" else markdown_environment)(language)
             path = folder / f"{name}{language.suffix}.{form}"
             texts[path] = environment.get_template(f"{template}.{form}.j2").render(values)
-    try:
-        for text in texts.values():
-            text.encode()
-    except UnicodeEncodeError as error:
-        raise StudyError(
-            f"{folder}: a text of the data is not valid Unicode (a lone surrogate), so no report can be written; "
-            "fix the data and run it again."
-        ) from error
     for path, text in texts.items():
         write_text(path, text)
     return tuple(texts)
@@ -84,6 +74,7 @@ def html_environment(language: Language) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: harmless(value) if type(value) is str else value,
     )
     environment.globals |= {"language": language, "t": language.text}
     environment.filters.update(_filters(language))
@@ -103,7 +94,7 @@ def markdown_environment(language: Language) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, _Plain) else _markdown_line(str(value)),
+        finalize=lambda value: value if isinstance(value, _Plain) else markdown(value),
     )
     # What is filled into a text makes a plain string of it again, which is escaped.
     environment.globals |= {"language": language, "t": lambda english: _Plain(language.text(english))}
@@ -112,14 +103,9 @@ def markdown_environment(language: Language) -> Environment:
     return environment
 
 
-def _markdown_line(text: str) -> str:
-    r"""`text` on one line, every character that Markdown or HTML reads as markup behind a backslash."""
-    return re.sub(r"([\\`*_\[\]<>|#~&$!])", r"\\\1", " ".join(text.split()))
-
-
 def _markdown_quote(text: str) -> _Plain:
     """`text` as a block quote that keeps its lines and starts no list, rule or code block."""
-    lines = (_markdown_line(line) for line in text.strip().split("\n"))
+    lines = (markdown(line) for line in text.strip().split("\n"))
     safe = (re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line) for line in lines)
     return _Plain("\n".join(f"> {line}  " if line else ">" for line in safe))
 

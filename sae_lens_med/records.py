@@ -6,6 +6,7 @@ values and `from_dict` refuses unknown and missing keys; the two are inverse. Ar
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,14 +22,18 @@ BoolArray = npt.NDArray[np.bool_]
 
 OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-ExplanationSource = Literal["expert", "model", "illustrative"]
-EXPLANATION_SOURCES: tuple[ExplanationSource, ...] = ("expert", "model", "illustrative")
+QUESTION_LANGUAGES = ("ko", "en", "es", "fr", "it")
+"""Languages that questions may be in."""
+
+ExplanationSource = Literal["expert", "model", "illustrative", "reference"]
+EXPLANATION_SOURCES: tuple[ExplanationSource, ...] = ("expert", "model", "illustrative", "reference")
 
 NoAnswerReason = Literal["no_answer", "truncated", "ambiguous", "refused"]
 
-PARTS = ("stem", "option", "explanation", "other")
+PARTS = ("stem", "option", "explanation", "other", "reasoning")
 """The part of an item that a token belongs to; `FeatureActs.token_part` holds the index. `other` is scaffold:
-BOS, chat markup, option letters, the answer slot, and the placeholder that stands for masked text."""
+BOS, chat markup, option letters, the answer slot, and the placeholder that stands for masked text. `reasoning` is what
+a model wrote in answer to the question."""
 
 
 class Record:
@@ -93,7 +98,8 @@ class Span(Record):
 
 @dataclass(frozen=True, slots=True)
 class McqItem(Record):
-    """One multiple-choice question, with the explanation that its source gives."""
+    """One multiple-choice question, with the explanation that its source gives; or an open question, which has no
+    options and no answer among them, and of which there is no accuracy (`require_options`)."""
 
     _nested: ClassVar[dict[str, type[Record]]] = {"question_spans": Span, "explanation_spans": Span}
 
@@ -102,16 +108,18 @@ class McqItem(Record):
     subject: str
     """Profession (`doctor`) or specialty (`HEMATOLOGY`): a stratum of every permutation test."""
     language: str
-    """`ko` or `en`: of the question."""
+    """Of the question, one of `QUESTION_LANGUAGES`."""
     question: str
     """The stem, without the options."""
     options: tuple[str, ...]
-    """2 to 26 texts, in order; option 0 is A."""
+    """2 to 26 texts, in order; option 0 is A. None at all in an open question."""
     answer: int | None
     """Index into `options` (0-based), or None when the gold answer is not known."""
     explanation: str | None = None
     explanation_source: ExplanationSource | None = None
-    """Who wrote the explanation: `expert`, `model` or `illustrative`; None where there is none, or nobody says."""
+    """Who wrote the explanation: `expert`, `model`, `illustrative`, or `reference` for a published text that was not
+    written to explain this item (an abstract's conclusion, a textbook, an answer of a health service); None where there
+    is none, or nobody says."""
     question_spans: tuple[Span, ...] = ()
     """Annotated spans of `question` (CasiMedicos: `premise`, `claim`)."""
     explanation_spans: tuple[Span, ...] = ()
@@ -124,7 +132,8 @@ class McqItem(Record):
         _require(isinstance(self.id, str) and bool(self.id.strip()), "an item needs a non-empty text as id.")
         _require(isinstance(self.question, str) and bool(self.question.strip()), f"{where}: the question is empty.")
         _require(
-            2 <= len(self.options) <= 26, f"{where}: 2 to 26 options are accepted, this item has {len(self.options)}."
+            not self.options or 2 <= len(self.options) <= 26,
+            f"{where}: 2 to 26 options are accepted, this item has {len(self.options)}.",
         )
         for letter, option in zip(OPTION_LETTERS, self.options, strict=False):
             _require(isinstance(option, str) and bool(option.strip()), f"{where}: option {letter} is empty.")
@@ -133,6 +142,7 @@ class McqItem(Record):
                 isinstance(self.answer, int) and not isinstance(self.answer, bool),
                 f"{where}: the answer must be an option index or None, got {self.answer!r}.",
             )
+            _require(bool(self.options), f"{where}: an open question has no options, so no answer among them.")
             _require(
                 0 <= self.answer < len(self.options),
                 f"{where}: the answer index {self.answer} is outside its {len(self.options)} options.",
@@ -155,6 +165,11 @@ class McqItem(Record):
         ):
             for span in spans:
                 _require(span.end <= len(text), f"{where}: a {name} span ends at {span.end}, past the text's end.")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is an open question, without options."""
+        return not self.options
 
     @property
     def gold_letter(self) -> str | None:
@@ -277,6 +292,9 @@ class ItemResult(Record):
     confidence: float | None = None
     """Share of all samples that voted for the commonest letter, in [0, 1], also where it is tied; None without
     samples."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """`prompt` and `generated`: tokens over all samples, as an endpoint counts them; empty where it does not say, and
+    for models that run here."""
 
     def __post_init__(self) -> None:
         _require(
@@ -366,7 +384,7 @@ def require_unique_ids(items: list[McqItem], where: str) -> None:
         seen.add(item.id)
 
 
-def require_explanation_sources(items: list[McqItem], where: str) -> None:
+def require_explanation_sources(items: Iterable[McqItem], where: str) -> None:
     """Raise `DataError` where an explanation does not say who wrote it, which decides what a study may conclude."""
     unsaid = [item.id for item in items if item.explanation is not None and item.explanation_source is None]
     if unsaid:
@@ -374,3 +392,17 @@ def require_explanation_sources(items: list[McqItem], where: str) -> None:
             f"{where}: {len(unsaid)} explanations do not say who wrote them, {unsaid[0]!r} first; say it for all with "
             f"--explanation-source ({', '.join(EXPLANATION_SOURCES)}), or for each in a column explanation_source."
         )
+
+
+def require_options(items: Iterable[McqItem], what: str) -> None:
+    """Raise `DataError` where one of `items` is an open question: `what` (accuracy, a study) needs options."""
+    open_ones = [item.id for item in items if item.is_open]
+    if open_ones:
+        raise DataError(
+            f"{what} needs questions with options, but {_counted(open_ones)} open questions without any; collect their "
+            "features (`sae-lens-med collect`), or use another data set."
+        )
+
+
+def _counted(ids: list[str]) -> str:
+    return f"{ids[0]!r} is among {len(ids)}" if len(ids) > 1 else f"{ids[0]!r} is one of the"

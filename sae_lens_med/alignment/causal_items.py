@@ -126,7 +126,7 @@ class CausalItems:
         side = self.inputs.model
         return {
             "model": dict(side.model.provenance),
-            "sae": side.loaded_sae.sha256,
+            "sae": side.loaded_sae.identity,
             "items": json_sha256([item.to_dict() for item in self.inputs.items]),
             "shots": [shot.id for shot in side.shots],
         }

@@ -18,7 +18,6 @@ that they did not.
 Out of scope: what the ratings say (`ratings`).
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from typing import Any, Literal, get_args
 from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, nearest
 from sae_lens_med.records import Record
+from sae_lens_med.runs.parsing import ParseError, read_json
 
 Arm = Literal["feature_label", "expert", "cot", "shuffled"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -92,8 +92,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"row {row.number}", row.values
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        found = read_json(path)
+    except ParseError as error:
         raise DataError(f"{path}: not a JSON list of ratings ({error}).") from error
     if not isinstance(found, list):
         raise DataError(f"{path}: ratings must be a JSON list of objects with {', '.join(FIELDS)}.")

@@ -27,7 +27,7 @@ from sae_lens_med.runs.progress import progress_bar
 
 # What runs a model needs torch, which this module does not: it is imported where it is used.
 if TYPE_CHECKING:
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.method import Method
     from sae_lens_med.models.engine import Engine
 
 FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -73,7 +73,7 @@ def run_reasoning(
     Raises `ConfigError` for a method that writes no single text, what `run_method` raises, and `ModelError` when option
     letters are no tokens of their own after the cue.
     """
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.method import Method
 
     method = Method("cot") if method is None else method
     if method.name not in ("cot", "generate"):

@@ -1,14 +1,15 @@
 """`align`, `list-metrics` and `compare`: the alignment metrics of finished studies. Heavy imports are inside."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from sae_lens_med.commands.options import AsJson, BatchTokens, Device, Permutations, Seed, open_model, print_tables
+from sae_lens_med.commands.output import say, say_json, write
+from sae_lens_med.escaping import plain
+from sae_lens_med.runs.progress import console
 
 if TYPE_CHECKING:
     from sae_lens_med.metrics.inputs import ModelSide
@@ -97,7 +98,7 @@ def align(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Measure finished metrics again.")] = False,
     threads: Annotated[
-        int, typer.Option(min=1, help="Threads for the concept scores; does not change the results.")
+        int, typer.Option(min=1, max=1024, help="Threads for the concept scores; does not change the results.")
     ] = 1,
     device: Device = "auto",
     batch_tokens: BatchTokens = None,
@@ -119,19 +120,18 @@ def align(
     from sae_lens_med.metrics.settings import read_settings
     from sae_lens_med.study.measure import run_alignment
 
-    err = Console(stderr=True)
-
     def opener(provenance: "Provenance") -> "ModelSide":
         return _open(provenance, model, sae, device, batch_tokens)
 
     def show(name: str, what: str) -> None:
         state = {"measure": "", "skip": ": done before, skipped"}.get(what, f": {what}")
-        err.print(f"[bold]{name}[/bold]", end="", highlight=False)
-        err.print(state, markup=False, highlight=False)
+        say(f"{name}{state}", err=True)
 
     if (judge_url is None) != (judge_model is None):
         raise ConfigError("a judge needs both --judge-url and --judge-model; pass both or neither.")
-    judge = None if judge_url is None or judge_model is None else OpenAiJudge(judge_url, judge_model)
+    judge = None
+    if judge_url is not None and judge_model is not None:
+        judge = OpenAiJudge(judge_url, judge_model, on_wait=lambda sentence: say(sentence, err=True))
     result = run_alignment(
         study,
         _split(metrics) or [ALL],
@@ -167,21 +167,21 @@ def list_metrics(
     from sae_lens_med.metrics.settings import meanings
 
     if markdown:
-        typer.echo(reference(METRICS), nl=False)
+        write(reference(METRICS))
         return
     if as_json:
-        typer.echo(json.dumps([metric.to_dict() for metric in METRICS], ensure_ascii=False, indent=2))
+        say_json([metric.to_dict() for metric in METRICS])
         return
     for metric in METRICS:
         low, high = ("unbounded" if bound is None else f"{bound:g}" for bound in metric.range)
-        typer.echo(f"{metric.name}  (#{metric.number}) {metric.title}")
-        typer.echo(f"    {metric.meaning}")
-        typer.echo(f"    range: {low} to {high}; null: {metric.null}")
-        typer.echo(f"    needs: {', '.join(metric.needs)}; source: {metric.source}")
-    typer.echo("Settings of the metrics that run the model (align --set NAME=N; several numbers joined by +):")
+        say(f"{metric.name}  (#{metric.number}) {metric.title}")
+        say(f"    {metric.meaning}")
+        say(f"    range: {low} to {high}; null: {metric.null}")
+        say(f"    needs: {', '.join(metric.needs)}; source: {metric.source}")
+    say("Settings of the metrics that run the model (align --set NAME=N; several numbers joined by +):")
     for name, (default, meaning) in meanings().items():
         shown = "+".join(map(str, default)) if isinstance(default, tuple) else default
-        typer.echo(f"    {name}={shown}: {meaning}")
+        say(f"    {name}={shown}: {meaning}")
 
 
 def compare(
@@ -199,6 +199,10 @@ def compare(
     ] = None,
     permutations: Permutations = 10_000,
     seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for comparison.md and .json: new, empty, or of the same."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two studies (two layers, two models), or two variants of one study, on the items that they share.
@@ -206,21 +210,27 @@ def compare(
     Paired over items: matched minus mismatched similarity, reciprocal rank, and the share of other explanations of its
     stratum that are less similar than its own. Two-sided sign-flip p and bootstrap interval of the difference A - B.
 
-    Example: sae-lens-med compare layer-9-study layer-14-study
+    Example: sae-lens-med compare layer-9-study layer-14-study --output compared
 
     Example: sae-lens-med compare my-study --variants sae,raw
     """
-    from sae_lens_med.study.compare import compare_studies
+    from sae_lens_med.runs.folder import require_output
+    from sae_lens_med.study.compare import KIND, compare_studies, write_comparison
 
+    if output is not None:
+        require_output(output, KIND)
     result = compare_studies(study_a, study_b, variants=_split(variants), permutations=permutations, seed=seed)
+    written = None if output is None else write_comparison(result, output)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), ensure_ascii=False, indent=2))
+        say_json(result.to_dict())
         return
     print_tables(f"A: {result.name_a}; B: {result.name_b}; {result.n_items} items; values are A - B", result.metrics)
     for note in result.notes:
-        typer.echo(note)
-    typer.echo(result.summary.en)
-    typer.echo(result.summary.ko)
+        say(note)
+    say(result.summary.en)
+    say(result.summary.ko)
+    if written is not None:
+        say(f"Report: {written}")
 
 
 def _open(
@@ -245,8 +255,9 @@ def _open(
     shots: tuple[McqItem, ...] = ()
     if n_shots := len(provenance.settings.get("shots", [])):
         # The folder keeps their ids alone.
-        split = provenance.data.get("split")
-        shots, _ = choose_shots(load_items(str(provenance.data["source"]), split), n_shots)
+        data = provenance.data
+        loaded = load_items(str(data["source"]), data.get("split"), **data.get("reading", {}))
+        shots, _ = choose_shots(loaded, n_shots)
     return ModelSide(opened, attached, batch_tokens, shots=shots)
 
 
@@ -254,7 +265,7 @@ def _print_table(study: Path, entries: "Sequence[Confirmatory]") -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    typer.echo(f"Alignment of {study}: the numbers that count")
+    say(f"Alignment of {study}: the numbers that count")
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
     table.add_column("value of", overflow="fold")
     for column in ("n", "value", "null", "null, 95 %", "p", "q"):
@@ -262,7 +273,7 @@ def _print_table(study: Path, entries: "Sequence[Confirmatory]") -> None:
     for entry in entries:
         value = entry.value
         table.add_row(
-            value.name.removeprefix("alignment/"),
+            plain(value.name.removeprefix("alignment/")),
             str(value.n),
             f"{value.value:.4f}",
             "" if value.null_mean is None else f"{value.null_mean:.4f}",
@@ -270,7 +281,7 @@ def _print_table(study: Path, entries: "Sequence[Confirmatory]") -> None:
             "" if value.p is None else f"{value.p:.2g}",
             "" if entry.q is None else f"{entry.q:.2g}",
         )
-    Console().print(table)
+    console().print(table)
 
 
 def _split(values: list[str] | None) -> list[str]:
@@ -304,14 +315,14 @@ def _print(study: Path, result: "AlignmentRun", *, as_json: bool) -> None:
             ],
             "metrics": [metric.to_dict() for metric in result.metrics],
         }
-        typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+        say_json(value)
         return
     _print_table(study, entries)
     if nothing := gave_nothing(AlignmentFolder(study), result.absent):
-        typer.echo("Metrics that gave nothing, and why:")
+        say("Metrics that gave nothing, and why:")
         for name, reason in nothing.items():
-            typer.echo(f"  {name}: {reason}")
-    typer.echo(DISCLAIMER)
-    typer.echo(f"Report: {result.report_html}")
-    typer.echo(f"        {result.report_md}")
-    typer.echo(f"        {result.folder / 'report.ko.html'}")
+            say(f"  {name}: {reason}")
+    say(DISCLAIMER)
+    say(f"Report: {result.report_html}")
+    say(f"        {result.report_md}")
+    say(f"        {result.folder / 'report.ko.html'}")

@@ -1,31 +1,42 @@
 """`evaluate` and `templates`: accuracy on multiple-choice questions. Heavy imports are inside the commands."""
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sae_lens_med.commands.options import (
+    MAX_SEED,
+    AnswersFrom,
     AsJson,
     BatchTokens,
     Data,
     Device,
     Dtype,
+    Encoding,
+    Exclude,
     ExplanationSource,
+    ExtraColumns,
     Limit,
-    Model,
     Output,
     Permutations,
     Shots,
-    SkipBadRows,
+    SkipBadItems,
     Split,
+    leave_out_unfit,
     load_data,
     open_model,
     print_json,
     print_tables,
 )
+from sae_lens_med.commands.output import say, say_json, write
+
+if TYPE_CHECKING:
+    from sae_lens_med.data import LoadedItems
+    from sae_lens_med.evaluation.method import Method
+    from sae_lens_med.evaluation.results import Evaluation
 
 
 def register(app: typer.Typer) -> None:
@@ -35,9 +46,14 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: Model,
     data: Data,
     output: Output,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A catalogue alias (`sae-lens-med models`), a Hub id, or a folder; or --endpoint."
+        ),
+    ] = None,
     method: Annotated[
         str, typer.Option(help="letter, option-text, generate, cot or self-consistency; see the examples.")
     ] = "letter",
@@ -92,12 +108,45 @@ def evaluate(
     intervention: Annotated[
         Path | None, typer.Option(help="YAML or JSON file of interventions on the features of --sae.")
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Base URL of an OpenAI-compatible server (vLLM, SGLang, a cloud) that runs the model, up to and "
+            "without /chat/completions; with --endpoint-model and a method that generates."
+        ),
+    ] = None,
+    endpoint_model: Annotated[str | None, typer.Option(help="Name of the model at --endpoint.")] = None,
+    endpoint_key_variable: Annotated[
+        str | None,
+        typer.Option(help="Environment variable that holds the key of --endpoint; without it none is sent."),
+    ] = None,
+    endpoint_concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests to --endpoint at a time.")] = 8,
+    endpoint_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for a whole reply of --endpoint, before it is asked again.")
+    ] = 600.0,
+    endpoint_retries: Annotated[int, typer.Option(min=0, max=100, help="Tries after the first, for each request.")] = 4,
+    endpoint_extra: Annotated[
+        str | None,
+        typer.Option(
+            help='JSON object of further fields of each request, as {"reasoning_effort": "low"}; null leaves one out.'
+        ),
+    ] = None,
+    endpoint_price_in: Annotated[
+        float | None, typer.Option(min=0, help="Price of a million prompt tokens, for the cost.")
+    ] = None,
+    endpoint_price_out: Annotated[
+        float | None, typer.Option(min=0, help="Price of a million generated tokens, for the cost.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
     permutations: Permutations = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and permutations.")] = 0,
-    skip_bad_rows: SkipBadRows = False,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of sampling and permutations.")] = 0,
+    skip_bad_items: SkipBadItems = False,
+    exclude: Exclude = None,
+    encoding: Encoding = None,
+    answers_from: AnswersFrom = None,
+    extra_columns: ExtraColumns = "refuse",
     limit: Limit = None,
     as_json: AsJson = False,
     explanation_source: ExplanationSource = None,
@@ -137,14 +186,21 @@ def evaluate(
 
     Example: sae-lens-med evaluate -m gemma-3-270m -d sample --sae
     sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post --intervention steer.yaml -o eval-steered
+
+    A model that a server runs: several questions at a time, tried again, and continued where it stopped. The prompt is
+    the user's message of a chat. `collect --answers` then reads the features of what it wrote.
+
+    Example: sae-lens-med evaluate --endpoint http://localhost:8000/v1 --endpoint-model snuh/hari-q3
+    -d kormedmcqa:doctor --method cot --thinking -o eval-served
     """
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.errors import ConfigError
+    from sae_lens_med.evaluation.method import Method
 
     chosen = Method(
         method,
         template=template,
         language=instructions,
-        chat=chat,
+        chat=chat or endpoint is not None,
         enable_thinking=thinking,
         normalisation=normalise,
         samples=samples,
@@ -153,17 +209,82 @@ def evaluate(
         stop=tuple(stop) if stop else None,
     )
     chosen.templates()
+    if endpoint is not None:
+        for option, given in (
+            ("--model", model),
+            ("--sae", sae),
+            ("--error-term", error_term),
+            ("--intervention", intervention),
+            ("--batch-tokens", batch_tokens),
+        ):
+            if given is not None:
+                raise ConfigError(f"{option} is for a model that runs here; leave it out with --endpoint.")
+        _evaluate_endpoint(
+            endpoint,
+            endpoint_model,
+            lambda: load_data(
+                data,
+                split,
+                skip_bad_items,
+                limit,
+                explanation_source,
+                exclude=exclude,
+                encoding=encoding,
+                answers_from=answers_from,
+                extra_columns=extra_columns,
+            ),
+            chosen,
+            output,
+            key_variable=endpoint_key_variable,
+            concurrency=endpoint_concurrency,
+            timeout=endpoint_timeout,
+            retries=endpoint_retries,
+            extra=endpoint_extra,
+            prices=(endpoint_price_in, endpoint_price_out),
+            shots=shots,
+            permutations=permutations,
+            seed=seed,
+            as_json=as_json,
+        )
+        return
+    for option, given in (
+        ("--endpoint-model", endpoint_model),
+        ("--endpoint-key-variable", endpoint_key_variable),
+        ("--endpoint-extra", endpoint_extra),
+        ("--endpoint-price-in", endpoint_price_in),
+        ("--endpoint-price-out", endpoint_price_out),
+    ):
+        if given is not None:
+            raise ConfigError(f"{option} is for a model behind an endpoint; give its address with --endpoint.")
+    if model is None:
+        raise ConfigError("no model is named; give one with --model, or a server that runs one with --endpoint.")
     from sae_lens_med.evaluation.hooks import splices
+    from sae_lens_med.evaluation.methods import ask
+    from sae_lens_med.evaluation.results import KIND
     from sae_lens_med.evaluation.run import evaluate as run_evaluation
-    from sae_lens_med.evaluation.sentences import MEANINGS, reason_sentences
     from sae_lens_med.interventions import read_interventions
     from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.records import require_options
+    from sae_lens_med.runs.folder import require_output
 
+    require_output(output, KIND)
     interventions = () if intervention is None else read_interventions(intervention)
-    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    loaded = load_data(
+        data,
+        split,
+        skip_bad_items,
+        limit,
+        explanation_source,
+        exclude=exclude,
+        encoding=encoding,
+        answers_from=answers_from,
+        extra_columns=extra_columns,
+    )
+    require_options(loaded.items, "accuracy")
     examples, loaded = choose_shots(loaded, shots)
     opened, attached = open_model(model, sae, device, dtype)
     splices(attached, error_term, interventions)
+    loaded = leave_out_unfit(loaded, skip_bad_items, lambda items: ask(opened, items, chosen, examples))
     result = run_evaluation(
         opened,
         loaded,
@@ -177,18 +298,90 @@ def evaluate(
         permutations=permutations,
         seed=seed,
     )
+    _print(f"{opened.provenance['name']} on {loaded.source}, {len(loaded.items)} items", result, output, as_json)
+
+
+def _evaluate_endpoint(
+    url: str,
+    model: str | None,
+    load: "Callable[[], LoadedItems]",
+    method: "Method",
+    output: Path,
+    *,
+    key_variable: str | None,
+    concurrency: int,
+    timeout: float,
+    retries: int,
+    extra: str | None,
+    prices: tuple[float | None, float | None],
+    shots: int,
+    permutations: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from sae_lens_med.errors import ConfigError
+    from sae_lens_med.evaluation.endpoint import Endpoint
+    from sae_lens_med.evaluation.endpoint_run import Prices, described_usage, evaluate_endpoint, require_generates
+    from sae_lens_med.prompts.shots import choose_shots
+
+    require_generates(method)
+    if model is None:
+        raise ConfigError("no model of the endpoint is named; give its name with --endpoint-model.")
+    price_in, price_out = prices
+    if (price_in is None) != (price_out is None):
+        raise ConfigError("a cost needs both prices; give --endpoint-price-in and --endpoint-price-out.")
+    endpoint = Endpoint(
+        url,
+        model,
+        key_variable=key_variable,
+        timeout=timeout,
+        retries=retries,
+        parallel=concurrency,
+        extra=_fields(extra),
+    )
+    examples, data = choose_shots(load(), shots)
+    result = evaluate_endpoint(
+        endpoint,
+        data,
+        method,
+        shots=examples,
+        output=output,
+        prices=None if price_in is None or price_out is None else Prices(price_in, price_out),
+        permutations=permutations,
+        seed=seed,
+    )
+    _print(f"{model} on {data.source}, {len(data.items)} items", result, output, as_json)
+    if result.usage is not None and not as_json:
+        say(described_usage(result.usage))
+
+
+def _fields(text: str | None) -> dict[str, Any]:
+    from sae_lens_med.errors import ConfigError
+
+    try:
+        values = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--endpoint-extra is not JSON ({error}); give an object of fields.") from error
+    if not isinstance(values, dict):
+        raise ConfigError("--endpoint-extra must be a JSON object of fields of a request.")
+    return values
+
+
+def _print(title: str, result: "Evaluation", output: Path, as_json: bool) -> None:
+    from sae_lens_med.evaluation.sentences import MEANINGS, reason_sentences
+
     if as_json:
         print_json(output, result.metrics)
         return
-    print_tables(f"{opened.provenance['name']} on {loaded.source}, {len(loaded.items)} items", result.metrics)
+    print_tables(title, result.metrics)
     for name in dict.fromkeys(metric.name for metric in result.metrics):
-        typer.echo(f"{name}: {MEANINGS[name].en}.")
+        say(f"{name}: {MEANINGS[name].en}.")
     for reason, n, what in reason_sentences(result.reasons):
-        typer.echo(f"No answer, counted as wrong: {n} {reason} ({what.en}).")
-    typer.echo(f"Results: {output}")
-    typer.echo(f"Report: {output / 'report.html'}")
-    typer.echo(f"        {output / 'report.md'}")
-    typer.echo(f"        {output / 'report.ko.html'}")
+        say(f"No answer, counted as wrong: {n} {reason} ({what.en}).")
+    say(f"Results: {output}")
+    say(f"Report: {output / 'report.html'}")
+    say(f"        {output / 'report.md'}")
+    say(f"        {output / 'report.ko.html'}")
 
 
 def templates(
@@ -210,14 +403,14 @@ def templates(
         text = shipped(wanted).decode("utf-8")
         if as_json:
             found = next(iter(find_templates(wanted).by_language.values()))
-            typer.echo(json.dumps({"name": wanted, "sha256": found.sha256, "text": text}, ensure_ascii=False, indent=2))
+            say_json({"name": wanted, "sha256": found.sha256, "text": text})
         else:
-            sys.stdout.write(text)
+            write(text)
         return
     if as_json:
         listed = [{"name": each, "what": SHIPPED[each.rpartition(".")[0]]} for each in shipped_names()]
-        typer.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        say_json(listed)
         return
     width = max(map(len, SHIPPED))
     for family, what in SHIPPED.items():
-        typer.echo(f"{family:<{width}}  {', '.join(LANGUAGES)}  {what}")
+        say(f"{family:<{width}}  {', '.join(LANGUAGES)}  {what}")

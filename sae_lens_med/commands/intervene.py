@@ -1,31 +1,38 @@
 """`intervene`: interventions on SAE features compared with the plain model. Heavy imports are inside the command."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from sae_lens_med.commands.options import (
+    MAX_SEED,
+    AnswersFrom,
     AsJson,
     BatchTokens,
     Data,
     Device,
     Dtype,
+    Encoding,
+    Exclude,
     ExplanationSource,
+    ExtraColumns,
     Limit,
     Model,
     Output,
     Shots,
-    SkipBadRows,
+    SkipBadItems,
     Split,
+    leave_out_unfit,
     load_data,
     open_model,
     warn_other_model,
 )
+from sae_lens_med.commands.output import say, say_json, write
+from sae_lens_med.escaping import plain
+from sae_lens_med.runs.progress import console
 
 if TYPE_CHECKING:
     from sae_lens_med.evaluation.conditions.compare import Comparison, ConditionResult
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 # Conditions that `sae-lens-med intervene` compares with the plain model, on the same questions.
 # These features fire on every question of `--data sample`, with the SAE
-# sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post. With another SAE or other questions, name features of your own:
+# sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post. With another SAE or other questions, name others:
 # `sae-lens-med align STUDY` lists in features.md which ones stand for which concepts.
 conditions:
   # The SAE's reconstruction instead of the activation: what is lost by looking through the SAE.
@@ -65,7 +72,7 @@ def register(app: typer.Typer) -> None:
 
 def _print_example(asked: bool) -> None:
     if asked:
-        typer.echo(EXAMPLE, nl=False)
+        write(EXAMPLE)
         raise typer.Exit
 
 
@@ -102,8 +109,12 @@ def intervene(
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random feature sets and bootstrap.")] = 0,
-    skip_bad_rows: SkipBadRows = False,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of random feature sets and bootstrap.")] = 0,
+    skip_bad_items: SkipBadItems = False,
+    exclude: Exclude = None,
+    encoding: Encoding = None,
+    answers_from: AnswersFrom = None,
+    extra_columns: ExtraColumns = "refuse",
     limit: Limit = None,
     as_json: AsJson = False,
     explanation_source: ExplanationSource = None,
@@ -134,17 +145,39 @@ def intervene(
     from sae_lens_med.evaluation.conditions.spec import load_conditions
 
     wanted = load_conditions(conditions)
-    from sae_lens_med.evaluation.conditions.run import run_conditions
-    from sae_lens_med.evaluation.methods import Method
+    from sae_lens_med.evaluation.conditions.run import KIND, run_conditions
+    from sae_lens_med.evaluation.method import Method
+    from sae_lens_med.evaluation.methods import ask
     from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.runs.folder import require_output
     from sae_lens_med.saes.releases import load_sae
 
+    require_output(output, KIND)
     chosen = Method(method, template=template, chat=chat)
-    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    loaded = load_data(
+        data,
+        split,
+        skip_bad_items,
+        limit,
+        explanation_source,
+        exclude=exclude,
+        encoding=encoding,
+        answers_from=answers_from,
+        extra_columns=extra_columns,
+    )
     examples, loaded = choose_shots(loaded, shots)
     others = None
     if statistics_data is not None:
-        others = load_data(statistics_data, None, skip_bad_rows, None, explanation_source).items
+        others = load_data(
+            statistics_data,
+            None,
+            skip_bad_items,
+            None,
+            explanation_source,
+            encoding=encoding,
+            answers_from=answers_from,
+            extra_columns=extra_columns,
+        )
     refs = list(sae or [])
     opened, attached = open_model(model, refs[0] if refs else None, device, dtype)
     saes = attached
@@ -153,6 +186,9 @@ def intervene(
         saes = {refs[0]: attached, **{ref: load_sae(ref, device=place) for ref in refs[1:]}}
         for ref in refs[1:]:
             warn_other_model(opened, saes[ref])
+    loaded = leave_out_unfit(loaded, skip_bad_items, lambda items: ask(opened, items, chosen, examples))
+    if others is not None:
+        others = leave_out_unfit(others, skip_bad_items, lambda items: ask(opened, items, chosen))
     result = run_conditions(
         opened,
         loaded,
@@ -161,28 +197,28 @@ def intervene(
         saes=saes,
         method=chosen,
         shots=examples,
-        statistics_items=others,
+        statistics_items=None if others is None else others.items,
         batch_tokens=batch_tokens,
         seed=seed,
     )
     if as_json:
-        typer.echo(json.dumps({"output": str(output), **result.to_dict()}, ensure_ascii=False, indent=2))
+        say_json({"output": str(output), **result.to_dict()})
         return
     _print_table(f"{opened.provenance['name']} on {loaded.source}, {result.n_gold} items", result)
-    typer.echo(f"Report: {output / 'comparison.md'}")
+    say(f"Report: {output / 'comparison.md'}")
 
 
 def _print_table(title: str, comparison: "Comparison") -> None:
-    typer.echo(title)
+    say(title)
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
     table.add_column("condition", overflow="fold", min_width=20)
     for column in ("accuracy", "p (FDR)", "margin", "random sets", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in comparison.results:
-        table.add_row(result.condition.name, f"{result.accuracy:.3f}", *_cells(result))
-    Console().print(table)
-    typer.echo("p (FDR): exact McNemar against plain. margin: mean change of ln P(gold option) - ln P(best other).")
-    typer.echo(
+        table.add_row(plain(result.condition.name), f"{result.accuracy:.3f}", *_cells(result))
+    console().print(table)
+    say("p (FDR): exact McNemar against plain. margin: mean change of ln P(gold option) - ln P(best other).")
+    say(
         "random sets: 95 % of the margin changes from the same intervention on matched random features, "
         "and p among them."
     )

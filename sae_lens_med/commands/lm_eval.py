@@ -1,6 +1,8 @@
 """`sae-lens-med lm-eval`: lm-evaluation-harness' own command line, with this package's models registered."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -24,6 +26,7 @@ def lm_eval(context: typer.Context) -> None:
     Example: sae-lens-med lm-eval --model sae_lens_med --model_args pretrained=gemma-3-270m,sae=RELEASE/ID
     --tasks kormedmcqa --num_fewshot 5 --output_path results
     """
+    _require_output(context.args)
     import sae_lens_med.evaluation.lm_eval.model  # noqa: F401, I001 - registers the model, or says what is missing
     from lm_eval.__main__ import cli_evaluate
 
@@ -33,3 +36,15 @@ def lm_eval(context: typer.Context) -> None:
         cli_evaluate()
     finally:
         sys.argv = given
+
+
+def _require_output(args: Sequence[str]) -> None:
+    """lm-eval would find out after the run."""
+    from sae_lens_med.runs.folder import require_writable
+
+    for option, value in zip(args, [*args[1:], ""], strict=True):
+        name, separator, joined = option.partition("=")
+        if name in ("--output_path", "--output-path", "-o") and (given := joined if separator else value):
+            path = Path(given)
+            # A name that ends in .json is that of a file in its folder.
+            require_writable(path.parent if path.suffix == ".json" else path)

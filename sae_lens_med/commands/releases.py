@@ -3,13 +3,14 @@
 Heavy imports are inside the commands. A `Releases` value as the context's `obj` replaces the packaged releases.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sae_lens_med.commands.options import on_terminal
+from sae_lens_med.commands.output import say, say_json, write
+from sae_lens_med.escaping import harmless, json_text, plain
 
 if TYPE_CHECKING:
     from sae_lens_med.saes.listing import Release, Releases
@@ -27,15 +28,16 @@ def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the releases and their SAEs: a table on a terminal; piped, one RELEASE/ID a line, as --sae takes it."""
     releases = _releases(ctx).read().values()
     if as_json:
-        _echo_json([_listed(release) for release in releases])
+        say_json([_listed(release) for release in releases])
         return
     if not on_terminal():
         for release in releases:
             for sae in release.saes:
-                typer.echo(f"{release.name}/{sae.id}")
+                say(f"{release.name}/{sae.id}")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from sae_lens_med.runs.progress import console
 
     table = Table()
     for heading in ("release", "model", "SAE", "L0", "variance explained", "files"):
@@ -45,7 +47,7 @@ def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
             numbers = ("" if value is None else f"{value:g}" for value in (sae.l0, sae.variance_explained))
             files = "packaged" if release.packaged else f"Hub: {release.repo_id}"
             table.add_row(release.name, release.model, sae.id, *numbers, files)
-    Console().print(table)
+    console().print(table)
 
 
 @releases_app.command()
@@ -55,12 +57,12 @@ def show(ctx: typer.Context, release: ReleaseName, as_json: AsJson = False) -> N
     metrics = {sae.id: found.metrics(sae.id) for sae in found.saes}
     if as_json:
         described = {"repo_id": found.repo_id, "folder": str(found.folder), "card": found.card(), "metrics": metrics}
-        _echo_json(_listed(found) | described)
+        say_json(_listed(found) | described)
         return
-    typer.echo(found.card().rstrip())
+    write(f"{harmless(found.card().rstrip())}\n")
     for sae_id, values in metrics.items():
-        typer.echo(f"\nMetrics of {sae_id}:")
-        typer.echo("none" if values is None else json.dumps(values, ensure_ascii=False, indent=2))
+        write(f"\nMetrics of {plain(sae_id)}:\n")
+        write("none\n" if values is None else f"{json_text(values)}\n")
 
 
 @releases_app.command()
@@ -68,7 +70,7 @@ def path(ctx: typer.Context, release: ReleaseName) -> None:
     """Print the folder that holds a release's files."""
     found = _releases(ctx).get(release)
     found.manifest()
-    typer.echo(str(found.folder))
+    say(str(found.folder))
 
 
 @releases_app.command()
@@ -91,9 +93,9 @@ def verify(
         )
     checks = verify_release(found, None if data is None else measure_again(found, data))
     for check in checks:
-        typer.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+        say(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
     failed = sum(not check.ok for check in checks)
-    typer.echo(f"{release}: {len(checks)} checks, {failed or 'none'} failed")
+    say(f"{release}: {len(checks)} checks, {failed or 'none'} failed")
     if failed:
         raise typer.Exit(1)
 
@@ -137,7 +139,7 @@ def package(
             target=target,
             force=force,
         )
-    typer.echo(str(folder))
+    say(str(folder))
 
 
 @releases_app.command()
@@ -150,7 +152,7 @@ def export(
     """Copy a release to a folder, laid out as a Hub repository."""
     from sae_lens_med.saes.publish import export_release
 
-    typer.echo(str(export_release(_releases(ctx).get(release), folder, force=force)))
+    say(str(export_release(_releases(ctx).get(release), folder, force=force)))
 
 
 @releases_app.command()
@@ -168,13 +170,13 @@ def publish(
     check_repo_id(repo_id)
     plan = publish_plan(found)
     for planned in plan:
-        typer.echo(f"{planned.size:>12,}  {planned.path}")
+        say(f"{planned.size:>12,}  {planned.path}")
     total = f"{len(plan)} files, {sum(planned.size for planned in plan):,} bytes"
     if not yes:
         visibility = "private" if private else "public"
-        typer.echo(f"Dry run: {total} would go to the {visibility} repository {repo_id}; add --yes to upload.")
+        say(f"Dry run: {total} would go to the {visibility} repository {repo_id}; add --yes to upload.")
         return
-    typer.echo(f"Uploaded {total}: {publish_release(found, repo_id, private=private)}")
+    say(f"Uploaded {total}: {publish_release(found, repo_id, private=private)}")
 
 
 def measure_again(release: "Release", data: Path) -> "Recompute":
@@ -232,7 +234,3 @@ def _listed(release: "Release") -> dict[str, Any]:
             for sae in release.saes
         ],
     }
-
-
-def _echo_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

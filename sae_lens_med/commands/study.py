@@ -4,15 +4,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from sae_lens_med.commands.options import (
+    AnswersFrom,
     AsJson,
     BatchTokens,
     Data,
     Device,
     Dtype,
+    Encoding,
+    Exclude,
     ExplanationSource,
+    ExtraColumns,
     Limit,
     Model,
     Output,
@@ -20,13 +23,15 @@ from sae_lens_med.commands.options import (
     Sae,
     Seed,
     Shots,
-    SkipBadRows,
+    SkipBadItems,
     Split,
+    leave_out_unfit,
     load_data,
     open_model,
     print_json,
     print_tables,
 )
+from sae_lens_med.commands.output import say
 
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
@@ -55,8 +60,12 @@ def study(
     batch_tokens: BatchTokens = None,
     permutations: Permutations = 2000,
     seed: Seed = 0,
-    n_shown: Annotated[int, typer.Option(min=0, help="How many items the report shows in full.")] = 6,
-    skip_bad_rows: SkipBadRows = False,
+    n_shown: Annotated[int, typer.Option(min=0, max=10_000, help="How many items the report shows in full.")] = 6,
+    skip_bad_items: SkipBadItems = False,
+    exclude: Exclude = None,
+    encoding: Encoding = None,
+    answers_from: AnswersFrom = None,
+    extra_columns: ExtraColumns = "refuse",
     limit: Limit = None,
     as_json: AsJson = False,
     explanation_source: ExplanationSource = None,
@@ -71,7 +80,18 @@ def study(
     """
     from sae_lens_med.records import require_explanation_sources
 
-    loaded = load_data(data, split, skip_bad_rows, limit, explanation_source)
+    _require_output(output)
+    loaded = load_data(
+        data,
+        split,
+        skip_bad_items,
+        limit,
+        explanation_source,
+        exclude=exclude,
+        encoding=encoding,
+        answers_from=answers_from,
+        extra_columns=extra_columns,
+    )
     require_explanation_sources(loaded.items, loaded.source)
     _run_study(
         model,
@@ -85,6 +105,7 @@ def study(
         permutations=permutations,
         seed=seed,
         n_shown=n_shown,
+        skip_bad_items=skip_bad_items,
         as_json=as_json,
     )
 
@@ -104,6 +125,7 @@ def demo(
 
     Example: sae-lens-med demo
     """
+    _require_output(output)
     loaded = load_data(DEMO_DATA, None, False, None, None)
     _run_study(
         DEMO_MODEL,
@@ -117,8 +139,19 @@ def demo(
         permutations=permutations,
         seed=seed,
         n_shown=6,
+        skip_bad_items=False,
         as_json=as_json,
     )
+
+
+_STATES = {"run": "", "skip": ": done before, skipped"}
+
+
+def _require_output(output: Path) -> None:
+    from sae_lens_med.runs.folder import require_output
+    from sae_lens_med.study.run import KIND
+
+    require_output(output, KIND)
 
 
 def _run_study(
@@ -134,17 +167,21 @@ def _run_study(
     permutations: int,
     seed: int,
     n_shown: int,
+    skip_bad_items: bool,
     as_json: bool,
 ) -> None:
     from sae_lens_med.errors import ReleaseError
+    from sae_lens_med.features.collect import require_fit
     from sae_lens_med.prompts.shots import choose_shots
+    from sae_lens_med.records import require_options
     from sae_lens_med.study.run import run_study
 
+    require_options(data.items, "a study")
     examples, data = choose_shots(data, shots)
     opened, attached = open_model(model, sae, device, dtype)
     if attached is None:
         raise ReleaseError("a study needs an SAE; choose one with --sae (`sae-lens-med releases list`).")
-    err = Console(stderr=True)
+    data = leave_out_unfit(data, skip_bad_items, lambda items: require_fit(opened, items, examples))
     result = run_study(
         opened,
         attached,
@@ -155,7 +192,7 @@ def _run_study(
         seed=seed,
         n_shown=n_shown,
         batch_tokens=batch_tokens,
-        on_stage=lambda name, done: err.print(f"[bold]{name}[/bold]{': done before, skipped' if done else ''}"),
+        on_stage=lambda name, state: say(f"{name}{_STATES.get(state, f': {state}')}", err=True),
     )
     if as_json:
         print_json(output, result.metrics)
@@ -169,8 +206,8 @@ def _run_study(
 def _print_end(result: "StudyResult") -> None:
     from sae_lens_med.runs.files import DISCLAIMER
 
-    typer.echo(DISCLAIMER)
+    say(DISCLAIMER)
     # Not through rich, which would wrap a long path.
-    typer.echo(f"Report: {result.report_html}")
-    typer.echo(f"        {result.report_md}")
-    typer.echo(f"        {result.folder / 'report.ko.html'}")
+    say(f"Report: {result.report_html}")
+    say(f"        {result.report_md}")
+    say(f"        {result.folder / 'report.ko.html'}")

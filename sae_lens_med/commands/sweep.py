@@ -1,10 +1,11 @@
 """`sae-lens-med sweep` and `sae-lens-med frontier`: many SAEs from one harvest, and how they compare."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sae_lens_med.commands.output import say, say_json
 
 if TYPE_CHECKING:
     from sae_lens_med.training.frontier import Frontier
@@ -51,8 +52,8 @@ def sweep(
 
     Example: sae-lens-med sweep tied.yaml topk.yaml --over sae.l1_coefficient=0.2,0.4 --over sae.k=32,64 -o runs/both
     """
-    from sae_lens_med.runs.folder import require_writable
-    from sae_lens_med.training.outputs import open_sweep, require_texts
+    from sae_lens_med.runs.folder import require_output, require_writable
+    from sae_lens_med.training.outputs import SWEEP, open_sweep, require_texts
     from sae_lens_med.training.plan import plan
 
     variants = plan(recipes, overs or [], overrides or [])
@@ -60,6 +61,7 @@ def sweep(
         _list_variants(variants, as_json)
         return
     open_sweep(variants, output, resume)
+    require_output(output, SWEEP)
     for variant in variants:
         require_texts(variant.recipe)
     if activations is not None:
@@ -73,16 +75,12 @@ def sweep(
     device = distributed.local_device(str(first.runner.get("device", "cpu")))
     with distributed.first_before_the_others(of_machine=True):
         model = load_model(first.model_name, device=device, dtype=first.model_dtype)
-    try:
-        result = run_sweep(variants, model, output, activations=activations, resume=resume)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; add --resume to continue {output}.", err=True)
-        raise typer.Exit(130) from None
+    result = run_sweep(variants, model, output, activations=activations, resume=resume)
     if result.frontier is not None:
         _show(result.frontier, output, as_json)
     if result.failed:
         failed = f"{len(result.failed)} of {len(variants)} variants"
-        typer.echo(f"{failed} failed; the same command with --resume tries them again.", err=True)
+        say(f"{failed} failed; the same command with --resume tries them again.", err=True)
         raise typer.Exit(1)
 
 
@@ -110,21 +108,21 @@ def frontier(
 def _list_variants(variants: "list[Variant]", as_json: bool) -> None:
     if as_json:
         listed = [{"name": v.name, "varied": v.varied, "recipe": v.recipe.to_dict()} for v in variants]
-        typer.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        say_json(listed)
         return
     for variant in variants:
         recipe = variant.recipe
-        typer.echo(f"{variant.name}  ({recipe.sae['architecture']}, {recipe.runner['hook_name']})")
-    typer.echo(f"{len(variants)} variants; leave out --dry-run to train them.")
+        say(f"{variant.name}  ({recipe.sae['architecture']}, {recipe.runner['hook_name']})")
+    say(f"{len(variants)} variants; leave out --dry-run to train them.")
 
 
 def _show(found: "Frontier", output: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        say_json(found.to_dict())
         return
     for p in found.points:
-        typer.echo(
+        say(
             f"{Path(p.folder).name}: L0 {p.l0:.1f}, explained variance {p.explained_variance:.3f}, "
             f"dead {p.dead_fraction:.1%}, CE-loss score {p.ce_loss_score:.3f}"
         )
-    typer.echo(f"{output / 'frontier.md'}, {output / 'frontier.svg'}")
+    say(f"{output / 'frontier.md'}, {output / 'frontier.svg'}")

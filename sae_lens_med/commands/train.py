@@ -1,10 +1,11 @@
 """`sae-lens-med train`: a recipe -> a trained SAE."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sae_lens_med.commands.output import say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -39,12 +40,13 @@ def train(
 
     Example: sae-lens-med train gemma-3-270m-res --set data.folder=texts --set sae.l1_coefficient=0.4 --output runs/a
     """
-    from sae_lens_med.runs.folder import require_writable
-    from sae_lens_med.training.outputs import open_run, require_texts
+    from sae_lens_med.runs.folder import require_output, require_writable
+    from sae_lens_med.training.outputs import RUN, open_run, require_texts
     from sae_lens_med.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     open_run(loaded, output, resume)
+    require_output(output, RUN)
     require_texts(loaded)
     if activations is not None:
         require_writable(activations)
@@ -56,17 +58,15 @@ def train(
     device = distributed.local_device(str(loaded.runner.get("device", "cpu")))
     with distributed.first_before_the_others(of_machine=True):
         model = load_model(loaded.model_name, device=device, dtype=loaded.model_dtype)
-    try:
-        trained = run_training(loaded, model, output, activations=activations, resume=resume)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; add --resume to continue {output}.", err=True)
-        raise typer.Exit(130) from None
+    trained = run_training(loaded, model, output, activations=activations, resume=resume)
     if as_json:
-        typer.echo(json.dumps({"folder": str(output), "steps": trained.steps, **trained.quality.to_dict()}, indent=2))
+        say_json({"folder": str(output), "steps": trained.steps, **trained.quality.to_dict(), "notes": trained.notes})
         return
     quality = trained.quality
-    typer.echo(
+    say(
         f"{output}: {trained.steps} steps; on held-out text L0 {quality.l0:.1f}, explained variance "
         f"{quality.explained_variance:.3f}, dead {quality.dead_fraction:.1%}, "
         f"CE-loss score {quality.ce_loss_score:.3f}."
     )
+    for note in trained.notes:
+        say(note, err=True)

@@ -129,7 +129,7 @@ def load_concepts(path: str | Path) -> ConceptSet:
     """A file of concepts, a user's or MedQuAD's; the module says their forms. Raises `DataError` naming row and
     field."""
     path = Path(path).expanduser()
-    if _is_medquad(next(read_rows(path))):
+    if _is_medquad(read_rows(path)[0]):
         return ConceptSet(tuple(_concepts(path, str(path), _MEDQUAD_FIELDS, _medquad_concept)), str(path))
     concepts: list[Concept] = []
     names: dict[str, int] = {}

@@ -12,9 +12,9 @@ The five few-shot rows of a config repeat rows of its dev split, so a config has
 in all. Licence CC BY-NC 2.0: nothing of it is in this package. Out of scope: the image questions of KorMedMCQA-V.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 
+from sae_lens_med.data.hub import Rows, load_splits
 from sae_lens_med.data.rows import KORMEDMCQA_LETTERS, ItemCollector, LoadedItems
 from sae_lens_med.data.tables import ACCEPTED_FORMS, RawRow
 from sae_lens_med.errors import DataError, nearest
@@ -31,7 +31,6 @@ COUNTS: dict[str, dict[str, int]] = {
 _KEY = ("subject", "year", "period", "q_number")
 _COLUMNS = (*_KEY, "question", *KORMEDMCQA_LETTERS, "answer", "cot")
 
-Rows = Sequence[Mapping[str, Any]]
 Loader = Callable[[str], Mapping[str, Rows]]
 """Config -> its splits, each a sequence of rows (`datasets.load_dataset` without a split gives this)."""
 
@@ -42,21 +41,22 @@ def load_kormedmcqa(
     *,
     skip_bad_rows: bool = False,
     limit: int | None = None,
+    exclude: Collection[str] = (),
     loader: Loader | None = None,
 ) -> LoadedItems:
     """The items of one split of `config` (doctor, nurse, pharm, dentist, or all: these four joined, in this order).
     The subject of an item is its config.
 
     Schema, counts and the repeated few-shot rows are checked on every load. `loader` replaces the download (a mirror,
-    a copy on disk). Raises `DataError` when the Hub cannot be reached and nothing is cached, when the data set is not
-    the one described above, or when config or split is unknown.
+    a copy on disk); the rest as in `load_items`. Raises `DataError` when the Hub cannot be reached and nothing is
+    cached, when the data set is not the one described above, or when config or split is unknown.
     """
     known = (*COUNTS, "all")
     if config not in known:
         raise DataError(f"KorMedMCQA has no config {config!r}; use one of {', '.join(known)}{nearest(config, known)}")
     if split not in SPLITS:
         raise DataError(f"KorMedMCQA has no split {split!r}; use one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
-    collector = ItemCollector(skip_bad_rows=skip_bad_rows)
+    collector = ItemCollector(skip_bad_rows=skip_bad_rows, exclude=exclude)
     for name in COUNTS if config == "all" else (config,):
         splits = (loader or _load_from_hub)(name)
         check_config(name, splits)
@@ -90,17 +90,8 @@ def check_config(config: str, splits: Mapping[str, Rows]) -> None:
 
 
 def _load_from_hub(config: str) -> Mapping[str, Rows]:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(HUB_ID, name=config)
-    except (OSError, ValueError) as error:  # what `datasets` raises for no network, no cache, no such config
-        raise DataError(
-            f"kormedmcqa:{config}: could not reach {HUB_ID!r} on the Hugging Face Hub and no cached copy was found "
-            f"({type(error).__name__}); connect to the network once, or use {ACCEPTED_FORMS} in the KorMedMCQA "
-            "schema (question, A "
-            "to E, answer) or the generic one (question, options, answer) instead."
-        ) from error
-    if not isinstance(loaded, datasets.DatasetDict):
-        raise DataError(f"kormedmcqa:{config}: the Hub returned {type(loaded).__name__} instead of a set of splits.")
-    return {str(split): rows.to_list() for split, rows in loaded.items()}
+    instead = (
+        f"{ACCEPTED_FORMS} in the KorMedMCQA schema (question, A to E, answer) or the generic one (question, options, "
+        "answer)"
+    )
+    return load_splits(HUB_ID, config, f"kormedmcqa:{config}", instead)

@@ -8,8 +8,9 @@ characters would match question and explanation for any model. `mask_leakage` re
   up to four Latin ones, is masked only as a word (a Korean particle may follow): "A", "3" or "의사" inside another
   word stay. A number inside a longer number stays: 100 in 1000.
 - **Answer marks**: the letter or number of an option where the context makes it one, with the brackets around it:
-  after "정답", "답은", "보기", "answer is", "option"; before "번", "is correct", "가 정답"; alone in brackets; as the
-  label of a line or of a masked option text; circled digits. "type 2 diabetes", "vitamin C", "하루 3번" stay.
+  after "정답", "답은", "보기", "answer is", "option", "respuesta", "réponse", "risposta"; before "번", "is correct",
+  "가 정답", "es correcta"; alone in brackets; as the label of a line or of a masked option text; circled digits.
+  "type 2 diabetes", "vitamin C", "하루 3번" stay.
 
 - **Quotes of the stem**: a run of at least 20 characters (white space not counted) that the explanation shares with the
   question. Model-written rationales often begin by repeating the question (more than half of those in the KorMedMCQA
@@ -235,6 +236,10 @@ def _mark_patterns(n_options: int) -> tuple[re.Pattern[str], tuple[re.Pattern[st
     frequency = "".join(
         f"(?<!{w})" for w in ("제", "하루", "하루 ", "하루에 ", "일 ", "일에 ", "주 ", "주에 ", "년에 ", "총 ")
     )
+    romance = (
+        r"(?i:(?:in)?correct[aeo]?s?|corrett[aeo]|vraies?|fausses?|falsas?|bonnes?|buena|giusta|esatta|es|ser[ií]a|est|"
+        r"serait|è|sarebbe|son|sont|sono|las?|les?|el|il|n[úu]mero|num[ée]ro|n[º°])"
+    )
     contexts = (
         rf"[{circled}]",
         # Korean: after and before
@@ -260,7 +265,17 @@ def _mark_patterns(n_options: int) -> tuple[re.Pattern[str], tuple[re.Pattern[st
         rf"(?i:\b(?:it is|it's|is) not)\s+{marks}(?=\s*\()",
         r"(?i:\b(?P<m>first|second|third|fourth|fifth|last|1st|2nd|3rd|4th|5th)(?=\s+(?:option|answer|choice|alternative)))",
         r"(?P<m>(?:첫|두|세|네|다섯)\s?번째)(?=\s*(?:보기|선택지|옵션|답))",
-        # either language: conclusions, brackets, labels of lines and of option texts
+        # Spanish, French, Italian: after and before
+        rf"(?i:\b(?:respuestas?|opci[oó]n(?:es)?|alternativas?|r[eé]ponses?|propositions?|rispost[ae]|opzion[ei]))"
+        rf"(?:\s+{romance})*\s*[:=#\-]*{_QUOTES}{marks}",
+        rf"(?i:\b(?:la|le|las|les|el|il)\s+(?:correct[ae]|corretta|giusta|bonne|buena))"
+        rf"(?:\s+{romance})+\s*[:=\-]?{_QUOTES}{marks}",
+        rf"{marks}{_QUOTES}\s(?i:es|son|est|sont|è|sono|sería|serait|sarebbe)\s+"
+        r"(?i:(?:la|las|le|les|el|il)\s+)?"
+        r"(?i:(?:in)?correct[aeo]?s?|(?:in|s)?corrett[aeoi]|fals[aoei]s?|fau(?:x|sses?)|vraie?s?|verdader[ao]s?|"
+        r"ver[ao]|errat[aoei]|err[oó]ne[ao]s?|erron[eé]e?s?|(?:da\s+)?(?:d|e)?scarta\w*|exclue?s?|esclus[aoei]|"
+        r"respuesta|r[eé]ponse|risposta)\b",
+        # any language: conclusions, brackets, labels of lines and of option texts
         rf"(?i:\b(?:therefore|thus|hence|so)\b|따라서|그러므로|결론적으로)[,\s]+{_QUOTES}{marks}{_ENDS}",
         rf"(?i:boxed)\s*(?P<m>\{{\s*{x}\s*\}})",
         rf"(?P<m>[(\[]\s*{x}(?:\s?번)?\s*[)\]])",

@@ -1,41 +1,79 @@
-"""Local files of questions -> items: .jsonl, .jsonl.gz, .csv and .parquet, one or several at once.
+"""Local files of questions -> items, one or several at once; `tables` says which forms are read.
 
 The two schemas and the rules for what a row leaves unsaid are in `rows`. A source is one path, or several separated
 by commas; ids must be unique over all of them.
 """
 
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from sae_lens_med.data.rows import ItemCollector, LoadedItems
-from sae_lens_med.data.tables import SUFFIXES, read_rows
+from sae_lens_med.data.tables import read_rows, stem
+from sae_lens_med.errors import DataError
+from sae_lens_med.runs.files import is_file
 
 
 def load_local(
-    source: str, *, explanation_source: str | None = None, skip_bad_rows: bool = False, limit: int | None = None
+    source: str,
+    *,
+    explanation_source: str | None = None,
+    skip_bad_rows: bool = False,
+    limit: int | None = None,
+    encoding: str | None = None,
+    answers_from: int | None = None,
+    extra_columns: str = "refuse",
+    exclude: Collection[str] = (),
 ) -> LoadedItems:
-    """The items of the file `source`, or of the files `PATH,PATH,...`, in order.
-
-    `explanation_source` says who wrote explanations where the rows do not. A bad row raises `DataError` naming file,
-    row and field; with `skip_bad_rows` it is left out and reported in `bad_rows` instead.
-    """
-    collector = ItemCollector(skip_bad_rows=skip_bad_rows)
-    for path in _paths(source):
+    """The items of the file `source`, or of the files `PATH,PATH,...`, in order. The arguments are those of
+    `load_items`."""
+    collector = ItemCollector(
+        skip_bad_rows=skip_bad_rows, answers_from=answers_from, extra_columns=extra_columns, exclude=exclude
+    )
+    paths = local_paths(source)
+    for path, name, prefix in zip(paths, told_apart(paths, _name), told_apart(paths, stem), strict=True):
         collector.add(
-            read_rows(path),
+            read_rows(path, encoding),
             str(path),
-            id_prefix=_stem(path.name),
+            id_prefix=prefix,
             explanation_source=explanation_source,
-            provenance={"dataset": path.name},
+            provenance={"dataset": name},
         )
     return collector.loaded(source, None, limit)
 
 
-def _paths(source: str) -> list[Path]:
+def told_apart(paths: Sequence[Path], name: Callable[[Path], str]) -> list[str]:
+    """The `name` of each file; where several have the same, as much of the end of their paths as tells them apart.
+
+    Raises `DataError` when one file is given twice, also by another path.
+    """
+    for i, path in enumerate(paths):
+        if any(path.resolve() == other.resolve() for other in paths[:i]):
+            raise DataError(f"{path}: this file is named twice; name each file once.")
+    names, depth = [name(path) for path in paths], 0
+    while clashing := {each for each, n in Counter(names).items() if n > 1}:
+        depth += 1
+        names = [
+            "/".join(path.absolute().parts[-depth:]) if own in clashing else own
+            for own, path in zip(names, paths, strict=True)
+        ]
+    return names
+
+
+def _name(path: Path) -> str:
+    return path.name
+
+
+def local_paths(source: str) -> list[Path]:
+    """The files that a source names, whether they are there or not."""
     # A file may have a comma in its name.
-    if Path(source).expanduser().is_file():
-        return [Path(source).expanduser()]
-    return [Path(part.strip()).expanduser() for part in source.split(",") if part.strip()]
+    if is_file(_expanded(source)):
+        return [_expanded(source)]
+    return [_expanded(part.strip()) for part in source.split(",") if part.strip()]
 
 
-def _stem(name: str) -> str:
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~ of a user that is not there
+        return Path(path)

@@ -4,6 +4,7 @@ They come from no exam and no clinician has reviewed them: every explanation is 
 computed on them shows how the tools work, not what a model knows.
 """
 
+from collections.abc import Collection
 from importlib.resources import as_file, files
 
 from sae_lens_med.data.rows import ItemCollector, LoadedItems
@@ -16,9 +17,10 @@ _PROVENANCE = {
 }
 
 
-def load_sample(*, limit: int | None = None) -> LoadedItems:
-    """The packaged items. Raises `DataError` when one is not marked illustrative or the file is not whole."""
-    collector = ItemCollector(skip_bad_rows=False)
+def load_sample(*, limit: int | None = None, exclude: Collection[str] = ()) -> LoadedItems:
+    """The packaged items, without those of the ids in `exclude`. Raises `DataError` when one is not marked illustrative
+    or the file is not whole."""
+    collector = ItemCollector(skip_bad_rows=False, exclude=exclude)
     with as_file(files("sae_lens_med") / "data" / "sample_ko.jsonl") as path:
         collector.add(read_rows(path), "sample", id_prefix="sample", provenance=_PROVENANCE)
     for item in collector.items:

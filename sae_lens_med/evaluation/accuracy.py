@@ -26,7 +26,15 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import OPTION_LETTERS, BoolArray, FloatArray, ItemResult, McqItem, MetricValue
+from sae_lens_med.records import (
+    OPTION_LETTERS,
+    BoolArray,
+    FloatArray,
+    ItemResult,
+    McqItem,
+    MetricValue,
+    require_options,
+)
 from sae_lens_med.statistics import (
     SMALL_N,
     coarsen_strata,
@@ -59,6 +67,7 @@ def accuracy_metrics(
     """
     if [item.id for item in items] != [result.id for result in results]:
         raise DataError("results and items must be the same, in the same order, to be summarised.")
+    require_options(items, "accuracy")
     everything = np.ones(len(items), dtype=bool)
     wanted: dict[str, BoolArray] = {"all": everything}
     for name, chosen in (groups or {}).items():

@@ -15,12 +15,27 @@ Out of scope: generating (`inference.Engine`).
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
-from sae_lens_med.models.engine import Generated
 from sae_lens_med.prompts import answers
 from sae_lens_med.records import ItemResult, McqItem, NoAnswerReason
 
+if TYPE_CHECKING:
+    from sae_lens_med.models.engine import Generated
+
 END_OF_THINKING = "</think>"
+
+
+class Written(Protocol):
+    """A text that a model wrote, wherever it runs."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def finish(self) -> str:
+        """`length` where it was cut off."""
+        ...
 
 
 def sample_seed(seed: int, item_id: str, index: int) -> int:
@@ -29,18 +44,22 @@ def sample_seed(seed: int, item_id: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def cut_after_thinking(generated: Generated, stop: Sequence[str]) -> Generated:
+def cut_after_thinking(generated: "Generated", stop: Sequence[str]) -> "Generated":
     """The text up to the first stop string of its answer, which begins after `</think>` and white space.
 
     Stop strings are made for answers: a model that thinks writes a full stop in its first sentence. A text whose
     thinking has not ended, or whose answer contains no stop string, stays whole.
     """
-    thinking, mark, answer = generated.text.partition(END_OF_THINKING)
+    cut = answer_end(generated.text, stop)
+    return generated if cut is None else replace(generated, text=generated.text[:cut], finish="stop")
+
+
+def answer_end(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop string of the answer after `</think>` and white space begins; None without either."""
+    thinking, mark, answer = text.partition(END_OF_THINKING)
     begun = len(answer) - len(answer.lstrip())
     found = [at for at in (answer.find(s, begun) for s in stop) if at >= 0]
-    if not mark or not found:
-        return generated
-    return Generated(thinking + mark + answer[: min(found)], generated.token_ids, "stop")
+    return len(thinking) + len(mark) + min(found) if mark and found else None
 
 
 def vote(letters: Sequence[str | None]) -> tuple[str | None, float]:
@@ -53,7 +72,7 @@ def vote(letters: Sequence[str | None]) -> tuple[str | None, float]:
     return (winners[0] if len(winners) == 1 else None), most / len(letters)
 
 
-def text_result(item: McqItem, generated: Generated) -> ItemResult:
+def text_result(item: McqItem, generated: Written) -> ItemResult:
     """The answer in one generated text."""
     found = answers.strict(generated.text, item.options, truncated=generated.finish == "length")
     return ItemResult(
@@ -69,7 +88,7 @@ def text_result(item: McqItem, generated: Generated) -> ItemResult:
     )
 
 
-def vote_result(item: McqItem, samples: Sequence[Generated]) -> ItemResult:
+def vote_result(item: McqItem, samples: Sequence[Written]) -> ItemResult:
     """The answer that one or more samples vote for. Without a single answer, the reason is the commonest of theirs."""
     found = [answers.strict(s.text, item.options, truncated=s.finish == "length") for s in samples]
     letters = [each.letter for each in found]

@@ -22,147 +22,27 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
 from sae_lens_med import distributed
-from sae_lens_med.errors import ConfigError, ModelError, nearest
+from sae_lens_med.errors import DataError, ModelError, UnfitItemsError
 from sae_lens_med.evaluation.generation import cut_after_thinking, sample_seed, text_result, vote_result
+from sae_lens_med.evaluation.method import NORMALISATIONS, Method, as_method
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import MAX_ROWS, Engine, Generated, TokenText
-from sae_lens_med.prompts.templates import Templates, find_templates
+from sae_lens_med.prompts.templates import Templates
 from sae_lens_med.prompts.tokens import continuation_tokens, text_prompt
-from sae_lens_med.records import OPTION_LETTERS, ItemResult, McqItem, Prompt, require_unique_ids
+from sae_lens_med.records import (
+    OPTION_LETTERS,
+    ItemResult,
+    McqItem,
+    Prompt,
+    require_options,
+    require_unique_ids,
+)
 from sae_lens_med.runs.progress import progress_bar
 
-MethodName = Literal["letter", "option-text", "generate", "cot", "self-consistency"]
-METHODS: tuple[MethodName, ...] = get_args(MethodName)
-GENERATING = ("generate", "cot", "self-consistency")
-NORMALISATIONS = ("character", "byte", "token")
-TEMPLATE = {"self-consistency": "cot"}
-"""The family of templates of a method, where it is not the method's name."""
-
-SAMPLES = 11
-TEMPERATURE = 0.7
-"""Of self-consistency, with `SAMPLES`: Med-PaLM's (Singhal et al., Nature 2023)."""
 PASSES = 16
 """Forward passes after which results are written at the latest."""
-MAX_NEW_TOKENS = 1024
-"""lm-evaluation-harness' for kormedmcqa."""
-MAX_NEW_TOKENS_THINKING = 4096
-"""A thought alone is often longer than `MAX_NEW_TOKENS`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method with its settings. What is None has the method's default; what the method does not use must be None.
-
-    Raises `ConfigError` when it is made with an unknown name, a value out of range or a setting of another method.
-    """
-
-    name: str = "letter"
-    """One of `METHODS`."""
-    template: str | None = None
-    """A shipped template or the path of a file (`templates.find_templates`); by default the method's own."""
-    language: str | None = None
-    """`ko` or `en`: of cue and instructions; by default that of each question."""
-    chat: bool = False
-    """Put the prompt into the tokenizer's chat template."""
-    enable_thinking: bool = False
-    """Of a Qwen3 chat template; only where text is generated. Stop strings then apply after the thinking."""
-    normalisation: str | None = None
-    """`option-text`: the unit of length, one of `NORMALISATIONS`; `character` by default."""
-    samples: int | None = None
-    """`self-consistency`: how many, >= 1; `SAMPLES` by default."""
-    temperature: float | None = None
-    """`self-consistency`: > 0; `TEMPERATURE` by default."""
-    max_new_tokens: int | None = None
-    """Of each generated text, >= 1; `MAX_NEW_TOKENS` by default, `MAX_NEW_TOKENS_THINKING` with thinking."""
-    stop: tuple[str, ...] | None = None
-    """What ends a generated answer, in the place of the template's own."""
-
-    def __post_init__(self) -> None:
-        if self.name not in METHODS:
-            raise ConfigError(
-                f"there is no method {self.name!r}; use one of {', '.join(METHODS)}{nearest(self.name, METHODS)}"
-            )
-        generates = self.name in GENERATING
-        for field, used in (
-            ("normalisation", self.name == "option-text"),
-            ("samples", self.name == "self-consistency"),
-            ("temperature", self.name == "self-consistency"),
-            ("max_new_tokens", generates),
-            ("stop", generates),
-        ):
-            if getattr(self, field) is not None and not used:
-                raise ConfigError(f"the method {self.name} does not use {field}; leave it out.")
-        if self.enable_thinking and not generates:
-            raise ConfigError(
-                f"with thinking on, the model's next word after the prompt is a thought, not an answer, so the method "
-                f"{self.name} has nothing to score; turn thinking off, or use one of {', '.join(GENERATING)}."
-            )
-        if self.enable_thinking and not self.chat:
-            raise ConfigError("thinking is a setting of the chat template; use it together with chat.")
-        if self.normalisation is not None and self.normalisation not in NORMALISATIONS:
-            raise ConfigError(
-                f"option texts are normalised per {', '.join(NORMALISATIONS[:-1])} or {NORMALISATIONS[-1]}, "
-                f"got {self.normalisation!r}."
-            )
-        for field in ("samples", "max_new_tokens"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise ConfigError(f"{field} must be at least 1, got {value}.")
-        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"the temperature of sampling must be above 0, got {self.temperature}.")
-        if self.stop is not None and not all(self.stop):
-            raise ConfigError("a stop string must not be empty.")
-
-    @property
-    def generates(self) -> bool:
-        """Whether the model writes text."""
-        return self.name in GENERATING
-
-    def templates(self) -> Templates:
-        """The templates that it uses."""
-        return find_templates(self.template or TEMPLATE.get(self.name, self.name), self.language)
-
-    def settings(self, languages: Sequence[str]) -> dict[str, Any]:
-        """What decides a result, defaults resolved, for the provenance; `languages` of the questions."""
-        templates = self.templates()
-        chosen: dict[str, Any] = {
-            "method": self.name,
-            "template": templates.name,
-            "template_sha256": templates.sha256(languages),
-            "chat": self.chat,
-            "enable_thinking": self.enable_thinking,
-        }
-        if self.name == "option-text":
-            chosen["normalisation"] = self.normalisation or NORMALISATIONS[0]
-        if self.generates:
-            chosen["max_new_tokens"] = self._max_new_tokens
-            chosen["stop"] = None if self.stop is None else list(self.stop)
-        if self.name == "self-consistency":
-            chosen |= {"samples": self._samples, "temperature": self._temperature}
-        return chosen
-
-    @property
-    def _samples(self) -> int:
-        return SAMPLES if self.samples is None else self.samples
-
-    @property
-    def _temperature(self) -> float:
-        return TEMPERATURE if self.temperature is None else self.temperature
-
-    @property
-    def _max_new_tokens(self) -> int:
-        if self.max_new_tokens is not None:
-            return self.max_new_tokens
-        return MAX_NEW_TOKENS_THINKING if self.enable_thinking else MAX_NEW_TOKENS
-
-
-def as_method(method: Method | str) -> Method:
-    """A name stands for the method with its defaults. Raises `ConfigError` for anything else."""
-    if not isinstance(method, Method | str):
-        raise ConfigError(f"a method is a Method or a name ({', '.join(METHODS)}), got {type(method).__name__}.")
-    return Method(method) if isinstance(method, str) else method
 
 
 def run_method(
@@ -189,11 +69,13 @@ def run_method(
         on_results: called with the results of each group of items as they come, for writing them down; in each process
             with those of its own groups.
 
-    Raises `ModelError` when a prompt is longer than the model's context or the model gives no number, `DataError`
-    when two items share an id or a template does not fit the data, `ConfigError` for a template that fails.
+    Raises `UnfitItemsError`, before anything is run, for all items whose prompts are longer than the model's context or
+    do not fit the method; `ModelError` when the model gives no number, `DataError` when two items share an id or a
+    template does not fit the data, `ConfigError` for a template that fails.
     """
     method = as_method(method)
     require_unique_ids(list(items), "evaluation")
+    require_options(items, "accuracy")
     results = dict(done or {})
     asked = ask(engine.model, items, method, shots)
     me = distributed.ranks()
@@ -221,6 +103,8 @@ class Asked:
     prompt: Prompt
     stop: tuple[str, ...]
     """What ends its answer."""
+    continuations: tuple[tuple[int, ...], ...] = ()
+    """`option-text`: the tokens of each option after the prompt."""
 
     @property
     def tokens(self) -> TokenText:
@@ -231,22 +115,51 @@ class Asked:
 def ask(model: MedBridge, items: Sequence[McqItem], method: Method, shots: Sequence[McqItem] = ()) -> list[Asked]:
     """The prompt of each item, in order. Raises as `run_method` does."""
     templates = method.templates()
-    asked = []
+    asked: list[Asked] = []
+    refused: dict[str, DataError | ModelError] = {}
+    unfit: dict[str, str] = {}
     for item in items:
-        template = templates.of(item)
-        rendered = template.render(item, shots)
-        prompt = text_prompt(
-            item.id,
-            rendered.text,
-            model.text_tokenizer,
-            spans=rendered.spans,
-            n_letters=len(item.options) if method.name == "letter" else 0,
-            chat=method.chat,
-            enable_thinking=method.enable_thinking,
-        )
-        _require_room(model, item, len(prompt.token_ids), "the prompt")
-        asked.append(Asked(prompt, template.stop if method.stop is None else method.stop))
+        try:
+            asked.append(_ask(model, item, method, templates, shots))
+        except (DataError, ModelError) as error:
+            refused[item.id] = error
+            unfit[item.id] = str(error).removeprefix(f"item {item.id!r} ").rstrip(".")
+            continue
+        n_tokens, what = len(asked[-1].prompt.token_ids), "the prompt"
+        if asked[-1].continuations:
+            n_tokens += max(map(len, asked[-1].continuations)) - 1
+            what = "the prompt with the longest option"
+        if n_tokens > model.cfg.n_ctx:
+            with_shots = f" and {len(shots)} shots" if shots else ""
+            unfit[item.id] = (
+                f"{what}{with_shots} has {n_tokens} tokens, more than the {model.cfg.n_ctx} that "
+                f"{model.provenance['name']} takes"
+            )
+    if refused and len(refused) == len(items):
+        raise next(iter(refused.values()))  # the fault of no item
+    if unfit:
+        raise UnfitItemsError(unfit)
     return asked
+
+
+def _ask(model: MedBridge, item: McqItem, method: Method, templates: Templates, shots: Sequence[McqItem]) -> Asked:
+    template = templates.of(item)
+    rendered = template.render(item, shots)
+    prompt = text_prompt(
+        item.id,
+        rendered.text,
+        model.text_tokenizer,
+        spans=rendered.spans,
+        n_letters=len(item.options) if method.name == "letter" else 0,
+        chat=method.chat,
+        enable_thinking=method.enable_thinking,
+    )
+    continuations: tuple[tuple[int, ...], ...] = ()
+    if method.name == "option-text":
+        space = "" if method.chat else " "
+        texts = [space + text for text in item.options]
+        continuations = tuple(continuation_tokens(prompt, texts, model.text_tokenizer, chat=method.chat))
+    return Asked(prompt, template.stop if method.stop is None else method.stop, continuations)
 
 
 def best_option(item: McqItem, scores: Sequence[float]) -> ItemResult:
@@ -282,9 +195,11 @@ def _answer(engine: Engine, asked: Sequence[tuple[McqItem, Asked]], method: Meth
     if method.name == "option-text":
         return _option_texts(engine, asked, method)
     if method.name == "self-consistency":
-        n = method._samples
+        n = method.n_samples
         seeds = [sample_seed(seed, item.id, k) for item, _ in asked for k in range(n)]
-        drawn = _generate(engine, [each for each in asked for _ in range(n)], method, method._temperature, seeds)
+        drawn = _generate(
+            engine, [each for each in asked for _ in range(n)], method, method.sampling_temperature, seeds
+        )
         return [vote_result(item, drawn[k * n : (k + 1) * n]) for k, (item, _) in enumerate(asked)]
     texts = _generate(engine, asked, method, 0.0, None)
     return [text_result(item, text) for (item, _), text in zip(asked, texts, strict=True)]
@@ -300,7 +215,7 @@ def _generate(
     stop = asked[0][1].stop  # the same in the group
     texts = engine.generate(
         [each.tokens for _, each in asked],
-        max_new_tokens=method._max_new_tokens,
+        max_new_tokens=method.most_tokens,
         stop=() if method.enable_thinking else stop,
         temperature=temperature,
         seeds=seeds,
@@ -311,17 +226,7 @@ def _generate(
 
 
 def _option_texts(engine: Engine, asked: Sequence[tuple[McqItem, Asked]], method: Method) -> list[ItemResult]:
-    space = "" if method.chat else " "
-    tokens = [
-        continuation_tokens(
-            each.prompt, [space + text for text in item.options], engine.model.text_tokenizer, chat=method.chat
-        )
-        for item, each in asked
-    ]
-    for (item, each), own in zip(asked, tokens, strict=True):
-        longest = len(each.prompt.token_ids) + max(map(len, own)) - 1
-        _require_room(engine.model, item, longest, "the prompt with the longest option")
-    rows = engine.continuation_logprobs([each.tokens for _, each in asked], tokens)
+    rows = engine.continuation_logprobs([each.tokens for _, each in asked], [each.continuations for _, each in asked])
     results = []
     for (item, _), row in zip(asked, rows, strict=True):
         lengths = {
@@ -336,7 +241,7 @@ def _option_texts(engine: Engine, asked: Sequence[tuple[McqItem, Asked]], method
 def _groups(engine: Engine, asked: Sequence[Asked], method: Method) -> list[list[int]]:
     """Indices in groups that are finished, and written, together: same stop strings and like length, longest first; at
     most `MAX_ROWS` texts and `PASSES` forward passes, or one item."""
-    each_rows = method._samples if method.name == "self-consistency" else 1
+    each_rows = method.n_samples if method.name == "self-consistency" else 1
     n_shared = _n_shared([a.prompt.token_ids for a in asked])
     groups: list[list[int]] = []
     for stop in dict.fromkeys(a.stop for a in asked):
@@ -349,14 +254,6 @@ def _groups(engine: Engine, asked: Sequence[Asked], method: Method) -> list[list
             groups.append(of_stop[:n])
             of_stop = of_stop[n:]
     return groups
-
-
-def _require_room(model: MedBridge, item: McqItem, n_tokens: int, what: str) -> None:
-    if n_tokens > model.cfg.n_ctx:
-        raise ModelError(
-            f"{what} of item {item.id!r} has {n_tokens} tokens, more than the {model.cfg.n_ctx} that "
-            f"{model.provenance['name']} takes; use fewer shots or leave the item out."
-        )
 
 
 def _n_shared(token_ids: Sequence[tuple[int, ...]]) -> int:

@@ -53,8 +53,6 @@ def write_evaluation_report(
         provenance: of the evaluation.
         reasons: how many items have no answer, by reason.
         curve: of `deferral_curve`; empty for methods without confidences.
-
-    Raises `StudyError` when a text is not valid Unicode.
     """
 
     def view(language: Language) -> dict[str, Any]:

@@ -20,10 +20,14 @@ and joins the shards by the manifest. The folder is that of one process, byte fo
 
 With shots, the tokens before the measured item are run and not stored.
 
+In the place of the question prompt another may stand: the question with what a model wrote after it, whose tokens are
+the part `reasoning` (`evaluation.written`).
+
 Out of scope: transcoders (they do not reconstruct what they read), SAEs with negative activations.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -36,10 +40,18 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from sae_lens_med import distributed
-from sae_lens_med.errors import DataError
+from sae_lens_med.errors import DataError, UnfitItemsError
 from sae_lens_med.features.reading import encoded, read_at_hook
-from sae_lens_med.features.rules import CALIBRATION_ITEMS, SaeAtHook, require_sae, require_settings, special_ids
-from sae_lens_med.features.store import TEXTS, Arrays, join_shards, open_collection, write_apart
+from sae_lens_med.features.rules import CALIBRATION_ITEMS, require_sae, require_settings, special_ids
+from sae_lens_med.features.store import (
+    TEXTS,
+    Arrays,
+    is_complete,
+    join_shards,
+    nothing_fires,
+    open_collection,
+    write_apart,
+)
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.models.sinks import SINK_MULTIPLE, sink_rule
@@ -47,6 +59,7 @@ from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, BoolArray, McqItem, Prompt, require_unique_ids
 from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.saes.releases import LoadedSae
 
 SHARD_ITEMS = 64
 """Items of a shard: what an interruption can cost."""
@@ -94,13 +107,15 @@ class _TextActs:
 
 def collect(
     model: MedBridge,
-    loaded_sae: SaeAtHook,
+    loaded_sae: LoadedSae,
     items: Sequence[McqItem],
     *,
     output: Path,
     batch_tokens: int | None = None,
     sink_multiple: float = SINK_MULTIPLE,
     shots: Sequence[McqItem] = (),
+    prompts: Mapping[str, Prompt] | None = None,
+    about_prompts: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
     """Collect the SAE's feature activations for every token of every item's question and explanation.
@@ -114,29 +129,37 @@ def collect(
             memory, not the result, so that it may change when a collection is resumed.
         sink_multiple: a token is a sink when its norm is above this multiple of the median norm; > 1.
         shots: solved items that stand before each question.
+        prompts: by item id, what stands in the place of its question prompt (`evaluation.written.written_prompts`),
+            shots included.
+        about_prompts: JSON values that say what `prompts` are; recorded in the manifest.
         progress: show a progress bar on stderr.
 
     Returns `output`, for `store.load_features`. Every 64 items a shard is written; after an interruption (Ctrl-C,
     power) the same call goes on behind the last one, and the folder ends up the same, byte for byte.
 
-    Raises `StudyError` when `output` holds something else or was collected with other settings, `DataError` for a text
-    longer than the model's context or no items, `ConfigError` for a setting out of range, `ReleaseError` for an SAE
-    that cannot be used here, `ModelError` for a hook that does not exist, does not fit or gives numbers that are not
-    finite, `DistributedError` when another process of the job ended.
+    Raises `StudyError` when `output` holds something else or was collected with other settings, `UnfitItemsError` for
+    all items with a text longer than the model's context, `DataError` for no items, `ConfigError` for a setting out of
+    range, `ReleaseError` for an SAE that cannot be used here, `ModelError` for a hook that does not exist, does not fit
+    or gives numbers that are not finite, `DistributedError` when another process of the job ended.
     """
     with distributed.initialised():
         batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
-        return _collect(model, loaded_sae, items, Path(output), batch_tokens, sink_multiple, shots, progress)
+        about = {} if about_prompts is None else {"prompts": dict(about_prompts)}
+        return _collect(
+            model, loaded_sae, items, Path(output), batch_tokens, sink_multiple, shots, prompts, about, progress
+        )
 
 
 def _collect(
     model: MedBridge,
-    loaded_sae: SaeAtHook,
+    loaded_sae: LoadedSae,
     items: Sequence[McqItem],
     output: Path,
     batch_tokens: int,
     sink_multiple: float,
     shots: Sequence[McqItem],
+    prompts: Mapping[str, Prompt] | None,
+    about: Mapping[str, Any],
     progress: bool,
 ) -> Path:
     require_settings(batch_tokens, sink_multiple)
@@ -145,8 +168,8 @@ def _collect(
     require_unique_ids(list(items), "the items to collect")
     model.require_hook(loaded_sae.hook_name)
     require_sae(loaded_sae)
-    texts = _texts(model, items, shots)
-    settings = _settings(model, loaded_sae, items, shots, texts, sink_multiple)
+    texts = _texts(model, items, shots, prompts)
+    settings = {**_settings(model, loaded_sae, items, shots, texts, sink_multiple), **about}
     me = distributed.ranks()
     reader, never = ResidualReader(model, [loaded_sae.hook_name]), special_ids(model)
 
@@ -158,6 +181,8 @@ def _collect(
 
     first = [t for t in texts if t.item < CALIBRATION_ITEMS]
     collection = open_collection(output, settings, len(items), SHARD_ITEMS)
+    if not is_complete(collection.values):
+        collection.hold()
     manifest = collection.values
     # The rule needs the first items' norms before anything is counted; their activations are held meanwhile.
     held: list[tuple[_Text, torch.Tensor]] = []
@@ -196,12 +221,14 @@ def _collect(
     distributed.barrier()
     if me.first:
         join_shards(collection)
+        if silent := nothing_fires(output):
+            warnings.warn(silent, stacklevel=2)
     distributed.barrier()
     return output
 
 
 @torch.no_grad()
-def _features(loaded_sae: SaeAtHook, text: _Text, x: torch.Tensor, special: BoolArray, threshold: float) -> _TextActs:
+def _features(loaded_sae: LoadedSae, text: _Text, x: torch.Tensor, special: BoolArray, threshold: float) -> _TextActs:
     """Encode one text's activations `x` `[n_stored, d_in]`, of which `special` `[n_stored]` are special tokens."""
     data, indices, active, errors = [], [], [], []
     for part, acts in encoded(loaded_sae, x, text.label):
@@ -228,13 +255,20 @@ def _features(loaded_sae: SaeAtHook, text: _Text, x: torch.Tensor, special: Bool
     )
 
 
-def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem]) -> list[_Text]:
+def require_fit(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem] = ()) -> None:
+    """Raise `UnfitItemsError`, which names all of them, for items whose texts are longer than the model's context."""
+    _texts(model, items, shots, None)
+
+
+def _texts(
+    model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem], prompts: Mapping[str, Prompt] | None
+) -> list[_Text]:
     """Every text, in item order, question first."""
     tokenizer = model.text_tokenizer
     texts = []
     for index, item in enumerate(items):
-        question = question_prompt(item, tokenizer, shots=shots)
-        begins = min(span.start for span in question.part_spans)
+        question = question_prompt(item, tokenizer, shots=shots) if prompts is None else prompts[item.id]
+        begins = min((span.start for span in question.part_spans), default=0)
         first = next(i for i, (_, end) in enumerate(question.char_spans) if end > begins) if shots else 0
         texts.append(_Text(index, "question", question, first, {}))
         if item.explanation is not None:
@@ -245,20 +279,20 @@ def _texts(model: MedBridge, items: Sequence[McqItem], shots: Sequence[McqItem])
                 "answer_marks": masked.n_answer_marks,
             }
             texts.append(_Text(index, "explanation", explanation, 0, counts))
-    for text in texts:
-        n, most = len(text.prompt.token_ids), model.cfg.n_ctx
-        if n > most:
-            fewer = " or use fewer shots" if text.first else ""
-            raise DataError(
-                f"{text.label} has {n} tokens, but {model.provenance['name']} reads at most {most}; leave this item "
-                f"out{fewer}."
-            )
+    unfit = {
+        text.prompt.item_id: f"the {text.name} has {n} tokens, but {model.provenance['name']} reads at most "
+        f"{model.cfg.n_ctx}"
+        for text in texts
+        if (n := len(text.prompt.token_ids)) > model.cfg.n_ctx
+    }
+    if unfit:
+        raise UnfitItemsError(unfit)
     return texts
 
 
 def _settings(
     model: MedBridge,
-    loaded_sae: SaeAtHook,
+    loaded_sae: LoadedSae,
     items: Sequence[McqItem],
     shots: Sequence[McqItem],
     texts: Sequence[_Text],
@@ -267,13 +301,7 @@ def _settings(
     """Everything that the activations depend on."""
     return {
         "model": dict(model.provenance),
-        "sae": {
-            "source": loaded_sae.source,
-            "sae_id": loaded_sae.sae_id,
-            "sha256": loaded_sae.sha256,
-            "hook_name": loaded_sae.hook_name,
-            "d_sae": int(loaded_sae.sae.cfg.d_sae),
-        },
+        "sae": {**loaded_sae.identity, "d_sae": int(loaded_sae.sae.cfg.d_sae)},
         "n_items": len(items),
         "items_sha256": json_sha256([item.to_dict() for item in items]),
         "shots": [shot.id for shot in shots],

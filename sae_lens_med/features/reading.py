@@ -11,8 +11,9 @@ from typing import Protocol, TypeVar
 import torch
 
 from sae_lens_med.errors import ModelError, ReleaseError
-from sae_lens_med.features.rules import SaeAtHook, flat_input
+from sae_lens_med.features.rules import flat_input
 from sae_lens_med.models.residuals import ResidualReader
+from sae_lens_med.saes.releases import LoadedSae
 
 ENCODE_VALUES = 2**26
 """Most values of a dense activation matrix at a time (256 MB)."""
@@ -41,7 +42,7 @@ T = TypeVar("T", bound=TextToRead)
 
 
 def read_at_hook(
-    reader: ResidualReader, loaded_sae: SaeAtHook, texts: Sequence[T], batch_tokens: int
+    reader: ResidualReader, loaded_sae: LoadedSae, texts: Sequence[T], batch_tokens: int
 ) -> Iterator[tuple[T, torch.Tensor]]:
     """Each text with the float32 activations `[n_wanted, d_in]` at its wanted tokens, shortest texts first.
 
@@ -68,7 +69,7 @@ def read_at_hook(
             yield text, x
 
 
-def encoded(loaded_sae: SaeAtHook, x: torch.Tensor, label: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def encoded(loaded_sae: LoadedSae, x: torch.Tensor, label: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`x` `[n, d_in]` in blocks of rows, each with its features `[rows, d_sae]`, all >= 0.
 
     Raises `ReleaseError`, naming the text by `label`, for features that are negative or not finite.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,27 +11,10 @@ import torch
 
 from sae_lens_med.errors import ConfigError, ReleaseError
 from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.saes.releases import LoadedSae
 
 CALIBRATION_ITEMS = 32
 """Items whose tokens give the median norm of the sink rule: at most as many as a shard holds."""
-
-
-class SaeAtHook(Protocol):
-    """What is read of `saes.releases.LoadedSae`: an SAE with its identity."""
-
-    @property
-    def sae(self) -> Any:
-        """A SAELens SAE in float32."""
-        ...
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def sae_id(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def hook_name(self) -> str: ...
 
 
 def require_settings(batch_tokens: int, sink_multiple: float) -> None:
@@ -42,7 +25,7 @@ def require_settings(batch_tokens: int, sink_multiple: float) -> None:
         raise ConfigError(f"sink_multiple must be a finite number above 1, got {sink_multiple}.")
 
 
-def require_sae(loaded_sae: SaeAtHook) -> None:
+def require_sae(loaded_sae: LoadedSae) -> None:
     """Raise `ReleaseError` for a dictionary whose features cannot be collected."""
     sae, name = loaded_sae.sae, f"the SAE {loaded_sae.source}"
     if sae.dtype != torch.float32:

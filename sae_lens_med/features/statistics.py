@@ -27,12 +27,14 @@ from safetensors.numpy import save_file
 
 from sae_lens_med.errors import DataError, ModelError, ReleaseError, StudyError
 from sae_lens_med.features.reading import encoded, read_at_hook
-from sae_lens_med.features.rules import CALIBRATION_ITEMS, SaeAtHook, require_sae, require_settings, special_ids
+from sae_lens_med.features.rules import CALIBRATION_ITEMS, require_sae, require_settings, special_ids
 from sae_lens_med.models.bridge import MedBridge, default_batch_tokens
 from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.models.sinks import SINK_MULTIPLE, sink_rule
 from sae_lens_med.runs.files import atomic_path, json_sha256
+from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.saes.releases import LoadedSae
 
 FORMAT = 1
 FloatArray = npt.NDArray[np.float32]
@@ -70,7 +72,7 @@ class FeatureStatistics:
     n_tokens: int
     """Tokens that count, > 0."""
     sae: dict[str, Any]
-    """`source`, `sae_id`, `sha256`, `hook_name`."""
+    """`LoadedSae.identity`."""
     model: dict[str, Any]
     """`MedBridge.provenance`."""
     data_sha256: str
@@ -109,9 +111,9 @@ class FeatureStatistics:
         rate = self.firing_rate.astype(np.float64)
         return np.divide(self.mean.astype(np.float64), rate, out=np.zeros_like(rate), where=rate > 0)
 
-    def require_sae(self, loaded_sae: SaeAtHook) -> None:
+    def require_sae(self, loaded_sae: LoadedSae) -> None:
         """Raise `ReleaseError` when these are the statistics of another SAE."""
-        if self.sae["sha256"] != loaded_sae.sha256 or self.d_sae != int(loaded_sae.sae.cfg.d_sae):
+        if not loaded_sae.is_that_of(self.sae) or self.d_sae != int(loaded_sae.sae.cfg.d_sae):
             raise ReleaseError(
                 f"these feature statistics belong to the SAE {self.sae['source']}, not to {loaded_sae.source}; "
                 "compute them again with this SAE."
@@ -132,14 +134,14 @@ class FeatureStatistics:
             save_file({name: getattr(self, name) for name in _ARRAYS}, temporary, metadata={"statistics": text})
 
     @classmethod
-    def load(cls, path: Path, loaded_sae: SaeAtHook | None = None) -> "FeatureStatistics":
+    def load(cls, path: Path, loaded_sae: LoadedSae | None = None) -> "FeatureStatistics":
         """The inverse of `save`. With `loaded_sae`, statistics of another SAE are refused (`ReleaseError`).
 
         Raises `StudyError` for a file that is missing, damaged or of another format.
         """
         try:
             with safe_open(path, "numpy") as file:
-                about = json.loads((file.metadata() or {})["statistics"])
+                about = parse_json((file.metadata() or {})["statistics"])
                 if about["format"] != FORMAT:
                     raise StudyError(f"{path} has format {about['format']!r}, but this version reads {FORMAT}.")
                 found = cls(
@@ -162,7 +164,7 @@ class FeatureStatistics:
 @torch.no_grad()
 def feature_statistics(
     model: MedBridge,
-    loaded_sae: SaeAtHook,
+    loaded_sae: LoadedSae,
     texts: Sequence[HasTokens],
     *,
     batch_tokens: int | None = None,
@@ -221,7 +223,7 @@ def feature_statistics(
         mean=mean,
         firing_rate=rate,
         n_tokens=sums.n_tokens,
-        sae={key: getattr(loaded_sae, key) for key in _SAE_KEYS},
+        sae=loaded_sae.identity,
         model=dict(model.provenance),
         data_sha256=texts_sha256(texts),
         exclusion=rule | counts,
@@ -236,7 +238,7 @@ def texts_sha256(texts: Sequence[HasTokens]) -> str:
 class _Sums:
     """Running maximum, sum and count of activations, in float64 where they add up."""
 
-    def __init__(self, loaded_sae: SaeAtHook) -> None:
+    def __init__(self, loaded_sae: LoadedSae) -> None:
         self.loaded_sae = loaded_sae
         d_sae, device = int(loaded_sae.sae.cfg.d_sae), loaded_sae.sae.device
         self.maximum = torch.zeros(d_sae, device=device)
@@ -262,7 +264,7 @@ class _Sums:
 
 
 def _read(
-    reader: ResidualReader, loaded_sae: SaeAtHook, batch_tokens: int, texts: Sequence[_Text]
+    reader: ResidualReader, loaded_sae: LoadedSae, batch_tokens: int, texts: Sequence[_Text]
 ) -> Iterator[tuple[_Text, torch.Tensor]]:
     for text, x in read_at_hook(reader, loaded_sae, [text for text in texts if text.token_ids], batch_tokens):
         # A view would keep its whole batch alive while it is held.

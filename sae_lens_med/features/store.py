@@ -17,7 +17,6 @@ the clock or on who wrote what: the same collection gives the same bytes, interr
 Out of scope: reading part of a collection, and deciding what a token counts as (`collect` does).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.records import FeatureActs
 from sae_lens_med.runs import folder as runs
 from sae_lens_med.runs.files import atomic_path, file_sha256, write_json, write_jsonl
+from sae_lens_med.runs.parsing import parse_json, read_json
 
 TEXTS = ("question", "explanation")
 """The texts of an item, each run on its own; `CollectedFeatures.token_text` holds the index."""
@@ -48,7 +48,12 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return dict(manifest["settings"])
 
 
-KIND = runs.Kind("collected features", format=1, identity=_settings)
+KIND = runs.Kind(
+    "collected features",
+    format=1,
+    identity=_settings,
+    bound=lambda folder, manifest: bool(manifest["shards"]) or any(folder.glob("shard-*")),
+)
 
 _TOKEN_ARRAYS: dict[str, type[np.generic]] = {
     "token_item": np.int32,
@@ -158,15 +163,58 @@ def _entry_path(folder: Path, index: int) -> Path:
 
 def _read_entry(path: Path) -> dict[str, Any]:
     try:
-        entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        entry: dict[str, Any] = read_json(path)
     except ValueError as error:
         raise StudyError(f"{path} is damaged; delete {path.parent} and collect again.") from error
     return entry
 
 
+def repair(folder: Path) -> tuple[str, ...]:
+    """Take out of a collection what is missing or was changed since it was written, so that `collect` makes it again.
+
+    Shards that are whole stay: those behind a broken one wait for it as shards written apart do. Returns the names of
+    the files that were not as written; a manifest that cannot be read costs all shards. For one process at a time.
+    """
+    if not folder.is_dir():
+        return ()
+    try:
+        manifest = read_manifest(folder)
+    except StudyError:
+        found = sorted(path for path in folder.glob("shard-*") if path.is_file())
+        for path in found:
+            path.unlink()
+        (folder / KIND.manifest).unlink(missing_ok=True)
+        return (KIND.manifest,) if found else ()
+    shards = manifest["shards"]
+    broken = {index: names for index, shard in enumerate(shards) if (names := _not_as_written(folder, index, shard))}
+    if not broken:
+        return ()
+    first = min(broken)
+    for index, shard in enumerate(shards[first:], first):
+        if index not in broken:
+            write_json(_entry_path(folder, index), shard)
+            continue
+        for path in (*shard_paths(folder, index), _entry_path(folder, index)):
+            path.unlink(missing_ok=True)
+    write_json(folder / KIND.manifest, manifest | {"shards": shards[:first]})
+    return tuple(name for names in broken.values() for name in names)
+
+
 def is_complete(manifest: Mapping[str, Any]) -> bool:
     """Whether every item is in a shard."""
     return sum(shard["n_items"] for shard in manifest["shards"]) == manifest["n_items"]
+
+
+def nothing_fires(folder: Path) -> str | None:
+    """One sentence where no feature of the SAE fires on any token of a complete collection; None otherwise."""
+    manifest = read_manifest(folder)
+    if any(shard["n_active"] for shard in manifest["shards"]):
+        return None
+    sae = manifest["settings"]["sae"]
+    return (
+        f"No feature of the SAE {sae['source']} fires on any of these texts, so that nothing can be read from it: "
+        f"check that it was trained on this model at {sae['hook_name']}, and its training."
+    )
 
 
 def load_features(folder: Path) -> CollectedFeatures:
@@ -205,7 +253,7 @@ def _joined(folder: Path, manifest: dict[str, Any]) -> CollectedFeatures:
         stored += len(arrays["data"])
         # Not splitlines(): a text may hold U+2028.
         for line in texts_path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
-            row = json.loads(line)
+            row = parse_json(line)
             texts[row["id"]] = {name: row[name] for name in TEXTS if row[name] is not None}
     whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     shape = (len(whole["token_item"]), manifest["settings"]["sae"]["d_sae"])
@@ -227,7 +275,12 @@ def _require_whole(folder: Path, manifest: dict[str, Any], last: int | None = No
     """Check the hashes of all shards, or of the `last` ones."""
     start = 0 if last is None else len(manifest["shards"]) - last
     for index, shard in enumerate(manifest["shards"][start:], start):
-        for path, sha256 in zip(shard_paths(folder, index), (shard["sha256"], shard["texts_sha256"]), strict=True):
-            if not path.is_file() or file_sha256(path) != sha256:
-                state = "was changed" if path.is_file() else "is missing"
-                raise StudyError(f"{path} {state} since it was written; delete {folder} and collect again.")
+        for name in _not_as_written(folder, index, shard):
+            state = "was changed" if (folder / name).is_file() else "is missing"
+            raise StudyError(f"{folder / name} {state} since it was written; delete {folder} and collect again.")
+
+
+def _not_as_written(folder: Path, index: int, shard: Mapping[str, Any]) -> list[str]:
+    """Names of the files of a shard that are missing or have another hash than its entry says."""
+    written = zip(shard_paths(folder, index), (shard["sha256"], shard["texts_sha256"]), strict=True)
+    return [path.name for path, sha256 in written if not path.is_file() or file_sha256(path) != sha256]

@@ -307,10 +307,7 @@ class Hook:
     def _seen(self, flat: torch.Tensor) -> tuple[torch.Tensor, Seen]:
         """The chosen positions `[batch, n]`, and what is known."""
         seen = self._columns.see(flat.shape[0], flat.shape[1], flat.device)
-        where = self.positions.mask(seen)
-        if seen.known_pass is not None:
-            where = where & seen.known_pass.real.to(where.device)
-        return where, seen
+        return self.positions.mask(seen) & seen.real, seen
 
 
 class _Reader(Hook):

@@ -3,11 +3,16 @@
     positions.ALL   GENERATED   LAST   from_token(12)   in_parts("stem", "option")   not_tokens(ids)   at(mask)
     in_parts("stem") & ~not_tokens([7])
 
-A filter reads `passes.current_pass()`, which this package's own runs state. In anybody else's run it counts by itself:
-a forward pass of one position right after another of the same batch size continues it (generation with a KV cache),
-any other begins a text. Counted like that, a text starts at its row's first column (pad at the right), and the tokens
-of a continuation are the generated ones; without a cache, no token is known to be generated. Filters that need more
-(`in_parts`, `not_tokens`) raise `ModelError` there. Stated padding is never acted on.
+A filter reads `passes.current_pass()`, which this package's own runs state. In anybody else's run it counts by itself,
+from the attention mask and the tokens that the model is handed (`attached`, a `MedBridge`, `hf_hooks`), so that a text
+counts alike alone and in a batch, padded on either side; without a mask, no column is padding. A pass of one column
+right after another of the same batch size, or one whose mask reaches back, continues it (generation with a cache); so
+does a pass that repeats the last one and adds one column (without a cache); any other begins a text. What continues a
+text are the generated tokens. Filters that need more (`in_parts`, `not_tokens`) raise `ModelError` there. Padding is
+never acted on.
+
+Out of scope: hooks that are added to somebody else's bridge or `HookedTransformer` by hand. They see no mask, and count
+columns; `attached` adds them and sees it.
 """
 
 from abc import ABC, abstractmethod
@@ -19,18 +24,22 @@ import numpy as np
 import torch
 
 from sae_lens_med.errors import ConfigError, ModelError, nearest
-from sae_lens_med.models.passes import Pass, current_pass
+from sae_lens_med.models.passes import Pass, current_input, current_pass
 from sae_lens_med.records import PARTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What is known of the columns of one forward pass."""
+    """What is known of the columns of one forward pass; every tensor is `[batch, n]`."""
 
     position: torch.Tensor
-    """`[batch, n]`: place of each token in its text, from 0; arbitrary at padding."""
-    generated: bool
-    """Whether the model wrote these tokens in this run, as far as is known."""
+    """Place of each token in its text, from 0; arbitrary at padding."""
+    real: torch.Tensor
+    """False at padding."""
+    generated: torch.Tensor
+    """Whether the model wrote the token in this run, as far as is known."""
+    last: torch.Tensor | None
+    """The last token of a prompt; None: a pass was stated without it."""
     known_pass: Pass | None
     """What whoever runs the model has stated; None: the rest is counted."""
 
@@ -39,12 +48,16 @@ class Columns:
     """Follows the forward passes that one hook sees."""
 
     def __init__(self) -> None:
-        self._batch = 0
-        self._length = 0
+        self.begin()
 
     def begin(self) -> None:
         """Forget: the next pass begins a text."""
-        self._batch = self._length = 0
+        self._lengths: torch.Tensor | None = None
+        """`[batch]`: real tokens of the text so far."""
+        self._tokens: torch.Tensor | None = None
+        """Of the whole text, where the last pass held it."""
+        self._prompt = 0
+        """Columns of the pass that began the text."""
 
     def see(self, batch: int, n: int, device: torch.device) -> Seen:
         """The pass in progress, of `batch` rows and `n` columns. Raises `ModelError` where another was stated."""
@@ -56,11 +69,50 @@ class Columns:
                     f"the activation has {batch} rows of {n} positions, but the pass in progress has "
                     f"{tuple(known.real.shape)}; an intervention needs the hook to see every position of every row."
                 )
-            return Seen(known.position.to(device), known.generated, known)
-        goes_on = n == 1 and batch == self._batch
-        start = self._length if goes_on else 0
-        self._batch, self._length = batch, start + n
-        return Seen(torch.arange(start, start + n, device=device).expand(batch, n), goes_on, None)
+            position, real = known.position.to(device), known.real.to(device)
+            last = None if known.last is None else known.last.to(device)
+            return Seen(position, real, torch.full_like(real, known.generated), last, known)
+        return self._counted(batch, n, device)
+
+    def _counted(self, batch: int, n: int, device: torch.device) -> Seen:
+        tokens, mask = self._handed(batch, n, device)
+        column = torch.arange(n, device=device).expand(batch, n)
+        real = torch.ones_like(column, dtype=torch.bool) if mask is None else mask[:, -n:].bool()
+        count = real.long().cumsum(1)
+        before = 0 if mask is None else mask.shape[1] - n
+        if before or (n == 1 and self._lengths is not None and len(self._lengths) == batch):
+            start = mask[:, :before].long().sum(1) if mask is not None and before else self._lengths
+            assert start is not None
+            start = start.to(device)
+            self._lengths, self._tokens = start + count[:, -1], None
+            generated = torch.full_like(real, n == 1)
+            return Seen(start[:, None] + count - 1, real, generated, real & ~generated & _ends(real, column), None)
+        if not self._repeats(tokens):
+            self._prompt = n
+        self._lengths, self._tokens = count[:, -1], tokens
+        generated = column >= self._prompt
+        return Seen(count - 1, real, real & generated, _ends(real & ~generated, column), None)
+
+    def _handed(self, batch: int, n: int, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Tokens and mask, where they are those of this pass."""
+        tokens, mask = current_input().token_ids, current_input().mask
+        if tokens is not None and tokens.shape != (batch, n):
+            tokens = None
+        if mask is not None and (mask.shape[0] != batch or mask.shape[1] < n):
+            mask = None
+        return tokens, None if mask is None else mask.to(device)
+
+    def _repeats(self, tokens: torch.Tensor | None) -> bool:
+        """Whether these are the tokens of the last pass and one more column."""
+        old = self._tokens
+        if tokens is None or old is None or tokens.shape != (old.shape[0], old.shape[1] + 1):
+            return False
+        return torch.equal(tokens[:, :-1], old.to(tokens.device))
+
+
+def _ends(chosen: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    """The last chosen column of each row, `[batch, n]`."""
+    return chosen & (column == torch.where(chosen, column, -1).amax(1, keepdim=True))
 
 
 class Positions(ABC):
@@ -89,24 +141,21 @@ class _All(Positions):
 @dataclass(frozen=True, slots=True)
 class _Generated(Positions):
     def mask(self, seen: Seen) -> torch.Tensor:
-        return torch.full_like(seen.position, seen.generated, dtype=torch.bool)
+        return seen.generated
 
 
 @dataclass(frozen=True, slots=True)
 class _Last(Positions):
     def mask(self, seen: Seen) -> torch.Tensor:
-        if seen.generated:
-            return torch.zeros_like(seen.position, dtype=torch.bool)
-        if seen.known_pass is None:
-            n = seen.position.shape[1]
-            return (torch.arange(n, device=seen.position.device) == n - 1).expand_as(seen.position)
         # A pass may hold the beginning of a prompt only, so the last token of a pass need not end one.
-        if seen.known_pass.last is None:
+        if seen.last is None:
+            if bool(seen.generated.all()):
+                return torch.zeros_like(seen.generated)
             raise ModelError(
                 "these positions need to know which token ends the prompt, which this forward pass does not state; "
                 "use positions.from_token or positions.at."
             )
-        return seen.known_pass.last.to(seen.position.device)
+        return seen.last & ~seen.generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +231,12 @@ ALL: Positions = _All()
 GENERATED: Positions = _Generated()
 """Tokens that the model wrote in this run: from the pass on that takes the first of them in."""
 LAST: Positions = _Last()
-"""The last token of the prompt, after which the answer comes; `LAST | GENERATED` goes on with each generated one.
-Counted (no pass stated), it is the last column of a pass that begins a text: of the whole text so far where generation
-uses no cache."""
+"""The last token of the prompt, after which the answer comes; `LAST | GENERATED` goes on with each generated one."""
 
 
 def from_token(n: int) -> Positions:
     """Token `n` of the text (0: the first, BOS included) and all after it. Raises `ConfigError` for n < 0."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 2**31:
         raise ConfigError(f"from_token counts from the text's first token, 0; got {n!r}.")
     return _FromToken(n)
 
@@ -271,7 +318,7 @@ def read_positions(value: Any, special_ids: Sequence[int] | None = None) -> Posi
     if key == "parts":
         return in_parts(*map(str, inner))
     if key == "not_tokens":
-        if not all(isinstance(i, int) for i in inner):
+        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in inner):
             raise ConfigError(f"positions: not_tokens needs vocabulary ids, got {inner!r}.")
         return not_tokens(inner)
     filters = [read_positions(each, special_ids) for each in inner]

@@ -10,12 +10,11 @@ SAEs; entries of one hook run in the order of the file. What positions can say: 
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
-
-import yaml
 
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.interventions.dictionary import AnySae
@@ -30,6 +29,7 @@ from sae_lens_med.interventions.hooks import (
     steer,
 )
 from sae_lens_med.interventions.positions import read_positions
+from sae_lens_med.runs.parsing import MAX_SEED, ParseError, parse_json, parse_yaml, read_text, whole_number
 
 Kind = Literal["splice", "ablate", "clamp", "steer"]
 
@@ -39,6 +39,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "clamp": ("features", "unit", "error_term"),
     "steer": ("features", "unit"),
 }
+MAX_FEATURE = 2**31 - 1
 _CHOICES = {"clamp": ("unit", CLAMP_UNITS), "steer": ("unit", STEER_UNITS), "ablate": ("mode", ABLATE_MODES)}
 
 
@@ -99,9 +100,14 @@ class Intervention:
             name, choices = _CHOICES[kind]
             if (value := entry.get(name, choices[0])) not in choices:
                 raise ConfigError(f"{where}: {name} must be one of {', '.join(choices)}, got {value!r}.")
-        for key, kinds in (("error_term", bool), ("seed", int), ("sae", str)):
+        for key, kinds in (("error_term", bool), ("sae", str)):
             if not isinstance(entry.get(key, kinds()), kinds):
                 raise ConfigError(f"{where}: {key} must be of type {kinds.__name__}, got {entry[key]!r}.")
+        seed = entry.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError(f"{where}: seed must be of type int, got {seed!r}.")
+        if not 0 <= seed <= MAX_SEED:
+            raise ConfigError(f"{where}: seed must be from 0 to {MAX_SEED}, got {seed}.")
         positions = entry.get("positions", "all")
         read_positions(positions, special_ids=())  # not_special is resolved when the pairs are made
         features = _features(kind, entry.get("features"), where) if "features" in keys else ()
@@ -111,7 +117,7 @@ class Intervention:
             unit=entry.get("unit", "raw"),
             mode=entry.get("mode", "zero"),
             values=_rows(entry.get("values"), len(features), where),
-            seed=entry.get("seed", 0),
+            seed=seed,
             error_term=entry.get("error_term", kind != "splice"),
             positions=json.dumps(positions),
             sae=entry.get("sae"),
@@ -129,7 +135,7 @@ class Intervention:
                 found[key] = getattr(self, key)
         if self.values is not None:
             found["values"] = [list(row) for row in self.values]
-        found["positions"] = json.loads(self.positions)
+        found["positions"] = parse_json(self.positions)
         return found if self.sae is None else found | {"sae": self.sae}
 
     def pairs(
@@ -140,7 +146,7 @@ class Intervention:
         special_ids: Sequence[int] | None = None,
     ) -> list[Pair]:
         """The hooks. `statistics` where a unit or mode needs them; `special_ids` where positions say `not_special`."""
-        positions = read_positions(json.loads(self.positions), special_ids)
+        positions = read_positions(parse_json(self.positions), special_ids)
         maximum = None if statistics is None else statistics.maximum
         values = {feature: float(value or 0.0) for feature, value in self.features}
         if self.kind == "splice":
@@ -172,13 +178,13 @@ def read_interventions(path: str | Path) -> tuple[Intervention, ...]:
     """The entries of a YAML or JSON file. Raises `ConfigError` naming the file, the entry and the key."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except ParseError as error:
         raise ConfigError(f"the interventions in {path} cannot be read: {error}.") from error
     try:
-        entries = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
+        entries = parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
+    except ParseError as error:
+        raise ConfigError(f"{path} is neither YAML nor JSON: {error}.") from error
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path} must contain a list of interventions, each a mapping with a kind.")
     return tuple(Intervention.from_dict(entry, f"{path}, entry {n}") for n, entry in enumerate(entries, 1))
@@ -240,24 +246,38 @@ def _features(kind: str, given: Any, where: str) -> tuple[tuple[int, float | Non
         raise ConfigError(f"{where}: features of {kind} must be {shape}, got {given!r}.")
     found: list[tuple[int, float | None]] = []
     for key in given:
-        if isinstance(key, bool) or not str(key).isdecimal():
-            raise ConfigError(f"{where}: a feature must be an index >= 0, got {key!r}.")
+        index = whole_number(key, 0, MAX_FEATURE)
+        if index is None:
+            raise ConfigError(f"{where}: a feature must be an index >= 0, got {_short(key)} (at most {MAX_FEATURE}).")
         value = None if kind == "ablate" else given[key]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not _is_number(value):
             raise ConfigError(f"{where}: the value of feature {key} must be a number, got {value!r}.")
         if kind != "ablate" and value is None:
             raise ConfigError(f"{where}: feature {key} has no value.")
-        found.append((int(key), None if value is None else float(value)))
+        found.append((index, None if value is None else float(value)))
+    indices = [index for index, _ in found]
+    for index in indices:
+        if indices.count(index) > 1:
+            raise ConfigError(f"{where}: the feature {index} is named twice; name each one once.")
     return tuple(found)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _rows(given: Any, width: int, where: str) -> tuple[tuple[float, ...], ...] | None:
     if given is None:
         return None
-    try:
-        rows = tuple(tuple(float(value) for value in row) for row in given)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{where}: values must be a list of rows of numbers, got {given!r}.") from None
+    rows_given = given if isinstance(given, list | tuple) else [None]
+    if not all(isinstance(row, list | tuple) and all(map(_is_number, row)) for row in rows_given):
+        raise ConfigError(f"{where}: values must be a list of rows of finite numbers, got {_short(given)}.")
+    rows = tuple(tuple(float(value) for value in row) for row in given)
     if not rows or any(len(row) != width for row in rows):
         raise ConfigError(f"{where}: each row of values needs {width} numbers, one for each feature.")
     return rows
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -155,6 +155,9 @@ _PAGES = {
     "illustrative: written to show the tool, not from any exam, not reviewed by a clinician": (
         "예시용: 도구를 보이려고 작성했으며, 시험 문항이 아니고 임상의의 검토를 받지 않음"
     ),
+    "a published text (abstract, textbook, reference answer) that was not written to explain the item": (
+        "문항을 설명하려고 쓴 글이 아니라 공개된 문헌(초록, 교과서, 참고 답변)"
+    ),
     # Captions.
     "Similarity of each question's SAE features to its own explanation and, on average, to the other explanations of "
     "its stratum; bars show the share of items, lines the means. All items.": (

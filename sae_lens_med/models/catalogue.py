@@ -9,7 +9,6 @@ dequantised once to float32 safetensors under the user's cache folder. Their wei
 import contextlib
 import importlib
 import importlib.util
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 from sae_lens_med.errors import MissingExtraError, ModelError
 from sae_lens_med.runs.files import cache_dir, file_sha256, write_json
+from sae_lens_med.runs.parsing import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def wheel_model_folder(wheel: Wheel) -> Path:
 def read_conversion(folder: Path) -> dict[str, Any] | None:
     """What `wheel_model_folder` recorded beside a converted model, or None for any other folder."""
     path = folder / "conversion.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _convert(wheel: Wheel, work: Path) -> None:

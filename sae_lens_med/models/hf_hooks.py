@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from sae_lens_med.errors import ModelError, nearest
+from sae_lens_med.models.passes import watched
 
 HookFn = Callable[..., torch.Tensor | None]
 """`fn(activation, hook=point)`, as TransformerLens calls it; None leaves the activation as it is."""
@@ -75,6 +76,7 @@ def hf_hooks(hf_model: nn.Module, fwd_hooks: Sequence[tuple[str, HookFn]]) -> It
     places = hook_places(hf_model) if fwd_hooks else {}
     chosen = [(require_place(name, places), Point(name), fn) for name, fn in fwd_hooks]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watched(hf_model))
         for (module, side), point, fn in chosen:
             if side == "in":
                 handle = module.register_forward_pre_hook(_before(fn, point), with_kwargs=True)

@@ -25,7 +25,9 @@ from sae_lens_med.records import OPTION_LETTERS, PARTS, McqItem, Prompt, Span
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_STEM, _OPTION, _EXPLANATION, _OTHER = (PARTS.index(p) for p in ("stem", "option", "explanation", "other"))
+_STEM, _OPTION, _EXPLANATION, _OTHER, _REASONING = (
+    PARTS.index(p) for p in ("stem", "option", "explanation", "other", "reasoning")
+)
 
 
 def question_prompt(
@@ -109,6 +111,29 @@ def continuation_tokens(
         else:
             found.append(tuple(_ids([text], tokenizer, add_special_tokens=False)[0]))
     return found
+
+
+def answered_prompt(prompt: Prompt, text: str, tokenizer: "PreTrainedTokenizerBase", *, chat: bool = False) -> Prompt:
+    """`prompt` with `text`, what a model wrote after it, whose tokens are the part `reasoning`; `chat` as the prompt
+    was made. The prompt's own tokens stay as they are (`continuation_tokens` says how)."""
+    if not text:
+        return prompt
+    n, start = len(prompt.token_ids), len(prompt.text)
+    ids, spans = _encode(prompt.text + text, tokenizer, add_special_tokens=not chat)
+    if len(ids) > n and tuple(ids[:n]) == prompt.token_ids:
+        written, own = ids[n:], list(spans[n:])
+    else:
+        written, alone = _encode(text, tokenizer, add_special_tokens=False)
+        own = [(a + start, b + start) if b > a else (0, 0) for a, b in alone]
+    return Prompt(
+        prompt.item_id,
+        prompt.text + text,
+        (*prompt.token_ids, *written),
+        (*prompt.char_spans, *own),
+        (*prompt.token_parts, *[_REASONING] * len(written)),
+        (),
+        (*prompt.part_spans, Span(start, start + len(text), "reasoning")),
+    )
 
 
 def explanation_prompt(item: McqItem, tokenizer: "PreTrainedTokenizerBase") -> tuple[Prompt, MaskedText]:

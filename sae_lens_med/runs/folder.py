@@ -3,19 +3,23 @@
 A manifest in the folder says of what kind the run is and what it depends on (its identity, `provenance`); beside them
 stands what the run notes as it goes: parts that are done, notes, shards. Opening a folder writes nothing. A folder is
 refused, in one sentence that says what to do, when it is a file, holds something that is not ours, is of another kind
-or format, has a damaged manifest, or was begun with other settings.
+or format, has a damaged manifest, or holds finished work of a run with other settings.
 
 Manifests are replaced atomically, and a part is named there after its files are written, so that at every moment the
 folder holds whole parts only: what an interruption cost is done again, what is done is not.
 
-In several processes (`distributed`), rank 0 looks at the folder and tells the others, and it alone writes the manifest;
-a folder is opened by all of them together.
+One process writes to a folder at a time (`lock`): whoever begins to write holds it, and another is refused.
+
+In several processes (`distributed`), rank 0 looks at the folder and tells the others, and it alone writes the manifest
+and holds the folder; a folder is opened by all of them together.
 
 Out of scope: results that come one by one (`partial`), and the other files of a run.
 """
 
 import json
 import os
+import shutil
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,10 +30,16 @@ import yaml
 
 from sae_lens_med import distributed
 from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.runs.files import write_json, write_text
-from sae_lens_med.runs.provenance import require_same
+from sae_lens_med.runs import lock
+from sae_lens_med.runs.files import LEAST_ROOM, write_json, write_text
+from sae_lens_med.runs.parsing import ParseError, parse_json, parse_yaml
+from sae_lens_med.runs.provenance import changes, require_same
 
 _MARKS = ("format", "kind")
+_NAME_BYTES, _PATH_BYTES = 255, 4095
+"""The longest name and path that a disk takes."""
+_INSIDE = 120
+"""Bytes that the names inside of a folder need."""
 
 
 def _unmarked(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +48,10 @@ def _unmarked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _none(_names: Collection[str]) -> bool:
     return False
+
+
+def _always(_folder: Path, _values: Mapping[str, Any]) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,9 @@ class Kind:
     """The key of the manifest under which the finished parts stand."""
     leftovers: Callable[[Collection[str]], bool] = _none
     """Whether these names, in a folder without a manifest, are what an interrupted run of this kind leaves."""
+    bound: Callable[[Path, Mapping[str, Any]], bool] = _always
+    """Whether the folder, with the values of its manifest, holds finished work of the run. One that does not is bound
+    to no settings: another run may begin there."""
     together: bool = True
     """Whether all processes of a job open it together. False for what rank 0 does while the others wait."""
 
@@ -75,11 +92,15 @@ class RunFolder:
 
     def __init__(self, path: Path, kind: Kind, values: Mapping[str, Any], *, resume: bool | None = None) -> None:
         self.path, self.kind = Path(path), kind
-        own: dict[str, Any] = json.loads(json.dumps(_marked(kind, values)))
-        found = self._found(own, resume) if distributed.ranks().first else None
+        self._own = own = json.loads(json.dumps(_marked(kind, values)))
+        self._release: weakref.finalize[..., RunFolder] | None = None
+        found, other = self._found(own, resume) if distributed.ranks().first else (None, None)
         found = distributed.broadcast_object(found) if kind.together else found
         self.begun = found is not None
-        """Whether the folder had a manifest when it was opened."""
+        """Whether the folder had a manifest of this run when it was opened."""
+        self.replaces: dict[str, Any] | None = other
+        """The manifest of a run with other settings that finished nothing, whose place this one takes; known to rank 0
+        alone, which clears up."""
         self.values: dict[str, Any] = own if found is None else found
         """Of the manifest; `write` writes them."""
 
@@ -87,6 +108,23 @@ class RunFolder:
     def parts(self) -> dict[str, dict[str, Any]]:
         """The finished parts by name, each with `done` (ISO 8601), `seconds`, and what `finish` was told of it."""
         return self.values[self.kind.parts]
+
+    def hold(self) -> None:
+        """Be the one that writes here, until this object or the process ends; what writes the manifest does it, too.
+
+        Raises `StudyError` where another process writes here, or began to after this folder was opened.
+        """
+        if self._release is not None or not distributed.ranks().first:
+            return
+        self._release = weakref.finalize(self, lock.hold(self.path))
+        if self.begun or not (self.path / self.kind.manifest).is_file():
+            return
+        if self.replaces is not None and read_manifest(self.path, self.kind) == self.replaces:
+            return  # the manifest that this run takes the place of
+        if distributed.ranks().world_size > 1:
+            raise StudyError(f"another process has just begun to write to {self.path}; run the same command again.")
+        self.begun, self.values = True, read_manifest(self.path, self.kind)
+        require_same(self.path, self.kind.identity(self.values), self.kind.identity(self._own))
 
     def begin(self) -> None:
         """Write the manifest where the folder has none yet."""
@@ -96,6 +134,7 @@ class RunFolder:
     def write(self) -> None:
         """Write the manifest."""
         if distributed.ranks().first:
+            self.hold()
             path, values = self.path / self.kind.manifest, _marked(self.kind, self.values)
             if self.kind.format is None:
                 write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
@@ -112,29 +151,33 @@ class RunFolder:
         """Add to `notes` of the manifest, each once; the next `write` writes them."""
         self.values["notes"] = list(dict.fromkeys([*self.values["notes"], *notes]))
 
-    def _found(self, own: Mapping[str, Any], resume: bool | None) -> dict[str, Any] | None:
-        """The manifest of a run that may go on as `own`; None where there is none and one may begin."""
+    def _found(
+        self, own: Mapping[str, Any], resume: bool | None
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The manifest of a run that may go on as `own`, None where there is none and one may begin; and that of one
+        that is given up for it."""
+        require_names(self.path)
         begun = (self.path / self.kind.manifest).is_file()
         if not begun or resume:
             require_writable(self.path)
         if begun:
+            found = read_manifest(self.path, self.kind)
+            bound = self.kind.bound(self.path, found)
+            if resume is False and not bound:
+                return None, found
             if resume is False:
                 raise StudyError(
                     f"{self.path} contains an unfinished {self.kind.name}; add --resume to continue it, or choose "
                     "another folder."
                 )
-            found = read_manifest(self.path, self.kind)
+            if resume is None and not bound and changes(self.kind.identity(found), self.kind.identity(own)):
+                return None, found
             require_same(self.path, self.kind.identity(found), self.kind.identity(own))
-            return found
-        # Hidden files do not count: an interrupted write may leave a temporary one.
-        others = {p.name for p in self.path.iterdir() if p.name[0] != "."} if self.path.is_dir() else set()
-        if others and not self.kind.leftovers(others):
-            raise StudyError(
-                f"{self.path} is not empty and contains no {self.kind.name}; choose an empty or new folder."
-            )
+            return found, None
+        _require_own_leftovers(self.path, self.kind)
         if resume:
             raise StudyError(f"{self.path} contains no {self.kind.name} to resume; leave out --resume to start one.")
-        return None
+        return None, None
 
 
 def read_manifest(folder: Path, kind: Kind) -> dict[str, Any]:
@@ -163,14 +206,60 @@ def read_manifest(folder: Path, kind: Kind) -> dict[str, Any]:
     return values
 
 
+def require_output(path: Path, kind: Kind) -> None:
+    """Check what can be known of an output folder before anything heavy is loaded: that it is new, empty, or of `kind`,
+    and that no other process writes there. Whether it is of the same run is known when it is opened.
+
+    Raises `StudyError`.
+    """
+    if not distributed.ranks().first:
+        return
+    require_names(path)
+    if (path / kind.manifest).is_file():
+        read_manifest(path, kind)
+    else:
+        require_writable(path)
+        _require_own_leftovers(path, kind)
+    lock.require_no_other(path)
+
+
 def require_writable(path: Path) -> None:
-    """Check that `path` is, or can become, a folder that this user may write to. Raises `StudyError`."""
-    there = next((each for each in (path, *path.absolute().parents) if each.exists()), path)
+    """Check that `path` is, or can become, a folder that this user may write to, on a disk with room.
+
+    Raises `StudyError`.
+    """
+    require_names(path)
+    there = next((each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink()), path)
     where = "" if there == path else f"{path} cannot be made: "
     if not there.is_dir():
-        raise StudyError(f"{where}{there} is a file; choose a folder.")
+        what = "a file" if there.exists() else "a link to nothing"
+        raise StudyError(f"{where}{there} is {what}; choose a folder.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise StudyError(f"{where}you may not write to {there}; choose another folder.")
+    if shutil.disk_usage(there).free < LEAST_ROOM:
+        raise StudyError(f"{where}the disk of {there} is full; free some space, or choose a folder on another disk.")
+
+
+def require_names(path: Path) -> None:
+    """Check that a folder can be called `path` and have files in it. Raises `StudyError`."""
+    if long := [part for part in path.parts if len(os.fsencode(part)) > _NAME_BYTES]:
+        raise StudyError(
+            f"the name {long[0][:40]}... has {len(os.fsencode(long[0]))} bytes, more than the {_NAME_BYTES} that a "
+            "disk takes; choose a shorter one."
+        )
+    if (length := len(os.fsencode(path.absolute()))) > _PATH_BYTES - _INSIDE:
+        raise StudyError(
+            f"the path {str(path)[:40]}... has {length} bytes, more than the {_PATH_BYTES - _INSIDE} that leave room "
+            "for the names of files; choose a shorter one."
+        )
+
+
+def _require_own_leftovers(path: Path, kind: Kind) -> None:
+    """Check a folder without a manifest for what is not of this kind."""
+    # Hidden files do not count: an interrupted write may leave a temporary one.
+    others = {p.name for p in path.iterdir() if p.name[0] != "."} if path.is_dir() else set()
+    if others and not kind.leftovers(others):
+        raise StudyError(f"{path} is not empty and contains no {kind.name}; choose an empty or new folder.")
 
 
 def _marked(kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,9 +268,9 @@ def _marked(kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(text: str, kind: Kind) -> dict[str, Any]:
     try:
-        values = json.loads(text) if kind.format is not None else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        values = parse_json(text) if kind.format is not None else parse_yaml(text)
+    except ParseError as error:
+        raise ValueError(str(error)) from error
     if not isinstance(values, dict):
         raise TypeError("it is not an object")
     return values

@@ -1,6 +1,5 @@
 """Results on disk, one JSON object an item: of a finished run, and of one that is not, appended as they come."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +7,8 @@ from typing import Any, TypeVar
 from sae_lens_med import distributed
 from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.records import ItemResult, Record
-from sae_lens_med.runs.files import json_line, write_jsonl
+from sae_lens_med.runs.files import json_line, naming_what_fails, write_jsonl
+from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.runs.provenance import require_same
 
 _R = TypeVar("_R", bound=Record)
@@ -25,7 +25,7 @@ def read_results(path: Path) -> list[ItemResult]:
     # Not splitlines(): a text may hold U+2028.
     for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
         try:
-            results.append(ItemResult.from_dict(json.loads(line)))
+            results.append(ItemResult.from_dict(parse_json(line)))
         except (ValueError, TypeError, AttributeError, DataError) as error:
             raise DataError(
                 f"{path}: line {number} is not a result ({error}); delete the file and run again."
@@ -52,7 +52,7 @@ class PartialResults:
         me = distributed.ranks()
         self.first_path = Path(path)
         self.path = self.first_path if me.first else path.with_suffix(f".rank{me.rank}{path.suffix}")
-        own = json.loads(json_line(dict(identity)))
+        own = parse_json(json_line(dict(identity)))
         found: list[list[dict[str, Any]]] = []
         if me.first:
             for each in (self.first_path, *self._others()):
@@ -71,10 +71,10 @@ class PartialResults:
     def append(self, results: Iterable[Record | Mapping[str, Any]]) -> None:
         """Write results that belong together to the end of the file; after it, an interruption does not cost them."""
         line = json_line([r.to_dict() if isinstance(r, Record) else dict(r) for r in results])
-        with self.path.open("a", encoding="utf-8") as handle:
+        with naming_what_fails(self.path), self.path.open("a", encoding="utf-8") as handle:
             handle.write(line)
         # Through JSON, so that a run that goes on has the numbers of one without interruption.
-        self._add(json.loads(line))
+        self._add(parse_json(line))
 
     def records(self, kind: type[_R]) -> dict[str, _R]:
         """The results as records, by id."""
@@ -106,12 +106,13 @@ def _found(path: Path, own: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
             if number > len(whole) > 0:  # torn: it has no end
                 break
             raise StudyError(f"{path}: line {number} is damaged ({error}); delete the file to start again.") from error
-    require_same(path, lines[0], own)
+    if len(lines) > 1:  # a run that has no results yet is bound to no settings
+        require_same(path, lines[0], own)
     return lines[1:]
 
 
 def _identity(raw: bytes) -> dict[str, Any]:
-    values = json.loads(raw)
+    values = parse_json(raw)
     # What has an id is a result: earlier versions wrote reasoning without an identity.
     if not isinstance(values, dict) or "id" in values:
         raise ValueError("it is not the identity of a run")
@@ -119,7 +120,7 @@ def _identity(raw: bytes) -> dict[str, Any]:
 
 
 def _together(raw: bytes) -> list[dict[str, Any]]:
-    values = json.loads(raw)
+    values = parse_json(raw)
     values = [values] if isinstance(values, dict) else values
     if not all(isinstance(each["id"], str) for each in values):
         raise ValueError("an id is not a string")

@@ -1,7 +1,12 @@
-"""The progress bar of long work, on stderr: what is done of how much, and how long the rest will take."""
+"""What long work says while it runs, on stderr: lines, and a bar of what is done, and how long the rest will take."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Where tables and lines are printed: text is text, whatever brackets and colons it holds."""
+    return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
 
 
 def progress_bar(shown: bool, *more: ProgressColumn) -> Progress:
@@ -10,11 +15,11 @@ def progress_bar(shown: bool, *more: ProgressColumn) -> Progress:
     `more` stand between the count and the time that is left.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *more,
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(stderr=True),
         disable=not shown,
     )

@@ -17,11 +17,11 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.records import Provenance
 
 PACKAGES = ("sae-lens-med", "sae-lens", "transformer-lens", "transformers", "torch", "numpy", "scipy")
-NOT_IDENTITY = ("batch_tokens", "device")
+NOT_IDENTITY = ("batch_tokens", "device", "endpoint")
 """Settings that do not change a result."""
 NAMES = (
     *("sae.source", "sae.sae_id", "sae.trained_on", "data.source", "data.split", "data.licence", "data.bad_rows"),
-    "settings.template",
+    *("data.reading", "data.ignored_columns", "data.notes", "settings.template"),
 )
 """What a thing is called, beside the hash that says what it is."""
 SHOWN = 8
@@ -33,13 +33,7 @@ class SaeIdentity(Protocol):
     """What is recorded of an SAE: `saes.releases.LoadedSae` has it."""
 
     @property
-    def source(self) -> str: ...
-    @property
-    def sae_id(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def hook_name(self) -> str: ...
+    def identity(self) -> Mapping[str, Any]: ...
     @property
     def trained_on(self) -> Any: ...
 
@@ -59,6 +53,12 @@ class DataIdentity(Protocol):
     def items(self) -> Sequence[Any]: ...
     @property
     def bad_rows(self) -> Sequence[Any]: ...
+    @property
+    def ignored_columns(self) -> Sequence[str]: ...
+    @property
+    def reading(self) -> Mapping[str, Any]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
 
 def versions() -> dict[str, str]:
@@ -79,13 +79,7 @@ def make_provenance(
     chose, defaults included."""
     about_sae = None
     if sae is not None:
-        about_sae = {
-            "source": sae.source,
-            "sae_id": sae.sae_id,
-            "sha256": sae.sha256,
-            "hook_name": sae.hook_name,
-            "trained_on": sae.trained_on,
-        }
+        about_sae = {**sae.identity, "trained_on": sae.trained_on}
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
@@ -97,7 +91,10 @@ def make_provenance(
             "sha256": data.sha256,
             "n_items": len(data.items),
             "bad_rows": len(data.bad_rows),
+            "ignored_columns": list(data.ignored_columns),
+            "reading": dict(data.reading),
             "licence": data.licence,
+            "notes": list(data.notes),
         },
         settings=dict(settings),
         seed=seed,

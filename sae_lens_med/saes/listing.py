@@ -8,15 +8,13 @@ A release is a named set of SAEs. `pretrained_configs/releases.yaml` lists them 
 Loading is `saes.releases`; making, checking and publishing a release is `saes.publish`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from sae_lens_med.errors import ReleaseError, nearest
+from sae_lens_med.runs import parsing
 from sae_lens_med.runs.files import configs_dir, file_sha256
 
 CFG_FILE = "cfg.json"
@@ -119,12 +117,12 @@ class Release:
         """The SAE's `metrics.json`, or None where it has none."""
         self.manifest()
         path = self.folder / self.sae(sae_id).path / METRICS_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def left_out_ids(self) -> frozenset[str]:
         """Ids of the items that the SAEs were not trained on, neither question nor explanation."""
         path = self.folder / safe_relative(self.manifest()["left_out_ids"], self.folder / MANIFEST_FILE)
-        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+        return read_left_out_ids(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +137,9 @@ class Releases:
     def read(self) -> dict[str, Release]:
         """Every listed release by name. Raises `ReleaseError` on a list that is not in the schema."""
         try:
-            listed = yaml.safe_load(self.listing.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ReleaseError(f"The list of releases {self.listing} cannot be read: {first_line(error)}.") from error
+            listed = parsing.read_yaml(self.listing) or {}
+        except parsing.ParseError as error:
+            raise ReleaseError(f"The list of releases {self.listing} cannot be read: {error}.") from error
         try:
             return {name: self._release(name, entry) for name, entry in listed.items()}
         except (KeyError, TypeError, AttributeError) as error:
@@ -183,12 +181,25 @@ def packaged_releases() -> Releases:
     return Releases(listing=configs_dir() / "releases.yaml", weights=Path(__file__).parent / "weights")
 
 
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises `ReleaseError` when there is none."""
+    try:
+        return parsing.read_json(path)
+    except parsing.ParseError as error:
+        raise ReleaseError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def read_left_out_ids(path: Path) -> frozenset[str]:
+    """The ids of items in a JSON file. Raises `ReleaseError` when it holds anything else."""
+    ids = read_json(path)
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        raise ReleaseError(f"{path} is damaged: it must be a JSON list of ids; copy it again, or delete it.")
+    return frozenset(ids)
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises `ReleaseError` when it does not."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReleaseError(f"{path} cannot be read as JSON: {first_line(error)}.") from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ReleaseError(f"{path} must contain a JSON object, but contains a {type(value).__name__}.")
     return value

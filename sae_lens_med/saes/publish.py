@@ -10,7 +10,6 @@ is the residual's mean, which is many times larger than what is left after it is
 visible offset. `cfg.json` says float32 whatever is stored.
 """
 
-import json
 import os
 import re
 import shutil
@@ -32,6 +31,7 @@ from sae_lens_med.saes.listing import (
     Release,
     first_line,
     packaged_releases,
+    read_json,
     safe_relative,
 )
 from sae_lens_med.saes.releases import LoadedSae, load_folder, read_exported_config
@@ -138,7 +138,7 @@ def _write_sae(source: Path, target: Path, dtype: str, max_bytes: int | None) ->
     write_json(target / CFG_FILE, portable(config | {"dtype": "float32", "device": "cpu"}))
     for name in (RUNNER_CFG_FILE, METRICS_FILE):
         if (source / name).is_file():
-            write_json(target / name, portable(json.loads((source / name).read_text(encoding="utf-8"))))
+            write_json(target / name, portable(read_json(source / name)))
     for name in (SPARSITY_FILE, CURVE_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -29,6 +29,7 @@ from sae_lens_med.saes.listing import (
     first_line,
     packaged_releases,
     read_json_object,
+    read_left_out_ids,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,30 @@ class LoadedSae:
     """Where in the model it reads."""
     left_out_ids: frozenset[str] | None
     """Exam items that were kept out of its training text; None when nothing says."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of its configuration decides what it computes, beside the weights."""
+        config = json.loads(json.dumps(self.sae.cfg.to_dict(), default=str))
+        labels = ("metadata", "device", "dtype")
+        return {key: value for key, value in sorted(config.items()) if key not in labels}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """For provenances and for the folders of runs: what it is called, and what decides its numbers."""
+        return {
+            "source": self.source,
+            "sae_id": self.sae_id,
+            "sha256": self.sha256,
+            "settings": self.settings,
+            "hook_name": self.hook_name,
+        }
+
+    def is_that_of(self, identity: Mapping[str, Any]) -> bool:
+        """Whether it computes the same as the SAE that `identity` was written of. An identity without `settings`, as
+        0.1.0 wrote them, is compared by what it has."""
+        own = self.identity
+        return all(identity.get(key, own[key]) == own[key] for key in ("sha256", "settings", "hook_name"))
 
     @property
     def trained_on(self) -> str | None:
@@ -105,13 +130,13 @@ def load_folder(
     read_exported_config(folder)
     try:
         sae = SAE.load_from_disk(folder, device=device, dtype="float32")
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ReleaseError(
             f"The SAE in {folder} cannot be loaded: {first_line(error)}; export it again, with the SAELens "
             f"that trained it."
         ) from error
     left_out = folder / LEFT_OUT_FILE
-    ids = frozenset(json.loads(left_out.read_text(encoding="utf-8"))) if left_out.is_file() else None
+    ids = read_left_out_ids(left_out) if left_out.is_file() else None
     return _loaded(sae, source=source or str(folder), sae_id=sae_id or folder.resolve().name, left_out_ids=ids)
 
 
@@ -163,6 +188,11 @@ def read_exported_config(folder: Path) -> dict[str, Any]:
         raise ReleaseError(
             f"{folder / CFG_FILE} names the architecture {architecture!r}, which SAELens does not know"
             f"{nearest(str(architecture), SAE_CLASS_REGISTRY)}."
+        )
+    if not isinstance(config.get("metadata", {}), dict):
+        raise ReleaseError(
+            f"{folder / CFG_FILE} is damaged: metadata must be an object with hook_name, but is "
+            f"{type(config['metadata']).__name__}; export the SAE again."
         )
     if not (folder / WEIGHTS_FILE).is_file():
         raise ReleaseError(f"The folder {folder} has {CFG_FILE} but no {WEIGHTS_FILE}; copy the weights into it.")
@@ -322,8 +352,16 @@ def _from_saelens(name: str, sae_id: str, device: str) -> "SAE[Any]":
 
 
 def _loaded(sae: "SAE[Any]", *, source: str, sae_id: str, left_out_ids: frozenset[str] | None = None) -> LoadedSae:
+    import torch
+
+    broken = [name for name, tensor in sae.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ReleaseError(
+            f"The SAE {source!r} has weights that are not finite: {', '.join(broken)}; export it again from a "
+            "checkpoint before training diverged."
+        )
     hook_name = sae.cfg.metadata.hook_name
-    if not hook_name:
+    if not isinstance(hook_name, str) or not hook_name:
         raise ReleaseError(
             f"The SAE {source!r} does not say which hook it reads: {CFG_FILE} has no metadata.hook_name."
         )

@@ -56,6 +56,8 @@ class Limits:
     illustrative: bool
     at_chance: bool
     """The model does not answer above chance."""
+    reference_texts: bool = False
+    """Some explanations are published texts that were not written to explain the items."""
 
 
 def confirmatory(values: Sequence[MetricValue]) -> tuple[Confirmatory, ...]:
@@ -135,7 +137,7 @@ def limits_of(metrics: Sequence[MetricValue], items: Sequence[McqItem]) -> Limit
     at_chance = (
         accuracy is not None and accuracy.interval is not None and chance is not None and accuracy.interval[0] <= chance
     )
-    return Limits(sources["model"] > 0, sources["illustrative"] > 0, at_chance)
+    return Limits(sources["model"] > 0, sources["illustrative"] > 0, at_chance, sources["reference"] > 0)
 
 
 def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, ...]:
@@ -154,6 +156,15 @@ def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, .
             Sentence(
                 "Explanations were written by a language model: alignment with them is not alignment with an expert.",
                 "해설을 언어 모델이 작성했습니다. 이와의 일치는 전문가와의 일치가 아닙니다.",
+            )
+        )
+    if limits.reference_texts:
+        sentences.append(
+            Sentence(
+                "Explanations are published texts that were not written to explain these questions: alignment with "
+                "them is not alignment with an expert.",
+                "해설은 이 문항을 설명하려고 쓴 글이 아니라 공개된 문헌입니다. 이와의 일치는 전문가와의 일치가 "
+                "아닙니다.",
             )
         )
     if limits.at_chance:
@@ -258,6 +269,13 @@ def reservations(entry: Confirmatory, values: Sequence[MetricValue], limits: Lim
             Sentence(
                 "agreement with an expert, because a language model wrote explanations",
                 "전문가와의 일치(해설을 언어 모델이 작성함)",
+            )
+        )
+    if limits.reference_texts and "explanations" in entry.metric.needs:
+        found.append(
+            Sentence(
+                "agreement with an expert, because explanations are published texts not written to explain the items",
+                "전문가와의 일치(해설이 문항을 설명하려고 쓴 글이 아니라 공개된 문헌임)",
             )
         )
     same = {v.variant: v for v in values if v.name == value.name and v.group == value.group}

@@ -12,11 +12,14 @@ gold letter), and per item three numbers are compared, always A - B:
 Null: the two sides are exchanged item by item (sign flips); p is two-sided. Interval: bootstrap over items. Items of a
 stratum share explanations, so they are not quite independent, and p is an approximation.
 
+`write_comparison` keeps it in a folder: `comparison.md` to read, `comparison.json` with where it comes from.
+
 Out of scope: accuracy (`evaluate` and `intervene` compare that), and more than two sides.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,14 @@ from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.alignment.similarity import MIN_ADJUSTED, adjust_for_nuisance
 from sae_lens_med.controls.collect import CONTROLS
 from sae_lens_med.errors import ConfigError, StudyError
+from sae_lens_med.escaping import markdown, markdown_head, markdown_row
 from sae_lens_med.features.store import load_features
 from sae_lens_med.metrics.inputs import Inputs, stratum_labels
 from sae_lens_med.metrics.metric import Sentence
-from sae_lens_med.records import FloatArray, IntArray, McqItem, MetricValue
+from sae_lens_med.records import FloatArray, IntArray, McqItem, MetricValue, Provenance
+from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, json_sha256, write_text
+from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.provenance import NAMES, identity
 from sae_lens_med.statistics import (
     ALPHA,
     SMALL_N,
@@ -54,6 +61,14 @@ _KO = {
     "stratum_percentile": "같은 층에서 자기 해설의 백분위",
 }
 _BLOCK = 4_000_000
+REPORT = "comparison.md"
+KIND = Kind(
+    "comparison of studies",
+    format=1,
+    manifest="comparison.json",
+    identity=itemgetter("identity"),
+    leftovers=lambda names: set(names) <= {REPORT},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,13 @@ class Comparison:
     """Differences A - B; `extra` holds `a` and `b`, the two means."""
     notes: tuple[str, ...]
     summary: Sentence
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What decided the numbers: both studies, the variants, the settings."""
+
+    @property
+    def q(self) -> tuple[float, ...]:
+        """Per metric, p after correction over them (Benjamini-Hochberg)."""
+        return _corrected(self.metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """For `compare --json`."""
@@ -104,8 +126,8 @@ def compare_studies(
     pair = _variants(variants, same_study=study_b is None)
     if permutations < 1:
         raise ConfigError(f"a null needs at least one permutation, got {permutations}.")
-    inputs_a = _inputs(study_a, pair)
-    inputs_b = inputs_a if study_b is None else _inputs(study_b, pair)
+    inputs_a, about_a = _inputs(study_a, pair)
+    inputs_b, about_b = (inputs_a, about_a) if study_b is None else _inputs(study_b, pair)
     rows_a, rows_b, notes = _shared(inputs_a, inputs_b)
     if len(rows_a) < 2:
         raise StudyError(
@@ -134,7 +156,61 @@ def compare_studies(
     name_a, name_b = (
         f"{path.name} ({variant})" for path, variant in zip((study_a, study_b or study_a), pair, strict=True)
     )
-    return Comparison(name_a, name_b, len(items), tuple(metrics), tuple(notes), _summary(name_a, name_b, metrics))
+    about = {"a": about_a, "b": about_b, "variants": list(pair), "permutations": permutations, "seed": seed}
+    summary = _summary(name_a, name_b, metrics)
+    return Comparison(name_a, name_b, len(items), tuple(metrics), tuple(notes), summary, about)
+
+
+def write_comparison(found: Comparison, output: Path) -> Path:
+    """Write `comparison.md` and `comparison.json` to the folder `output`, and return the former's path.
+
+    Raises `StudyError` when the folder holds something else, or another comparison.
+    """
+    run = RunFolder(output, KIND, {"identity": found.identity})
+    run.hold()
+    path = run.path / REPORT
+    write_text(path, comparison_page(found))
+    run.values |= found.to_dict()
+    run.write()
+    return path
+
+
+def comparison_page(found: Comparison) -> str:
+    """The comparison as Markdown."""
+    head = ("A - B of", "A", "B", "A - B", "95 % interval", "null, 95 %", "p", "q", "n")
+    lines = [
+        f"# A: {markdown(found.name_a)}, B: {markdown(found.name_b)}",
+        "",
+        f"> **{DISCLAIMER}**",
+        ">",
+        f"> **{DISCLAIMER_KO}**",
+        "",
+        markdown(found.summary.en),
+        "",
+        markdown(found.summary.ko),
+        "",
+        f"{found.n_items} items. p is two-sided, by exchanging the sides of each item; q is p after correction "
+        "over the rows.",
+        "",
+        *markdown_head(head, ["---", *["---:"] * (len(head) - 1)]),
+    ]
+    for metric, q in zip(found.metrics, found.q, strict=True):
+        spans = (metric.interval, metric.null_interval)
+        lines.append(
+            markdown_row(
+                [
+                    metric.name.removeprefix("compare/").replace("_", " "),
+                    *(number(metric.extra[side]) for side in ("a", "b")),
+                    number(metric.value),
+                    *("" if span is None else f"{number(span[0])} to {number(span[1])}" for span in spans),
+                    "" if metric.p is None else number(metric.p),
+                    number(q),
+                    metric.n,
+                ]
+            )
+        )
+    notes = dict.fromkeys([*found.notes, *(metric.notes for metric in found.metrics)])
+    return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in notes)]) + "\n"
 
 
 def _variants(given: Sequence[str], *, same_study: bool) -> tuple[str, str]:
@@ -148,20 +224,27 @@ def _variants(given: Sequence[str], *, same_study: bool) -> tuple[str, str]:
     return pair
 
 
-def _inputs(study: Path, pair: tuple[str, str]) -> Inputs:
+def _inputs(study: Path, pair: tuple[str, str]) -> tuple[Inputs, dict[str, Any]]:
+    """What is compared, and what it depends on."""
     records = read_study(study)
     controls = {}
     for name in CONTROLS:
         folder = study / FOLDER / "controls" / name
         if name in pair and (folder / "manifest.json").is_file():
             controls[name] = load_features(folder)
-    items = tuple(records.items.values())
-    return Inputs(
+    items, features = tuple(records.items.values()), load_features(study / "features")
+    inputs = Inputs(
         items=items,
-        features=load_features(study / "features"),
+        features=features,
         results=tuple(records.results[item.id] for item in items),
         controls=controls,
     )
+    return inputs, _about(records.provenance) | {"features": json_sha256(features.manifest["shards"])}
+
+
+def _about(provenance: Provenance) -> dict[str, Any]:
+    """Without names under which the same thing was given."""
+    return {key: value for key, value in identity(provenance).items() if key not in NAMES}
 
 
 def _shared(a: Inputs, b: Inputs) -> tuple[IntArray, IntArray, list[str]]:
@@ -252,18 +335,21 @@ def _flipped_means(difference: FloatArray, permutations: int, rng: np.random.Gen
     return np.concatenate(means) / len(difference)
 
 
+def _corrected(metrics: Sequence[MetricValue]) -> tuple[float, ...]:
+    return tuple(benjamini_hochberg([1.0 if metric.p is None else metric.p for metric in metrics]).tolist())
+
+
 def _summary(name_a: str, name_b: str, metrics: Sequence[MetricValue]) -> Sentence:
-    """One sentence: which of the numbers differ, after correction over them."""
-    q = benjamini_hochberg([metric.p or 1.0 for metric in metrics])
-    few = metrics[0].n < SMALL_N
+    """One sentence: which of the numbers differ, after correction over them, and which of them may be concluded."""
     en, ko = [], []
-    for metric, corrected in zip(metrics, q.tolist(), strict=True):
+    for metric, corrected in zip(metrics, _corrected(metrics), strict=True):
         plain = metric.name.removeprefix("compare/")
-        facts = f"{number(metric.value)} (p = {number(metric.p or 1.0)}, q = {number(corrected)})"
-        differs = corrected < ALPHA and not few
-        higher, higher_ko = ("A is higher", "A가 더 높음") if metric.value > 0 else ("B is higher", "B가 더 높음")
-        en.append(f"{plain.replace('_', ' ')} {facts}: {higher if differs else 'no difference shown'}")
-        ko.append(f"{_KO[plain]} {facts}: {higher_ko if differs else '차이가 확인되지 않음'}")
+        p = "" if metric.p is None else f"p = {number(metric.p)}, "
+        facts = f"{number(metric.value)} ({p}q = {number(corrected)})"
+        said, said_ko = _said(metric, corrected)
+        en.append(f"{plain.replace('_', ' ')} {facts}: {said}")
+        ko.append(f"{_KO[plain]} {facts}: {said_ko}")
+    few = any(metric.n < SMALL_N for metric in metrics)
     tail_en = f"; fewer than {SMALL_N} items carry no claim" if few else ""
     tail_ko = f"; {SMALL_N}문항 미만은 결론의 근거가 되지 못함" if few else ""
     return Sentence(
@@ -272,3 +358,15 @@ def _summary(name_a: str, name_b: str, metrics: Sequence[MetricValue]) -> Senten
         f"A({name_a})에서 B({name_b})를 뺀 값: {'; '.join(ko)}{tail_ko}. 유사도가 더 높다고 해서 모델이 그것을 "
         "사용한다는 뜻은 아닙니다.",
     )
+
+
+def _said(metric: MetricValue, q: float) -> tuple[str, str]:
+    if q >= ALPHA:
+        return "no difference shown", "차이가 확인되지 않음"
+    side = "A" if metric.value > 0 else "B"
+    if metric.n < SMALL_N:
+        return (
+            f"{side} is higher on these {metric.n} items, too few to conclude from",
+            f"이 {metric.n}문항에서는 {side}가 더 높지만, 결론을 내리기에는 문항이 너무 적음",
+        )
+    return f"{side} is higher", f"{side}가 더 높음"

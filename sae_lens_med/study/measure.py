@@ -157,6 +157,7 @@ def run_alignment(
             raise ConfigError(f"{metric.name} cannot be measured: {missing[lacking[0]]}")
     groups, notes = _groups(records, sae)
     wanted = choose_controls(controls)
+    folder.hold()
     collected = {
         name: _control(name, model, missing, items, features, folder, collect=name in wanted) for name in CONTROLS
     }

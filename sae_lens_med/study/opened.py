@@ -41,7 +41,7 @@ class OpenedModel:
 
 def _require_same(side: ModelSide, provenance: Provenance) -> None:
     theirs, sae = side.model.provenance, provenance.sae or {}
-    for key in ("sha256", "revision", "dtype"):
+    for key in ("sha256", "config_sha256", "tokenizer_sha256", "revision", "dtype"):
         if key in provenance.model and theirs.get(key) != provenance.model[key]:
             raise StudyError(
                 f"the study was made with the model {provenance.model['name']!r} of {key} "
@@ -53,8 +53,8 @@ def _require_same(side: ModelSide, provenance: Provenance) -> None:
             "the solved examples before each question of the study are not those of its data now; use the data that "
             "the study names."
         )
-    if side.loaded_sae.sha256 != sae.get("sha256"):
+    if not side.loaded_sae.is_that_of(sae):
         raise StudyError(
-            f"the study was made with the SAE {sae.get('source')!r}, but {side.loaded_sae.source!r} has other weights; "
-            "name the study's SAE with --sae."
+            f"the study was made with the SAE {sae.get('source')!r}, but {side.loaded_sae.source!r} has other weights "
+            "or another configuration; name the study's SAE with --sae."
         )

@@ -5,17 +5,19 @@
     align      alignment/, alignment.safetensors, item_features.json
                similarity of question and explanation features, with nulls and baselines (metrics #1 and #2)
     examples   examples.json                   top contexts of the features that the report shows
-    report     report.md, report.html
+    report     report.md, report.html, report.ko.md, report.ko.html
 
-`manifest.json` is written first and says where the study comes from and which stages are done; each stage writes its
-files atomically and is skipped when the study is run again. A study whose model, SAE, data, settings or seed differ
-from those of the folder is refused, naming what changed.
+`manifest.json` is written first and says where the study comes from, which stages are done, and the hash of each file
+that they wrote. Each stage writes its files atomically and is skipped when the study is run again, unless a file of it
+is missing or not what it wrote: then it is made again, and said, and so are the later stages where its files came out
+otherwise. A study whose model, SAE, data, settings or seed differ from those of the folder is refused, naming what
+changed.
 
 Several processes (`distributed`) share the stages that run the model, collect and evaluate; rank 0 does the others and
 writes everything but the shards.
 """
 
-import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,9 +37,9 @@ from sae_lens_med.data import LoadedItems, mask_leakage
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.evaluation.accuracy import accuracy_metrics
 from sae_lens_med.evaluation.methods import run_method
-from sae_lens_med.features.collect import collect
+from sae_lens_med.features.collect import collect, require_fit
 from sae_lens_med.features.contexts import top_contexts
-from sae_lens_med.features.store import load_features
+from sae_lens_med.features.store import load_features, nothing_fires, repair
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
@@ -47,18 +49,21 @@ from sae_lens_med.records import (
     MetricValue,
     Provenance,
     require_explanation_sources,
+    require_options,
     require_unique_ids,
 )
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
 from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
-from sae_lens_med.runs.provenance import identity, make_provenance
+from sae_lens_med.runs.provenance import changes, identity, make_provenance
+from sae_lens_med.runs.written import hashes, not_as_written
 from sae_lens_med.saes.releases import LoadedSae
 from sae_lens_med.study.folder import read_metrics
 from sae_lens_med.study.groups import item_groups
 from sae_lens_med.study.measure import measure_metrics, study_identity
 from sae_lens_med.study.measured import AlignmentFolder
-from sae_lens_med.study.report import write_report
+from sae_lens_med.study.report import REPORTS, write_report
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,10 +72,30 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return identity(Provenance.from_dict(manifest["provenance"]))
 
 
-KIND = Kind("study", format=1, identity=_identity, parts="stages")
+KIND = Kind("study", format=1, identity=_identity, parts="stages", bound=lambda _, manifest: bool(manifest["stages"]))
 STAGES = ("collect", "evaluate", "align", "examples", "report")
 MODEL_STAGES = ("collect", "evaluate")
 """The stages that run the model, and so are shared by all processes."""
+WRITES = {
+    "collect": ("features/manifest.json", "features/shard-*"),
+    "evaluate": ("metrics.json", "items.jsonl"),
+    "align": ("alignment.safetensors", "item_features.json"),
+    "examples": ("examples.json",),
+    "report": REPORTS,
+}
+"""Files of each stage. What `align` leaves in `alignment/` is shared with the command `align`, whose folder knows what
+it wrote."""
+READS = {
+    "collect": (),
+    "evaluate": (),
+    "align": ("collect", "evaluate"),
+    "examples": ("collect", "align"),
+    "report": ("collect", "evaluate", "align", "examples"),
+}
+"""Stages whose files each stage reads."""
+STAGE_METRICS = (RETRIEVAL, DIFFERENCE)
+"""What `align` measures here; the command of that name measures the others."""
+SHOTS = "settings.shots"
 CONTEXTS = 8
 """Contexts kept for each feature that the report shows."""
 
@@ -109,7 +134,7 @@ def run_study(
     n_shown: int = 6,
     batch_tokens: int | None = None,
     progress: bool = True,
-    on_stage: Callable[[str, bool], None] | None = None,
+    on_stage: Callable[[str, str], None] | None = None,
 ) -> StudyResult:
     """Run what is missing of the study in `output`, and return all of it.
 
@@ -124,7 +149,7 @@ def run_study(
         n_shown: how many items the report shows in full, >= 0 (`choose_shown`).
         batch_tokens: the most tokens of one forward pass, padding included; does not change the results.
         progress: show bars on stderr.
-        on_stage: called as each stage begins with its name and whether it is skipped.
+        on_stage: called as each stage begins with its name and `run`, `skip` or `again: REASON`.
 
     Raises `StudyError` when the folder holds something else, or a study whose model, SAE, data or settings differ;
     `DistributedError` when another process of the job ended.
@@ -157,7 +182,7 @@ def _run_study(
     n_shown: int,
     batch_tokens: int | None,
     progress: bool,
-    on_stage: Callable[[str, bool], None] | None,
+    on_stage: Callable[[str, str], None] | None,
 ) -> StudyResult:
     if permutations < 1 or n_shown < 0 or (batch_tokens is not None and batch_tokens < 1):
         raise ConfigError(
@@ -165,7 +190,9 @@ def _run_study(
             f"got {permutations}, {n_shown} and {batch_tokens}."
         )
     require_unique_ids(data.items, data.source)
+    require_options(data.items, "a study")
     require_explanation_sources(data.items, data.source)
+    require_fit(model, data.items, shots)
     settings = {
         "method": "option_letter",
         "shots": [shot.id for shot in shots],
@@ -178,16 +205,22 @@ def _run_study(
     }
     provenance = make_provenance(model.provenance, loaded_sae, data, settings, seed)
     run = RunFolder(output, KIND, {"provenance": provenance.to_dict(), "stages": {}, "notes": []})
+    run.hold()
+    if run.replaces is not None and distributed.ranks().first:
+        _take_away(output, run.replaces, provenance)
     run.begin()
     begun = Provenance.from_dict(run.values["provenance"])
     if not set(STAGES) <= set(run.parts):
         run.note(_moved(begun.versions, provenance.versions))
-    if distributed.ranks().first and not (output / "questions.jsonl").exists():
+    if distributed.ranks().first:
         write_jsonl(output / "questions.jsonl", (item.to_dict() for item in data.items))
     groups, group_notes = item_groups(data.items, loaded_sae.left_out_ids)
     features_folder = output / "features"
 
     def run_collect() -> list[str]:
+        with distributed.first_before_the_others():
+            if distributed.ranks().first:
+                repair(features_folder)
         collect(
             model,
             loaded_sae,
@@ -197,7 +230,17 @@ def _run_study(
             shots=shots,
             progress=progress,
         )
-        return [*group_notes, *data.bad_rows]
+        silent = nothing_fires(features_folder) if distributed.ranks().first else None
+        ignored = [f"Columns of the data that nothing reads: {', '.join(data.ignored_columns)}."]
+        n_left_out = [f"{len(data.bad_rows)} rows or items of the data were left out."]
+        return [
+            *group_notes,
+            *data.notes,
+            *(n_left_out if data.bad_rows else []),
+            *data.bad_rows,
+            *(ignored if data.ignored_columns else []),
+            *([silent] if silent else []),
+        ]
 
     def run_evaluate() -> list[str]:
         partial = PartialResults(output / "items.partial.jsonl", identity(begun))
@@ -228,7 +271,7 @@ def _run_study(
             study=study_identity(begun, features),
         )
         if inputs.explained_groups:
-            measure_metrics((RETRIEVAL, DIFFERENCE), inputs, AlignmentFolder(output))
+            measure_metrics(STAGE_METRICS, inputs, AlignmentFolder(output))
         similarity: dict[str, float] = {}
         if (by_item := difference_by_item(inputs)) is not None:
             ids, difference = by_item
@@ -242,7 +285,7 @@ def _run_study(
         return list(inputs.view(Similarities).notes)
 
     def run_examples() -> list[str]:
-        shown = json.loads((output / "item_features.json").read_text(encoding="utf-8"))
+        shown = read_json(output / "item_features.json")
         kinds = ("shared", "stem_only", "explanation_only")
         wanted = sorted({use["feature"] for entry in shown for kind in kinds for use in entry[kind]})
         contexts = top_contexts(load_features(features_folder), k=CONTEXTS)
@@ -333,19 +376,66 @@ def _masked(item: McqItem) -> dict[str, int]:
 
 
 def _run_stages(
-    run: RunFolder, work: Mapping[str, Callable[[], list[str]]], on_stage: Callable[[str, bool], None] | None
+    run: RunFolder, work: Mapping[str, Callable[[], list[str]]], on_stage: Callable[[str, str], None] | None
 ) -> tuple[str, ...]:
-    """Do what is not done, in the order of `STAGES`; return the stages that were."""
-    skipped = tuple(name for name in STAGES if name in run.parts)
+    """Do what is not done or not whole, in the order of `STAGES`; return the stages that were."""
+    skipped: list[str] = []
+    remade: list[str] = []
     for name in STAGES:
+        # Rank 0 looks: the others may not see its disk.
+        state = distributed.broadcast_object(_state(run, name, remade) if distributed.ranks().first else "")
         if on_stage is not None:
-            on_stage(name, name in skipped)
-        if name in skipped or (name not in MODEL_STAGES and not distributed.ranks().first):
+            on_stage(name, state)
+        if state == "skip":
+            skipped.append(name)
+        if state == "skip" or (name not in MODEL_STAGES and not distributed.ranks().first):
             continue
-        start = perf_counter()
+        if state != "run":
+            run.note([f"The stage {name} was made {state}."])
+        start, before = perf_counter(), run.parts.get(name, {}).get("files")
         run.note(work[name]())
-        run.finish(name, perf_counter() - start)
-    return skipped
+        if name in MODEL_STAGES:
+            distributed.barrier()  # all have written
+        if distributed.ranks().first:
+            files = hashes(run.path, WRITES[name])
+            about = {"metrics": _stage_metrics(run.path)} if name == "align" else {}
+            run.finish(name, perf_counter() - start, files=files, **about)
+            if files != before:
+                remade.append(name)
+    return tuple(skipped)
+
+
+def _state(run: RunFolder, name: str, remade: Sequence[str]) -> str:
+    """Of a stage: `skip` where it is whole, `run` where it was not done, `again: REASON`."""
+    if name not in run.parts:
+        return "run"
+    if others := [other for other in READS[name] if other in remade]:
+        return f"again: what {' and '.join(others)} gave is new"
+    written = run.parts[name].get("files", {})
+    for file, state in not_as_written(run.path, written).items():
+        return f"again: {file} {state}"
+    there_too = _stage_metrics(run.path) if name == "align" else []
+    for metric in run.parts[name].get("metrics", ()):
+        if metric not in there_too:
+            return f"again: {metric} is missing or was changed in alignment/ since it was measured"
+    return "skip" if written else "again: its files were not recorded"
+
+
+def _stage_metrics(folder: Path) -> list[str]:
+    """Which of the metrics of the stage `align` are measured and whole."""
+    done = AlignmentFolder(folder).done
+    return [metric.name for metric in STAGE_METRICS if metric.name in done]
+
+
+def _take_away(output: Path, manifest: Mapping[str, Any], provenance: Provenance) -> None:
+    """Delete what a run with other settings that finished no stage left here, but for features that are the same."""
+    (output / "questions.jsonl").unlink(missing_ok=True)
+    of_features = [
+        {key: value for key, value in each.items() if key.startswith(("model.", "sae.", "data.")) or key == SHOTS}
+        for each in (_identity(manifest), identity(provenance))
+    ]
+    if changes(*of_features):
+        shutil.rmtree(output / "features", ignore_errors=True)
 
 
 def _moved(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -30,6 +30,7 @@ SOURCE_TEXT: dict[ExplanationSource, str] = {
     "expert": "written by a human expert, as the data source states",
     "model": "written by a language model, not by an expert",
     "illustrative": "illustrative: written to show the tool, not from any exam, not reviewed by a clinician",
+    "reference": "a published text (abstract, textbook, reference answer) that was not written to explain the item",
 }
 
 
@@ -214,6 +215,14 @@ def _may_not(
             Sentence(
                 "agreement with an expert, because the explanations were written by a language model, not an expert",
                 "전문가와의 일치(해설은 전문가가 아니라 언어 모델이 작성함)",
+            )
+        )
+    if sources["reference"] > 0:
+        sentences.append(
+            Sentence(
+                "agreement with an expert, because the explanations are published texts that were not written to "
+                "explain these questions",
+                "전문가와의 일치(해설이 이 문항을 설명하려고 쓴 글이 아니라 공개된 문헌임)",
             )
         )
     if metric.n < SMALL_N:

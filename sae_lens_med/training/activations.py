@@ -16,7 +16,6 @@ In memory are the batches that wait in the queue and the order of one window's r
 files. Out of scope: activations that do not fit on a disk.
 """
 
-import json
 import math
 import os
 import queue
@@ -34,6 +33,7 @@ from safetensors import safe_open
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.models.bridge import adds_bos
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.training.outputs import require_texts
 from sae_lens_med.training.recipe import Recipe
 from sae_lens_med.training.text import training_text
@@ -63,12 +63,18 @@ class Corpus:
 def corpus(recipe: Recipe, tokenizer: Any, seed: int) -> Corpus:
     """Read the recipe's sources and cut them into sequences of at most `context_size` tokens, in random order."""
     paths = require_texts(recipe)
-    text = training_text(paths, recipe.leave_out)
+    text = training_text(
+        paths,
+        recipe.leave_out,
+        encoding=recipe.encoding,
+        extra_columns=recipe.extra_columns,
+        skip_bad_rows=recipe.skip_bad_items,
+    )
     rng = np.random.default_rng(seed)
     source_of = np.array(text.dataset["source"])
     chosen: list[int] = []
-    for source, path in zip(recipe.sources, paths, strict=True):
-        rows = np.flatnonzero(source_of == path.name)
+    for source, name in zip(recipe.sources, text.sources, strict=True):
+        rows = np.flatnonzero(source_of == name)
         if source.max_rows is not None and source.max_rows < len(rows):
             rows = np.sort(rng.choice(rows, source.max_rows, replace=False))
         chosen.extend(rows.tolist())
@@ -116,7 +122,7 @@ class Activations:
             )
         self.folder = folder
         self.sink_multiple = sink_multiple
-        self.rows_per_shard: tuple[int, ...] = tuple(json.loads(manifest.read_text(encoding="utf-8"))["rows"])
+        self.rows_per_shard: tuple[int, ...] = tuple(read_json(manifest)["rows"])
         self.n_windows = min(len(self.rows_per_shard), math.ceil(sum(self.rows_per_shard) / buffer_tokens))
         self._arrives = arrives
         self._median: float | None = None

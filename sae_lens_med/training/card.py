@@ -1,6 +1,7 @@
 """The model card of a release, from what training wrote: no number is typed by hand."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ import jinja2
 import yaml
 
 from sae_lens_med.errors import ReleaseError
+from sae_lens_med.escaping import code, fence, markdown
 from sae_lens_med.models.catalogue import find
+from sae_lens_med.runs.parsing import ParseError, read_yaml
+from sae_lens_med.saes.listing import read_json_object, read_left_out_ids
 from sae_lens_med.saes.publish import portable
 from sae_lens_med.training.frontier import Frontier
 from sae_lens_med.training.recipe import current_keys
@@ -96,6 +100,7 @@ def model_card(release: str, runs: Mapping[str, TrainedRun], compared: Frontier 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sae_lens_med"), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters |= {"code": code, "markdown": markdown, "fence": fence, "yaml_value": _yaml_value}
     return environment.get_template("card.md.j2").render(
         release=release,
         runs=runs,
@@ -113,8 +118,13 @@ def model_card(release: str, runs: Mapping[str, TrainedRun], compared: Frontier 
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    known = SOURCES.get(Path(source["path"]).name, f"`{Path(source['path']).name}`")
+    known = SOURCES.get(Path(source["path"]).name, code(source["path"]))
     return known if source["max_rows"] is None else f"{known}, {source['max_rows']:,} rows of it at random"
+
+
+def _yaml_value(text: str) -> str:
+    """For the front matter: JSON is YAML, too."""
+    return text if re.fullmatch(r"[A-Za-z0-9][\w./-]*", text) else json.dumps(text)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -126,14 +136,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read(folder: Path) -> TrainedRun:
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        metrics, config, left_out = (
-            json.loads((folder / name).read_text(encoding="utf-8"))
-            for name in ("metrics.json", "cfg.json", "left_out_ids.json")
-        )
-    except FileNotFoundError as error:
-        raise ReleaseError(
-            f"{folder} is not a finished training run: {Path(error.filename).name} is missing."
-        ) from error
+        recipe = read_yaml(folder / "recipe.yaml")
+    except ParseError as error:
+        raise ReleaseError(f"{folder} is not a finished training run: recipe.yaml cannot be read: {error}.") from error
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("data"), dict):
+        raise ReleaseError(f"{folder} is damaged: recipe.yaml is not a recipe; train again.")
+    metrics, config = (read_json_object(folder / name) for name in ("metrics.json", "cfg.json"))
+    left_out = read_left_out_ids(folder / "left_out_ids.json")
     published = {**current_keys(recipe), "data": {**recipe["data"], "folder": "data"}}
-    return TrainedRun(folder, portable(published), portable(metrics), config, tuple(left_out))
+    return TrainedRun(folder, portable(published), portable(metrics), config, tuple(sorted(left_out)))

@@ -2,6 +2,9 @@
 
     trained weights -> scaling folded in -> SAE folder -> loaded again -> gains (`unshrink`, on request) -> measured
 
+A `tied_l1` SAE leaves strictly tied, W_dec = W_encᵀ with unit rows: the activation scaling s goes into the features'
+values (c / s) and biases, since ReLU(M s x + b) / s = ReLU(M x + b / s). Gains untie the lengths, not the directions.
+
 `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors` and `runner_cfg.json` are as SAELens writes them. Beside
 them lie `metrics.json` (held-out text), `curve.json` and `curve.svg`, and `left_out_ids.json`. `cfg.json` comes last: a
 folder that has it is finished.
@@ -18,8 +21,9 @@ from safetensors.torch import save_file
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.plots import describe_training, svg, training_panels
 from sae_lens_med.runs.files import atomic_path, follow_umask, write_json, write_text
+from sae_lens_med.saes.tied_l1 import TiedL1TrainingSAE
 from sae_lens_med.training.activations import Activations, Corpus
-from sae_lens_med.training.quality import SaeQuality, measure
+from sae_lens_med.training.quality import SaeQuality, measure, reservations
 from sae_lens_med.training.recipe import Recipe
 from sae_lens_med.training.resample import rows_for
 from sae_lens_med.training.unshrink import unshrink
@@ -47,6 +51,8 @@ def export(
     trainer.set_final_sae_metadata()
     if trainer.activation_scaler.scaling_factor is not None:
         sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
+    if isinstance(sae, TiedL1TrainingSAE):
+        sae.fold_W_dec_norm()
     metadata = sae.cfg.metadata
     metadata.model_name, metadata.hook_name = cfg.model_name, cfg.hook_name
     metadata.context_size, metadata.dataset_path = cfg.context_size, cfg.dataset_path
@@ -68,6 +74,7 @@ def export(
         output / "metrics.json",
         {
             "heldout": quality.to_dict(),
+            **({"reservations": list(said)} if (said := reservations(quality)) else {}),
             **({"unshrunk": gains} if gains else {}),
             "text": {"sha256": text.sha256, "counts": text.counts, "heldout_sequences": len(text.heldout)},
             "activations": acts.summary(),

@@ -7,18 +7,17 @@ read from what training measured on held-out text; nothing is computed again.
 Out of scope: training (`sweep.py`), and what the metrics mean (`metrics.py`).
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sae_lens_med.errors import ConfigError
+from sae_lens_med.escaping import markdown, markdown_head, markdown_row
 from sae_lens_med.plots import describe_frontier, frontier_panels, svg
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
+from sae_lens_med.runs.parsing import read_json, read_yaml
 from sae_lens_med.training.recipe import current_keys
 
 SPARSITY_KEYS = ("l1_coefficient", "l0_coefficient", "k")
@@ -86,7 +85,8 @@ class _Run:
 
 
 def frontier(folders: Sequence[Path]) -> Frontier:
-    """Read the finished runs in `folders`: each a run, or a folder of runs (a sweep); one named twice counts once.
+    """Read the finished runs in `folders`: each a run, or a folder that has runs below it, such as a sweep or several;
+    one named twice counts once.
 
     Runs that are not finished are left out. Raises `ConfigError` when a folder has no finished run.
     """
@@ -130,10 +130,10 @@ def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> s
     """Markdown: a row a run, then what must be known to compare them, then the runs that failed."""
     head = ("hook", "curve", "d_sae", "architecture", "coefficient", "L0", "EV", "EV w/o 1st direction", "dead")
     head = (*head, "CE-loss score", "steps", "run")
-    lines = ["# L0 and explained variance on held-out text", "", _row(head), _row(["---"] * len(head))]
+    lines = ["# L0 and explained variance on held-out text", "", *markdown_head(head, ["---"] * len(head))]
     for p in found.points:
         lines.append(
-            _row(
+            markdown_row(
                 [
                     p.hook_name,
                     p.curve,
@@ -150,16 +150,21 @@ def frontier_table(found: Frontier, failed: Sequence[tuple[str, str]] = ()) -> s
                 ]
             )
         )
-    lines += ["", *(f"- {note}" for note in found.notes)]
+    lines += ["", *(f"- {markdown(note)}" for note in found.notes)]
     if failed:
-        lines += ["", "Failed:", "", *(f"- {name}: {' '.join(error.split())}" for name, error in failed)]
+        lines += ["", "Failed:", "", *(f"- {markdown(name)}: {markdown(error)}" for name, error in failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _finished(folder: Path) -> list[Path]:
     if _is_finished(folder):
         return [folder]
-    found = sorted(path.parent for path in folder.glob("*/cfg.json") if _is_finished(path.parent))
+    # At any depth: a folder of sweeps holds runs, too. What is hidden is being written.
+    found = sorted(
+        path.parent
+        for path in folder.rglob("cfg.json")
+        if _is_finished(path.parent) and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    )
     if not found:
         what = "does not contain a finished training run" if folder.is_dir() else "is not a folder"
         raise ConfigError(
@@ -174,11 +179,10 @@ def _is_finished(folder: Path) -> bool:
 
 def _read(folder: Path) -> _Run:
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        recipe, metrics = read_yaml(folder / "recipe.yaml"), read_json(folder / "metrics.json")
         missing = [key for key in _METRICS if key not in metrics["heldout"]]
         missing += [key for key in ("sae", "hook_name") if key not in recipe]
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is damaged: its recipe.yaml or metrics.json cannot be read ({error}).") from error
     if missing:
         raise ConfigError(f"{folder} is damaged: recipe.yaml and metrics.json do not have {', '.join(missing)}.")
@@ -224,6 +228,8 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
         notes.append("The runs were measured on different texts; compare only those of one text.")
     if len({json_sha256(run.metrics["model"]) for run in runs}) > 1:
         notes.append("The runs are of different models, or of one model in different precisions.")
+    for run in runs:
+        notes += [f"{run.folder.name}: {said}" for said in run.metrics.get("reservations", ())]
     settings = [run.settings() for run in runs]
     keys = [k for k in sorted(set().union(*settings)) if not k.startswith(("sae.", "model.")) and _varies(k, settings)]
     alike = {
@@ -243,7 +249,3 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
 def _natural(name: str) -> list[Any]:
     """Sorts `blocks.9` before `blocks.10`."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -33,7 +33,7 @@ from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.training.activations import Activations, Corpus, Stopped, shard_path
 from sae_lens_med.training.recipe import Recipe
 
-KIND = Kind("harvested activations", format=2)
+KIND = Kind("harvested activations", format=2, bound=lambda folder, _: any(folder.glob("shard-*.safetensors")))
 SEQUENCES_PER_SHARD = 256
 SHARDS_TOGETHER = 8
 """Shards whose sequences share batches on a GPU, where batches are large: less padding."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_med.errors import DataError, StudyError
-from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.folder import Kind, RunFolder, require_names
 from sae_lens_med.training.plan import Variant
 from sae_lens_med.training.recipe import Recipe, current_keys
 
@@ -20,12 +20,21 @@ def _by_name(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-RUN = Kind("training run", format=None, manifest="recipe.yaml", identity=current_keys)
-SWEEP = Kind("sweep", format=1, manifest="sweep.json", identity=_by_name)
+def _has_checkpoint(folder: Path, _recipe: Mapping[str, Any]) -> bool:
+    return any(folder.glob("checkpoints/step-*")) or (folder / "cfg.json").is_file()
+
+
+def _has_begun_training(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    return any(_has_checkpoint(folder / variant["name"], variant["recipe"]) for variant in manifest["variants"])
+
+
+RUN = Kind("training run", format=None, manifest="recipe.yaml", identity=current_keys, bound=_has_checkpoint)
+SWEEP = Kind("sweep", format=1, manifest="sweep.json", identity=_by_name, bound=_has_begun_training)
 
 
 def open_run(recipe: Recipe, output: Path, resume: bool) -> RunFolder:
     """The folder of a run of `recipe`: new or empty, or with `resume` that of the begun run. Raises `StudyError`."""
+    require_names(output)
     if (output / "cfg.json").is_file():
         raise StudyError(f"{output} already contains a trained SAE; choose another folder.")
     return RunFolder(output, RUN, recipe.to_dict(), resume=resume)

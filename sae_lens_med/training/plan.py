@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.runs.files import json_sha256
-from sae_lens_med.training.recipe import Recipe, find_recipe, load_recipe, sae_fields, yaml_value
+from sae_lens_med.runs.parsing import ParseError, parse_yaml
+from sae_lens_med.training.recipe import Recipe, find_recipe, load_recipe, sae_fields
 
 _NAME_CHARS = 100
 
@@ -66,9 +65,9 @@ def _parse_over(over: str) -> tuple[str, list[Any]]:
     if not separator or not key or not text.strip():
         raise ConfigError(f"--over needs key=value,value, got {over!r}.")
     try:
-        values = yaml_value(f"[{text}]")
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--over {over} is not a list of YAML values; use key=value,value.") from error
+        values = parse_yaml(f"[{text}]")
+    except ParseError as error:
+        raise ConfigError(f"--over {over} is not a list of YAML values ({error}); use key=value,value.") from error
     if len({json_sha256(value) for value in values}) < len(values):
         raise ConfigError(f"--over {over}: a value is given twice.")
     return key, values

@@ -78,6 +78,31 @@ class SaeQuality:
         return asdict(self)
 
 
+MOSTLY_DEAD = 0.9
+"""Share of dead features from which an SAE is said to have failed."""
+
+
+def reservations(quality: SaeQuality) -> tuple[str, ...]:
+    """One sentence for each thing that makes an SAE useless, whatever its other metrics."""
+    said = []
+    if quality.l0 == 0:
+        said.append(
+            "No feature fires on the held-out text: training diverged or the sparsity coefficient is too high; lower "
+            "lr or the coefficient and train again."
+        )
+    elif quality.dead_fraction >= MOSTLY_DEAD:
+        said.append(
+            f"{quality.dead_fraction:.1%} of the features never fire on the held-out text: the sparsity coefficient "
+            "or lr is too high, or the text too small; lower them, or use resample_dead."
+        )
+    if quality.explained_variance <= 0:
+        said.append(
+            f"The reconstruction is no better than the mean activation (explained variance "
+            f"{quality.explained_variance:.3f}): training diverged or was too short."
+        )
+    return tuple(said)
+
+
 @torch.no_grad()
 def measure(
     model: MedBridge,

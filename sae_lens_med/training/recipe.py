@@ -13,18 +13,17 @@ Until 0.2 the key `resample_dead` is also read by its former name, `revive`, wit
 """
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from sae_lens_med.data.rows import COLUMN_CHOICES
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.models.sinks import SINK_MULTIPLE
-from sae_lens_med.runs.files import configs_dir
+from sae_lens_med.runs.files import configs_dir, is_file
+from sae_lens_med.runs.parsing import ParseError, parse_yaml, read_yaml
 from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
 RUNNER_KEYS = (
@@ -115,6 +114,12 @@ class Recipe:
     """None: dead features stay as they are."""
     start_at_mean: bool = False
     """Whether `b_dec` starts at the mean of the first batches; SAELens' architectures have it start at 0."""
+    encoding: str | None = None
+    """Of the sources that are not UTF-8."""
+    extra_columns: str = "refuse"
+    """What is done with columns of the sources that nothing reads: `refuse` or `ignore`."""
+    skip_bad_items: bool = False
+    """Whether rows of the sources that cannot be used are left out, and counted."""
     unshrink: bool = False
     """Whether the trained SAE's magnitudes are fitted anew before it is measured."""
 
@@ -130,6 +135,9 @@ class Recipe:
                 "sink_multiple": self.sink_multiple,
                 "buffer_tokens": self.buffer_tokens,
                 "harvest_batch_tokens": self.harvest_batch_tokens,
+                **({} if self.encoding is None else {"encoding": self.encoding}),
+                **({} if self.extra_columns == "refuse" else {"extra_columns": self.extra_columns}),
+                **({"skip_bad_items": True} if self.skip_bad_items else {}),
             },
             "sae": dict(self.sae),
             **({"resample_dead": dataclasses.asdict(self.resample_dead)} if self.resample_dead else {}),
@@ -143,7 +151,7 @@ def find_recipe(name: str) -> Path:
     """A recipe's path: as given, or by name among the packaged ones (`gemma-3-270m-res`)."""
     shipped = configs_dir() / "recipes"
     for path in (Path(name), shipped / name, shipped / f"{name}.yaml"):
-        if path.is_file():
+        if is_file(path):
             return path
     names = sorted(p.stem for p in shipped.glob("*.yaml"))
     raise ConfigError(
@@ -156,9 +164,9 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     (`sae.l1_coefficient=0.5`). Raises `ConfigError`."""
     path = find_recipe(name)
     try:
-        values = yaml_value(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+        values = read_yaml(path)
+    except ParseError as error:
+        raise ConfigError(f"{path} is not YAML that a recipe can be: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a recipe; it needs the sections model, data and sae.")
     values = _renamed(values, str(path))
@@ -172,9 +180,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"--set needs key=value, got {override!r}.")
     try:
-        value = yaml_value(given)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: what follows the = is not a YAML value.") from error
+        value = parse_yaml(given)
+    except ParseError as error:
+        raise ConfigError(f"--set {override}: what follows the = is not a YAML value ({error}).") from error
     section, *rest = key.split(".")
     *sections, last = (_new_name(section, f"--set {override}"), *rest)
     target = values
@@ -211,28 +219,16 @@ def _new_name(key: str, where: str) -> str:
     return RENAMED.get(key, key)
 
 
-def yaml_value(text: str) -> Any:
-    """A value as YAML reads it, but that `1e-3` is a number: PyYAML wants `1.0e-3`."""
-    return _numbers(yaml.safe_load(text))
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
-    if isinstance(value, dict):
-        return {key: _numbers(v) for key, v in value.items()}
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
-
-
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Check the structure of a recipe. `where` names it in errors."""
     values = _renamed(values, where)
     _known(values, ("model", "data", "sae", "resample_dead", "start_at_mean", "unshrink", *RUNNER_KEYS), where)
     model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
     _known(model, ("name", "dtype"), f"{where}: model")
-    data_keys = ("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens")
+    data_keys = (
+        *("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens"),
+        *("encoding", "extra_columns", "skip_bad_items"),
+    )
     _known(data, data_keys, f"{where}: data")
     runner = {key: values[key] for key in RUNNER_KEYS if key in values}
     for key, section in [("name", model), ("sources", data), ("architecture", sae), ("d_sae", sae)]:
@@ -261,6 +257,9 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         runner=runner,
         resample_dead=_resampling(values, where),
         start_at_mean=_yes_or_no(values, "start_at_mean", where),
+        encoding=None if data.get("encoding") is None else text(data["encoding"], "data.encoding", where),
+        extra_columns=_extra_columns(data, where),
+        skip_bad_items=_yes_or_no(data, "skip_bad_items", f"{where}: data"),
         unshrink=_yes_or_no(values, "unshrink", where),
     )
     if recipe.start_at_mean and recipe.sae["architecture"] == "tied_l1":
@@ -345,7 +344,7 @@ def sae_fields(architecture: str, where: str) -> tuple[str, ...]:
 def _known(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in values:
         if key not in known:
-            hint = nearest(key, known) or f"; the keys are {', '.join(known)}."
+            hint = nearest(str(key), known) or f"; the keys are {', '.join(known)}."
             raise ConfigError(f"{where}: unknown key {key!r}{hint}")
 
 
@@ -354,6 +353,13 @@ def _yes_or_no(values: dict[str, Any], key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}: {key} is true or false, got {value!r}.")
     return value
+
+
+def _extra_columns(data: dict[str, Any], where: str) -> str:
+    chosen = data.get("extra_columns", COLUMN_CHOICES[0])
+    if chosen not in COLUMN_CHOICES:
+        raise ConfigError(f"{where}: data.extra_columns is one of {', '.join(COLUMN_CHOICES)}, got {chosen!r}.")
+    return chosen
 
 
 def _section(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:

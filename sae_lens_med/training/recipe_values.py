@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.runs.parsing import MAX_SEED
 
 LEAST = {
     "context_size": 2,  # BOS and a token
@@ -38,6 +39,20 @@ LEAST = {
 }
 """The smallest value of a key, of the runner's and of the `sae` section."""
 
+MOST = {
+    "context_size": 2**24,
+    "training_tokens": 10**15,
+    "train_batch_size_tokens": 2**30,
+    "seed": MAX_SEED,
+    "n_checkpoints": 10_000,
+    "d_sae": 2**24,
+    "k": 2**24,
+}
+"""The largest value of a key where a larger one can only be a slip: it would overflow, or fill the memory."""
+
+MOST_OF_OTHERS = 10**15
+"""Of every other number."""
+
 BELOW_1 = ("adam_beta1", "adam_beta2")
 
 CHOICES = {
@@ -57,6 +72,9 @@ def require_values(values: Mapping[str, Any], config_class: type, where: str) ->
             raise ConfigError(f"{where}: {key} must be {_in_words(hints[key])}, got {value!r}.")
         if key in LEAST and value is not None and value < LEAST[key]:
             raise ConfigError(f"{where}: {key} must be at least {LEAST[key]}, got {value!r}.")
+        most = MOST.get(key, MOST_OF_OTHERS)
+        if isinstance(value, int | float) and value > most:
+            raise ConfigError(f"{where}: {key} must be at most {most:,}, got {_shown(value)}.")
         if key in BELOW_1 and value is not None and value >= 1:
             raise ConfigError(f"{where}: {key} must be below 1, got {value!r}.")
         if key in CHOICES and value not in CHOICES[key]:
@@ -75,7 +93,9 @@ def number(value: Any, name: str, where: str, least: float, below: float = math.
 def whole(value: Any, name: str, where: str) -> int:
     """A whole number of at least 1. Raises `ConfigError`."""
     if not _fits(value, int) or value < 1:
-        raise ConfigError(f"{where}: {name} must be a whole number of at least 1, got {value!r}.")
+        raise ConfigError(f"{where}: {name} must be a whole number of at least 1, got {_shown(value)}.")
+    if value > MOST_OF_OTHERS:
+        raise ConfigError(f"{where}: {name} must be at most {MOST_OF_OTHERS:,}, got {_shown(value)}.")
     return int(value)
 
 
@@ -84,6 +104,11 @@ def text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{where}: {name} must be a string, got {value!r}.")
     return value
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _fits(value: Any, hint: Any) -> bool:

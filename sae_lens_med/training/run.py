@@ -11,11 +11,12 @@ every batch, and the run is that of one process up to the rounding of sums (`par
 measures. A checkpoint says nothing about ranks, so any number of processes goes on with it. Several machines need a
 disk that all see, for the output and the activations.
 
-While it runs, the output folder holds `recipe.yaml` and, in `checkpoints/`, the last complete checkpoint; at the end,
-what `export` writes.
+While it runs, the output folder holds `recipe.yaml` and, in `checkpoints/`, the last complete checkpoint and
+`made_of.json`, the model and the text that it is trained on: a run goes on with those only. At the end it holds what
+`export` writes.
 """
 
-import json
+import math
 import shutil
 import signal
 import threading
@@ -36,18 +37,21 @@ from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepOutput
 from sae_lens_med import distributed
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.models.bridge import MedBridge, shape_at
-from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.files import naming_what_fails, write_json
 from sae_lens_med.runs.folder import RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.runs.provenance import require_same
 from sae_lens_med.training.activations import Activations, corpus
 from sae_lens_med.training.export import export
 from sae_lens_med.training.harvest import Harvest, default_folder
 from sae_lens_med.training.outputs import open_run
 from sae_lens_med.training.parallel import ParallelTrainer
-from sae_lens_med.training.quality import SaeQuality
+from sae_lens_med.training.quality import SaeQuality, reservations
 from sae_lens_med.training.recipe import Recipe, Resampling
 from sae_lens_med.training.resample import is_due, resample_dead, rows_for
 
+MADE_OF = Path("checkpoints") / "made_of.json"
 CURVE_EVERY = 10
 CHECKPOINT_SECONDS = 600
 """A checkpoint is written so long after the last one, whatever the recipe's `n_checkpoints`: what a crash can cost."""
@@ -60,6 +64,11 @@ class TrainedSae:
     folder: Path
     quality: SaeQuality
     steps: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said of this SAE beside its metrics."""
+        return reservations(self.quality)
 
 
 def train(
@@ -77,7 +86,9 @@ def train(
     processes the same, writes a checkpoint and raises KeyboardInterrupt.
     """
     with distributed.initialised():
-        return _train(recipe, model, open_run(recipe, output, resume), activations)
+        run = open_run(recipe, output, resume)
+        run.hold()
+        return _train(recipe, model, run, activations)
 
 
 def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path | None) -> TrainedSae:
@@ -93,7 +104,12 @@ def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path |
         )
     runner_cfg = _runner_config(recipe, model)
     with Harvest(model, text, recipe, {hook_name: folder}) as harvest:
+        made_of = {"model": model.provenance, "text": {"sha256": text.sha256}}
+        if me.first and _last_checkpoint(output) is not None and (output / MADE_OF).is_file():
+            require_same(output, read_json(output / MADE_OF), made_of)
         run.begin()  # not before all has been looked at: what is refused leaves nothing behind
+        if me.first:
+            write_json(output / MADE_OF, made_of)
         acts = harvest.activations[hook_name]
         harvest.until(acts.first_window)
         trainer, curve = _trainer(runner_cfg, recipe, acts, output if run.begun else None)
@@ -167,7 +183,7 @@ def _trainer(
         trainer.load_trainer_state(checkpoint)
         sae.load_weights_from_checkpoint(checkpoint)
         _fuse(trainer.optimizer)
-        return trainer, json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
+        return trainer, read_json(checkpoint / "curve.json")
     if sae.cfg.normalize_activations == "expected_average_only_in":
         sample = acts.batches(cfg.train_batch_size_tokens, cfg.seed)
         trainer.activation_scaler.estimate_scaling_factor(cfg.sae.d_in, sample, cfg.n_batches_for_norm_estimate)
@@ -240,7 +256,9 @@ def _fit(
                     console.print(f"step {step} of {total}: {n_resampled} dead features resampled")
             if step % CURVE_EVERY == 0 or step == total or n_resampled:
                 # The key in curve.json is that of runs which are finished already.
-                point = _curve_point(trainer, result) | ({"revived": n_resampled} if n_resampled else {})
+                point = _finite(_curve_point(trainer, result), output) | (
+                    {"revived": n_resampled} if n_resampled else {}
+                )
                 curve.append(point)
                 progress.update(task, state=_in_words(point))
                 if me.first and not console.is_terminal and step % (100 * CURVE_EVERY) == 0:  # a log file shows no bar
@@ -291,6 +309,16 @@ def _curve_point(trainer: SAETrainer[Any, Any], result: TrainStepOutput) -> dict
     }
 
 
+def _finite(point: dict[str, float], output: Path) -> dict[str, float]:
+    if all(map(math.isfinite, point.values())):
+        return point
+    raise ConfigError(
+        f"training diverged at step {point['step']}: the loss is {point['loss']}; lower lr or the sparsity "
+        f"coefficient, or warm them up longer, and train into another folder (the last checkpoint before is kept in "
+        f"{output / 'checkpoints'})."
+    )
+
+
 def _in_words(point: dict[str, float]) -> str:
     return (
         f"loss {point['loss']:.4g}  L0 {point['l0']:.1f}  EV {point['explained_variance']:.3f}  "
@@ -305,8 +333,9 @@ def _save_checkpoint(trainer: SAETrainer[Any, Any], curve: list[dict[str, float]
     before = [path for path in folder.glob("step-*") if path.name != name]
     if (folder / name).is_dir():
         return
-    trainer.save_checkpoint(f".{name}", folder)
-    write_json(folder / f".{name}" / "curve.json", curve)
-    (folder / f".{name}").rename(folder / name)
+    with naming_what_fails(folder / name):
+        trainer.save_checkpoint(f".{name}", folder)
+        write_json(folder / f".{name}" / "curve.json", curve)
+        (folder / f".{name}").rename(folder / name)
     for path in before:
         shutil.rmtree(path)

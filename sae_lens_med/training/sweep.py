@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from sae_lens_med import distributed
 from sae_lens_med.errors import SaeLensMedError
+from sae_lens_med.escaping import plain
 from sae_lens_med.models.bridge import MedBridge
-from sae_lens_med.runs.files import json_sha256, write_text
+from sae_lens_med.runs.files import FULL, json_sha256, system_error, write_text
+from sae_lens_med.runs.progress import console
 from sae_lens_med.training.activations import corpus
 from sae_lens_med.training.frontier import Frontier, frontier, write_frontier
 from sae_lens_med.training.harvest import Harvest, default_folder
@@ -63,8 +63,9 @@ def sweep(
     for variant in variants:
         model.require_hook(variant.recipe.runner["hook_name"])
     with distributed.initialised() as me:
-        console = Console(stderr=True, quiet=not me.first)
-        open_sweep(variants, output, resume).begin()
+        out = console(stderr=True, quiet=not me.first)
+        run = open_sweep(variants, output, resume)
+        run.begin()  # and held while it is here
         left = distributed.broadcast_object([not (output / v.name / "cfg.json").is_file() for v in variants])
         _harvest_together([v.recipe for v, wanted in zip(variants, left, strict=True) if wanted], model, activations)
         failed: list[tuple[str, str]] = []
@@ -72,16 +73,17 @@ def sweep(
         for number, variant in enumerate(variants, start=1):
             folder = output / variant.name
             begun, done = distributed.broadcast_object([(folder / n).is_file() for n in ("recipe.yaml", "cfg.json")])
-            console.print(f"variant {number} of {len(variants)}: {variant.name}{' (finished before)' if done else ''}")
+            out.print(f"variant {number} of {len(variants)}: {variant.name}{' (finished before)' if done else ''}")
             if not done:
                 kept = _kept_in(activations, variant.recipe)
                 try:
                     train(variant.recipe, model, folder, activations=kept, resume=begun)
                 except Exception as error:
-                    if me.world_size > 1:
+                    # On a full disk no other variant fares better.
+                    if me.world_size > 1 or system_error(error, folder) in FULL:
                         raise
                     failed.append((variant.name, _in_words(error)))
-                    console.print(f"failed: {variant.name}: {failed[-1][1]}", soft_wrap=True)
+                    out.print(plain(f"failed: {variant.name}: {failed[-1][1]}"), soft_wrap=True)
                     if not isinstance(error, SaeLensMedError):
                         write_text(output / "errors" / f"{variant.name}.txt", traceback.format_exc())
             if me.first:

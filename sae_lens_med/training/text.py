@@ -2,24 +2,32 @@
 
     sources -> texts -> a `datasets.Dataset` with the columns text, source (file name) and id
 
-Four shapes of row are known, each recognised by its keys: KorMedMCQA items (question and options as one text, the
-model-written rationale as another), model-written reasoning over exam items, MedQuAD questions with answers, and
-plain text. An item is left out, *together with its rationale*, when a stable hash of its id says so, and a text
-that equals one of a left-out item is left out with it; the ids travel with the SAE (`TrainingText.left_out_ids`), so
-that results on trained-on and on left-out items can be told apart. Out of scope: tokenising and packing (SAELens).
+Three shapes of row are known, each recognised by its keys: exam items, in every form that `evaluate` reads (question
+and options as one text, each explanation as another), MedQuAD questions with answers, and plain text. An item is left
+out, *together with its explanations*, when a stable hash of its id says so, and a text that equals one of a left-out
+item is left out with it; the ids travel with the SAE (`TrainingText.left_out_ids`), so that results on trained-on and
+on left-out items can be told apart. Out of scope: tokenising and packing (SAELens).
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_med.data.tables import RawRow, read_rows
-from sae_lens_med.errors import DataError
+from sae_lens_med.data.local import told_apart
+from sae_lens_med.data.rows import (
+    COLUMN_CHOICES,
+    EXPLANATION_COLUMNS,
+    KORMEDMCQA_LETTERS,
+    known_columns,
+    question_from_row,
+    without_missing,
+)
+from sae_lens_med.data.tables import RawRow, read_rows, stem
+from sae_lens_med.errors import DataError, listed
 from sae_lens_med.prompts.templates import find_templates
-from sae_lens_med.records import McqItem
 from sae_lens_med.runs.files import json_sha256
 
 if TYPE_CHECKING:
@@ -27,19 +35,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LEAVE_OUT = 1 / 3
 
-_LETTERS = ("A", "B", "C", "D", "E")
-# Shape -> (keys that every row has, keys that a row may have).
-_SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "item": (
-        frozenset({"id", "question", "answer", *_LETTERS}),
-        frozenset({"subject", "rationale_r1", "cot", "year", "period", "q_number"}),
-    ),
-    "question_answer": (
-        frozenset({"id", "question", "answer"}),
-        frozenset({"source", "focus", "cui", "qtype"}),
-    ),
-    "text": (frozenset({"text"}), frozenset({"id", "subject", "lang", "source"})),
-}
+_QUESTION_ANSWER = ("id", "question", "answer", "source", "focus", "cui", "qtype")
+_TEXT = ("text", "id", "subject", "lang", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +44,21 @@ class TrainingText:
     """Texts ready for SAELens' runner, and what was left out of them."""
 
     dataset: "datasets.Dataset"
-    """Columns `text`, `source` (the file's name) and `id`; a rationale's id is its item's with `/rationale`."""
+    """Columns `text`, `source` (one of `sources`) and `id`; an explanation's id is its item's with `/rationale`."""
+    sources: tuple[str, ...]
+    """The files in their order: the name of each, with as much of its path as tells it from the others."""
     left_out_ids: tuple[str, ...]
     """Ids of the exam items that are in the sources but not in the text, in the order of the sources."""
     sha256: str
     """Of the texts, in order."""
     counts: dict[str, int]
     """Texts kept by kind (`item`, `rationale`, `question_answer`, `text`), then what was dropped: `left_out_items`,
-    `left_out_rationales`, `same_as_left_out`, `duplicates`; and `characters`, of the texts kept."""
+    `left_out_rationales`, `same_as_left_out`, `duplicates`, and where there are any, `bad_rows`; and `characters`, of
+    the texts kept."""
+    bad_rows: tuple[str, ...] = ()
+    """One line for each row that was skipped."""
+    ignored_columns: tuple[str, ...] = ()
+    """Columns that nothing reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +78,44 @@ def is_left_out(item_id: str, fraction: float = DEFAULT_LEAVE_OUT) -> bool:
     return int.from_bytes(hashlib.sha256(item_id.encode("utf-8")).digest()[:8], "big") < fraction * 2**64
 
 
-def training_text(sources: Sequence[str | Path], leave_out: float = DEFAULT_LEAVE_OUT) -> TrainingText:
+def training_text(
+    sources: Sequence[str | Path],
+    leave_out: float = DEFAULT_LEAVE_OUT,
+    *,
+    encoding: str | None = None,
+    extra_columns: str = "refuse",
+    skip_bad_rows: bool = False,
+) -> TrainingText:
     """Read `sources` (local files) into one data set of texts, in the order given, without the left-out items.
 
-    Raises `DataError` for a file of unknown shape (naming the keys found), a row without its text, an id that two
-    items share, or when nothing remains.
+    Args:
+        sources: files, each named once.
+        leave_out: the fraction of the exam items that stays out.
+        encoding: of the files that are not UTF-8.
+        extra_columns: `refuse` columns that nothing reads, or `ignore` them.
+        skip_bad_rows: leave out rows without their text, and all but the first of the items that share an id.
+
+    Raises `DataError` for a file of unknown shape (naming the keys found), a file that is named twice, rows without
+    their text and items that share an id (naming all), or when nothing remains.
     """
     import datasets
 
-    found = [text for source in sources for text in _texts_of(Path(source), leave_out)]
+    if extra_columns not in COLUMN_CHOICES:
+        raise DataError(f"extra columns are one of {', '.join(COLUMN_CHOICES)}, got {extra_columns!r}.")
+    paths = [Path(source) for source in sources]
+    names, prefixes = told_apart(paths, lambda path: path.name), told_apart(paths, stem)
+    found: list[_Text] = []
+    bad_rows: list[str] = []
+    ignored: dict[str, None] = {}
+    for path, name, prefix in zip(paths, names, prefixes, strict=True):
+        rows = read_rows(path, encoding)
+        ignored |= dict.fromkeys(_take_out_extra_columns(path, rows, extra_columns == "ignore"))
+        found += _texts_of(path, rows, name, prefix, leave_out, bad_rows.append)
+    if bad_rows and not skip_bad_rows:
+        raise DataError(f"{listed(bad_rows)}; fix or remove the row, or set data.skip_bad_items of the recipe.")
+    found = _without_repeated(found, bad_rows, skip_bad_rows)
     left_out_texts = {t.text for t in found if t.left_out}
     left_out_ids = tuple(t.id for t in found if t.left_out and t.kind == "item")
-    item_ids = Counter(t.id for t in found if t.kind == "item")
-    if item_ids and (most := item_ids.most_common(1)[0])[1] > 1:
-        raise DataError(f"the item {most[0]!r} appears {most[1]} times in the sources; name each file once.")
 
     counts: Counter[str] = Counter(
         dict.fromkeys(("left_out_items", "left_out_rationales", "same_as_left_out", "duplicates"), 0)
@@ -105,6 +133,8 @@ def training_text(sources: Sequence[str | Path], leave_out: float = DEFAULT_LEAV
             counts[text.kind] += 1
     if not kept:
         raise DataError("the sources leave no text to train on; name more files or a smaller fraction to leave out.")
+    if bad_rows:
+        counts["bad_rows"] = len(bad_rows)
     counts["characters"] = sum(map(len, kept))
     dataset = datasets.Dataset.from_dict(
         {
@@ -113,50 +143,104 @@ def training_text(sources: Sequence[str | Path], leave_out: float = DEFAULT_LEAV
             "id": [t.id for t in kept.values()],
         }
     )
-    return TrainingText(dataset, left_out_ids, json_sha256(list(kept)), dict(counts))
-
-
-def _texts_of(path: Path, leave_out: float) -> Iterator[_Text]:
-    for row in read_rows(path):
-        if row.values is None:
-            raise DataError(f"{path}: row {row.number}: {row.problem}; fix or remove the row.")
-        kind = _shape(path, row, row.values)
-        where = f"{path}: row {row.number}"
-        values = row.values
-        if kind == "text":
-            name = values["id"] if values.get("id") is not None else f"{path.name}:{row.number}"
-            yield _Text("text", path.name, str(name), _text(values, "text", where), False)
-        elif kind == "question_answer":
-            text = f"{_text(values, 'question', where)}\n{_text(values, 'answer', where)}"
-            yield _Text(kind, path.name, _text(values, "id", where), text, False)
-        else:
-            yield from _item_texts(values, path.name, where, leave_out)
-
-
-def _item_texts(values: dict[str, Any], source: str, where: str, leave_out: float) -> Iterator[_Text]:
-    item_id = _text(values, "id", where)
-    left_out = is_left_out(item_id, leave_out)
-    options = tuple(_text(values, letter, where) for letter in _LETTERS)
-    item = McqItem(item_id, "unspecified", "ko", _text(values, "question", where), options, None)
-    yield _Text("item", source, item_id, find_templates("letter").of(item).render(item).text, left_out)
-    for key in ("rationale_r1", "cot"):
-        if values.get(key) not in (None, ""):
-            yield _Text("rationale", source, f"{item_id}/rationale", _text(values, key, where), left_out)
-
-
-def _shape(path: Path, row: RawRow, values: dict[str, Any]) -> str:
-    keys = set(values)
-    for name, (required, optional) in _SHAPES.items():
-        if required <= keys <= required | optional:
-            return name
-    raise DataError(
-        f"{path}: row {row.number} has the keys {', '.join(values)}, which is not a known form of training text; use "
-        "KorMedMCQA items (id, question, A to E, answer), MedQuAD rows (id, question, answer) or rows with text."
+    return TrainingText(
+        dataset, tuple(names), left_out_ids, json_sha256(list(kept)), dict(counts), tuple(bad_rows), tuple(ignored)
     )
 
 
-def _text(values: dict[str, Any], key: str, where: str) -> str:
+def _without_repeated(found: Sequence[_Text], bad_rows: list[str], skip: bool) -> list[_Text]:
+    """The texts without those of items whose id an item before has. Raises `DataError` where that is not asked for."""
+    item_ids = Counter(t.id for t in found if t.kind == "item")
+    repeated = {name: n for name, n in item_ids.items() if n > 1}
+    if not repeated:
+        return list(found)
+    lines = [f"the item {name!r} appears {n} times in the sources" for name, n in repeated.items()]
+    if not skip:
+        raise DataError(f"{listed(lines)}; keep one of each, or set data.skip_bad_items of the recipe.")
+    bad_rows += lines
+    kept: list[_Text] = []
+    seen: set[str] = set()
+    skipping = False
+    for text in found:
+        if text.kind == "item":
+            skipping = text.id in seen
+            seen.add(text.id)
+        if text.kind not in ("item", "rationale") or not skipping:  # its rationales follow an item
+            kept.append(text)
+    return kept
+
+
+def _take_out_extra_columns(path: Path, rows: Iterable[RawRow], ignore: bool) -> list[str]:
+    """Take out of the rows what nothing reads, and return the names. Raises `DataError` where that is not asked for."""
+    extra: dict[str, None] = {}
+    for row in rows:
+        values = row.values or {}
+        own = [name for name in values if name not in _columns(path, row)] if values else []
+        extra |= dict.fromkeys(own)
+        for name in own if ignore else ():
+            del values[name]
+    if extra and not ignore:
+        raise DataError(
+            f"{path}: nothing reads the columns {', '.join(extra)}; rename or delete them, or set data.extra_columns: "
+            "ignore in the recipe."
+        )
+    return list(extra)
+
+
+def _columns(path: Path, row: RawRow) -> tuple[str, ...]:
+    return {"text": _TEXT, "question_answer": _QUESTION_ANSWER}.get(_shape(path, row)) or known_columns(
+        row.values or {}
+    )
+
+
+def _shape(path: Path, row: RawRow) -> str:
+    keys = set(row.values or {})
+    if "text" in keys and "question" not in keys:
+        return "text"
+    if "question" in keys and ("options" in keys or keys >= set(KORMEDMCQA_LETTERS)):
+        return "item"
+    if keys >= {"id", "question", "answer"}:
+        return "question_answer"
+    raise DataError(
+        f"{path}: row {row.number} has the keys {', '.join(row.values or {})}, which is not a known form of training "
+        "text; use exam items (question, options or A to E), MedQuAD rows (id, question, answer) or rows with text."
+    )
+
+
+def _texts_of(
+    path: Path, rows: Iterable[RawRow], source: str, prefix: str, leave_out: float, bad: Callable[[str], None]
+) -> Iterator[_Text]:
+    for row in rows:
+        where = f"{path}: row {row.number}"
+        try:
+            if row.values is None:
+                raise DataError(row.problem)
+            yield from list(_texts(_shape(path, row), row, row.values, source, prefix, leave_out))
+        except DataError as error:
+            bad(f"{where}: {str(error).rstrip('.')}")
+
+
+def _texts(
+    shape: str, row: RawRow, values: Mapping[str, Any], source: str, prefix: str, leave_out: float
+) -> Iterator[_Text]:
+    if shape == "text":
+        name = values["id"] if values.get("id") is not None else f"{source}:{row.number}"
+        yield _Text("text", source, str(name), _text(values, "text"), False)
+    elif shape == "question_answer":
+        text = f"{_text(values, 'question')}\n{_text(values, 'answer')}"
+        yield _Text(shape, source, _text(values, "id"), text, False)
+    else:
+        # By the same name as `evaluate` gives it: what is left out here is looked for there.
+        item = question_from_row(values, default_id=f"{prefix}-{row.number:05d}")
+        left_out = is_left_out(item.id, leave_out)
+        yield _Text("item", source, item.id, find_templates("letter").of(item).render(item).text, left_out)
+        for key in EXPLANATION_COLUMNS:
+            if without_missing(values).get(key, "") != "":
+                yield _Text("rationale", source, f"{item.id}/rationale", _text(values, key), left_out)
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
     value = values[key]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: field {key!r} must be a non-empty string, got {value!r}.")
+        raise DataError(f"field {key!r} must be a non-empty string, got {value!r}.")
     return value

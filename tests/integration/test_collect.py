@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens_med.errors import ConfigError, DataError, ModelError, ReleaseError, StudyError
 from sae_lens_med.features.collect import collect
 from sae_lens_med.features.contexts import top_contexts
-from sae_lens_med.features.store import CollectedFeatures, load_features
+from sae_lens_med.features.store import CollectedFeatures, load_features, repair
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, McqItem
-from tests.tiny import ARCHES, Arch, tiny_hf_model, tiny_model, tiny_sae
+from sae_lens_med.saes.releases import LoadedSae, load_folder
+from tests.tiny import ARCHES, Arch, save_tiny_sae, tiny_hf_model, tiny_model, tiny_sae
 
 HOOK = "blocks.1.hook_resid_post"
 STEMS = (
@@ -30,13 +31,8 @@ STEMS = (
 ANSWERS = ("중대뇌동맥", "폐렴구균", "비타민B12", "ibuprofen", "심장")
 
 
-@dataclass(frozen=True)
-class Identified:
-    sae: Any
-    source: str = "tiny/sae"
-    sae_id: str = "sae"
-    sha256: str = "0" * 64
-    hook_name: str = HOOK
+def identified(sae: Any, **identity: Any) -> LoadedSae:
+    return replace(LoadedSae(sae, "tiny/sae", "sae", "0" * 64, HOOK, None), **identity)
 
 
 def make_items(n: int) -> list[McqItem]:
@@ -74,7 +70,7 @@ def gemma() -> MedBridge:
 
 
 def run(model: MedBridge, items: list[McqItem], output: Path, sae: Any = None, **options: Any) -> CollectedFeatures:
-    collect(model, Identified(tiny_sae(model) if sae is None else sae), items, output=output, progress=False, **options)
+    collect(model, identified(tiny_sae(model) if sae is None else sae), items, output=output, progress=False, **options)
     return load_features(output)
 
 
@@ -172,7 +168,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_an_interrupted_collection_is_finished_to_the_same_bytes(tmp_path: Path, model: MedBridge) -> None:
-    items, sae = make_items(150), Identified(tiny_sae(model))
+    items, sae = make_items(150), identified(tiny_sae(model))
     collect(model, sae, items, output=tmp_path / "whole", progress=False)
     whole = files(tmp_path / "whole")
     assert sorted(whole) == [
@@ -215,7 +211,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, model: MedBridge, ge
     with pytest.raises(StudyError, match=r'model.name: "tiny-qwen3-0" -> "tiny-gemma3-0"'):
         run(gemma, items, output)
     with pytest.raises(StudyError, match="sae.sha256: 000000000000 -> 111111111111"):
-        sae = replace(Identified(tiny_sae(model)), sha256="1" * 64)
+        sae = replace(identified(tiny_sae(model)), sha256="1" * 64)
         collect(model, sae, items, output=output, progress=False)
     with pytest.raises(StudyError, match=r'shots: \[\] -> \["shot"\]'):
         run(model, items, output, shots=[replace(items[0], id="shot", question="보기?")])
@@ -252,7 +248,7 @@ def test_an_sae_of_attention_heads(tmp_path: Path, model: MedBridge) -> None:
     torch.nn.init.normal_(sae.W_dec)
     sae.W_enc.data = sae.W_dec.data.T.clone()
     item = make_items(1)[0]
-    collect(model, Identified(sae, hook_name="blocks.1.attn.hook_z"), [item], output=tmp_path, progress=False)
+    collect(model, identified(sae, hook_name="blocks.1.attn.hook_z"), [item], output=tmp_path, progress=False)
     got = load_features(tmp_path)
     assert sae.hook_z_reshaping_mode  # as it was
     ids = torch.tensor([question_prompt(item, model.text_tokenizer).token_ids])
@@ -290,14 +286,14 @@ def test_contexts_show_whole_syllables(arch: Arch, tmp_path: Path) -> None:
         assert found[0].value == strongest[:, feature].max()
 
 
-BadSetup = Callable[[MedBridge], tuple[Identified, list[McqItem], dict[str, Any]]]
+BadSetup = Callable[[MedBridge], tuple[LoadedSae, list[McqItem], dict[str, Any]]]
 
 
-def _sae(model: MedBridge, change: Callable[[Any], None] | None = None, **identity: Any) -> Identified:
+def _sae(model: MedBridge, change: Callable[[Any], None] | None = None, **identity: Any) -> LoadedSae:
     sae = tiny_sae(model)
     if change is not None:
         change(sae)
-    return Identified(sae, **identity)
+    return identified(sae, **identity)
 
 
 def _negative(sae: Any) -> None:
@@ -347,7 +343,42 @@ def test_what_cannot_be_collected(
 
 def test_the_progress_bar_is_on_stderr(tmp_path: Path, model: MedBridge, capsys: pytest.CaptureFixture[str]) -> None:
     items = make_items(5)
-    collect(model, Identified(tiny_sae(model)), items, output=tmp_path / "out")
+    collect(model, identified(tiny_sae(model)), items, output=tmp_path / "out")
     out, err = capsys.readouterr()
     assert out == ""
     assert "5/5" in err
+
+
+def test_a_damaged_collection_is_made_again_where_it_is_damaged(tmp_path: Path, model: MedBridge) -> None:
+    """Whole shards stay as they are, also those behind the broken one; the folder ends up the same, byte for byte."""
+    items, sae, output = make_items(150), identified(tiny_sae(model)), tmp_path / "out"
+    collect(model, sae, items, output=output, progress=False)
+    whole = files(output)
+    assert repair(output) == ()
+    first, second = output / "shard-00000.safetensors", output / "shard-00001.jsonl"
+    for path, damage in ((first, first.unlink), (second, lambda: second.write_bytes(whole[second.name][:-9]))):
+        damage()
+        assert repair(output) == (path.name,)
+        kept = (output / "shard-00002.safetensors").stat().st_mtime_ns
+        collect(model, sae, items, output=output, progress=False)
+        assert files(output) == whole
+        assert (output / "shard-00002.safetensors").stat().st_mtime_ns == kept
+    (output / "manifest.json").write_text("{", encoding="utf-8")
+    assert repair(output) == ("manifest.json",)
+    collect(model, sae, items, output=output, progress=False)
+    assert files(output) == whole
+
+
+def test_an_sae_in_which_nothing_fires_is_said(tmp_path: Path, model: MedBridge) -> None:
+    dead = _sae(model, lambda sae: sae.b_enc.data.fill_(-1e6))
+    with pytest.warns(UserWarning, match="No feature of the SAE tiny/sae fires on any of these texts"):
+        collect(model, dead, make_items(2), output=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_sae_that_is_not_finite_is_refused_on_loading(value: float, tmp_path: Path, model: MedBridge) -> None:
+    sae = tiny_sae(model)
+    sae.W_dec.data[3, 4] = value
+    save_tiny_sae(tmp_path, sae)
+    with pytest.raises(ReleaseError, match="has weights that are not finite: W_dec"):
+        load_folder(tmp_path)

@@ -240,8 +240,8 @@ def test_an_error_in_one_process_is_told_by_the_others_and_loses_nothing(three: 
 
 
 def process_of_rank(launcher: int, rank: int) -> int:
-    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text(encoding="utf-8").split():
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text(encoding="utf-8").split("\0"):
             return int(child)
     raise AssertionError(f"no process of rank {rank}")
 

@@ -261,7 +261,7 @@ def test_the_shards_of_two_windows_are_mapped_at_most(acts: Activations) -> None
     with closing(acts.batches(8, seed=3)) as batches:
         for _ in range(60):
             next(batches)
-            maps = Path("/proc/self/maps").read_text().splitlines()
+            maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
             most = max(most, len({line.split()[-1] for line in maps if str(acts.folder) in line}))
     assert 2 <= most <= 3 + 2  # the shards of two windows: that which ends and that which begins
 

@@ -10,7 +10,7 @@ import torch
 
 import sae_lens_med as slm
 from sae_lens_med.data import load_items
-from sae_lens_med.errors import ConfigError, DataError, ModelError, StudyError
+from sae_lens_med.errors import ConfigError, DataError, ModelError, StudyError, UnfitItemsError
 from sae_lens_med.evaluation.methods import best_option
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
 from sae_lens_med.models.bridge import MedBridge, bridge
@@ -136,7 +136,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(DataError, match="appears twice"):
         evaluate(model, [ITEMS[0], ITEMS[0]], progress=False)
     long = replace(ITEMS[0], question=ITEMS[0].question * 60)
-    with pytest.raises(ModelError, match="more than the 2048 that tiny-qwen3-0 takes"):
+    with pytest.raises(UnfitItemsError, match="more than the 2048 that tiny-qwen3-0 takes"):
         evaluate(model, [long], progress=False)
 
 

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from sae_lens_med import cli
 from sae_lens_med.data import load_items
-from sae_lens_med.errors import ConfigError, DataError, ModelError, SaeLensMedError, StudyError
+from sae_lens_med.errors import ConfigError, DataError, ModelError, SaeLensMedError, StudyError, UnfitItemsError
 from sae_lens_med.evaluation.generation import sample_seed, vote
-from sae_lens_med.evaluation.methods import METHODS, Method, ask, run_method
+from sae_lens_med.evaluation.method import METHODS, Method
+from sae_lens_med.evaluation.methods import ask, run_method
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
 from sae_lens_med.interventions import read_interventions
 from sae_lens_med.models.bridge import MedBridge
@@ -293,7 +294,7 @@ def test_an_sae_its_error_term_and_interventions(model: MedBridge, tmp_path: Pat
 def test_too_long_and_twice(model: MedBridge) -> None:
     long = McqItem("long", "s", "ko", "질문? " * 900, ("a", "b"), 0)
     for name in METHODS:
-        with pytest.raises(ModelError, match="item 'long' has .* more than the 2048 that tiny-qwen3-0 takes"):
+        with pytest.raises(UnfitItemsError, match="item 'long': .* more than the 2048 that tiny-qwen3-0 takes"):
             run(model, name, [long])
         with pytest.raises(DataError, match="appears twice"):
             run(model, name, [ITEMS[0], ITEMS[0]])

@@ -1,6 +1,8 @@
 """The whole study on a tiny random model: what it writes, what it skips, what it refuses, how it resumes."""
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def test_the_folder_holds_everything(finished: StudyResult, data: LoadedItems) -
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["format"] == 1
     assert list(manifest["stages"]) == list(STAGES)
-    assert all(set(stage) == {"done", "seconds"} for stage in manifest["stages"].values())
+    assert all({"done", "seconds", "files"} <= set(stage) for stage in manifest["stages"].values())
     assert manifest["provenance"]["data"]["sha256"] == data.sha256
     assert finished.skipped == ()
     questions = [
@@ -111,15 +113,105 @@ def test_running_again_changes_nothing(
     finished: StudyResult, model: MedBridge, sae: LoadedSae, data: LoadedItems
 ) -> None:
     before = snapshot(finished.folder)
-    stages: list[tuple[str, bool]] = []
+    stages: list[tuple[str, str]] = []
     again = run_study(
         model, sae, data, finished.folder, batch_tokens=77, on_stage=lambda *a: stages.append(a), **SETTINGS
     )
     assert again.skipped == STAGES
-    assert stages == [(name, True) for name in STAGES]
+    assert stages == [(name, "skip") for name in STAGES]
     assert again.metrics == finished.metrics
     assert again.provenance == finished.provenance
     assert snapshot(finished.folder) == before
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+
+
+def drop(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage, stage, why",
+    [
+        (drop("features"), "collect", "features/manifest.json is missing"),
+        (drop("features/manifest.json"), "collect", "features/manifest.json is missing"),
+        (cut("features/manifest.json"), "collect", "features/manifest.json was changed"),
+        (drop("features/shard-00000.safetensors"), "collect", "features/shard-00000.safetensors is missing"),
+        (cut("features/shard-00000.safetensors"), "collect", "features/shard-00000.safetensors was changed"),
+        (cut("features/shard-00000.jsonl"), "collect", "features/shard-00000.jsonl was changed"),
+        (drop("metrics.json"), "evaluate", "metrics.json is missing"),
+        (cut("items.jsonl"), "evaluate", "items.jsonl was changed"),
+        (edit("items.jsonl", '"correct": true', '"correct": false'), "evaluate", "items.jsonl was changed"),
+        (drop("alignment"), "align", "is missing or was changed in alignment/"),
+        (cut("alignment/metrics.json"), "align", "is missing or was changed in alignment/"),
+        (edit("alignment/metrics.json", '"value": 0.', '"value": 0.1'), "align", "is missing or was changed in"),
+        (drop("alignment.safetensors"), "align", "alignment.safetensors is missing"),
+        (cut("item_features.json"), "align", "item_features.json was changed"),
+        (drop("examples.json"), "examples", "examples.json is missing"),
+        (drop("report.html"), "report", "report.html is missing"),
+        (cut("report.md"), "report", "report.md was changed"),
+    ],
+)
+def test_what_is_missing_or_changed_is_made_again_and_said(
+    damage: Callable[[Path], None],
+    stage: str,
+    why: str,
+    finished: StudyResult,
+    model: MedBridge,
+    sae: LoadedSae,
+    data: LoadedItems,
+    tmp_path: Path,
+) -> None:
+    """The folder is that of before, but for when its parts were made."""
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "study"))
+    damage(folder)
+    states: dict[str, str] = {}
+    again = run_study(model, sae, data, folder, on_stage=lambda *a: states.update([a]), **SETTINGS)
+    assert states[stage].startswith("again: ") and why in states[stage]
+    assert [name for name, state in states.items() if state != "skip"] == [stage]
+    assert any(f"The stage {stage} was made again" in note for note in again.notes)
+    assert again.metrics == finished.metrics
+    before, after = snapshot(finished.folder), snapshot(folder)
+    timed = {"manifest.json", "alignment/manifest.json", "report.md", "report.html"}
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name] and name not in timed] == []
+
+
+def test_questions_of_a_study_are_those_of_its_data(
+    finished: StudyResult, model: MedBridge, sae: LoadedSae, data: LoadedItems, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "study"))
+    cut("questions.jsonl")(folder)
+    run_study(model, sae, data, folder, **SETTINGS)
+    assert (folder / "questions.jsonl").read_bytes() == (finished.folder / "questions.jsonl").read_bytes()
+
+
+def test_what_a_new_stage_gives_otherwise_goes_into_the_later_ones(
+    finished: StudyResult, model: MedBridge, sae: LoadedSae, data: LoadedItems, tmp_path: Path
+) -> None:
+    """The record of a stage says that its files were others: what was made of them is made again."""
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "study"))
+    edit("manifest.json", '"items.jsonl": "', '"items.jsonl": "0')(folder)
+    states: dict[str, str] = {}
+    run_study(model, sae, data, folder, on_stage=lambda *a: states.update([a]), **SETTINGS)
+    again = {"evaluate", "align", "report"}
+    assert {name for name, state in states.items() if state.startswith("again")} == again
+    assert states["report"] == "again: what evaluate gave is new"
 
 
 def test_changed_settings_are_refused_and_named(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.training import run
+from sae_lens_med.training.frontier import frontier
 from sae_lens_med.training.recipe import Recipe, load_recipe, parse_recipe
 from tests.tiny import tiny_model
 
@@ -105,6 +106,46 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     for name in want:
         assert torch.equal(want[name], got[name]), name
     assert (resumed.folder / "curve.json").read_text() == (trained.folder / "curve.json").read_text()
+
+
+def test_every_file_of_a_resumed_run_is_that_of_an_uninterrupted_one(
+    trained: run.TrainedSae, model: MedBridge, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts of dead features and of sinks among them: stopped twice, by two processes as far as memory goes."""
+    step = run.SAETrainer.step
+    stop_at = [30, 65]
+
+    def interrupted(self: run.SAETrainer, batch: torch.Tensor) -> object:  # type: ignore[type-arg]
+        if stop_at and self.n_training_steps == stop_at[0]:
+            stop_at.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(run.SAETrainer, "step", interrupted)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            run.train(recipe, model, tmp_path / "out", activations=tmp_path / "acts", resume=resume)
+    run.train(recipe, model, tmp_path / "out", activations=tmp_path / "acts", resume=True)
+    for path in sorted(trained.folder.iterdir()):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_training_that_fails_is_said(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
+    acts = tmp_path / "acts"
+    dead = dataclasses.replace(recipe, sae=recipe.sae | {"l1_coefficient": 1e4})
+    failed = run.train(dead, model, tmp_path / "dead", activations=acts)
+    assert failed.quality.l0 == 0 and failed.notes[0].startswith("No feature fires on the held-out text")
+    metrics = json.loads((tmp_path / "dead" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["reservations"] == list(failed.notes)
+    assert any("dead: No feature fires" in note for note in frontier([tmp_path / "dead"]).notes)
+    wild = dataclasses.replace(recipe, runner=recipe.runner | {"lr": 1e30})
+    with pytest.raises(ConfigError, match="training diverged at step 10: the loss is .*; lower lr"):
+        run.train(wild, model, tmp_path / "wild", activations=acts)
+
+
+def test_training_that_works_has_no_reservation(trained: run.TrainedSae) -> None:
+    assert trained.notes == ()
+    assert "reservations" not in json.loads((trained.folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_an_sae_is_as_wide_as_what_its_hook_gives(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:

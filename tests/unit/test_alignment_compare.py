@@ -1,17 +1,20 @@
 """`compare_studies`: pairing over items, the three numbers by hand, signs, and what cannot be compared."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.alignment.similarity import adjust_for_nuisance
+from sae_lens_med.cli import app
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.features.store import CollectedFeatures
 from sae_lens_med.metrics.inputs import Inputs, stratum_labels
-from sae_lens_med.study.compare import compare_studies
+from sae_lens_med.study.compare import compare_studies, comparison_page, write_comparison
 from tests.synthetic_study import synthetic, write_study
 
 
@@ -118,6 +121,8 @@ def test_only_the_same_items_are_paired(studies: tuple[Path, Path], tmp_path: Pa
     assert found.n_items == 30
     assert "30 items with an explanation are in one of the two only" in found.notes[0]
     assert "fewer than 50 items carry no claim" in found.summary.en
+    # The sides hardly differ here: a small p of few items is another thing to say.
+    assert "too few to conclude" not in found.summary.en
     renamed = tuple(replace(item, id=f"x{item.id}") for item in fewer_items)
     texts = {f"x{name}": text for name, text in fewer.texts.items()}
     ids = tuple(f"x{name}" for name in fewer.acts.item_ids)
@@ -129,3 +134,46 @@ def test_only_the_same_items_are_paired(studies: tuple[Path, Path], tmp_path: Pa
     )
     with pytest.raises(StudyError, match="share 0 items"):
         compare_studies(studies[0], foreign)
+
+
+def test_a_small_p_of_few_items_is_no_absence_of_a_difference(tmp_path: Path) -> None:
+    items, features, results = synthetic(n=30)
+    good = write_study(tmp_path / "good", items, features, results)
+    bad = write_study(tmp_path / "bad", items, shuffled(features), results)
+    found = compare_studies(good, bad, permutations=9999)
+    assert max(metric.p or 1.0 for metric in found.metrics) < 0.01
+    assert "no difference shown" not in found.summary.en and "확인되지 않음" not in found.summary.ko
+    assert "A is higher on these 30 items, too few to conclude from" in found.summary.en
+    assert "이 30문항에서는 A가 더 높지만, 결론을 내리기에는 문항이 너무 적음" in found.summary.ko
+    same = compare_studies(good, good, permutations=99)
+    assert same.summary.en.count("no difference shown") == 3
+
+
+def test_a_comparison_is_written(studies: tuple[Path, Path], tmp_path: Path) -> None:
+    good, bad = studies
+    output = tmp_path / "compared"
+    args = ["compare", str(good), str(bad), "--permutations", "99", "--output", str(output)]
+    done = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert done.exit_code == 0 and f"Report: {output / 'comparison.md'}" in done.output
+    assert {path.name for path in output.iterdir() if path.name[0] != "."} == {"comparison.md", "comparison.json"}
+    found = compare_studies(good, bad, permutations=99)
+    values = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+    assert values["metrics"] == [metric.to_dict() for metric in found.metrics]
+    assert values["identity"]["a"]["data.sha256"] and values["identity"]["permutations"] == 99
+    page = (output / "comparison.md").read_text(encoding="utf-8")
+    assert page == comparison_page(found)
+    assert "| reciprocal rank | " in page and "Not for clinical use" in page
+    assert CliRunner().invoke(app, args).exit_code == 0  # the same one again
+    with pytest.raises(StudyError, match=r"other settings \(identity.permutations: 99 -> 98\)|permutations: 99 -> 98"):
+        write_comparison(compare_studies(good, bad, permutations=98), output)
+
+
+def test_the_page_escapes_what_others_wrote(studies: tuple[Path, Path]) -> None:
+    found = compare_studies(studies[0], studies[1], permutations=19)
+    hostile = "x|y`<script>alert(1)</script>\n# head\x1b[2J\u202e"
+    renamed = replace(found, name_a=hostile, notes=(hostile,))
+    page = comparison_page(replace(renamed, summary=replace(found.summary, en=hostile)))
+    assert "<script>" not in page.replace(r"\<", "")
+    assert page.count("\n# ") == 0 and "\x1b" not in page and "\u202e" not in page
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {10}

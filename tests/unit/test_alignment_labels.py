@@ -1,10 +1,13 @@
 """Metric #13: pieces are what they are said to be, scores equal scikit-learn's formulas by hand, the null is a
 permutation of labels; and the judge behind an endpoint, against a server on this machine."""
 
+import asyncio
 import json
+import socketserver
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -220,7 +223,7 @@ def test_labels_are_read_and_checked(tmp_path: Path) -> None:
     rows.write_text("feature,label\n3,fever\n12,rash\n", encoding="utf-8")
     assert read_labels(rows) == {3: "fever", 12: "rash"}
     for text, message in (
-        ('{"3": "a", "3": "b"}', "feature 3 has two labels"),
+        ('{"3": "a", "3": "b"}', "the key .3. is given twice"),
         ('{"x": "a"}', "a whole number"),
         ('{"-1": "a"}', "a whole number"),
         ('{"30": "a"}', "from 0 to 12"),
@@ -363,12 +366,12 @@ def test_what_may_pass_is_tried_again(endpoint: Endpoint) -> None:
 def test_other_answers_are_one_sentence(endpoint: Endpoint) -> None:
     judge = OpenAiJudge(endpoint.url, "tiny", parallel=1, first_wait=0.0, retries=1)
     for answer in (b"<html>", {"choices": []}, {"answer": 1}, []):
-        endpoint.script = [(200, answer, {})]
+        endpoint.script = [(200, answer, {})] * 2  # a reply that was cut off may come whole the next time
         with pytest.raises(ModelError, match="not a chat completion"):
-            _ask(judge)
+            judge.judge("detection", [("fever", ("a fever",))])
     endpoint.script = [(404, {"error": {"message": "no model"}}, {})]
     with pytest.raises(ModelError, match=r"status 404 \(no model\); check the base URL"):
-        _ask(judge)
+        judge.judge("detection", [("fever", ("a fever",))])
     # Chatter is no verdict, and no error.
     endpoint.script = [(200, {"choices": [{"message": {"content": "I cannot tell."}}]}, {})] * 2
     assert _ask(judge) == [(None, None), (None, None)]
@@ -393,3 +396,75 @@ def test_settings_are_checked(changes: dict[str, Any], message: str, monkeypatch
     with pytest.raises(ConfigError, match=message) as error:
         OpenAiJudge(**settings | changes)
     assert "secret" not in str(error.value)
+
+
+@contextmanager
+def _trickling(head: bytes) -> Iterator[str]:
+    """The URL of a server that sends `head`, and then a byte at a time without an end."""
+    stop = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            with suppress(OSError):
+                self.request.sendall(head)
+                while not stop.wait(0.02):
+                    self.request.sendall(b"a")
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        stop.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX-", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
+def test_a_reply_that_trickles_ends_at_its_deadline(head: bytes) -> None:
+    told: list[str] = []
+    with _trickling(head) as url:
+        judge = OpenAiJudge(url, "slow", timeout=0.3, retries=1, first_wait=0.0, on_wait=told.append)
+        begin = time.monotonic()
+        with pytest.raises(ModelError, match=r"did not answer after 2 tries \(no whole answer in 0.3 s\)"):
+            judge.judge("detection", [("fever", ("a", "b"))])
+    assert time.monotonic() - begin < 5
+    assert told == [f"the judge slow at {url} did not answer (no whole answer in 0.3 s); trying again in 0 s."]
+
+
+def test_what_an_endpoint_says_is_shown_harmless(endpoint: Endpoint) -> None:
+    said = "\x1b[2Jno\x1b]0;title\x07 such \u202emodel\x9b31m"
+    endpoint.script = [(404, {"error": {"message": said}}, {})]
+    with pytest.raises(ModelError) as refused:
+        _ask(OpenAiJudge(endpoint.url, "tiny\x1b[31m", parallel=1, retries=0))
+    assert "such" in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_a_notebook_has_a_loop_of_its_own(endpoint: Endpoint) -> None:
+    async def cell() -> list[tuple[float | None, ...]]:
+        return _ask(OpenAiJudge(endpoint.url, "tiny"))
+
+    assert asyncio.run(cell()) == [(1.0, 0.0), (0.0, 1.0)]
+
+
+def test_a_judge_that_never_gives_a_verdict_is_said_and_asked_again(tmp_path: Path) -> None:
+    class Silent(Reader):
+        def judge(self, kind: Kind, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[float | None, ...]]:
+            return [(None,) * len(texts) for _, texts in asked]
+
+    labels = dict(enumerate(WORDS))
+    file = tmp_path / "verdicts.jsonl"
+    metrics, notes = label_metrics(_case(), labels, KeptVerdicts(Silent(), file, progress=False), draws=99)
+    assert metrics == ()
+    assert [note.split(";")[0] for note in notes] == [
+        f"The judge reader gave no verdict on any of the {n} pieces for {kind}, so that was not measured"
+        for kind, n in (("detection", 160), ("fuzzing", 80))
+    ]
+    # The same judge, mended: what was no verdict is not kept.
+    metrics, notes = label_metrics(_case(), labels, KeptVerdicts(Reader(), file, progress=False), draws=99)
+    assert len(metrics) == 2 and notes == ()

@@ -136,7 +136,7 @@ def test_conditions_survive_json() -> None:
             r"condition 1 \(ablate\) has no key 'feature'; did you mean f",
         ),
         ({"conditions": [{"kind": "steer", "features": {1: 1.0}, "strength": [1]}]}, "no key 'strength'"),
-        ({"conditions": [{"kind": "ablate", "features": [1, 1]}]}, r"named twice in \[1, 1\]"),
+        ({"conditions": [{"kind": "ablate", "features": [1, 1]}]}, "the feature 1 is named twice"),
         ({"conditions": [{"kind": "ablate", "features": [1], "strengths": [2]}]}, "which only clamp and steer have"),
         ({"conditions": [{**STEER, "strengths": []}]}, "strengths must be a list of numbers"),
         ({"conditions": [{**STEER, "strengths": [1, 0]}]}, "steering with strength 0 is the plain model"),
@@ -424,3 +424,23 @@ def test_a_plot_without_random_sets_and_with_a_long_name() -> None:
 def test_yaml_and_python_say_the_same() -> None:
     text = yaml.safe_dump({"conditions": [STEER], "matched_random": 3})
     assert parse_conditions(yaml.safe_load(text)) == Conditions(read(STEER), 3)
+
+
+def test_the_page_escapes_what_others_wrote(comparison: Comparison) -> None:
+    hostile = "x|y`<script>alert(1)</script>\n# head\x1b[2J\u202e"
+    about = comparison.provenance
+    page = comparison_md(
+        replace(
+            comparison,
+            provenance=replace(about, model={"name": hostile}, data={**about.data, "source": hostile}),
+            results=tuple(
+                replace(r, by_subject=tuple(replace(g, group=f"subject={hostile}") for g in r.by_subject))
+                for r in comparison.results
+            ),
+        )
+    )
+    assert "<script>" not in page.replace(r"\<", "")
+    assert page.count("\n# ") == 0 and "\x1b" not in page and "\u202e" not in page
+    for block in page.split("\n\n"):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.replace(r"\|", "").count("|") for line in rows}) <= 1

@@ -136,8 +136,8 @@ def test_several_files_limit_and_identity(tmp_path: Path) -> None:
     assert [i.id for i in both.items] == ["g1", "g2"] and both.licence == "CC0"
     assert [i.id for i in load_items(f"{a}, {b}", limit=1).items] == ["g1"]
     assert load_items(f"{a},{b}").sha256 == both.sha256 != load_items(f"{b},{a}").sha256
-    with pytest.raises(DataError, match=r"a.jsonl: row 1: field 'id': 'g1' was already used by .*a.jsonl: row 1"):
-        load_items(f"{a},{b},{a}")
+    with pytest.raises(DataError, match=r"a.jsonl: this file is named twice; name each file once"):
+        load_items(f"{a},{b},{tmp_path}/../{tmp_path.name}/a.jsonl")
     comma = write(tmp_path / "c,d.jsonl", GEN)
     assert len(load_items(comma).items) == 1
     with pytest.raises(DataError, match="must be at least 1, got 0"):
@@ -148,10 +148,11 @@ def test_several_files_limit_and_identity(tmp_path: Path) -> None:
 
 BAD = [
     (KOR | {"answer": 6}, r"field 'answer': 6 is outside the 5 options \(the first is 1\)"),
-    (KOR | {"answer": 0}, r"field 'answer': 0 is outside"),
-    (KOR | {"answer": None}, r"field 'answer': must be a whole number from 1 to 5, got None"),
-    (GEN | {"answer": "B"}, r"field 'answer': must be a whole number from 1 to 3, got 'B'"),
-    (GEN | {"answer": 2.0}, r"field 'answer': must be a whole number"),
+    (KOR | {"answer": -1}, r"field 'answer': -1 is outside"),
+    (KOR | {"answer": None}, r"field 'answer': must be a whole number from 1 to 5 or a letter from A to E, got None"),
+    (GEN | {"answer": "D"}, r"field 'answer': 'D' is outside the 3 options \(the first is A\)"),
+    (GEN | {"answer": 2.5}, r"field 'answer': must be a whole number"),
+    (GEN | {"answer": [1, 2]}, r"field 'answer': must be a whole number"),
     (GEN | {"answer": True}, r"field 'answer': must be a whole number"),
     ({k: v for k, v in GEN.items() if k != "answer"}, r"field 'answer': missing"),
     (GEN | {"question": "  "}, r"field 'question': is empty"),
@@ -174,7 +175,7 @@ BAD = [
     (KOR | {"cot": "a", "rationale_r1": "b"}, r"field 'cot': the row also has 'rationale_r1'"),
     (GEN | {"question_spans": [{"start": 0, "end": 7}]}, r"field 'question_spans': \[0, 7\) is outside a text of 6"),
     (GEN | {"question_spans": [[0, 2]]}, r"field 'question_spans': a span is \{start, end, label\}"),
-    (GEN | {"lang": "fr"}, r"field 'lang': must be ko or en, got 'fr'"),
+    (GEN | {"lang": "de"}, r"field 'lang': must be one of ko, en, es, fr, it, got 'de'"),
     (GEN | {"id": " "}, r"field 'id': is empty"),
     (GEN | {"id": "ok"}, r"field 'id': 'ok' was already used by .*a.jsonl: row 1"),
     (["a list"], r"not a JSON object but a list"),
@@ -189,7 +190,7 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path: Path, row: Any, message
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl: row 2: " + message) as error:
         load_items(str(path))
-    assert str(error.value).endswith("fix the row, or skip bad rows (--skip-bad-rows).")
+    assert str(error.value).endswith("fix the row, or leave it out with --skip-bad-items.")
     assert "\n" not in str(error.value)
     loaded = load_items(str(path), skip_bad_rows=True)
     assert [i.id for i in loaded.items] == ["ok", "also ok"]
@@ -197,9 +198,9 @@ def test_a_bad_row_is_named_and_can_be_skipped(tmp_path: Path, row: Any, message
 
 
 def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
-    good = json.dumps(GEN).encode() + b"\n"
+    good = json.dumps(KOR | {"id": "k2"}, ensure_ascii=False).encode() + b"\n"
     path = tmp_path / "a.jsonl"
-    path.write_bytes(good + json.dumps(KOR, ensure_ascii=False).encode("cp949") + b"\n")
+    path.write_bytes(good + json.dumps(KOR, ensure_ascii=False).encode().replace(b"\xec\xa7\x88", b"\xec\xa7") + b"\n")
     with pytest.raises(DataError, match=r"a\.jsonl: row 2: field 'question': the text is not UTF-8"):
         load_items(str(path))
     assert len(load_items(str(path), skip_bad_rows=True).items) == 1
@@ -214,13 +215,15 @@ def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
         ("a.csv", b'question,options,answer\n"q,x', r"a.csv: row 1: not valid CSV \(unexpected end of data\)"),
         ("a.csv", b"question,options,answer\nq,x\n", "row 1: 2 cells where the header has 3 columns"),
         ("a.csv", b"question,options,answer\nq,x;y,1\n", "field 'options': must be a list written as JSON, got 'x;y'"),
-        ("a.csv", b'question,options,answer\nq,"[""x"",""y""]",1.0\n', "must be a whole number from 1 to 2, got '1.0'"),
+        ("a.csv", b'question,options,answer\nq,"[""x"",""y""]",1.5\n', "must be a whole number from 1 to 2 or a"),
         ("a.jsonl", b"{'id': 1}\n", r"row 1: not a JSON object \(Expecting property name"),
         ("a.jsonl", b"[" * 200_000, "row 1: not a JSON object"),
         ("a.jsonl.gz", b"no gzip", "not a complete gzip file"),
         ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "not a complete gzip file"),
         ("a.parquet", b"no parquet", "not a readable parquet file"),
-        ("a.txt", b"x", r"a.txt: this file type is not supported; use a .jsonl, .jsonl.gz, .csv or .parquet file"),
+        ("a.txt", b"x", r"a.txt: this file type is not supported; use a .jsonl, .csv, .tsv, .parquet or .xlsx file"),
+        ("a.json", b"[]", r"a.json: this file type is not supported; write one JSON object a line, as .jsonl"),
+        ("a.xls", b"", r"a.xls: this file type is not supported; save it as .xlsx or .csv"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -358,7 +361,185 @@ def test_offline_with_a_cold_cache_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.count("\n") == 1
     assert "could not reach 'sean0042/KorMedMCQA' on the Hugging Face Hub and no cached copy" in done.stdout
-    assert "use a .jsonl, .jsonl.gz, .csv or .parquet file in the KorMedMCQA schema" in done.stdout
+    assert (
+        "use a .jsonl, .csv, .tsv, .parquet or .xlsx file (the first three also with .gz) in the KorMedMCQA schema"
+        in done.stdout
+    )
+
+
+# --- answers, and from where a file counts them --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "index"),
+    [
+        (3, 2),
+        ("3", 2),
+        (" 3 ", 2),
+        (3.0, 2),
+        ("3.0", 2),
+        ("3번", 2),
+        ("3 번", 2),
+        ("③", 2),
+        ("(3)", 2),
+        ("⑶", 2),
+        ("3.", 2),
+    ]
+    + [
+        ("３", 2),
+        ("C", 2),
+        ("c", 2),
+        ("(C)", 2),
+        ("[c]", 2),
+        ("C.", 2),
+        ("C)", 2),
+        ("Ｃ", 2),
+        ("ⓒ", 2),
+        ("e", 4),
+        ("①", 0),
+    ],
+)
+def test_an_answer_however_it_is_written(tmp_path: Path, written: Any, index: int) -> None:
+    assert one(tmp_path, KOR | {"answer": written}).answer == index
+    cell = str(written)
+    text = "question,options,answer\nq," + '"[""v"",""w"",""x"",""y"",""z""]",' + f'"{cell}"\n'
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    assert load_items(str(tmp_path / "a.csv")).items[0].answer == index
+
+
+@pytest.mark.parametrize("written", ["F", "⑥", "6번", "C, D", "ac", "3-4", "정답", "12345678901", [3], {"a": 1}, True])
+def test_what_is_no_answer(tmp_path: Path, written: Any) -> None:
+    with pytest.raises(DataError, match=r"row 1: field 'answer': "):
+        one(tmp_path, KOR | {"answer": written})
+
+
+def test_a_letter_that_is_the_text_of_another_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'B' is the letter of option 2 and the text of option 1"):
+        one(tmp_path, GEN | {"options": ["B", "C", "A"], "answer": "B"})
+    assert one(tmp_path, GEN | {"options": ["A", "B", "C"], "answer": "B"}).answer == 1
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "NA", "None", "null", "<NA>", "", None, float("nan")])
+def test_an_answer_that_is_missing_is_not_known(tmp_path: Path, missing: Any) -> None:
+    assert one(tmp_path, GEN | {"answer": missing}).answer is None
+    got = one(tmp_path, GEN | {"explanation": missing, "explanation_source": missing, "subject": missing or None})
+    assert (got.explanation, got.subject) == (None, "unspecified")
+    assert one(tmp_path, GEN | {"options": ["nan", "None", "NA"]}).options == ("nan", "None", "NA")
+
+
+def counted(path: Path, *answers: int, n: int = 4) -> str:
+    rows = (
+        {"id": f"q{i}", "question": f"질문 {i}?", "options": list("wxyz")[:n], "answer": a}
+        for i, a in enumerate(answers)
+    )
+    return write(path, *rows)
+
+
+def test_a_file_that_counts_from_0_is_refused_as_a_file(tmp_path: Path) -> None:
+    path = counted(tmp_path / "a.jsonl", 0, 1, 2, 3, 0)
+    for skip in (False, True):  # leaving out the rows with 0 would shift the others by one
+        with pytest.raises(
+            DataError, match=r"a.jsonl: 2 of its 5 answers are 0, .*--answers-from 0, .*--answers-from 1"
+        ):
+            load_items(path, skip_bad_rows=skip)
+    assert [i.answer for i in load_items(path, answers_from=0).items] == [0, 1, 2, 3, 0]
+    with pytest.raises(DataError, match=r"2 rows cannot be used: .*row 1: field 'answer': 0 is outside .*row 5"):
+        load_items(path, answers_from=1)
+    assert [i.answer for i in load_items(path, answers_from=1, skip_bad_rows=True).items] == [0, 1, 2]
+    # One slip in a file that counts from 1 is the fault of a row, and in one that counts from 0 it still does.
+    with pytest.raises(DataError, match=r"row 1: field 'answer': 0 is outside the 4 options \(the first is 1\)"):
+        load_items(counted(tmp_path / "b.jsonl", 0, 1, 4, 2, 4))
+    with pytest.raises(DataError, match="3 of its 5 answers are 0"):
+        load_items(counted(tmp_path / "c.jsonl", 0, 0, 4, 2, 0), skip_bad_rows=True)
+    with pytest.raises(DataError, match=r"no answer is 0, and 2 are as high as there are options"):
+        load_items(counted(tmp_path / "d.jsonl", 4, 1, 4), answers_from=0)
+    assert [i.answer for i in load_items(counted(tmp_path / "e.jsonl", 1, 2, 3)).items] == [0, 1, 2]
+    # Letters and ordinals are what they are, wherever bare numbers begin.
+    rows = [GEN | {"id": str(i), "answer": a} for i, a in enumerate([0, "B", "②", "2번", 2])]
+    assert [i.answer for i in load_items(write(tmp_path / "f.jsonl", *rows), answers_from=0).items] == [0, 1, 1, 1, 2]
+    with pytest.raises(DataError, match="counted from 0 or from 1, got 2"):
+        load_items(path, answers_from=2)
+
+
+# --- what is wrong with a file as a whole --------------------------------------------------------------------------
+
+
+def test_columns_that_nothing_reads(tmp_path: Path) -> None:
+    rows = [GEN | {"id": str(i), "score": 1, "explantion": "x"} for i in range(3)]
+    path = write(tmp_path / "a.jsonl", *rows)
+    with pytest.raises(DataError) as error:
+        load_items(path, skip_bad_rows=True)
+    assert str(error.value) == (
+        f"{path}: nothing reads the columns score, explantion (do you mean explanation?); rename or delete them, or "
+        "leave them out with --extra-columns ignore."
+    )
+    loaded = load_items(path, extra_columns="ignore")
+    assert len(loaded.items) == 3 and loaded.ignored_columns == ("score", "explantion")
+    assert loaded.sha256 == load_items(write(tmp_path / "a.jsonl", *(GEN | {"id": str(i)} for i in range(3)))).sha256
+    with pytest.raises(DataError, match="one of refuse, ignore, got 'drop'"):
+        load_items(path, extra_columns="drop")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"frage": "q", "options": ["a", "b"], "answer": 1}, "but none is 'question'; add it"),
+        ({"questions": "q", "options": ["a", "b"], "answer": 1}, "but none is 'question'; rename questions"),
+        ({"question": "q", "options": ["a", "b"], "label": 1}, "but none is 'answer'; add it"),
+        ({"question": "q", "answer": 1}, "but no options; add the column options"),
+        ({"question": "q", **dict.fromkeys("ABCD", "x"), "answer": 1}, "but E is missing"),
+    ],
+)
+def test_a_column_that_no_row_has_is_told_once(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"a.jsonl: its columns are .*{message}"):
+        load_items(write(tmp_path / "a.jsonl", row, row, row), skip_bad_rows=True)
+
+
+def test_all_bad_rows_are_listed_at_once(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.jsonl", GEN, GEN, GEN | {"id": "e", "question": " "}, GEN | {"id": "ok"})
+    b = write(tmp_path / "b.jsonl", GEN | {"id": "o", "options": ["x"]}, GEN | {"id": "fine"})
+    with pytest.raises(DataError) as error:
+        load_items(f"{a},{b}")
+    said = str(error.value)
+    assert "3 rows cannot be used: " in said and "--skip-bad-items" in said and "\n" not in said
+    for problem in (
+        "a.jsonl: row 2: field 'id': 'g1' was",
+        "a.jsonl: row 3: field 'question'",
+        "b.jsonl: row 1: field",
+    ):
+        assert problem in said
+    loaded = load_items(f"{a},{b}", skip_bad_rows=True)
+    assert [i.id for i in loaded.items] == ["g1", "ok", "fine"] and len(loaded.bad_rows) == 3
+    many = write(tmp_path / "c.jsonl", GEN | {"id": "ok"}, *(GEN | {"id": str(i), "question": ""} for i in range(80)))
+    with pytest.raises(DataError, match="80 rows cannot be used: .*; and 30 more; fix the rows"):
+        load_items(many)
+
+
+def test_items_are_excluded_by_their_ids(tmp_path: Path) -> None:
+    rows = [GEN, GEN | {"id": "empty", "question": ""}, GEN | {"id": "g1"}, {k: v for k, v in GEN.items() if k != "id"}]
+    path = write(tmp_path / "a.jsonl", *rows)
+    loaded = load_items(path, exclude=["empty", "g1"])
+    assert [i.id for i in loaded.items] == ["a-00004"] and len(loaded.bad_rows) == 3
+    with pytest.raises(DataError, match="there is no item 'a-0004' to exclude; did you mean a-00004"):
+        load_items(path, exclude=["empty", "g1", "a-0004"])
+    assert [i.id for i in load_items("sample", exclude=["sample-001"], limit=1).items] == ["sample-002"]
+    # How it was read is enough to read it again.
+    again = load_items(loaded.source, loaded.split, **loaded.reading)
+    assert again == loaded and loaded.reading == {"exclude": ("empty", "g1")}
+
+
+def test_two_files_of_one_name_are_two_files(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    bare = {k: v for k, v in GEN.items() if k != "id"}
+    paths = [write(tmp_path / folder / "t.jsonl", bare) for folder in "xy"] + [write(tmp_path / "u.jsonl", bare)]
+    items = load_items(",".join(paths)).items
+    assert [i.id for i in items] == ["x/t.jsonl-00001", "y/t.jsonl-00001", "u-00001"]
+    assert [i.provenance["dataset"] for i in items] == ["x/t.jsonl", "y/t.jsonl", "u.jsonl"]
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(paths[2])
+    with pytest.raises(DataError, match="link.jsonl: this file is named twice"):
+        load_items(f"{paths[2]},{link}")
 
 
 def test_whose_explanations_are_is_asked_where_it_matters(tmp_path: Path) -> None:

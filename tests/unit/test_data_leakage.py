@@ -181,3 +181,26 @@ def test_real_rationales_do_not_name_their_answer() -> None:
     assert [i.id for i in with_cue if cue.search(mask_leakage(i).text)] == []
     first = json.loads((SHARED / "kormedmcqa_train_shared.jsonl").open(encoding="utf-8").readline())
     assert items[0].explanation == first["rationale_r1"] and items[0].explanation_source == "model"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("La respuesta correcta es la 3.", "La respuesta correcta es la …."),
+        ("La opción 2 es falsa; respuesta: 3", "La opción … es falsa; respuesta: …"),
+        ("La correcta es la 4, la 1 es incorrecta.", "La correcta es la …, la … es incorrecta."),
+        ("La bonne réponse est la 3.", "La bonne réponse est la …."),
+        (
+            "La réponse correcte est le numéro 2, et la 1 est fausse.",
+            "La réponse correcte est le numéro …, et la … est fausse.",
+        ),
+        ("La risposta corretta è la 3; la 2 è errata.", "La risposta corretta è la …; la … è errata."),
+        ("L'opzione 4 è da scartare.", "L'opzione … è da scartare."),
+        ("Diabetes tipo 2, durante 3 días; 2 es el número de riñones.", None),
+        ("Un patient de 4 ans a pris 3 comprimés.", None),
+        ("Il paziente ha 5 figli; la vitamina C è utile.", None),
+    ],
+)
+def test_marks_in_spanish_french_and_italian(text: str, masked: str | None) -> None:
+    item = McqItem("x", "s", "es", "Q?", ("w1w1w", "w2w2w", "w3w3w", "w4w4w", "w5w5w"), 2, text, "expert")
+    assert mask_leakage(item).text == (text if masked is None else masked)

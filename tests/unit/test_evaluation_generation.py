@@ -13,7 +13,7 @@ from sae_lens_med import plots
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.evaluation.deferral import deferral_area, deferral_csv, deferral_curve
 from sae_lens_med.evaluation.generation import cut_after_thinking, sample_seed, text_result, vote, vote_result
-from sae_lens_med.evaluation.methods import Method
+from sae_lens_med.evaluation.method import Method
 from sae_lens_med.models.engine import Generated
 from sae_lens_med.records import ItemResult, McqItem
 

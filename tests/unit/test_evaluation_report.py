@@ -3,9 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from sae_lens_med.errors import StudyError
 from sae_lens_med.evaluation.accuracy import ACCURACY, ACCURACY_PAPER, accuracy_metrics, reason_counts
 from sae_lens_med.evaluation.deferral import deferral_area, deferral_curve
 from sae_lens_med.evaluation.report import REPORTS, write_evaluation_report
@@ -124,9 +121,9 @@ def test_without_answers_reasons_or_confidences(tmp_path: Path) -> None:
     assert "no item has a known gold answer" in text and "Every item has an answer" in text
 
 
-def test_a_lone_surrogate_is_one_sentence_and_writes_nothing(tmp_path: Path) -> None:
+def test_what_no_file_can_hold_is_shown_as_its_code(tmp_path: Path) -> None:
     items, results = made(12)
-    items[0] = replace(items[0], question="\ud800")
-    with pytest.raises(StudyError, match="lone surrogate"):
-        write(tmp_path, items, results)
-    assert not list(tmp_path.iterdir())
+    items[0] = replace(items[0], question="\ud800 \x1b[2J", subject="\u202e")
+    for text in write(tmp_path, items, results).values():
+        assert "ud800" in text and "x1b" in text and "u202e" in text
+        assert "\x1b" not in text and "\u202e" not in text

@@ -89,7 +89,7 @@ def test_the_table_and_the_notes(tmp_path: Path) -> None:
     assert "2.5%" in table and "0.900" in table
     assert "measured on different texts" in table
     assert "1 of the runs have an L0 of 0" in table
-    assert "- c: it broke | here" in table
+    assert r"- c: it broke \| here" in table
     assert "runs are of different models" not in table
     metrics = json.loads((tmp_path / "s/a/metrics.json").read_text())
     (tmp_path / "s/a/metrics.json").write_text(json.dumps(metrics | {"model": {"name": "m", "dtype": "bfloat16"}}))
@@ -164,3 +164,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["points"][0]["l0"] == 20.04
     assert {p.name for p in (tmp_path / "o").iterdir()} == {"frontier.json", "frontier.md", "frontier.svg"}
+
+
+def test_sweeps_below_the_folder_that_is_named_are_found(tmp_path: Path) -> None:
+    run(tmp_path / "runs" / "tied" / "a", l0=10)
+    run(tmp_path / "runs" / "topk" / "deep" / "b", TOPK, l0=20)
+    run(tmp_path / "runs" / "single", "sae.d_sae=192", l0=30)
+    run(tmp_path / "runs" / ".staging" / "c", l0=40)
+    assert sorted(p.l0 for p in frontier([tmp_path / "runs"]).points) == [10, 20, 30]
+
+
+def test_the_table_escapes_what_others_wrote(tmp_path: Path) -> None:
+    run(tmp_path / "s" / "a|b`<script>", "hook_name=blocks.0.hook_z")
+    table = frontier_table(frontier([tmp_path / "s"]), [("x", "no\n| column <b>")])
+    assert r"a\|b\`\<script\>" in table
+    assert r"- x: no \| column \<b\>" in table
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {13}

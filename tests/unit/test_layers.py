@@ -20,7 +20,7 @@ PACKAGE = Path(sae_lens_med.__file__).parent
 
 ROWS = (
     ("errors",),
-    ("records",),
+    ("records", "escaping"),
     ("languages",),
     ("plots", "statistics", "distributed"),
     ("runs",),
@@ -114,6 +114,21 @@ def test_a_file_can_be_read_top_to_bottom(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_text_file_has_its_encoding(path: Path) -> None:
+    """So that files are UTF-8 in every locale."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        of_os = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "os"
+        if name not in ("open", "read_text", "write_text") or of_os:
+            continue
+        binary = any(isinstance(a, ast.Constant) and a.value in ("rb", "wb", "ab") for a in node.args)
+        own = name == "write_text" and isinstance(node.func, ast.Name)  # `runs.files`
+        assert own or binary or any(k.arg == "encoding" for k in node.keywords), f"{path}, line {node.lineno}"
+
+
 def test_nothing_imports_the_command_line() -> None:
     for path in MODULES:
         if _room(path) not in ("cli", "commands", "__main__"):
@@ -131,8 +146,8 @@ def test_importing_the_package_and_its_command_line_is_light() -> None:
 
 
 ROOMS_THAT_READ = {
-    *("errors", "records", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts", "metrics"),
-    *("features", "alignment", "study"),
+    *("errors", "records", "escaping", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts"),
+    *("metrics", "features", "alignment", "study"),
 }
 MODULES_THAT_RUN = {"features.collect", "features.reading", "features.rules", "features.statistics", "study.run"}
 """Of these rooms, the modules that run a model."""

@@ -117,8 +117,8 @@ def test_english_items_have_the_same_layout() -> None:
 
 
 def test_a_language_without_layout() -> None:
-    with pytest.raises(DataError, match="in the language 'fr', for which letter has no template; use one of ko, en"):
-        question_prompt(item(language="fr"), TOKENIZERS["qwen"])
+    with pytest.raises(DataError, match="in the language 'de', for which letter has no template; use one of ko, en"):
+        question_prompt(item(language="de"), TOKENIZERS["qwen"])
 
 
 def test_shots_need_an_answer_and_are_other_items() -> None:

@@ -83,11 +83,16 @@ def test_a_training_run_is_begun_resumed_and_never_overwritten(tmp_path: Path) -
     recipe, run = load_recipe("tiny"), tmp_path / "run"
     open_run(recipe, run, resume=False).begin()
     assert load_recipe(str(run / "recipe.yaml")).to_dict() == recipe.to_dict()
+    other = load_recipe("tiny", ["lr=0.5", "seed=8"])
+    # Nothing has been trained yet, so the folder is bound to no settings.
+    assert not open_run(other, run, resume=False).begun
+    (run / "checkpoints" / "step-1").mkdir(parents=True)
+    (run / "checkpoints" / "step-1" / "curve.json").write_text("[]", encoding="utf-8")
     with pytest.raises(StudyError, match="contains an unfinished training run; add --resume"):
         open_run(recipe, run, resume=False)
     assert open_run(recipe, run, resume=True).begun
     with pytest.raises(StudyError, match=r"other settings \(lr: 0\.\d+ -> 0.5; seed: \d+ -> 8\)"):
-        open_run(load_recipe("tiny", ["lr=0.5", "seed=8"]), run, resume=True)
+        open_run(other, run, resume=True)
     (run / "cfg.json").touch()
     with pytest.raises(StudyError, match="already contains a trained SAE"):
         open_run(recipe, run, resume=True)

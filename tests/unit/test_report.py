@@ -266,7 +266,7 @@ def test_every_metric_is_in_both_reports_with_its_numbers(study: Path) -> None:
         if metric.interval is not None:
             assert row[4] == f"{number(metric.interval[0])} to {number(metric.interval[1])}"
         if metric.masked:
-            assert row[9] == "activation sinks 31, option text chars 5210"
+            assert row[9] == "activation sinks 31, option text chars 5,210"
             assert row[10].startswith("d_z ") and row[10].endswith("permutations 999")
 
 
@@ -488,15 +488,20 @@ def test_a_damaged_folder_is_one_sentence(study: Path, damage: Callable[[Path], 
     assert not (study / "report.html").exists() and not (study / "report.md").exists()
 
 
-def test_a_missing_folder_and_a_lone_surrogate(study: Path) -> None:
+def test_a_missing_folder(study: Path) -> None:
     with pytest.raises(StudyError, match="is not a study folder: run `sae-lens-med study"):
         write_report(study / "nowhere")
+
+
+def test_control_characters_and_turns_of_direction_are_shown_as_codes(study: Path) -> None:
     path = study / "questions.jsonl"
-    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0]) | {"question": "\ud800"}
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0]) | {"question": "\ud800a\x1b[2J\x9b\u202eb"}
     rest = path.read_text(encoding="utf-8").splitlines()[1:]
     path.write_text("\n".join([json.dumps(first), *rest]), encoding="utf-8")
-    with pytest.raises(StudyError, match="lone surrogate"):
-        write_report(study)
+    for written in write_report(study):
+        text = written.read_text(encoding="utf-8")
+        assert not set(text) & set("\ud800\x1b\x9b\u202e")
+    assert r"\ud800a\x1b[2J\x9b\u202eb" in text
 
 
 def verdict_of(source: str | None = "expert", **changes: Any) -> tuple[str, str]:

@@ -154,7 +154,7 @@ def test_results_of_all_ranks_are_found_again(tmp_path: Path) -> None:
     assert not other.exists()
     again.append([result("c")])
     assert list(PartialResults(path, RUN).done) == ["a", "b", "c"]
-    other.write_text('{"seed": 1}\n', encoding="utf-8")
+    other.write_text('{"seed": 1}\n[{"id": "d"}]\n', encoding="utf-8")
     assert refused(path).startswith(f"{other} was started with other settings (")
     again.remove()
     assert not list(tmp_path.iterdir())

@@ -213,8 +213,8 @@ def test_the_language_of_instructions() -> None:
     assert find_templates("cot", "en").of(item()).name == "cot.en"
     assert find_templates("cot").of(item(language="en")).name == "cot.en"
     assert find_templates("cot.ko.j2").of(item(language="en")).name == "cot.ko"
-    with pytest.raises(DataError, match="item 'x' is in the language 'fr', for which cot has no template"):
-        find_templates("cot").of(item(language="fr"))
+    with pytest.raises(DataError, match="item 'x' is in the language 'de', for which cot has no template"):
+        find_templates("cot").of(item(language="de"))
 
 
 def test_shots_that_do_not_fit() -> None:

@@ -7,42 +7,25 @@ It gives hard verdicts (probabilities 0 and 1); a reply that is no such list of 
 reads the letters' log-probabilities. P(yes) is the mean over the orders, so that a liking for "A" cancels. Models of a
 few hundred million parameters judge near chance: their scores say little about the labels.
 
-Secrets: the key comes from an environment variable only, is sent to the host of `base_url` only (redirects are not
-followed), never over plain http except to this machine, and stands in no message, note or file.
-
-Own code: one kind of request needs the standard library only, and the `openai` client follows redirects and takes its
-address from the environment, which the rule on secrets excludes.
-
-Out of scope: other protocols; what the verdicts mean (`scores`).
+Out of scope: how an endpoint is asked, and what is kept secret (`evaluation.endpoint`); what the verdicts mean
+(`scores`).
 """
 
-import json
 import math
 import os
 import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from sae_lens_med.alignment.labels.tasks import CLOSE, OPEN, Kind
-from sae_lens_med.errors import ConfigError, ModelError
+from sae_lens_med.evaluation.endpoint import Endpoint, Unanswered
+from sae_lens_med.runs.parsing import parse_json
 
 if TYPE_CHECKING:
     from sae_lens_med.models.engine import Engine
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-RETRIED = (408, 409, 429, 500, 502, 503, 504)
-"""Statuses after which the same request may succeed."""
-MAX_WAIT = 60.0
-"""Seconds between two tries at most, whatever the server asks for."""
-MAX_REPLY = 4_000_000
-"""Bytes of a reply that are read."""
 
 Asked = Sequence[tuple[str, tuple[str, ...]]]
 Verdicts = tuple[float | None, ...]
@@ -71,7 +54,7 @@ class OpenAiJudge:
     key_variable: str = KEY_VARIABLE
     """The environment variable that holds the key; without it no key is sent (local servers need none)."""
     timeout: float = 60.0
-    """Seconds for each try."""
+    """Seconds for each try, from the first byte sent to the last one read."""
     retries: int = 4
     """Tries after the first, of a request that may succeed later."""
     first_wait: float = 1.0
@@ -80,30 +63,25 @@ class OpenAiJudge:
     """Requests at a time."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of each request (`max_tokens`, `reasoning_effort`, ...)."""
+    on_wait: Callable[[str], None] | None = field(default=None, compare=False)
+    """Told in a sentence of each try that failed, and when the next one is."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"a judge's base URL begins with http:// or https:// and a host, not {self.base_url!r}.")
-        if parts.username or parts.password:
-            raise ConfigError(
-                "a judge's base URL contains a password; put the key into an environment variable instead."
-            )
-        if not self.model.strip():
-            raise ConfigError("a judge needs the name of a model.")
-        if not (self.timeout > 0 and self.retries >= 0 and self.first_wait >= 0 and self.parallel >= 1):
-            raise ConfigError("a judge needs timeout > 0, retries >= 0, first_wait >= 0 and parallel >= 1.")
-        key = os.environ.get(self.key_variable)
-        if key is None and self.key_variable != KEY_VARIABLE:
-            raise ConfigError(f"the environment has no variable {self.key_variable} with the judge's key; set it.")
-        if key and (not key.isascii() or not key.isprintable() or " " in key):
-            raise ConfigError(
-                f"the variable {self.key_variable} contains characters that cannot be in a key; set it again."
-            )
-        if key and parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise ConfigError(
-                f"the key in {self.key_variable} would be sent unencrypted to {parts.hostname}; use https, or unset it."
-            )
+        self._endpoint()
+
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(
+            self.base_url,
+            self.model,
+            key_variable=None if self.key_variable == KEY_VARIABLE not in os.environ else self.key_variable,
+            timeout=self.timeout,
+            retries=self.retries,
+            first_wait=self.first_wait,
+            parallel=self.parallel,
+            extra=self.extra,
+            role="judge",
+            on_wait=self.on_wait,
+        )
 
     @property
     def name(self) -> str:
@@ -112,68 +90,12 @@ class OpenAiJudge:
 
     def judge(self, kind: Kind, asked: Asked) -> list[Verdicts]:
         """As `scores.Judge`. Raises `ModelError` when the endpoint does not answer or refuses."""
-        with ThreadPoolExecutor(self.parallel) as pool:
-            futures = [pool.submit(self._one, kind, label, texts) for label, texts in asked]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
-
-    def _one(self, kind: Kind, label: str, texts: tuple[str, ...]) -> Verdicts:
-        numbered = "\n\n".join(f"Text {i}: {text}" for i, text in enumerate(texts, 1))
-        reply = self._post(
-            {
-                "model": self.model,
-                "temperature": 0,
-                "messages": [
-                    {"role": "system", "content": _SYSTEM.format(question=_QUESTION[kind])},
-                    {"role": "user", "content": f"Label: {label}\n\n{numbered}"},
-                ],
-                **self.extra,
-            }
-        )
-        return read_verdicts(reply, len(texts))
-
-    def _post(self, body: dict[str, Any]) -> str:
-        """The content of the first choice."""
-        url = f"{self.base_url.rstrip('/')}/chat/completions"
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if key := os.environ.get(self.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        # A proxy of the environment is for the network, not for this machine.
-        local = _is_loopback(urlsplit(url).hostname or "")
-        opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if local else []))
-        problem, wait = "", self.first_wait
-        for attempt in range(self.retries + 1):
-            request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-            pause = wait
-            try:
-                with opener.open(request, timeout=self.timeout) as response:
-                    return _content(response.read(MAX_REPLY), self._where)
-            except urllib.error.HTTPError as error:
-                with error:
-                    # Some servers repeat the key that they refuse.
-                    said = _said(error.read(2000))
-                    problem = f"status {error.code}{said.replace(key, '...') if key else said}"
-                    if error.code not in RETRIED:
-                        raise ModelError(f"{self._where} refused: {problem}{_advice(error.code, self)}") from None
-                    pause = _asked_for(error.headers.get("Retry-After"), wait)
-            except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
-                reason = getattr(error, "reason", None) or error
-                problem = "no answer in time" if isinstance(reason, TimeoutError) else str(reason) or "no answer"
-            if attempt < self.retries:
-                time.sleep(min(MAX_WAIT, pause))
-                wait *= 2
-        raise ModelError(
-            f"{self._where} did not answer after {self.retries + 1} tries ({problem}); check that it runs, or set a "
-            "longer timeout."
-        )
-
-    @property
-    def _where(self) -> str:
-        return f"the judge {self.model} at {self.base_url}"
+        found: dict[int, Verdicts] = {}
+        for place, reply in self._endpoint().ask_all([_chat(kind, label, texts) for label, texts in asked]):
+            if isinstance(reply, Unanswered):
+                raise reply
+            found[place] = read_verdicts(reply.text, len(asked[place][1]))
+        return [found[place] for place in range(len(asked))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +136,17 @@ class LocalModelJudge:
         return found
 
 
+def _chat(kind: Kind, label: str, texts: tuple[str, ...]) -> dict[str, Any]:
+    numbered = "\n\n".join(f"Text {i}: {text}" for i, text in enumerate(texts, 1))
+    return {
+        "temperature": 0,
+        "messages": [
+            {"role": "system", "content": _SYSTEM.format(question=_QUESTION[kind])},
+            {"role": "user", "content": f"Label: {label}\n\n{numbered}"},
+        ],
+    }
+
+
 def read_verdicts(reply: str, n: int) -> Verdicts:
     """n verdicts from a judge's text: its last JSON list of 0, 1, true and false, if it has n of them; else no verdict.
 
@@ -222,7 +155,7 @@ def read_verdicts(reply: str, n: int) -> Verdicts:
     """
     for match in reversed(re.findall(r"\[[^\[\]]*\]", reply)):
         try:
-            values = json.loads(match)
+            values = parse_json(match)
         except ValueError:
             continue
         if len(values) == n and all(isinstance(v, int) and v in (0, 1) for v in values):
@@ -241,52 +174,3 @@ def _local_question(kind: Kind, label: str, text: str, order: int) -> str:
 def _share(a: float, b: float) -> float:
     """exp(a) / (exp(a) + exp(b))."""
     return 0.5 * (1.0 + math.tanh((a - b) / 2))
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected request would carry the key to another host."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
-
-
-def _content(raw: bytes, where: str) -> str:
-    try:
-        content = json.loads(raw)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise ModelError(
-            f"{where} answered with something that is not a chat completion; check that the base URL ends where "
-            "/chat/completions begins."
-        ) from None
-    return content if isinstance(content, str) else ""
-
-
-def _said(raw: bytes) -> str:
-    """What an error's body says, if it is in the usual form; cut short."""
-    try:
-        said = json.loads(raw)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return f" ({' '.join(str(said).split())[:200]})"
-
-
-def _advice(status: int, judge: OpenAiJudge) -> str:
-    if status in (401, 403):
-        return f"; check the key in the environment variable {judge.key_variable}."
-    if status == 404:
-        return "; check the base URL and the model's name."
-    if 300 <= status < 400:
-        return "; the base URL has moved; use the new one."
-    return "."
-
-
-def _asked_for(header: str | None, otherwise: float) -> float:
-    try:
-        seconds = float(header) if header is not None else otherwise
-    except ValueError:
-        return otherwise
-    return seconds if 0 <= seconds < math.inf else otherwise
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "::1" or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None

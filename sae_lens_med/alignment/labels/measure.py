@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.progress import TimeElapsedColumn
 
 from sae_lens_med.alignment.concept_tests import concept_features
 from sae_lens_med.alignment.labels.judges import LocalModelJudge
 from sae_lens_med.alignment.labels.scores import Judge, LabelScores, read_labels, require_verdicts, score_labels
 from sae_lens_med.alignment.labels.tasks import KINDS, PIECE_PARTS, Kind, label_tasks
+from sae_lens_med.escaping import plain
 from sae_lens_med.features.vectors import Collected, n_columns
 from sae_lens_med.metrics.depends import on_concepts, on_controls, on_labels, on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
@@ -99,17 +101,23 @@ class KeptVerdicts:
         """As `scores.Judge`."""
         keys = [json_sha256([self.name, kind, label, list(texts)]) for label, texts in asked]
         new = [k for k, key in enumerate(keys) if key not in self._store.done]
-        with progress_bar(self._progress and bool(new)) as bar:
-            task = bar.add_task(f"labels, {kind}", total=len(new))
+        found: dict[str, Sequence[float | None]] = {}
+        # The time that has passed moves while a judge is waited for.
+        with progress_bar(self._progress and bool(new), TimeElapsedColumn()) as bar:
+            task = bar.add_task(f"labels, {kind}: asking {plain(self.name)}", total=len(new))
             for start in range(0, len(new), ASKED_TOGETHER):
                 batch = new[start : start + ASKED_TOGETHER]
                 verdicts = self._judge.judge(kind, [asked[k] for k in batch])
                 require_verdicts(self._judge, verdicts, [asked[k] for k in batch])
+                found |= {keys[k]: given for k, given in zip(batch, verdicts, strict=True)}
+                # What is no verdict is asked for again another time: the judge may have been mended.
                 self._store.append(
-                    {"id": keys[k], "verdicts": list(given)} for k, given in zip(batch, verdicts, strict=True)
+                    {"id": keys[k], "verdicts": list(found[keys[k]])}
+                    for k in batch
+                    if any(verdict is not None for verdict in found[keys[k]])
                 )
                 bar.advance(task, len(batch))
-        return [tuple(self._store.done[key]["verdicts"]) for key in keys]
+        return [tuple(found[key] if key in found else self._store.done[key]["verdicts"]) for key in keys]
 
 
 def label_metrics(
@@ -147,7 +155,14 @@ def label_metrics(
             notes.append(f"{left_out} of {len(labels)} labelled features have too few contexts for {kind}.")
         if not tasks:
             continue
-        metrics.append(_value(score_labels(tasks, labels, judge, draws, rng, foreign), judge, seed))
+        scores = score_labels(tasks, labels, judge, draws, rng, foreign)
+        if scores.n_examples and scores.n_without_verdict == scores.n_examples:
+            notes.append(
+                f"The judge {judge.name} gave no verdict on any of the {scores.n_examples} pieces for {kind}, so that "
+                "was not measured; check that it answers with a JSON list of 0 and 1, or name another judge."
+            )
+            continue
+        metrics.append(_value(scores, judge, seed))
     return tuple(metrics), tuple(notes)
 
 

@@ -21,7 +21,6 @@ fits many features alike raises the null with the value.
 Out of scope: writing labels, choosing the pieces (`tasks`), and asking the judge (`judges`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from sae_lens_med.alignment.labels.tasks import Kind, LabelTask
 from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
+from sae_lens_med.runs.parsing import ParseError, read_json, whole_number
 from sae_lens_med.statistics import permutation_p
 
 MAX_LABEL = 500
@@ -95,12 +95,12 @@ def read_labels(path: Path, d_sae: int | None = None) -> dict[int, str]:
     """
     if path.name.endswith(".json"):
         try:
-            found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-        except (OSError, ValueError) as error:
+            found = read_json(path)
+        except ParseError as error:
             raise DataError(f'{path}: not a JSON object of labels ({error}); write {{"feature": "label"}}.') from error
-        if not isinstance(found, list) or not all(isinstance(pair, tuple) for pair in found):
+        if not isinstance(found, dict):
             raise DataError(f'{path}: labels are a JSON object, {{"feature": "label"}}; this is something else.')
-        rows = [(f"entry {key!r}", key, value) for key, value in found]
+        rows = [(f"entry {key!r}", key, value) for key, value in found.items()]
     else:
         rows = []
         for row in read_rows(path):
@@ -214,10 +214,6 @@ def _auroc(said: FloatArray, truth: BoolArray) -> float:
 
 
 def _feature(key: Any) -> int | None:
-    if isinstance(key, bool):
-        return None
     if isinstance(key, float) and key.is_integer():
         key = int(key)
-    if isinstance(key, int):
-        return key if key >= 0 else None
-    return int(key) if isinstance(key, str) and key.strip().isascii() and key.strip().isdigit() else None
+    return whole_number(key, 0, 2**31 - 1)

@@ -20,6 +20,8 @@ Out of scope: methods that generate text, which give no log-probability of the g
 
 import json
 import re
+import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
@@ -50,18 +52,23 @@ from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.runs.files import json_sha256, write_json, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.parsing import read_json
 from sae_lens_med.runs.partial import PartialResults, read_results, write_results
 from sae_lens_med.runs.progress import progress_bar
 from sae_lens_med.runs.provenance import identity, make_provenance
+from sae_lens_med.runs.written import hashes, not_as_written
 from sae_lens_med.saes.releases import LoadedSae
 
 FORMAT = 1
 COMPARISON = "comparison.json"
 PLOT = "steering.svg"
+WRITES = (COMPARISON, "comparison.*", "flips.csv", PLOT, "conditions/*/*.jsonl")
+"""What a finished run leaves."""
 KIND = Kind(
     "comparison",
     format=1,
     identity=itemgetter("identity"),
+    bound=lambda folder, _: any(folder.glob("conditions/*/items.jsonl")),
     # Statistics alone are left by a run of which a condition was refused.
     leftovers=lambda names: all(re.fullmatch(r"statistics(-\d+)?\.safetensors", name) for name in names),
 )
@@ -124,6 +131,7 @@ def run_conditions(
         raise ConfigError("interventions need an SAE; pass the one whose features they change.")
     named = _named(saes, conditions)
     engine = bind(Engine, model, batch_tokens=batch_tokens)
+    ask(model, data.items, method, shots)  # what does not fit is said before anything runs
     texts = []
     if with_features:
         items = data.items if statistics_items is None else statistics_items
@@ -144,8 +152,9 @@ def run_conditions(
     output = Path(output)
     with distributed.initialised() as me:
         run = RunFolder(output, KIND, {"identity": identity(provenance)})
-        if distributed.broadcast_object(run.begun and (output / COMPARISON).is_file()):
+        if distributed.broadcast_object(_is_whole(run) if me.first else None):
             return read_comparison(output)
+        run.hold()
         found: dict[str | None, FeatureStatistics] = {}
         if with_features:
             with distributed.first_before_the_others():
@@ -154,7 +163,10 @@ def run_conditions(
         for condition in conditions.conditions:
             hooks(condition)  # what cannot be run is said before anything is
         sets = {} if not conditions.matched_random else _random_sets(conditions, found, seed)
+        if run.replaces is not None and me.first:
+            shutil.rmtree(output / "conditions", ignore_errors=True)
         run.begin()
+        distributed.barrier()
         units = _units(conditions, sets, output)
         with progress_bar(progress and me.first) as bar:
             # Those of the file first, so that they can be looked at while the random ones run.
@@ -164,8 +176,23 @@ def run_conditions(
             ran = [_condition_run(condition, sets, found, output) for condition in conditions.conditions]
             about = {str(name or ""): _about_statistics(each) for name, each in found.items()}
             _write(output, compare(ran, provenance, statistics=about, resamples=resamples, seed=seed))
+            run.values["files"] = hashes(output, WRITES)
+            run.write()
         distributed.barrier()
     return read_comparison(output)
+
+
+def _is_whole(run: RunFolder) -> bool:
+    """Whether the run is finished, with every file as it was written. Results of conditions that are not are deleted,
+    so that they are made again."""
+    if not (run.path / COMPARISON).is_file():
+        return False
+    broken = not_as_written(run.path, run.values.get("files", {}))
+    for name, state in broken.items():
+        warnings.warn(f"{run.path / name} {state}; it is made again.", stacklevel=2)
+        if name.startswith("conditions/"):
+            (run.path / name).unlink(missing_ok=True)
+    return not broken
 
 
 def _named(saes: LoadedSae | Mapping[str, LoadedSae] | None, conditions: Conditions) -> dict[str | None, LoadedSae]:
@@ -187,7 +214,7 @@ def read_comparison(folder: Path) -> Comparison:
     """The comparison that a finished run wrote. Raises `StudyError` when it is not there or damaged."""
     path = Path(folder) / COMPARISON
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if values.pop("format") != FORMAT:
             raise StudyError(f"{path} does not have the format that this version reads ({FORMAT}).")
         return Comparison.from_dict(values)
@@ -204,8 +231,8 @@ def _statistics(
         path = output / ("statistics.safetensors" if number == 1 else f"statistics-{number}.safetensors")
         if path.exists():
             there = FeatureStatistics.load(path)
-            about = (there.sae["sha256"], there.data_sha256, there.model)
-            if about == (sae.sha256, texts_sha256(texts), json.loads(json.dumps(model.provenance))):
+            about = (there.data_sha256, there.model)
+            if sae.is_that_of(there.sae) and about == (texts_sha256(texts), json.loads(json.dumps(model.provenance))):
                 found[name] = there
                 continue
         found[name] = feature_statistics(model, sae, texts, progress=progress)
@@ -348,8 +375,8 @@ def _write(output: Path, comparison: Comparison) -> None:
     write_json(output / COMPARISON, {"format": FORMAT, **comparison.to_dict()})
 
 
-def _about(sae: LoadedSae) -> dict[str, str]:
-    return {"sae_id": sae.sae_id, "sha256": sae.sha256, "hook_name": sae.hook_name}
+def _about(sae: LoadedSae) -> dict[str, Any]:
+    return {key: value for key, value in sae.identity.items() if key != "source"}
 
 
 def _about_statistics(statistics: FeatureStatistics) -> dict[str, Any]:

@@ -29,17 +29,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.interventions.spec import Intervention
 from sae_lens_med.records import Record
+from sae_lens_med.runs.files import is_file
+from sae_lens_med.runs.parsing import ParseError, read_yaml, whole_number
 
 PLAIN = "plain"
 STEER = "steer"
 WITH_VALUES = ("clamp", STEER)
 MATCHED_RANDOM = 20
 """Random sets when the file does not say."""
+MAX_RANDOM_SETS = 10_000
+MAX_CONDITIONS = 1_000
 
 Feature = tuple[str | None, int]
 """The SAE, as entries name it (None: the only one), and the index."""
@@ -103,13 +105,13 @@ class Conditions(Record):
 def load_conditions(path: str | Path) -> Conditions:
     """Read a conditions file (YAML or JSON). Raises `ConfigError` when it is missing or not as the module says."""
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"there is no conditions file {path}; `sae-lens-med intervene --example` prints one to start from."
-        ) from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        values = read_yaml(Path(path))
+    except ParseError as error:
+        if not is_file(path):
+            raise ConfigError(
+                f"there is no conditions file {path}; `sae-lens-med intervene --example` prints one to start from."
+            ) from None
+        raise ConfigError(f"{path} cannot be read as YAML: {error}.") from error
     return parse_conditions(values, where=str(path))
 
 
@@ -120,11 +122,16 @@ def parse_conditions(values: Any, *, where: str = "the conditions") -> Condition
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{where}: `conditions` must be a list of at least one intervention.")
     sets = values.get("matched_random", MATCHED_RANDOM)
-    if not isinstance(sets, int) or isinstance(sets, bool) or sets < 0:
-        raise ConfigError(f"{where}: matched_random must be a whole number of 0 or more, got {sets!r}.")
+    if isinstance(sets, str) or whole_number(sets, 0, MAX_RANDOM_SETS) is None:
+        raise ConfigError(
+            f"{where}: matched_random must be a whole number from 0 to {MAX_RANDOM_SETS:,} (each is a run over the "
+            f"data), got {sets!r}."
+        )
     found = [Condition(PLAIN, PLAIN, PLAIN)]
     for number, entry in enumerate(entries, 1):
         found += _entry(entry, f"{where}, condition {number}")
+    if len(found) > MAX_CONDITIONS:
+        raise ConfigError(f"{where}: {len(found)} conditions, more than {MAX_CONDITIONS:,}; make several files.")
     names: set[str] = set()
     for condition in found:
         # Some file systems do not tell capitals apart.
@@ -148,10 +155,6 @@ def _entry(entry: Any, where: str) -> list[Condition]:
         read = [Intervention.from_dict(each, f"{where}, intervention {n}") for n, each in enumerate(listed, 1)]
     else:
         read = [Intervention.from_dict(own, where)]
-    for each in read:
-        indices = [index for index, _ in each.features]
-        if len(set(indices)) < len(indices):
-            raise ConfigError(f"{where}: a feature is named twice in {indices}; name each one once.")
     name = entry.get("name", _default_name(read))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
@@ -209,14 +212,3 @@ def _require_keys(values: Any, known: Sequence[str], where: str, *, and_also: Se
             raise ConfigError(
                 f"{where}: unknown key {key!r}{nearest(str(key), known) or '; the keys are ' + ', '.join(known) + '.'}"
             )
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A key given twice is an error; YAML would take the last one."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]  # PyYAML has no types
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)

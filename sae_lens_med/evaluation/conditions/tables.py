@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sae_lens_med.escaping import markdown, markdown_head, markdown_row
 from sae_lens_med.evaluation.conditions.compare import Band, Comparison, ConditionResult, GroupResult, Interval
 from sae_lens_med.evaluation.conditions.spec import PLAIN, Feature
 from sae_lens_med.runs.files import DISCLAIMER
@@ -100,16 +101,16 @@ def comparison_md(comparison: Comparison, *, plot: str | None = None) -> str:
     about = comparison.provenance
     n, model = comparison.n_gold, about.model.get("name", "model")
     lines = [
-        f"# Conditions compared: {model} on {about.data.get('source')}",
+        f"# Conditions compared: {markdown(model)} on {markdown(about.data.get('source'))}",
         "",
         f"{DISCLAIMER}",
         "",
         f"- Items: {n} with a known gold answer of {comparison.n_items}; each condition answers the same ones.",
-        f"- Method: {about.settings.get('method')}, {len(about.settings.get('shots') or [])} shots.",
+        f"- Method: {markdown(about.settings.get('method'))}, {len(about.settings.get('shots') or [])} shots.",
     ]
     if about.sae is not None:
-        lines.append(f"- SAE: {about.sae['source']} at {about.sae['hook_name']}.")
-    lines += [f"- {note}" for note in _cautions(comparison)]
+        lines.append(f"- SAE: {markdown(about.sae['source'])} at {markdown(about.sae['hook_name'])}.")
+    lines += [f"- {markdown(note)}" for note in _cautions(comparison)]
     lines += ["", "## All items", "", *_table(comparison.results), ""]
     if plot is not None:
         lines += ["## Against steering strength", "", f"![Accuracy and margin against steering strength]({plot})", ""]
@@ -164,7 +165,7 @@ def _table(results: Sequence[ConditionResult]) -> list[str]:
     head = ["condition", "accuracy (95 %)", "lost / won", "McNemar p (FDR)", "margin change, nats (95 %)"]
     if with_sets:
         head += ["random sets: accuracy change", "p", "random sets: margin change", "z", "p (FDR)"]
-    lines = [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
+    lines = markdown_head(head, ["---", *["---:"] * (len(head) - 1)])
     for result in results:
         low, high = result.accuracy_interval
         plain = result.condition.kind == PLAIN
@@ -186,21 +187,21 @@ def _table(results: Sequence[ConditionResult]) -> list[str]:
                 "" if margin.z is None else f"{margin.z:+.1f}",
                 f"{_p(margin.p)} ({_p(margin.p_fdr)})",
             ]
-        lines.append(_row([*cells, *[""] * (len(head) - len(cells))]))
+        lines.append(markdown_row([*cells, *[""] * (len(head) - len(cells))]))
     return lines
 
 
 def _subject_table(results: Sequence[ConditionResult]) -> list[str]:
     subjects = [(group.group, group.n) for group in results[0].by_subject]
     head = ["condition", *(f"{name.removeprefix('subject=')} (n {n})" for name, n in subjects)]
-    lines = [_row(head), _row(["---", *["---:"] * len(subjects)])]
+    lines = markdown_head(head, ["---", *["---:"] * len(subjects)])
     for result in results:
         cells = [
             f"{group.accuracy:.3f}"
             + ("" if result.condition.kind == PLAIN else f", {signed(group.margin_change)}, p {_p(group.p)}")
             for group in result.by_subject
         ]
-        lines.append(_row([result.condition.name, *cells]))
+        lines.append(markdown_row([result.condition.name, *cells]))
     return lines
 
 
@@ -209,7 +210,9 @@ def _flip_lines(comparison: Comparison) -> list[str]:
     for result in comparison.results[1:]:
         own = [flip for flip in comparison.flips if flip.condition == result.condition.name]
         counts = ", ".join(f"{sum(f.effect == e for f in own)} {e}" for e in ("lost", "won", "other"))
-        lines.append(f"- {result.condition.name}: {len(own)} of {comparison.n_items}" + (f" ({counts})" if own else ""))
+        lines.append(
+            f"- {markdown(result.condition.name)}: {len(own)} of {comparison.n_items}" + (f" ({counts})" if own else "")
+        )
     return [*lines, "", "Item by item in `flips.csv`."]
 
 
@@ -256,8 +259,3 @@ def signed(value: float) -> str:
 
 def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    # A name may hold a bar, which would end the cell.
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

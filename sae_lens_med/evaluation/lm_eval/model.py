@@ -22,7 +22,6 @@ Needs the extra `[eval]`. Out of scope: several processes or devices, adapters (
 
 import contextlib
 import copy
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from sae_lens_med.models.hf_hooks import HookFn, hook_places, require_place
 from sae_lens_med.models.passes import Pass, in_pass
 from sae_lens_med.models.residuals import CAUSAL, ready
 from sae_lens_med.records import PARTS
+from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.runs.provenance import versions
 from sae_lens_med.saes.releases import LoadedSae, load_sae
 
@@ -228,7 +228,7 @@ class _Steering:
         if statistics is not None and self._sae is not None:
             self._statistics = FeatureStatistics.load(Path(statistics), self._sae)
         self.about: dict[str, Any] = {
-            "sae": None if self._sae is None else _identity(self._sae),
+            "sae": None if self._sae is None else self._sae.identity,
             "error_term": error_term,
             "interventions": [entry.to_dict() for entry in self._entries],
             "special_ids": self._special_ids,
@@ -242,7 +242,7 @@ class _Steering:
         others: dict[str, LoadedSae] = {}
         for number, entry in enumerate(self._entries, 1):
             where = f"intervention {number} ({entry.kind})"
-            if _names_parts(json.loads(entry.positions)):
+            if _names_parts(parse_json(entry.positions)):
                 raise ConfigError(
                     f"{where} acts on parts of the prompt, which lm-eval does not report; use other positions, or "
                     "`sae-lens-med intervene`."
@@ -253,18 +253,14 @@ class _Steering:
                 others[entry.sae] = self._open(entry.sae)
             chosen = self._sae if entry.sae is None else others[entry.sae]
             assert chosen is not None
-            of_chosen = self._statistics if self._sae is not None and chosen.sha256 == self._sae.sha256 else None
+            of_chosen = self._statistics if self._sae is not None and chosen.is_that_of(self._sae.identity) else None
             found += entry.pairs(chosen, statistics=of_chosen, special_ids=self._special_ids)
         if others:
-            self.about["other_saes"] = {name: _identity(loaded) for name, loaded in others.items()}
+            self.about["other_saes"] = {name: loaded.identity for name, loaded in others.items()}
         return found
 
     def _open(self, ref: str) -> LoadedSae:
         return load_sae(ref, str(self._model.cfg.device or "cpu"))
-
-
-def _identity(loaded: LoadedSae) -> dict[str, str]:
-    return {key: getattr(loaded, key) for key in ("source", "sae_id", "sha256", "hook_name")}
 
 
 def _names_parts(positions: Any) -> bool:
