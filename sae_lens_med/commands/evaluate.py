@@ -377,7 +377,7 @@ def _print(title: str, result: "Evaluation", output: Path, as_json: bool) -> Non
     for name in dict.fromkeys(metric.name for metric in result.metrics):
         say(f"{name}: {MEANINGS[name].en}.")
     for reason, n, what in reason_sentences(result.reasons):
-        say(f"No answer, counted as wrong: {n} {reason} ({what.en}).")
+        say(f"No answer, counted as wrong: {reason} {n} ({what.en}).")
     say(f"Results: {output}")
     say(f"Report: {output / 'report.html'}")
     say(f"        {output / 'report.md'}")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import sae_lens_med
 from sae_lens_med.alignment import METRICS
+from sae_lens_med.cli import app
 from sae_lens_med.languages import ENGLISH, KOREAN
 from sae_lens_med.languages.korean import NOTES, TEXTS
 from sae_lens_med.records import MetricValue
@@ -193,6 +195,17 @@ def test_precision_and_recall_of_equal_sets_are_one_row(aligned: Path) -> None:
     assert same, "the study has such a pair"
     assert html.count("overlap_precision_at_20 = alignment/overlap_recall_at_20") == same
     assert html.count("alignment/overlap_recall_at_20") == same + differ
+
+
+def test_the_terminal_says_which_metrics_gave_nothing_and_why(aligned: Path) -> None:
+    concepts = str(aligned.parent / "concepts.jsonl")
+    shown = CliRunner().invoke(
+        app, ["align", str(aligned), "--no-model", "--permutations", "99", "--concepts", concepts]
+    )
+    assert shown.exit_code == 0, shown.output
+    nothing = shown.stdout.split("Metrics that gave nothing, and why:")[1]
+    assert "  ratings: Clinicians' ratings (#15) was not measured: no file of ratings was given." in nothing
+    assert "  overlap:" not in nothing and f"{aligned / 'alignment' / 'report.ko.html'}" in nothing
 
 
 def test_metrics_that_gave_nothing_say_why(aligned: Path) -> None:
