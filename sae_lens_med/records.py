@@ -118,8 +118,8 @@ class McqItem(Record):
     explanation: str | None = None
     explanation_source: ExplanationSource | None = None
     """Who wrote the explanation: `expert`, `model`, `illustrative`, or `reference` for a published text that was not
-    written to explain this item (an abstract's conclusion, a textbook, an answer of a health service); None exactly
-    when there is none."""
+    written to explain this item (an abstract's conclusion, a textbook, an answer of a health service); None where there
+    is none, or nobody says."""
     question_spans: tuple[Span, ...] = ()
     """Annotated spans of `question` (CasiMedicos: `premise`, `claim`)."""
     explanation_spans: tuple[Span, ...] = ()
@@ -150,7 +150,7 @@ class McqItem(Record):
         if self.explanation is not None:
             _require(bool(self.explanation.strip()), f"{where}: the explanation is empty; use None for no explanation.")
             _require(
-                self.explanation_source in EXPLANATION_SOURCES,
+                self.explanation_source is None or self.explanation_source in EXPLANATION_SOURCES,
                 f"{where}: explanation_source must be one of {', '.join(EXPLANATION_SOURCES)}, "
                 f"got {self.explanation_source!r}.",
             )
@@ -382,6 +382,16 @@ def require_unique_ids(items: list[McqItem], where: str) -> None:
         if item.id in seen:
             raise DataError(f"{where}: the id {item.id!r} appears twice; ids must be unique within a data set.")
         seen.add(item.id)
+
+
+def require_explanation_sources(items: Iterable[McqItem], where: str) -> None:
+    """Raise `DataError` where an explanation does not say who wrote it, which decides what a study may conclude."""
+    unsaid = [item.id for item in items if item.explanation is not None and item.explanation_source is None]
+    if unsaid:
+        raise DataError(
+            f"{where}: {len(unsaid)} explanations do not say who wrote them, {unsaid[0]!r} first; say it for all with "
+            f"--explanation-source ({', '.join(EXPLANATION_SOURCES)}), or for each in a column explanation_source."
+        )
 
 
 def require_options(items: Iterable[McqItem], what: str) -> None:

@@ -106,9 +106,9 @@ def align(
 ) -> None:
     """Measure the alignment metrics of a finished study: does the model compute with what the explanations name?
 
-    Writes STUDY/alignment/: report.html (read this), report.md, features.md, metrics.json. Every number stands beside
-    its null; q is p corrected over all numbers that count. A metric that was measured with the same settings is not
-    measured again.
+    Writes STUDY/alignment/: report.html (read this; report.ko.html in Korean), report.md, features.md, metrics.json.
+    Every number stands beside its null; q is p corrected over all numbers that count. A metric that was measured with
+    the same settings is not measured again.
 
     Example: sae-lens-med align my-study --metrics overlap,concepts,rsa --no-model
 
@@ -291,7 +291,9 @@ def _split(values: list[str] | None) -> list[str]:
 
 def _print(study: Path, result: "AlignmentRun", *, as_json: bool) -> None:
     from sae_lens_med.runs.files import DISCLAIMER
+    from sae_lens_med.study.alignment_report import gave_nothing
     from sae_lens_med.study.claims import confirmatory
+    from sae_lens_med.study.measured import AlignmentFolder
 
     entries = confirmatory(result.metrics)
     if as_json:
@@ -316,8 +318,11 @@ def _print(study: Path, result: "AlignmentRun", *, as_json: bool) -> None:
         say_json(value)
         return
     _print_table(study, entries)
-    for reason in result.absent.values():
-        say(reason)
+    if nothing := gave_nothing(AlignmentFolder(study), result.absent):
+        say("Metrics that gave nothing, and why:")
+        for name, reason in nothing.items():
+            say(f"  {name}: {reason}")
     say(DISCLAIMER)
     say(f"Report: {result.report_html}")
     say(f"        {result.report_md}")
+    say(f"        {result.folder / 'report.ko.html'}")

@@ -152,7 +152,8 @@ def evaluate(
 ) -> None:
     """Accuracy on multiple-choice questions, by one of five methods.
 
-    Writes items.jsonl (one result per item) and summary.json; an interrupted run continues when it is started again.
+    Writes report.html (read this; report.ko.html in Korean), report.md, items.jsonl (one result per item) and
+    summary.json; an interrupted run continues when it is started again.
 
     letter: the option letter that the model holds likeliest in the answer slot.
 
@@ -366,11 +367,17 @@ def _fields(text: str | None) -> dict[str, Any]:
 
 
 def _print(title: str, result: "Evaluation", output: Path, as_json: bool) -> None:
+    from sae_lens_med.evaluation.sentences import MEANINGS, reason_sentences
+
     if as_json:
         print_json(output, result.metrics)
         return
     print_tables(title, result.metrics)
-    if result.reasons:
-        counted = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
-        say(f"No answer, counted as wrong: {counted}.")
+    for name in dict.fromkeys(metric.name for metric in result.metrics):
+        say(f"{name}: {MEANINGS[name].en}.")
+    for reason, n, what in reason_sentences(result.reasons):
+        say(f"No answer, counted as wrong: {reason} {n} ({what.en}).")
     say(f"Results: {output}")
+    say(f"Report: {output / 'report.html'}")
+    say(f"        {output / 'report.md'}")
+    say(f"        {output / 'report.ko.html'}")

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 # Conditions that `sae-lens-med intervene` compares with the plain model, on the same questions.
+# These features fire on every question of `--data sample`, with the SAE
+# sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post. With another SAE or other questions, name others:
+# `sae-lens-med align STUDY` lists in features.md which ones stand for which concepts.
 conditions:
   # The SAE's reconstruction instead of the activation: what is lost by looking through the SAE.
   # not_special leaves tokens such as BOS alone, on which SAEs are not trained.
@@ -46,12 +49,12 @@ conditions:
   # The same with what the SAE misses added back: it must change nothing, which checks the machinery.
   - {name: splice-with-error, kind: splice, error_term: true, positions: not_special}
   # Features switched off together. mode: zero, mean (over these questions), resample.
-  - {name: ablate-two, kind: ablate, features: [25, 237], mode: zero, positions: not_special}
+  - {name: ablate-two, kind: ablate, features: [10, 248], mode: zero, positions: not_special}
   # A feature's direction added, in units of the feature's maximum on these questions (unit: max, norm or raw).
   # strengths: one condition each; they multiply the value of each feature.
-  - name: steer-123
+  - name: steer-1285
     kind: steer
-    features: {123: 1.0}
+    features: {1285: 1.0}
     unit: max
     positions: not_special
     strengths: [-2, -1, -0.5, 0.5, 1, 2]

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sae_lens_med.commands.output import say_json
+from sae_lens_med.commands.options import on_terminal
+from sae_lens_med.commands.output import say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -16,12 +17,18 @@ def register(app: typer.Typer) -> None:
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models that have a short name here. Any other Hub id or local folder works too.
 
+    A table on a terminal; piped, one Hub id a line.
+
     Example: sae-lens-med models --json
     """
     from sae_lens_med.models.catalogue import CATALOGUE, wheel_installed
 
     if as_json:
         say_json([asdict(entry) for entry in CATALOGUE])
+        return
+    if not on_terminal():
+        for entry in CATALOGUE:
+            say(entry.hub_id)
         return
     from rich.table import Table
 

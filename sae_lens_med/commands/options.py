@@ -3,6 +3,7 @@
 Heavy imports are inside the functions.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,9 +93,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 ExplanationSource = Annotated[
     str | None,
     typer.Option(
-        help="Who wrote the explanations, where the rows do not say: expert, model, illustrative or reference."
+        help="Who wrote the explanations, where the rows do not say: expert, model, illustrative or reference. Only a "
+        "study needs it."
     ),
 ]
+
+
+def on_terminal() -> bool:
+    """Whether stdout is a terminal: a person reads a table there, and a program in a pipe one name a line."""
+    return sys.stdout.isatty()
 
 
 def load_data(

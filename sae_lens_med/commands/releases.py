@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sae_lens_med.commands.options import on_terminal
 from sae_lens_med.commands.output import say, say_json, write
 from sae_lens_med.escaping import harmless, json_text, plain
 
@@ -24,10 +25,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @releases_app.command("list")
 def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the releases and their SAEs."""
+    """List the releases and their SAEs: a table on a terminal; piped, one RELEASE/ID a line, as --sae takes it."""
     releases = _releases(ctx).read().values()
     if as_json:
         say_json([_listed(release) for release in releases])
+        return
+    if not on_terminal():
+        for release in releases:
+            for sae in release.saes:
+                say(f"{release.name}/{sae.id}")
         return
     from rich.table import Table
 

@@ -78,6 +78,8 @@ def study(
     Example: sae-lens-med study --model gemma-3-270m --sae sae-lens-med-gemma-3-270m-res/blocks.9.hook_resid_post
     --data sample --output my-study
     """
+    from sae_lens_med.records import require_explanation_sources
+
     _require_output(output)
     loaded = load_data(
         data,
@@ -90,6 +92,7 @@ def study(
         answers_from=answers_from,
         extra_columns=extra_columns,
     )
+    require_explanation_sources(loaded.items, loaded.source)
     _run_study(
         model,
         sae,
@@ -207,3 +210,4 @@ def _print_end(result: "StudyResult") -> None:
     # Not through rich, which would wrap a long path.
     say(f"Report: {result.report_html}")
     say(f"        {result.report_md}")
+    say(f"        {result.folder / 'report.ko.html'}")

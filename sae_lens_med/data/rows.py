@@ -15,7 +15,8 @@ What a row does not say, it gets by these rules:
 - id: `subject-year-period-q_number` where the row has all of these, else the file's name and the row number;
 - subject: `unspecified`; language: `ko` when the question holds Hangul, else `en`;
 - explanation_source: `model` for `rationale_r1`, `expert` for `cot`, that of the named source whose columns the row has
-  (`mappings`: CasiMedicos), else what the caller of the loader says.
+  (`mappings`: CasiMedicos), else what the caller of the loader says, else None: a study then asks
+  (`records.require_explanation_sources`).
 
 Rows of a set of open questions (`named`) have neither options nor answer.
 """
@@ -391,7 +392,7 @@ def _explanation(
     source = stated or EXPLANATION_COLUMNS[column] or default
     choices = ", ".join(EXPLANATION_SOURCES)
     if source is None:
-        raise FieldError("explanation_source", f"missing; say who wrote the explanation: {choices}")
+        return values[column], None
     for allowed in get_args(ExplanationSource):
         if source == allowed:
             return values[column], allowed

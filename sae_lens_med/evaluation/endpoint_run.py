@@ -154,7 +154,8 @@ def evaluate_endpoint(
         usage = _usage(results, prices)
         if run is None or partial is None:
             return summarised(None, data.items, results, provenance, method, "model", usage)
-        write_evaluation(run, summarised(run.path, data.items, results, provenance, method, "model", usage))
+        found = summarised(run.path, data.items, results, provenance, method, "model", usage)
+        write_evaluation(run, found, data.items)
         partial.remove()
         return read_evaluation(run.path)
 

@@ -2,7 +2,8 @@
 
 Layout: `items.jsonl` (one `ItemResult` a line, in item order) and `summary.json` (`format`, `provenance`, `metrics`,
 `reasons`: how many items have no answer and why, `usage`: what an endpoint counted, `deferral`: the curve of a method
-with confidences, which is in `deferral.csv` and `deferral.svg`, too); while it runs, `items.partial.jsonl`.
+with confidences, which is in `deferral.csv` and `deferral.svg`, too), and the report (`report.REPORTS`);
+while it runs, `items.partial.jsonl`.
 
 Loads no model and no torch.
 """
@@ -17,6 +18,7 @@ from sae_lens_med.errors import DataError, StudyError
 from sae_lens_med.evaluation.accuracy import ACCURACY, ACCURACY_PAPER, accuracy_metrics, reason_counts
 from sae_lens_med.evaluation.deferral import DeferralPoint, deferral_area, deferral_csv, deferral_curve
 from sae_lens_med.evaluation.method import Method
+from sae_lens_med.evaluation.report import REPORTS, write_evaluation_report
 from sae_lens_med.plots import deferral, describe_deferral, svg
 from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance
 from sae_lens_med.runs.files import json_sha256, write_text
@@ -86,7 +88,7 @@ def summarised(
     return Evaluation(folder, tuple(results), tuple(metrics), provenance, reason_counts(results), curve, usage)
 
 
-def write_evaluation(run: RunFolder, found: Evaluation) -> None:
+def write_evaluation(run: RunFolder, found: Evaluation, items: Sequence[McqItem]) -> None:
     """Write all of it, the summary last: where it is, the rest is."""
     if found.deferral:
         write_text(run.path / f"{DEFERRAL}.csv", deferral_csv(found.deferral))
@@ -97,8 +99,17 @@ def write_evaluation(run: RunFolder, found: Evaluation) -> None:
         )
         write_text(run.path / f"{DEFERRAL}.svg", picture)
     write_results(run.path / RESULTS, found.results)
+    write_evaluation_report(
+        run.path,
+        items,
+        found.results,
+        found.metrics,
+        found.provenance,
+        reasons=found.reasons,
+        curve=found.deferral,
+    )
     run.values |= {
-        "files": hashes(run.path, (RESULTS, f"{DEFERRAL}.*")),
+        "files": hashes(run.path, (RESULTS, f"{DEFERRAL}.*", *REPORTS)),
         "metrics": [metric.to_dict() for metric in found.metrics],
         "reasons": found.reasons,
         "usage": found.usage,

@@ -143,7 +143,7 @@ def evaluate(
             done = {result.id: result for result in read_results(output / RESULTS)}
         results = answers(done, partial.append)
         if me.first:
-            write_evaluation(run, summarised(output, data.items, results, provenance, method, variant))
+            write_evaluation(run, summarised(output, data.items, results, provenance, method, variant), data.items)
             partial.remove()
         distributed.barrier()
         return read_evaluation(output)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.languages import Sentence
 from sae_lens_med.records import FloatArray, MetricValue
 from sae_lens_med.statistics import SMALL_N, null_z
 
@@ -46,14 +47,6 @@ class Measured:
     """What was not measured and why, one sentence each."""
     files: Mapping[str, Any] = field(default_factory=dict)
     """File name -> JSON value, or text for names that do not end in `.json`: written beside `metrics.json`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """One sentence, or part of one, in both languages of the reports."""
-
-    en: str
-    ko: str
 
 
 @dataclass(frozen=True, slots=True)

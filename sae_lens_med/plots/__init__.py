@@ -9,6 +9,7 @@
 | function | draws |
 |---|---|
 | `intervals` | values with their intervals, one row each, beside what guessing or a null gives |
+| `forest` | metrics of different scales, each against its own null, in units of the null's spread |
 | `letter_shares` | how often each option letter is the gold answer and how often it is predicted |
 | `similarity_histogram` | similarity to the own explanation and to the others |
 | `null_histogram` | an observed value among the values that its null gives |
@@ -20,7 +21,8 @@
 These take `ax`, an axes to draw on; without it they make a figure of their own, which no global state of `pyplot`
 knows, so that nothing opens a window or chooses a backend. `frontier_panels`, `training_panels` and `steering_panels`
 make a whole figure of several such axes and return all of them. `describe_*` says the same numbers in words: the
-description that `svg` puts into the picture for those who do not see it.
+description that `svg` puts into the picture for those who do not see it. Those that reports hold take `language`
+(`languages.ENGLISH`, `languages.KOREAN`), for what they write beside the labels given.
 
 Colours can be told apart with a colour-vision deficiency and on light and dark pages; marks, dashes or fillings say the
 same. Labels are data and never markup: no mathematics is parsed in them, and what cannot be shown is replaced.
@@ -30,6 +32,7 @@ matplotlib is imported when something is drawn. Out of scope: computing what is 
 
 from sae_lens_med.plots.bars import describe_letter_shares, letter_shares
 from sae_lens_med.plots.deferring import DeferralLike, deferral, describe_deferral
+from sae_lens_med.plots.forests import ForestRow, describe_forest, forest
 from sae_lens_med.plots.histograms import (
     describe_null_histogram,
     describe_similarity_histogram,
@@ -50,12 +53,14 @@ from sae_lens_med.plots.training_steps import describe_training, training_curve,
 
 __all__ = [
     "DeferralLike",
+    "ForestRow",
     "FrontierLike",
     "IntervalRow",
     "SteeringEntry",
     "SteeringPoint",
     "deferral",
     "describe_deferral",
+    "describe_forest",
     "describe_frontier",
     "describe_intervals",
     "describe_letter_shares",
@@ -63,6 +68,7 @@ __all__ = [
     "describe_similarity_histogram",
     "describe_steering",
     "describe_training",
+    "forest",
     "frontier",
     "frontier_panels",
     "intervals",

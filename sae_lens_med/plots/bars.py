@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sae_lens_med.languages import ENGLISH, Language
 from sae_lens_med.plots.style import AMBER, BLUE, drawing, grid, legend, shown, to_draw
 
 if TYPE_CHECKING:
@@ -12,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def letter_shares(
-    labels: Sequence[str], gold: Sequence[float], predicted: Sequence[float], ax: "Axes | None" = None
+    labels: Sequence[str],
+    gold: Sequence[float],
+    predicted: Sequence[float],
+    ax: "Axes | None" = None,
+    *,
+    language: Language = ENGLISH,
 ) -> "Axes":
     """Two horizontal bars for each of the k `labels`: its share of the items, in [0, 1], among the gold answers and
     among the predictions. Raises `DataError` when a share is missing or not finite."""
@@ -30,12 +36,15 @@ def letter_shares(
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(labels) - 0.5, -0.5)
         ax.set_xlim(0, 1.1 * max(0.05, *(float(values.max()) for values in shares)))
-        ax.set_xlabel("share of items")
-        legend(ax, drawn, ["gold answers", "predictions"], ncols=2)
+        ax.set_xlabel(language.text("share of items"))
+        legend(ax, drawn, [language.text("gold answers"), language.text("predictions")], ncols=2)
     return ax
 
 
-def describe_letter_shares(labels: Sequence[str], gold: Sequence[float], predicted: Sequence[float]) -> str:
+def describe_letter_shares(
+    labels: Sequence[str], gold: Sequence[float], predicted: Sequence[float], *, language: Language = ENGLISH
+) -> str:
     """`A: gold 0.200, predicted 0.310; ...`"""
     rows = zip(labels, gold, predicted, strict=True)
-    return "; ".join(f"{label}: gold {g:.3f}, predicted {p:.3f}" for label, g, p in rows) + "."
+    said = language.text("{label}: gold {gold}, predicted {predicted}")
+    return "; ".join(said.format(label=label, gold=f"{g:.3f}", predicted=f"{p:.3f}") for label, g, p in rows) + "."

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from sae_lens_med.errors import DataError
+from sae_lens_med.languages import ENGLISH, Language
 from sae_lens_med.plots.style import BLUE, drawing, grid, ink, legend
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class DeferralLike(Protocol):
     def null_interval(self) -> tuple[float, float]: ...
 
 
-def deferral(points: Sequence[DeferralLike], ax: "Axes | None" = None) -> "Axes":
+def deferral(points: Sequence[DeferralLike], ax: "Axes | None" = None, *, language: Language = ENGLISH) -> "Axes":
     """Accuracy of the retained items against the share deferred, both on [0, 1], over the mean and the central 95 % of
     deferring at random. Raises `DataError` without points."""
     _require(points)
@@ -52,19 +53,26 @@ def deferral(points: Sequence[DeferralLike], ax: "Axes | None" = None) -> "Axes"
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1)
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-        ax.set_xlabel("share of items deferred")
-        ax.set_ylabel("accuracy of the retained items", rotation_mode="anchor")
-        legend(ax, [own, (band, mean)], ["least confident deferred", "deferred at random: mean and 95 %"])
+        ax.set_xlabel(language.text("share of items deferred"))
+        ax.set_ylabel(language.text("accuracy of the retained items"), rotation_mode="anchor")
+        labels = [language.text("least confident deferred"), language.text("deferred at random: mean and 95 %")]
+        legend(ax, [own, (band, mean)], labels)
     return ax
 
 
-def describe_deferral(points: Sequence[DeferralLike]) -> str:
+def describe_deferral(points: Sequence[DeferralLike], *, language: Language = ENGLISH) -> str:
     """The ends of the curve, and what deferring at random gives."""
     _require(points)
     first, last = points[0], points[-1]
-    return (
-        f"{first.n} items. Accuracy {first.accuracy:.3f} with none deferred, {last.accuracy:.3f} on the {last.n} most "
-        f"confident; deferring at random {first.null_mean:.3f}."
+    return language.text(
+        "{n} items. Accuracy {first} with none deferred, {last} on the {kept} most confident; deferring at random "
+        "{null}."
+    ).format(
+        n=first.n,
+        first=f"{first.accuracy:.3f}",
+        last=f"{last.accuracy:.3f}",
+        kept=last.n,
+        null=f"{first.null_mean:.3f}",
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from sae_lens_med.languages import ENGLISH, Language
 from sae_lens_med.plots.style import BLUE, VERMILLION, drawing, ink, legend, signed, to_draw
 from sae_lens_med.records import FloatArray
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def similarity_histogram(matched: npt.ArrayLike, mismatched: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
+def similarity_histogram(
+    matched: npt.ArrayLike, mismatched: npt.ArrayLike, ax: "Axes | None" = None, *, language: Language = ENGLISH
+) -> "Axes":
     """Histograms over the same bins of two arrays `[n]`: each item's similarity to its own explanation, and its mean
     similarity to the other explanations.
 
@@ -25,35 +28,48 @@ def similarity_histogram(matched: npt.ArrayLike, mismatched: npt.ArrayLike, ax: 
     with drawing(ax, height=2.9) as ax:
         handles, labels = [], []
         for name, values, colour, alpha, dashes in (
-            ("own explanation", own, BLUE, 0.4, "-"),
-            ("other explanations (mean)", others, VERMILLION, 0.25, "--"),
+            ("own explanation: mean {value}", own, BLUE, 0.4, "-"),
+            ("other explanations (mean): mean {value}", others, VERMILLION, 0.25, "--"),
         ):
             share = np.histogram(values, edges)[0] / len(values)
             handles.append(ax.stairs(share, edges, fill=True, color=colour, alpha=alpha, linewidth=0))
             ax.stairs(share, edges, color=colour, linewidth=1)
             mean = float(values.mean())
             ax.axvline(mean, color=colour, linewidth=2, linestyle=dashes)
-            labels.append(f"{name}: mean {signed(mean)}")
+            labels.append(language.text(name).format(value=signed(mean)))
         ax.set_xlim(low, high)
         ax.set_ylim(bottom=0)
-        ax.set_xlabel("similarity of question and explanation")
-        ax.set_ylabel("share of items", rotation_mode="anchor")
+        ax.set_xlabel(language.text("similarity of question and explanation"))
+        ax.set_ylabel(language.text("share of items"), rotation_mode="anchor")
         legend(ax, handles, labels)
     return ax
 
 
-def describe_similarity_histogram(matched: npt.ArrayLike, mismatched: npt.ArrayLike) -> str:
+def describe_similarity_histogram(
+    matched: npt.ArrayLike, mismatched: npt.ArrayLike, *, language: Language = ENGLISH
+) -> str:
     """Number of items, the two means and the ends of the axis."""
     own, others = to_draw(matched, "matched"), to_draw(mismatched, "mismatched")
     low, high = _limits(np.concatenate([own, others]))
-    return (
-        f"{len(own)} items. Mean similarity to the own explanation {signed(float(own.mean()))}, to the other "
-        f"explanations {signed(float(others.mean()))}; horizontal axis from {signed(low)} to {signed(high)}."
+    return language.text(
+        "{n} items. Mean similarity to the own explanation {own}, to the other explanations {others}; horizontal axis "
+        "from {low} to {high}."
+    ).format(
+        n=len(own),
+        own=signed(float(own.mean())),
+        others=signed(float(others.mean())),
+        low=signed(low),
+        high=signed(high),
     )
 
 
 def null_histogram(
-    null: npt.ArrayLike, observed: float, ax: "Axes | None" = None, *, xlabel: str = "mean difference under the null"
+    null: npt.ArrayLike,
+    observed: float,
+    ax: "Axes | None" = None,
+    *,
+    xlabel: str = "mean difference under the null",
+    language: Language = ENGLISH,
 ) -> "Axes":
     """Histogram of the null's values (array `[B]`), a grey band over their central 95 %, and a line at `observed`.
 
@@ -71,20 +87,26 @@ def null_histogram(
         line = ax.axvline(observed, color=BLUE, linewidth=2.5)
         ax.set_xlim(low, high)
         ax.set_ylim(bottom=0)
-        ax.set_xlabel(xlabel)
-        ax.set_ylabel("permutations", rotation_mode="anchor")
-        within = f"95 % of the null: {signed(q_low)} to {signed(q_high)}"
-        legend(ax, [line, band], [f"observed: {signed(observed)}", within])
+        ax.set_xlabel(language.name(xlabel))
+        ax.set_ylabel(language.text("permutations"), rotation_mode="anchor")
+        within = language.text("95 % of the null: {low} to {high}").format(low=signed(q_low), high=signed(q_high))
+        legend(ax, [line, band], [language.text("observed: {value}").format(value=signed(observed)), within])
     return ax
 
 
-def describe_null_histogram(null: npt.ArrayLike, observed: float) -> str:
+def describe_null_histogram(null: npt.ArrayLike, observed: float, *, language: Language = ENGLISH) -> str:
     """Number of permutations, where 95 % of them lie, the observed value, and how many reach it."""
     values = to_draw(null, "null")
     low, high = _central(values)
-    return (
-        f"{len(values)} permutations; 95 % of the null lies between {signed(low)} and {signed(high)}; the observed "
-        f"value is {signed(observed)}, and {int((values >= observed).sum())} permutations reach it."
+    return language.text(
+        "{n} permutations; 95 % of the null lies between {low} and {high}; the observed value is {observed}, and "
+        "{reach} permutations reach it."
+    ).format(
+        n=len(values),
+        low=signed(low),
+        high=signed(high),
+        observed=signed(observed),
+        reach=int((values >= observed).sum()),
     )
 
 

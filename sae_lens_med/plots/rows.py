@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sae_lens_med.errors import DataError
+from sae_lens_med.languages import ENGLISH, Language
 from sae_lens_med.plots.style import BLUE, VERMILLION, drawing, grid, ink, shown
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def intervals(
     *,
     xlabel: str = "accuracy (share of items)",
     xlim: tuple[float, float] | None = (0.0, 1.0),
+    language: Language = ENGLISH,
 ) -> "Axes":
     """Dots with their 95 % intervals, the first row on top, a dashed mark at the chance level of each row and a grey
     band where 95 % of its null lies.
@@ -65,21 +67,22 @@ def intervals(
             ax.set_xlim(*xlim)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
-        ax.set_xlabel(xlabel)
+        ax.set_xlabel(language.name(xlabel))
     return ax
 
 
-def describe_intervals(rows: Sequence[IntervalRow]) -> str:
+def describe_intervals(rows: Sequence[IntervalRow], *, language: Language = ENGLISH) -> str:
     """`label: value (low to high), chance c, n m; ...`, three decimals."""
-    return "; ".join(_said(row) for row in rows) + "."
+    return "; ".join(_said(row, language) for row in rows) + "."
 
 
-def _said(row: IntervalRow) -> str:
+def _said(row: IntervalRow, language: Language) -> str:
     said = f"{row.label}: {row.value:.3f}"
     if row.interval is not None:
-        said += f" ({row.interval[0]:.3f} to {row.interval[1]:.3f})"
+        said += f" ({language.pair(f'{row.interval[0]:.3f}', f'{row.interval[1]:.3f}')})"
     if row.chance is not None:
-        said += f", chance {row.chance:.3f}"
+        said += f", {language.text('chance')} {row.chance:.3f}"
     if row.null_interval is not None:
-        said += f", null {row.null_interval[0]:.3f} to {row.null_interval[1]:.3f}"
+        low, high = row.null_interval
+        said += f", {language.text('null')} {language.pair(f'{low:.3f}', f'{high:.3f}')}"
     return said if row.n is None else f"{said}, n {row.n}"

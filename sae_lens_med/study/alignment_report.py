@@ -1,29 +1,48 @@
-"""`STUDY/alignment/` -> report.md, report.html and features.md: every value with its null, and what it allows to say.
+"""`STUDY/alignment/` -> its report: every value with its null, and what it allows to say; in English and Korean.
 
-Reads what `measured` wrote and the study's own files; needs no model. Concepts, contexts, groups and ids are untrusted
-text: all templates escape every value (`report.html_environment`, `report.markdown_environment`), and a content
-security policy forbids whatever might slip through.
+It begins with one figure of all numbers that count, each against its null; a reservation that several metrics share
+stands once, and the values of the single metrics are folded. Reads what `measured` wrote and the study's own files;
+needs no model. Concepts, contexts, groups and ids are untrusted text, which `pages` escapes; a content security policy
+forbids whatever might slip through.
 
 Out of scope: measuring anything but q, which depends on all numbers of the folder.
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from sae_lens_med import plots
 from sae_lens_med.alignment import METRICS
 from sae_lens_med.errors import StudyError
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
-from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, write_text
+from sae_lens_med.languages import Language, Sentence
+from sae_lens_med.metrics.metric import Metric
+from sae_lens_med.pages import page_names, write_pages
+from sae_lens_med.records import MetricValue
+from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, json_sha256
 from sae_lens_med.statistics import ALPHA
-from sae_lens_med.study.claims import VARIANT_NAMES, confirmatory, limits_of, sentence_of, warnings
+from sae_lens_med.study.claims import (
+    VARIANT_NAMES,
+    Confirmatory,
+    confirmatory,
+    limits_of,
+    sentence_of,
+    shared_reservations,
+    title_of,
+    warnings,
+)
 from sae_lens_med.study.folder import StudyFolder, read_study
 from sae_lens_med.study.measured import AlignmentFolder
-from sae_lens_med.study.report import html_environment, markdown_environment
 
+REPORTS = (*page_names("report"), *page_names("features", ("md",)))
+"""The files that `write_alignment_report` writes into `STUDY/alignment/`."""
 CONCEPTS_SHOWN = 40
 FEATURES_SHOWN = 2
 CONTEXTS_SHOWN = 3
@@ -32,7 +51,7 @@ CONTEXTS_SHOWN = 3
 def write_alignment_report(
     study: Path, *, absent: Mapping[str, str] | None = None, notes: Sequence[str] = ()
 ) -> tuple[Path, ...]:
-    """Write `report.md`, `report.html` and `features.md` into `STUDY/alignment/`, each atomically; return their paths.
+    """Write `REPORTS` into `STUDY/alignment/`, each atomically; return their paths in that order.
 
     Args:
         study: its folder, with or without measured metrics.
@@ -44,17 +63,28 @@ def write_alignment_report(
     records = read_study(study)
     folder = AlignmentFolder(study)
     concepts = _concepts(study, folder)
-    values = _view(records, folder, concepts, dict(absent or {}), list(notes))
-    written = []
-    for target, template, environment in (
-        ("report.md", "alignment.md.j2", markdown_environment()),
-        ("report.html", "alignment.html.j2", html_environment()),
-        ("features.md", "features.md.j2", markdown_environment()),
-    ):
-        path = folder.path / target
-        write_text(path, environment.get_template(template).render(values))
-        written.append(path)
-    return tuple(written)
+
+    def view(language: Language) -> dict[str, Any]:
+        return _view(records, folder, concepts, dict(absent or {}), list(notes), language)
+
+    return (
+        *write_pages(folder.path, "report", "alignment", view),
+        *write_pages(folder.path, "features", "features", view, ("md",)),
+    )
+
+
+def gave_nothing(folder: AlignmentFolder, absent: Mapping[str, str]) -> dict[str, str]:
+    """Metrics without a single value -> why: those that could not be measured, as `absent` says, and those that were
+    measured and found nothing to measure, as their notes say."""
+    found = {}
+    for metric in METRICS:
+        if metric.name not in folder.done:
+            if metric.name in absent:
+                found[metric.name] = absent[metric.name]
+        elif not any(metric.owns(value.name) for value in folder.metrics):
+            why = " ".join(folder.notes.get(metric.name, [])) or "it does not say why."
+            found[metric.name] = f"{metric.title} (#{metric.number}) gave no value: {why}"
+    return found
 
 
 def _view(
@@ -63,36 +93,36 @@ def _view(
     concepts: list[dict[str, Any]],
     absent: dict[str, str],
     notes: list[str],
+    language: Language,
 ) -> dict[str, Any]:
+    say = language.text
     limits = limits_of(records.metrics, list(records.items.values()))
     entries = confirmatory(folder.metrics)
+    shared = shared_reservations(entries, folder.metrics, limits)
     provenance = records.provenance
-    sections = []
-    for metric in METRICS:
-        own = [value for value in folder.metrics if metric.owns(value.name)]
-        notes_of = [*folder.notes.get(metric.name, []), *dict.fromkeys(value.notes for value in own if value.notes)]
-        if own or notes_of:
-            sections.append({"metric": metric, "values": own, "notes": notes_of})
     return {
         "provenance": provenance,
-        "disclaimers": (DISCLAIMER, DISCLAIMER_KO),
+        "disclaimers": (DISCLAIMER, DISCLAIMER_KO) if language.code == "en" else (DISCLAIMER_KO,),
         "warnings": warnings(folder.metrics, limits),
         "entries": entries,
         "n_tested": sum(entry.q is not None for entry in entries),
-        "sentences": [sentence_of(entry, folder.metrics, limits) for entry in entries],
-        "sections": sections,
+        "forest": _forest(entries, language),
+        "not_drawn": [entry.metric.title for entry in entries if not _drawable(entry)],
+        "sentences": [sentence_of(entry, folder.metrics, limits, shared) for entry in entries],
+        "shared": _shared(shared, entries, language),
+        "sections": _sections(folder, language),
         "verdicts": _verdicts(folder.path / "verdicts.csv"),
-        "absent": {name: reason for name, reason in absent.items() if name not in folder.done},
-        "notes": notes,
+        "absent": [language.note(reason) or reason for reason in gave_nothing(folder, absent).values()],
+        "notes": [language.note(note) or note for note in notes],
         "concepts": concepts,
         "variant_names": VARIANT_NAMES,
         "run_tables": [
-            ("Model", list(provenance.model.items())),
-            ("SAE", [] if provenance.sae is None else list(provenance.sae.items())),
-            ("Data", list(provenance.data.items())),
+            (say("Model"), list(provenance.model.items())),
+            (say("SAE"), [] if provenance.sae is None else list(provenance.sae.items())),
+            (say("Data"), list(provenance.data.items())),
             *(
                 (
-                    metric.title,
+                    language.name(metric.title),
                     [*folder.done[metric.name]["settings"].items(), ("seconds", folder.done[metric.name]["seconds"])],
                 )
                 for metric in METRICS
@@ -100,6 +130,74 @@ def _view(
             ),
         ],
     }
+
+
+def _drawable(entry: Confirmatory) -> bool:
+    """Whether a number has a null with a spread, which its distance is measured in."""
+    low, high = entry.value.null_interval or (0.0, 0.0)
+    return entry.value.null_mean is not None and high > low
+
+
+def _forest(entries: Sequence[Confirmatory], language: Language) -> Markup | None:
+    rows = [
+        plots.ForestRow(
+            label=re.sub(r" ?\([^()]*\)", "", title_of(entry, language)),  # the room is for the value's name
+            value=entry.value.value,
+            null_mean=entry.value.null_mean,
+            null_interval=entry.value.null_interval,
+            interval=entry.value.interval,
+            q=entry.q,
+            stands_out=entry.stands_out,
+        )
+        for entry in entries
+        if _drawable(entry) and entry.value.null_mean is not None and entry.value.null_interval is not None
+    ]
+    if not rows:
+        return None
+    drawn = plots.svg(
+        plots.forest(rows, language=language),
+        title=language.text("Every metric against its null"),
+        description=plots.describe_forest(rows, language=language),
+    )
+    return Markup(drawn)  # every text in it is escaped by `plots.svg`
+
+
+def _shared(
+    shared: Mapping[Sentence, Sequence[Metric]], entries: Sequence[Confirmatory], language: Language
+) -> list[dict[str, Any]]:
+    """Each reservation that holds for several metrics, with the titles of these; None for all of them."""
+    every = {entry.metric.name for entry in entries}
+    return [
+        {
+            "sentence": sentence,
+            "titles": None
+            if {metric.name for metric in metrics} == every
+            else ", ".join(language.name(metric.title) for metric in metrics),
+        }
+        for sentence, metrics in shared.items()
+    ]
+
+
+def _sections(folder: AlignmentFolder, language: Language) -> list[dict[str, Any]]:
+    """Each metric that gave something: its values, and what it noted."""
+    sections = []
+    for metric in METRICS:
+        own = [value for value in folder.metrics if metric.owns(value.name)]
+        noted = [*folder.notes.get(metric.name, []), *dict.fromkeys(value.notes for value in own if value.notes)]
+        if own or noted:
+            notes = [language.note(note) or note for note in noted]
+            sections.append({"metric": metric, "rows": _rows(own, language), "notes": notes})
+    return sections
+
+
+def _rows(values: Sequence[MetricValue], language: Language) -> list[dict[str, Any]]:
+    """The values of one metric; those that are the same number by construction, with the same interval and null, are
+    one row with all their names: precision and recall of sets of equal size."""
+    rows: dict[str, dict[str, Any]] = {}
+    for value in values:
+        same = json_sha256({**value.to_dict(), "name": None})
+        rows.setdefault(same, {"value": value, "names": []})["names"].append(language.metric(value.name))
+    return [{**row, "name": " = ".join(row["names"])} for row in rows.values()]
 
 
 def _concepts(study: Path, folder: AlignmentFolder) -> list[dict[str, Any]]:

@@ -11,15 +11,17 @@ from the null in units of the null's own spread.
 Out of scope: the verdict of the study itself (`verdict`), and verdicts on single features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sae_lens_med.alignment import METRICS
-from sae_lens_med.metrics.metric import Metric, Sentence
+from sae_lens_med.evaluation.accuracy import ACCURACY
+from sae_lens_med.evaluation.sentences import chance_level, find
+from sae_lens_med.languages import KOREAN, Language, Sentence, number
+from sae_lens_med.metrics.metric import Metric
 from sae_lens_med.records import McqItem, MetricValue
 from sae_lens_med.statistics import ALPHA, SMALL_N, benjamini_hochberg
 from sae_lens_med.study import verdict
-from sae_lens_med.study.verdict import number
 
 LEARNED_NOTHING = ("shuffled_decoder", "random_model")
 WORDS = ("tfidf", "bm25")
@@ -28,12 +30,6 @@ VARIANT_NAMES = verdict.VARIANT_NAMES | {
     "shuffled_decoder": "SAE with shuffled directions",
     "random_model": "model with random weights",
 }
-_NAMES_KO = verdict.VARIANT_NAMES_KO | {
-    "bm25": "BM25",
-    "shuffled_decoder": "방향을 섞은 SAE",
-    "random_model": "무작위 가중치 모델",
-}
-_UNITS_KO = {"items": "문항", "concepts": "개념", "features": "특징"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,37 +71,69 @@ def confirmatory(values: Sequence[MetricValue]) -> tuple[Confirmatory, ...]:
     return tuple(Confirmatory(metric, value, None if value.p is None else next(corrected)) for metric, value in found)
 
 
-def sentence_of(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits) -> Sentence:
-    """The sentence of one confirmatory number; `values` are all of the study, for its controls."""
+def value_name(name: str) -> str:
+    """A value's name as it is read: `retrieval mrr`."""
+    return name.removeprefix("alignment/").replace("_", " ")
+
+
+def title_of(entry: Confirmatory, language: Language) -> str:
+    """The metric's title and what its value is called, or one of them where they are the same."""
+    names = (language.name(entry.metric.title), language.name(value_name(entry.value.name)))
+    return ", ".join(dict.fromkeys(names))
+
+
+def sentence_of(
+    entry: Confirmatory, values: Sequence[MetricValue], limits: Limits, apart: Collection[Sentence] = ()
+) -> Sentence:
+    """The sentence of one confirmatory number; `values` are all of the study, for its controls. Reservations that are
+    said `apart`, for several numbers at once, are left out of it."""
     value, claim = entry.value, entry.metric.claims[entry.value.name]
     facts_en, facts_ko = _facts(entry)
-    unit = _UNITS_KO.get(value.unit, f" {value.unit}")
     few = _items(value) < SMALL_N
-    not_en, not_ko = _caveats(entry, values, limits)
-    if entry.stands_out and not few and not limits.illustrative:
-        may_en, may_ko = f"that {claim.may.en}", _that(claim.may.ko)
+    shown = entry.stands_out and not few and not limits.illustrative
+    if shown:
+        may = Sentence(f"that {claim.may.en}", _that(claim.may.ko))
     elif few or limits.illustrative:
-        may_en, may_ko = "only what these texts gave", "이 글들에서 나온 수치 자체뿐"
+        may = Sentence("only what these texts gave", "이 글들에서 나온 수치 자체뿐")
     else:
-        may_en = "that no such effect was shown here, which is no proof that there is none"
-        may_ko = "여기서 그런 효과가 확인되지 않았다는 것(없다는 증거는 아님)"
-    if not (entry.stands_out and not few and not limits.illustrative):
-        not_en, not_ko = [f"that {claim.may.en}", *not_en], [_that(claim.may.ko), *not_ko]
-    not_en, not_ko = [*not_en, f"that {claim.may_not.en}"], [*not_ko, _that(claim.may_not.ko)]
-    return Sentence(
-        f"{entry.metric.title}, {value.name.removeprefix('alignment/').replace('_', ' ')}: on {value.n} "
-        f"{value.unit}{_where(value)[0]} {number(value.value)} ({facts_en}). May be "
-        f"concluded: {may_en}. May not: {'; '.join(not_en)}.",
-        f"{value.n}{unit}{_where(value)[1]}에서 {number(value.value)}({facts_ko}). 내릴 수 있는 결론: {may_ko}. "
-        f"내릴 수 없는 결론: {'; '.join(not_ko)}.",
+        may = Sentence(
+            "that no such effect was shown here, which is no proof that there is none",
+            "여기서 그런 효과가 확인되지 않았다는 것(없다는 증거는 아님)",
+        )
+    may_not = [] if shown else [Sentence(f"that {claim.may.en}", _that(claim.may.ko))]
+    may_not += [each for each in reservations(entry, values, limits) if each not in apart]
+    where_en, where_ko = _where(value)
+    en = (
+        f"{entry.metric.title}, {value_name(value.name)}: on {value.n} {value.unit}{where_en} {number(value.value)} "
+        f"({facts_en}). May be concluded: {may.en}."
     )
+    ko = (
+        f"{title_of(entry, KOREAN)}: "
+        f"{KOREAN.count(value.n, value.unit)}{where_ko}에서 {number(value.value)}({facts_ko}). "
+        f"내릴 수 있는 결론: {may.ko}."
+    )
+    if may_not:
+        en += f" May not: {'; '.join(each.en for each in may_not)}."
+        ko += f" 내릴 수 없는 결론: {'; '.join(each.ko for each in may_not)}."
+    return Sentence(en, ko)
+
+
+def shared_reservations(
+    entries: Sequence[Confirmatory], values: Sequence[MetricValue], limits: Limits
+) -> dict[Sentence, tuple[Metric, ...]]:
+    """The reservations that hold for more than one metric, each with the metrics that it holds for."""
+    held: dict[Sentence, dict[str, Metric]] = {}
+    for entry in entries:
+        for each in reservations(entry, values, limits):
+            held.setdefault(each, {})[entry.metric.name] = entry.metric
+    return {each: tuple(metrics.values()) for each, metrics in held.items() if len(metrics) > 1}
 
 
 def limits_of(metrics: Sequence[MetricValue], items: Sequence[McqItem]) -> Limits:
     """From the study's own metrics (accuracy) and items."""
     sources = verdict.explanation_sources(items)
-    accuracy = verdict.find(metrics, verdict.ACCURACY, "all")
-    chance = None if accuracy is None else verdict.chance_level(accuracy, [i for i in items if i.answer is not None])
+    accuracy = find(metrics, ACCURACY, "all")
+    chance = None if accuracy is None else chance_level(accuracy, [i for i in items if i.answer is not None])
     at_chance = (
         accuracy is not None and accuracy.interval is not None and chance is not None and accuracy.interval[0] <= chance
     )
@@ -153,7 +181,8 @@ def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, .
         sentences.append(
             Sentence(
                 f"Some numbers rest on as few as {few[0]} items; fewer than {SMALL_N} carry no claim.",
-                f"일부 수치는 {few[0]}문항에만 근거합니다. {SMALL_N}문항 미만은 결론의 근거가 되지 못합니다.",
+                f"일부 수치는 {KOREAN.count(few[0])}에만 근거합니다. {KOREAN.count(SMALL_N)} 미만은 결론의 근거가 되지 "
+                "못합니다.",
             )
         )
     return tuple(sentences)
@@ -198,7 +227,7 @@ def _facts(entry: Confirmatory) -> tuple[str, str]:
     if value.interval is not None:
         low, high = (number(x) for x in value.interval)
         en.append(f"95 % interval {low} to {high}")
-        ko.append(f"95 % 신뢰구간 {low}~{high}")
+        ko.append(f"95% 신뢰구간 {low}~{high}")
     if value.null_mean is not None:
         en.append(f"null {number(value.null_mean)}")
         ko.append(f"귀무 평균 {number(value.null_mean)}")
@@ -217,43 +246,76 @@ def _where(value: MetricValue) -> tuple[str, str]:
     return ("", "") if value.group == "all" else (f" ({value.group})", f"({value.group})")
 
 
-def _caveats(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits) -> tuple[list[str], list[str]]:
-    en: list[str] = []
-    ko: list[str] = []
+def reservations(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits) -> list[Sentence]:
+    """What a number does not show, whatever it says: what limits it here, and what its metric never shows."""
+    found: list[Sentence] = []
     value = entry.value
-    if _items(value) < SMALL_N:
-        en.append(f"anything general, because {_items(value)} items are too few")
-        ko.append(f"일반적인 결론({_items(value)}문항은 너무 적음)")
+    if (n := _items(value)) < SMALL_N:
+        found.append(
+            Sentence(
+                f"anything general, because {n} items are too few",
+                f"일반적인 결론({KOREAN.count(n)}은 너무 적음)",
+            )
+        )
     if limits.illustrative:
-        en.append("anything about medical reasoning, because the material is illustrative")
-        ko.append("의학적 추론에 관한 주장(예시용 자료)")
+        found.append(
+            Sentence(
+                "anything about medical reasoning, because the material is illustrative",
+                "의학적 추론에 관한 주장(예시용 자료)",
+            )
+        )
     if limits.model_written and "explanations" in entry.metric.needs:
-        en.append("agreement with an expert, because a language model wrote explanations")
-        ko.append("전문가와의 일치(해설을 언어 모델이 작성함)")
+        found.append(
+            Sentence(
+                "agreement with an expert, because a language model wrote explanations",
+                "전문가와의 일치(해설을 언어 모델이 작성함)",
+            )
+        )
     if limits.reference_texts and "explanations" in entry.metric.needs:
-        en.append("agreement with an expert, because explanations are published texts not written to explain the items")
-        ko.append("전문가와의 일치(해설이 문항을 설명하려고 쓴 글이 아니라 공개된 문헌임)")
+        found.append(
+            Sentence(
+                "agreement with an expert, because explanations are published texts not written to explain the items",
+                "전문가와의 일치(해설이 문항을 설명하려고 쓴 글이 아니라 공개된 문헌임)",
+            )
+        )
     same = {v.variant: v for v in values if v.name == value.name and v.group == value.group}
     if as_much := _as_much(value, same, LEARNED_NOTHING):
-        names = ", ".join(VARIANT_NAMES[v] for v in as_much)
-        en.append(f"that this was learned, because what has learned nothing gives at least as much ({names})")
-        ko.append(f"학습의 결과라는 것(학습하지 않은 {', '.join(_NAMES_KO[v] for v in as_much)}도 같거나 더 큼)")
-    if as_much := _as_much(value, same, WORDS):
-        names = ", ".join(VARIANT_NAMES[v] for v in as_much)
-        en.append(
-            f"that features add anything to shared words, because the words alone give at least as much ({names})"
+        en, ko = _named(as_much)
+        found.append(
+            Sentence(
+                f"that this was learned, because what has learned nothing gives at least as much ({en})",
+                f"학습의 결과라는 것(학습하지 않은 {ko}도 같거나 더 큼)",
+            )
         )
-        ko.append(
-            "특징이 공통 단어 이상의 것을 보여 준다는 것"
-            f"({', '.join(_NAMES_KO[v] for v in as_much)}만으로도 같거나 더 큼)"
+    if as_much := _as_much(value, same, WORDS):
+        en, ko = _named(as_much)
+        found.append(
+            Sentence(
+                f"that features add anything to shared words, because the words alone give at least as much ({en})",
+                f"특징이 공통 단어 이상의 것을 보여 준다는 것({ko}만으로도 같거나 더 큼)",
+            )
         )
     if entry.stands_out and not any(v in same for v in LEARNED_NOTHING) and "model" not in entry.metric.needs:
-        en.append("that it takes training, because no control that has learned nothing was measured")
-        ko.append("학습이 필요하다는 것(학습하지 않은 대조군을 측정하지 않음)")
+        found.append(
+            Sentence(
+                "that it takes training, because no control that has learned nothing was measured",
+                "학습이 필요하다는 것(학습하지 않은 대조군을 측정하지 않음)",
+            )
+        )
     if limits.at_chance:
-        en.append("that it serves right answers, because the model answers at chance")
-        ko.append("정답에 쓰인다는 것(정확도가 무작위 수준)")
-    return en, ko
+        found.append(
+            Sentence(
+                "that it serves right answers, because the model answers at chance",
+                "정답에 쓰인다는 것(정확도가 무작위 수준)",
+            )
+        )
+    never = entry.metric.claims[value.name].may_not
+    return [*found, Sentence(f"that {never.en}", _that(never.ko))]
+
+
+def _named(variants: Sequence[str]) -> tuple[str, str]:
+    names = [VARIANT_NAMES[variant] for variant in variants]
+    return ", ".join(names), ", ".join(KOREAN.name(name) for name in names)
 
 
 def _as_much(value: MetricValue, same: dict[str, MetricValue], names: Sequence[str]) -> list[str]:

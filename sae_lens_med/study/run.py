@@ -5,7 +5,7 @@
     align      alignment/, alignment.safetensors, item_features.json
                similarity of question and explanation features, with nulls and baselines (metrics #1 and #2)
     examples   examples.json                   top contexts of the features that the report shows
-    report     report.md, report.html
+    report     report.md, report.html, report.ko.md, report.ko.html
 
 `manifest.json` is written first and says where the study comes from, which stages are done, and the hash of each file
 that they wrote. Each stage writes its files atomically and is skipped when the study is run again, unless a file of it
@@ -43,7 +43,15 @@ from sae_lens_med.features.store import load_features, nothing_fires, repair
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
-from sae_lens_med.records import ItemResult, McqItem, MetricValue, Provenance, require_options, require_unique_ids
+from sae_lens_med.records import (
+    ItemResult,
+    McqItem,
+    MetricValue,
+    Provenance,
+    require_explanation_sources,
+    require_options,
+    require_unique_ids,
+)
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_jsonl
 from sae_lens_med.runs.folder import Kind, RunFolder
 from sae_lens_med.runs.parsing import read_json
@@ -55,7 +63,7 @@ from sae_lens_med.study.folder import read_metrics
 from sae_lens_med.study.groups import item_groups
 from sae_lens_med.study.measure import measure_metrics, study_identity
 from sae_lens_med.study.measured import AlignmentFolder
-from sae_lens_med.study.report import write_report
+from sae_lens_med.study.report import REPORTS, write_report
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +81,7 @@ WRITES = {
     "evaluate": ("metrics.json", "items.jsonl"),
     "align": ("alignment.safetensors", "item_features.json"),
     "examples": ("examples.json",),
-    "report": ("report.md", "report.html"),
+    "report": REPORTS,
 }
 """Files of each stage. What `align` leaves in `alignment/` is shared with the command `align`, whose folder knows what
 it wrote."""
@@ -183,6 +191,7 @@ def _run_study(
         )
     require_unique_ids(data.items, data.source)
     require_options(data.items, "a study")
+    require_explanation_sources(data.items, data.source)
     require_fit(model, data.items, shots)
     settings = {
         "method": "option_letter",

@@ -15,17 +15,16 @@ Out of scope: causal claims (similarity is not use) and any statement about a pa
 from collections import Counter
 from collections.abc import Sequence
 
-from sae_lens_med.metrics.metric import Sentence
-from sae_lens_med.records import ExplanationSource, ItemResult, McqItem, MetricValue
+from sae_lens_med.evaluation.accuracy import ACCURACY
+from sae_lens_med.evaluation.sentences import chance_level, find
+from sae_lens_med.languages import KOREAN, Sentence, number
+from sae_lens_med.records import ExplanationSource, McqItem, MetricValue
 from sae_lens_med.statistics import ALPHA, SMALL_N
 
-ACCURACY = "accuracy"
 DIFFERENCE = "alignment/matched_minus_mismatched"
 MRR = "alignment/retrieval_mrr"
 
 VARIANT_NAMES = {"sae": "SAE features", "raw": "raw activations", "pca": "PCA", "tfidf": "TF-IDF", "model": "model"}
-
-VARIANT_NAMES_KO = {"sae": "SAE 특징", "raw": "원 활성값", "pca": "PCA", "tfidf": "TF-IDF"}
 
 SOURCE_TEXT: dict[ExplanationSource, str] = {
     "expert": "written by a human expert, as the data source states",
@@ -35,79 +34,9 @@ SOURCE_TEXT: dict[ExplanationSource, str] = {
 }
 
 
-def number(value: float) -> str:
-    """`value` as shown in a report: 4 decimals, or 2 significant digits below 0.001, fewer decimals above 100."""
-    if value == 0 or 0.001 <= abs(value) < 100:
-        return f"{value:.4f}"
-    return f"{value:.2g}" if abs(value) < 0.001 else f"{value:.1f}"
-
-
-def find(metrics: Sequence[MetricValue], name: str, group: str, variant: str | None = None) -> MetricValue | None:
-    """The metric of that name, group and (where given) variant, or None."""
-    return next(
-        (m for m in metrics if m.name == name and m.group == group and (variant is None or m.variant == variant)), None
-    )
-
-
 def headline(metrics: Sequence[MetricValue]) -> MetricValue | None:
     """The alignment number that the verdict rests on, or None when alignment was not measured."""
     return find(metrics, DIFFERENCE, "left_out", "sae") or find(metrics, DIFFERENCE, "all", "sae")
-
-
-def chance_level(metric: MetricValue, items: Sequence[McqItem]) -> float | None:
-    """Accuracy of guessing, in (0, 1]: the metric's own null mean or `chance`, else the mean of 1/options over `items`.
-
-    `items` are the scored items of the metric's group; None when there are none and the metric does not say.
-    """
-    if metric.null_mean is not None:
-        return metric.null_mean
-    if "chance" in metric.extra:
-        return metric.extra["chance"]
-    return sum(1 / len(item.options) for item in items) / len(items) if items else None
-
-
-def accuracy_sentence(
-    model: str, metrics: Sequence[MetricValue], items: Sequence[McqItem], results: Sequence[ItemResult]
-) -> Sentence:
-    """Accuracy over all items with its interval, and whether it differs from guessing or a liking for letters."""
-    metric = find(metrics, ACCURACY, "all")
-    scored = [r for r in results if r.correct is not None]
-    if metric is None or not scored:
-        return Sentence(
-            "Accuracy was not measured: no item has a known gold answer.",
-            "정답이 알려진 문항이 없어 정확도를 측정하지 않았습니다.",
-        )
-    with_gold = [item for item in items if item.answer is not None]
-    chance = chance_level(metric, with_gold)
-    right = sum(r.correct is True for r in scored)
-    en = f"{model} answered {right} of {len(scored)} questions correctly: accuracy {number(metric.value)}"
-    ko = f"모델({model})은 {len(scored)}문항 가운데 {right}문항을 맞혔습니다. 정확도는 {number(metric.value)}"
-    if metric.interval is None or chance is None:
-        en, ko = (
-            f"{en}; without an interval it is not compared with guessing.",
-            f"{ko}이며, 신뢰구간이 없어 무작위 추측과 비교하지 않습니다.",
-        )
-    else:
-        low, high = metric.interval
-        en += f" (95 % interval {number(low)} to {number(high)}), "
-        ko += f"(95 % 신뢰구간 {number(low)}~{number(high)})로, 무작위 추측의 기댓값({number(chance)})"
-        if low > chance:
-            en, ko = f"{en}above the {number(chance)} that guessing would give.", f"{ko}보다 높습니다."
-        elif high < chance:
-            en, ko = f"{en}below the {number(chance)} that guessing would give.", f"{ko}보다 낮습니다."
-        else:
-            en = f"{en}not distinguishable from the {number(chance)} that guessing would give."
-            ko = f"{ko}과 구별되지 않습니다."
-    null, p = metric.extra.get("letter_null"), metric.extra.get("letter_p")
-    if null is not None and p is not None:
-        verb, verb_ko = ("above", "보다 높습니다") if p < ALPHA else ("not above", "보다 높지 않습니다")
-        en += f" It is {verb} the {number(null)} that its liking for letters alone would give (p = {number(p)})."
-        ko += f" 이는 글자 선호만으로 얻을 {number(null)}{verb_ko}(p = {number(p)})."
-    missing = sum(r.prediction is None for r in scored)
-    if missing:
-        en += f" Without an answer, counted as wrong: {missing}."
-        ko += f" 답하지 않은 {missing}문항은 오답으로 셉니다."
-    return Sentence(en, ko)
 
 
 def alignment_sentences(
@@ -123,19 +52,20 @@ def alignment_sentences(
         f"explanation, minus the similarity to other explanations of the same stratum, is {number(metric.value)}"
     )
     ko = (
-        f"{metric.n}문항{where_ko}에서, 질문과 자기 해설의 SAE 특징 유사도에서 같은 층에 있는 다른 해설과의 유사도를 "
-        f"뺀 값은 {number(metric.value)}"
+        f"{KOREAN.name('Matched minus mismatched similarity')}: {KOREAN.count(metric.n)}{where_ko}에서 질문과 자기 "
+        "해설의 SAE 특징 유사도에서, 같은 층에 속한 다른 해설과의 유사도 평균을 뺀 값은 "
+        f"{number(metric.value)}"
     )
     facts_en, facts_ko = [], []
     if metric.interval is not None:
         facts_en.append(f"95 % interval {number(metric.interval[0])} to {number(metric.interval[1])}")
-        facts_ko.append(f"95 % 신뢰구간 {number(metric.interval[0])}~{number(metric.interval[1])}")
+        facts_ko.append(f"95% 신뢰구간 {number(metric.interval[0])}~{number(metric.interval[1])}")
     if metric.null_mean is not None:
         facts_en.append(f"null mean {number(metric.null_mean)}")
         facts_ko.append(f"귀무분포 평균 {number(metric.null_mean)}")
     if metric.null_interval is not None:
         facts_en.append(f"95 % of the null in {number(metric.null_interval[0])} to {number(metric.null_interval[1])}")
-        facts_ko.append(f"귀무분포의 95 %는 {number(metric.null_interval[0])}~{number(metric.null_interval[1])}")
+        facts_ko.append(f"귀무분포의 95%는 {number(metric.null_interval[0])}~{number(metric.null_interval[1])}")
     facts_en.append("no permutation test" if metric.p is None else f"one-sided p = {number(metric.p)}")
     facts_ko.append("순열검정 없음" if metric.p is None else f"단측 p = {number(metric.p)}")
     sentences = [Sentence(f"{en} ({'; '.join(facts_en)}).", f"{ko}입니다({'; '.join(facts_ko)}).")]
@@ -181,14 +111,14 @@ def _baselines(metrics: Sequence[MetricValue], group: str) -> Sentence | None:
     if len(listed) < 2:
         return None
     en = "; ".join(f"{VARIANT_NAMES[variant]} {facts}" for variant, facts in listed)
-    ko = "; ".join(f"{VARIANT_NAMES_KO[variant]} {facts}" for variant, facts in listed)
+    ko = "; ".join(f"{KOREAN.name(VARIANT_NAMES[variant])} {facts}" for variant, facts in listed)
     mrr = find(metrics, MRR, group, "sae")
     if mrr is not None and mrr.null_mean is not None:
         en += f" (MRR by chance {number(mrr.null_mean)})"
         ko += f" (무작위일 때 MRR {number(mrr.null_mean)})"
     return Sentence(
         f"Beside its baselines, on the scales that can be compared: {en}.",
-        f"비교할 수 있는 척도로 기준선과 나란히: {ko}.",
+        f"기준선 비교(서로 비교할 수 있는 척도): {ko}.",
     )
 
 
@@ -257,21 +187,21 @@ def _may(metric: MetricValue, sources: Counter[ExplanationSource], *, illustrati
     if illustrative:
         return Sentence(
             f"only that the whole path runs and gave these numbers on {n} items",
-            f"전체 과정이 실행되어 {n}문항에서 이 수치가 나왔다는 것뿐",
+            f"전체 과정이 실행되어 {KOREAN.count(n)}에서 이 수치가 나왔다는 것뿐",
         )
     if n < SMALL_N:
-        return Sentence(f"only what these {n} items gave", f"이 {n}문항에서 나온 수치 자체뿐")
+        return Sentence(f"only what these {n} items gave", f"이 {KOREAN.count(n)}에서 나온 수치 자체뿐")
     if not is_aligned(metric, sources):
         p_en = "no permutation test" if metric.p is None else f"p = {number(metric.p)}"
         p_ko = "순열검정 없음" if metric.p is None else f"p = {number(metric.p)}"
         return Sentence(
             f"that no alignment was shown on these {n} items{where_en} ({p_en}), which is no proof that there is none",
-            f"이 {n}문항{where_ko}에서 일치가 확인되지 않았다는 것({p_ko}; 일치가 없다는 증거는 아님)",
+            f"이 {KOREAN.count(n)}{where_ko}에서 일치가 확인되지 않았다는 것({p_ko}; 일치가 없다는 증거는 아님)",
         )
     return Sentence(
         f"that on these {n} items{where_en} a question's SAE features resemble those of its own explanation more than "
         f"those of re-paired explanations (p = {number(metric.p or 0.0)})",
-        f"이 {n}문항{where_ko}에서 질문의 SAE 특징이 다시 짝지은 해설보다 자기 해설의 특징과 더 비슷하다는 것"
+        f"이 {KOREAN.count(n)}{where_ko}에서 질문의 SAE 특징이 다시 짝지은 해설보다 자기 해설의 특징과 더 비슷하다는 것"
         f"(p = {number(metric.p or 0.0)})",
     )
 
@@ -299,7 +229,7 @@ def _may_not(
         sentences.append(
             Sentence(
                 f"anything general, because {metric.n} items are too few",
-                f"일반적인 결론({metric.n}문항은 너무 적음)",
+                f"일반적인 결론({KOREAN.count(metric.n)}은 너무 적음)",
             )
         )
     if metric.p is None or metric.p >= ALPHA or metric.value <= (metric.null_mean or 0.0):

@@ -21,6 +21,7 @@ from sae_lens_med.features.collect import collect
 from sae_lens_med.features.store import load_features
 from sae_lens_med.models.bridge import MedBridge, load_model
 from sae_lens_med.saes.releases import load_folder
+from sae_lens_med.study.report import REPORTS
 from sae_lens_med.training import run
 from sae_lens_med.training.recipe import load_recipe
 from sae_lens_med.training.resample import resample_dead
@@ -202,7 +203,7 @@ def test_a_study_by_two_is_that_of_one(two: Path) -> None:
     got, want = (two / f"study-{n}" for n in "21")
     names = sorted(str(p.relative_to(want)) for p in want.rglob("*") if p.is_file())
     assert sorted(str(p.relative_to(got)) for p in got.rglob("*") if p.is_file()) == names
-    timed = ("manifest.json", "alignment/manifest.json", "report.md", "report.html")
+    timed = ("manifest.json", "alignment/manifest.json", *REPORTS)
     for name in names:
         if name not in timed:
             assert (got / name).read_bytes() == (want / name).read_bytes(), name

@@ -12,6 +12,7 @@ import sae_lens_med as slm
 from sae_lens_med.data import load_items
 from sae_lens_med.errors import ConfigError, DataError, ModelError, StudyError, UnfitItemsError
 from sae_lens_med.evaluation.methods import best_option
+from sae_lens_med.evaluation.report import REPORTS
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
 from sae_lens_med.models.bridge import MedBridge, bridge
 from sae_lens_med.models.engine import Engine
@@ -160,7 +161,7 @@ def test_evaluate_writes_resumes_and_refuses(tmp_path: Path, monkeypatch: pytest
         evaluate(model, data, output=output, batch_tokens=1, progress=False, permutations=50)
     done = evaluate(model, data, output=output, batch_tokens=5000, progress=False)
     assert sum(ran) == 6  # the three of the first run were not run again
-    assert sorted(p.name for p in output.iterdir()) == ["items.jsonl", "summary.json"]
+    assert sorted(p.name for p in output.iterdir()) == sorted(["items.jsonl", "summary.json", *REPORTS])
     assert [r.id for r in done.results] == [i.id for i in data.items]
     assert read_evaluation(output) == done
     assert evaluate(model, data, output=output, progress=False).metrics == done.metrics

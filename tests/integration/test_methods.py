@@ -20,6 +20,7 @@ from sae_lens_med.errors import ConfigError, DataError, ModelError, SaeLensMedEr
 from sae_lens_med.evaluation.generation import sample_seed, vote
 from sae_lens_med.evaluation.method import METHODS, Method
 from sae_lens_med.evaluation.methods import ask, run_method
+from sae_lens_med.evaluation.report import REPORTS
 from sae_lens_med.evaluation.run import evaluate, read_evaluation
 from sae_lens_med.interventions import read_interventions
 from sae_lens_med.models.bridge import MedBridge
@@ -238,7 +239,7 @@ def test_each_method_writes_a_whole_folder(model: MedBridge, tmp_path: Path, nam
     )
     files = {p.name for p in (tmp_path / "e").iterdir()}
     curve = {"deferral.csv", "deferral.svg"} if name == "self-consistency" else set()
-    assert files == {"items.jsonl", "summary.json"} | curve
+    assert files == {"items.jsonl", "summary.json", *REPORTS} | curve
     assert bool(done.deferral) == (name == "self-consistency")
     settings = done.provenance.settings
     assert (settings["method"], list(settings["template_sha256"])) == (name, ["ko"])
@@ -370,7 +371,10 @@ def test_the_command(tmp_path: Path) -> None:
     shown = runner.invoke(cli.app, [*common, *arguments])
     assert shown.exit_code == 0, shown.output
     assert "accuracy_paper" in shown.stdout
-    assert "No answer, counted as wrong: truncated 3." in shown.stdout
+    said = " ".join(shown.stdout.split())
+    assert "No answer, counted as wrong: truncated 3 (the token limit cut the text off before an answer; raise " in said
+    assert "--max-new-tokens" in said and "accuracy_paper: the same texts read by the rules of KorMedMCQA" in said
+    assert f"Report: {tmp_path / 'e' / 'report.html'}" in shown.stdout
     shipped = runner.invoke(cli.app, [*common, *arguments[:2], *arguments[4:], "--json"])
     assert shipped.exit_code == 0, shipped.output  # the copy is the same template
     assert json.loads(shipped.stdout)["metrics"][0]["n"] == 3

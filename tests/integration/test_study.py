@@ -24,6 +24,7 @@ from sae_lens_med.records import ItemResult, McqItem
 from sae_lens_med.runs.files import json_sha256
 from sae_lens_med.saes.releases import LoadedSae, load_folder
 from sae_lens_med.study import run as study_module
+from sae_lens_med.study.report import REPORTS
 from sae_lens_med.study.run import STAGES, StudyResult, choose_shown, item_groups, run_study
 from tests.tiny import save_tiny_model, save_tiny_sae, tiny_model, tiny_sae
 
@@ -165,6 +166,7 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
         (drop("examples.json"), "examples", "examples.json is missing"),
         (drop("report.html"), "report", "report.html is missing"),
         (cut("report.md"), "report", "report.md was changed"),
+        (drop("report.ko.html"), "report", "report.ko.html is missing"),
     ],
 )
 def test_what_is_missing_or_changed_is_made_again_and_said(
@@ -187,7 +189,7 @@ def test_what_is_missing_or_changed_is_made_again_and_said(
     assert any(f"The stage {stage} was made again" in note for note in again.notes)
     assert again.metrics == finished.metrics
     before, after = snapshot(finished.folder), snapshot(folder)
-    timed = {"manifest.json", "alignment/manifest.json", "report.md", "report.html"}
+    timed = {"manifest.json", "alignment/manifest.json", *REPORTS}
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name] and name not in timed] == []
 

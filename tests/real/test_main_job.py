@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from sae_lens import SAE
 
 import sae_lens_med as slm
+from sae_lens_med.commands.intervene import EXAMPLE
+from sae_lens_med.evaluation.conditions.spec import parse_conditions
+from sae_lens_med.evaluation.methods import Method, ask
 from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.study.run import run_study
 
@@ -75,3 +79,17 @@ def test_a_study_of_some_of_the_sample(gemma: MedBridge, tmp_path: Path) -> None
     assert "illustrative" in html
     again = run_study(gemma, loaded, data, tmp_path / "study", permutations=200, progress=False)
     assert set(again.skipped) == {"collect", "evaluate", "align", "examples", "report"}
+
+
+def test_the_features_of_the_example_fire_on_the_sample(gemma: MedBridge) -> None:
+    """`intervene --example` on `--data sample`: every feature on nearly every question, so that a few will do, too."""
+    conditions = parse_conditions(yaml.safe_load(EXAMPLE)).conditions
+    features = sorted({index for condition in conditions for _, index in condition.features})
+    assert features
+    sae = slm.load_sae(f"{RELEASE}/{SAE_ID}").sae
+    items = slm.load_items("sample").items[:12]
+    fires = torch.zeros(len(features))
+    for asked in ask(gemma, items, Method("letter"), ()):
+        [x] = residuals(gemma, [list(asked.prompt.token_ids)], SAE_ID)
+        fires += (sae.encode(x[1:])[:, features] > 0).any(0)
+    assert (fires >= 11).all(), dict(zip(features, fires.tolist(), strict=True))

@@ -17,7 +17,7 @@ from sae_lens_med.metrics.inputs import Inputs, label_concepts
 from sae_lens_med.metrics.metric import NEEDS, Claim, Measured, Metric, Sentence
 from sae_lens_med.metrics.settings import MetricSettings, read_settings
 from sae_lens_med.records import MetricValue
-from sae_lens_med.study.alignment_report import write_alignment_report
+from sae_lens_med.study.alignment_report import REPORTS, write_alignment_report
 from sae_lens_med.study.claims import Limits, confirmatory, sentence_of, warnings
 from sae_lens_med.study.measure import AlignmentRun, run_alignment
 from tests.synthetic_study import synthetic, without_explanations, write_study
@@ -59,7 +59,8 @@ def test_what_can_be_measured_is_and_the_rest_is_said(finished: tuple[Path, Alig
     assert [MetricValue.from_dict(values) for values in stored] == list(run.metrics)
     assert all(METRICS.owner(value.name) is not None for value in run.metrics)
     assert {p.name for p in (study / "alignment").iterdir()} == {
-        *("manifest.json", "metrics.json", "notes.json", "concepts.json", "report.md", "report.html", "features.md")
+        *("manifest.json", "metrics.json", "notes.json", "concepts.json"),
+        *REPORTS,
     }
 
 
@@ -375,6 +376,6 @@ def test_q_is_over_confirmatory_numbers_alone() -> None:
 def test_a_report_without_numbers_can_be_written(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", *synthetic(n=6))
     paths = write_alignment_report(study, absent={"rsa": "RSA was not measured: <why>."})
-    assert [p.name for p in paths] == ["report.md", "report.html", "features.md"]
+    assert tuple(p.name for p in paths) == REPORTS
     assert "No number was measured" in paths[0].read_text(encoding="utf-8")
     assert "&lt;why&gt;" in paths[1].read_text(encoding="utf-8")

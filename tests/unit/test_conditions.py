@@ -54,9 +54,9 @@ def test_the_example_is_a_conditions_file(tmp_path: Path) -> None:
     assert found.matched_random == 20
     names = [c.name for c in found.conditions]
     assert names[:4] == ["plain", "splice", "splice-with-error", "ablate-two"]
-    assert names[4:] == [f"steer-123@{s}" for s in ("-2", "-1", "-0.5", "0.5", "1", "2")]
+    assert names[4:] == [f"steer-1285@{s}" for s in ("-2", "-1", "-0.5", "0.5", "1", "2")]
     assert found.conditions[-1].strength == 2.0
-    assert found.conditions[-1].features == ((None, 123),)
+    assert found.conditions[-1].features == ((None, 1285),)
 
 
 def test_strengths_multiply_the_values_of_what_is_steered_or_clamped() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sae_lens_med.data import LoadedItems, kormedmcqa, load_items, load_kormedmcqa, load_sample
 from sae_lens_med.data.kormedmcqa import COUNTS
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import EXPLANATION_SOURCES, McqItem, Span
+from sae_lens_med.records import EXPLANATION_SOURCES, McqItem, Span, require_explanation_sources
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -72,6 +72,7 @@ def test_what_a_row_does_not_say(tmp_path: Path) -> None:
     assert (got.id, got.explanation) == ("doctor-2020-1-7", None)
     assert one(tmp_path, KOR | {"cot": "풀이"}).explanation_source == "expert"
     assert one(tmp_path, GEN | {"explanation": "E"}, explanation_source="model").explanation_source == "model"
+    assert one(tmp_path, GEN | {"explanation": "E"}).explanation_source is None
     casi = {"id": "casimedicos-en-dev-000", "lang": "en", "specialty": "S", "question": "Q?", "options": ["a", "b"]}
     casi |= {"answer": 2, "explanation": "E", "question_spans": [], "explanation_spans": []}
     got = one(tmp_path, casi)
@@ -165,7 +166,6 @@ BAD = [
     (GEN | {"options": {"A": "x"}}, r"field 'options': must be a list of strings, got \{'A': 'x'\}"),
     (KOR | {"options": ["a", "b"]}, r"field 'options': the row also has the columns A, B, C, D, E"),
     (GEN | {"explantion": "x"}, r"field 'explantion': unknown column; did you mean explanation"),
-    (GEN | {"explanation": "x"}, r"field 'explanation_source': missing; say who wrote the explanation: expert, model"),
     (
         GEN | {"explanation": "x", "explanation_source": "me"},
         r"field 'explanation_source': must be one of expert, model, illustrative, ",
@@ -540,3 +540,11 @@ def test_two_files_of_one_name_are_two_files(tmp_path: Path) -> None:
     link.symlink_to(paths[2])
     with pytest.raises(DataError, match="link.jsonl: this file is named twice"):
         load_items(f"{paths[2]},{link}")
+
+
+def test_whose_explanations_are_is_asked_where_it_matters(tmp_path: Path) -> None:
+    """Loading does not ask; a study does, and names the option that says it."""
+    unsaid = one(tmp_path, GEN | {"id": "u1", "explanation": "E"})
+    with pytest.raises(DataError, match=r"f: 1 explanations .* 'u1' first; say it for all with --explanation-source"):
+        require_explanation_sources([one(tmp_path, GEN), unsaid], "f")
+    require_explanation_sources([one(tmp_path, GEN), one(tmp_path, KOR | {"cot": "풀이"})], "f")

@@ -21,9 +21,10 @@ PACKAGE = Path(sae_lens_med.__file__).parent
 ROWS = (
     ("errors",),
     ("records", "escaping"),
+    ("languages",),
     ("plots", "statistics", "distributed"),
     ("runs",),
-    ("data", "models"),
+    ("data", "models", "pages"),
     ("concepts", "prompts", "saes"),
     ("features", "interventions"),
     ("metrics", "evaluation", "training"),

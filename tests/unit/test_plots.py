@@ -1,6 +1,7 @@
 """Figures hold the numbers they were given, on the axes they were given; their SVG is whole, escaped, reproducible."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from matplotlib.lines import Line2D
 
 from sae_lens_med import plots
 from sae_lens_med.errors import DataError
+from sae_lens_med.languages import KOREAN
 
 
 class Deferred(NamedTuple):
@@ -69,8 +71,14 @@ def point(l0: float, ev: float, curve: str = "tied_l1", hook: str = "blocks.1.ho
 
 POINTS = [point(100, 0.9), point(25, 0.7), point(50, 0.8), point(40, 0.95, PAYLOAD), point(30, 0.6, hook="blocks.2")]
 
+FOREST = [
+    plots.ForestRow("MRR", 0.43, 0.12, (0.08, 0.16), (0.34, 0.53), q=0.013, stands_out=True),
+    plots.ForestRow(PAYLOAD, -0.5, 0.0, (-1.0, 1.0)),
+]
+
 FIGURES: dict[str, Callable[..., Axes]] = {
     "intervals": lambda ax=None: plots.intervals(ROWS, ax),
+    "forest": lambda ax=None: plots.forest(FOREST, ax),
     "letter_shares": lambda ax=None: plots.letter_shares(*LETTERS, ax),
     "similarity_histogram": lambda ax=None: plots.similarity_histogram(OWN, OTHERS, ax),
     "null_histogram": lambda ax=None: plots.null_histogram(NULL, 0.05, ax),
@@ -116,6 +124,42 @@ def texts(svg: str) -> list[str]:
 def test_every_drawing_function_is_tested_here() -> None:
     public = {name for name in plots.__all__ if name[0].islower() and not name.startswith("describe_")}
     assert public - {"svg"} == set(BOTH)
+
+
+def test_forest_draws_each_value_as_far_from_its_null_as_it_lies_in_spreads() -> None:
+    ax = plots.forest(FOREST)
+    lines = {label: [line for line in ax.lines if line.get_label() == label] for label in ("value", "interval")}
+    # 95 % of a null is 2 * 1.96 standard deviations: (0.16 - 0.08) / 3.92 = 0.020408.
+    assert [xs(line)[0] for line in lines["value"]] == pytest.approx([0.31 / 0.0204082, -0.5 / 0.5102041], rel=1e-5)
+    assert xs(lines["interval"][0]) == pytest.approx([0.22 / 0.0204082, 0.41 / 0.0204082], rel=1e-5)
+    assert [line.get_markerfacecolor() == "none" for line in lines["value"]] == [False, True]
+    for band in ax.collections:
+        assert {round(x, 6) for x, _ in corners(band)} == {-1.96, 1.96}
+    assert plots.describe_forest(FOREST).startswith("MRR: 0.4300 (0.3400 to 0.5300), null 0.1200 (0.0800 to 0.1600), q")
+    with pytest.raises(DataError, match="at least one row"):
+        plots.forest([])
+    with pytest.raises(DataError, match="null without a spread"):
+        plots.ForestRow("x", 1.0, 0.0, (0.5, 0.5))
+
+
+def test_figures_of_reports_speak_korean() -> None:
+    """Every text that is not a number, a letter or a label that was given has Korean in it, descriptions too."""
+    drawn = [
+        (plots.intervals(ROWS[:1], language=KOREAN), plots.describe_intervals(ROWS[:1], language=KOREAN)),
+        (plots.forest(FOREST[:1], language=KOREAN), plots.describe_forest(FOREST[:1], language=KOREAN)),
+        (plots.letter_shares(*LETTERS, language=KOREAN), plots.describe_letter_shares(*LETTERS, language=KOREAN)),
+        (
+            plots.similarity_histogram(OWN, OTHERS, language=KOREAN),
+            plots.describe_similarity_histogram(OWN, OTHERS, language=KOREAN),
+        ),
+        (plots.null_histogram(NULL, 0.05, language=KOREAN), plots.describe_null_histogram(NULL, 0.05, language=KOREAN)),
+        (plots.deferral(DEFERRED, language=KOREAN), plots.describe_deferral(DEFERRED, language=KOREAN)),
+    ]
+    for ax, description in drawn:
+        assert re.search("[가-힣]", description)
+        for text in texts(plots.svg(ax, title="t", description="d")):
+            words = re.findall(r"[A-Za-z]{3,}", text)
+            assert not set(words) - {"MRR", "answer"}, text
 
 
 def test_intervals_holds_every_value_interval_and_chance() -> None:

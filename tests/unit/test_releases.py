@@ -254,7 +254,7 @@ def test_list_show_and_path(releases: Releases):
             "saes": [{"id": i, "path": i, "l0": 4.0, "variance_explained": 0.75} for i in IDS],
         }
     ]
-    assert NAME in invoke(releases, "list").output
+    assert invoke(releases, "list").output == "".join(f"{NAME}/{sae_id}\n" for sae_id in IDS), "piped: ids to copy"
     assert invoke(releases, "path", NAME).output == f"{releases.weights / NAME}\n"
     shown = invoke(releases, "show", NAME).output
     assert shown.startswith(CARD) and '"explained_variance": 0.75' in shown
@@ -264,9 +264,10 @@ def test_list_show_and_path(releases: Releases):
     assert "did you mean tiny-res" in str(unknown.exception)
 
 
-def test_a_listed_release_without_files(tmp_path: Path):
+def test_a_listed_release_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     releases = Releases(listing(tmp_path / "releases.yaml"), tmp_path / "weights")
     assert not releases.get(NAME).packaged
+    monkeypatch.setattr("sae_lens_med.commands.releases.on_terminal", lambda: True)
     assert "Hub" in invoke(releases, "list").output
     result = invoke(releases, "path", NAME)
     assert "is listed, but its files are not in" in str(result.exception)

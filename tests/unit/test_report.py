@@ -266,7 +266,7 @@ def test_every_metric_is_in_both_reports_with_its_numbers(study: Path) -> None:
         if metric.interval is not None:
             assert row[4] == f"{number(metric.interval[0])} to {number(metric.interval[1])}"
         if metric.masked:
-            assert row[9] == "activation sinks 31, option text chars 5210"
+            assert row[9] == "activation sinks 31, option text chars 5,210"
             assert row[10].startswith("d_z ") and row[10].endswith("permutations 999")
 
 
@@ -530,7 +530,7 @@ def test_only_a_sound_study_is_called_aligned() -> None:
     [
         ({"source": "model"}, "written by a language model, not an expert", "전문가가 아니라 언어 모델이 작성함"),
         ({"source": "illustrative"}, "any claim about medical reasoning: none is made", "의학적 추론에 관한 모든 주장"),
-        ({"n": 20}, "20 items are too few", "20문항은 너무 적음"),
+        ({"n": 20}, "20 items are too few", "20개 문항은 너무 적음"),
         (
             {"p": 0.05},
             "no alignment was shown on these 60 items (p = 0.0500)",
@@ -546,7 +546,7 @@ def test_only_a_sound_study_is_called_aligned() -> None:
             "60 items left out of the SAE's training text",
             "학습에서 제외된 문항",
         ),
-        ({"p": 0.2, "n": 20}, "only what these 20 items gave", "20문항에서 나온 수치 자체뿐"),
+        ({"p": 0.2, "n": 20}, "only what these 20 items gave", "20개 문항에서 나온 수치 자체뿐"),
     ],
 )
 def test_each_weakness_is_said_in_both_languages(arguments: dict[str, Any], english: str, korean: str) -> None:
