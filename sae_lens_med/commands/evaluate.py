@@ -1,6 +1,5 @@
 """`evaluate`: accuracy on multiple-choice questions. Heavy imports are inside the command."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -356,10 +355,11 @@ def _evaluate_endpoint(
 
 def _fields(text: str | None) -> dict[str, Any]:
     from sae_lens_med.errors import ConfigError
+    from sae_lens_med.runs.parsing import ParseError, parse_json
 
     try:
-        values = {} if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = {} if text is None else parse_json(text)
+    except ParseError as error:
         raise ConfigError(f"--endpoint-extra is not JSON ({error}); give an object of fields.") from error
     if not isinstance(values, dict):
         raise ConfigError("--endpoint-extra must be a JSON object of fields of a request.")

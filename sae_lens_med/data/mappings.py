@@ -25,11 +25,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.records import EXPLANATION_SOURCES, QUESTION_LANGUAGES
 from sae_lens_med.runs.files import configs_dir
+from sae_lens_med.runs.parsing import ParseError, read_yaml
 
 AnswerKind = Literal["from_0", "from_1", "letter", "text"]
 ANSWER_KINDS = ("from_0", "from_1", "letter", "text")
@@ -187,11 +186,9 @@ def _mappings() -> dict[str, SourceMapping]:
 def read_mapping(path: Path) -> SourceMapping:
     """A mapping from its file. Raises `ConfigError` naming the file and the key that is wrong."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} is not a readable mapping ({' '.join(str(error).split())}); install again."
-        ) from error
+        values = read_yaml(path)
+    except ParseError as error:
+        raise ConfigError(f"{path} is not a readable mapping ({error}); install again.") from error
     try:
         return _mapping(
             path.stem, _only(values, set(SourceMapping.__dataclass_fields__) - {"name", "configs"} | {"config"})

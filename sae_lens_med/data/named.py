@@ -13,7 +13,6 @@ they are not. Local files may hold a part of a set, so that their count is only 
 with what else the mapping says: which share of the answers the commonest one is, what the explanations are.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from sae_lens_med.data.rows import ItemCollector, LoadedItems
 from sae_lens_med.data.tables import ACCEPTED_FORMS, RawRow, read_rows
 from sae_lens_med.errors import DataError, nearest
 from sae_lens_med.records import OPTION_LETTERS, McqItem
+from sae_lens_med.runs.parsing import ParseError, parse_json, read_text
 
 Loader = Callable[[str | None], Mapping[str, Rows]]
 """Config -> its splits."""
@@ -214,8 +214,8 @@ def _several(value: Any, name: str) -> list[Any]:
     """A list, or the values of an object in the order of its keys; in a cell of a CSV file both are JSON."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(value)
+        except ParseError as error:
             raise DataError(
                 f"field {name!r}: must be a list or an object written as JSON, got {_short(value)}"
             ) from error
@@ -342,18 +342,16 @@ def _read(path: Path, encoding: str | None) -> Iterable[RawRow]:
     if not path.name.endswith(".json"):
         return read_rows(path, encoding)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; use {ACCEPTED_FORMS}, or a .json file.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+        text = read_text(path)
+    except ParseError as error:
+        raise DataError(f"{path}: {error}; use {ACCEPTED_FORMS}, or a .json file.") from error
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = parse_json(text)
         rows = [value] if isinstance(value, dict) and not _is_table(value) else value
-    except (ValueError, RecursionError) as whole:
+    except ParseError as whole:
         try:
-            rows = [json.loads(line, object_pairs_hook=_once) for line in text.split("\n") if line.strip()]
-        except (ValueError, RecursionError):
+            rows = [parse_json(line) for line in text.split("\n") if line.strip()]
+        except ParseError:
             raise DataError(f"{path}: not valid JSON ({whole}); copy or download it again.") from whole
     if isinstance(rows, dict):
         rows = [row if "id" in row or "pubid" in row else {"id": key, **row} for key, row in rows.items()]
@@ -364,15 +362,6 @@ def _read(path: Path, encoding: str | None) -> Iterable[RawRow]:
 
 def _is_table(value: dict[str, Any]) -> bool:
     return bool(value) and all(isinstance(row, dict) for row in value.values())
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises `ValueError` for a key that stands twice: one of its values would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
 
 
 # --- what is said of the data ---------------------------------------------------------------------------------------

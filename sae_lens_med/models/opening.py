@@ -14,7 +14,6 @@ The identity of a model on disk is the SHA-256 of its weights and of what else d
 A model from the Hub is identified by its commit, which covers all of them.
 """
 
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from sae_lens_med.errors import ModelError, nearest
 from sae_lens_med.models import catalogue
 from sae_lens_med.runs.files import file_sha256, json_sha256
+from sae_lens_med.runs.parsing import ParseError, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -219,9 +219,8 @@ def _there(folder: Path, patterns: Iterable[str]) -> list[Path]:
 def _settings(path: Path) -> Any:
     """What a JSON file of a model sets. Raises `ModelError` for one that is no JSON object."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {key: value for key, value in values.items() if key not in LABELS}
-    except (ValueError, AttributeError, RecursionError) as error:
+        return {key: value for key, value in read_json(path).items() if key not in LABELS}
+    except (ParseError, AttributeError) as error:
         raise ModelError(
             f"the model {str(path.parent)!r} could not be opened: its {path.name} is damaged ({error})."
         ) from error
