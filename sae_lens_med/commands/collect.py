@@ -76,6 +76,7 @@ def collect(
 
     Example: sae-lens-med collect -m hari-q3 -s MY-SAE --answers eval-served -o features-of-reasoning
     """
+    from sae_lens_med.data import load_items
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.evaluation.results import read_evaluation
     from sae_lens_med.evaluation.written import about, items_of, written_prompts
@@ -85,10 +86,10 @@ def collect(
 
     require_output(output, KIND)
 
-    def load(source: str, part: str | None) -> "LoadedItems":
+    def load(source: str) -> "LoadedItems":
         return load_data(
             source,
-            part,
+            split,
             skip_bad_items,
             limit,
             explanation_source,
@@ -102,13 +103,18 @@ def collect(
     if run is None:
         if data is None:
             raise ConfigError("there is nothing to collect from; name the questions with --data.")
-        examples, loaded = choose_shots(load(data, split), shots)
+        examples, loaded = choose_shots(load(data), shots)
     else:
         if shots:
             raise ConfigError("the shots are those of the evaluation; leave out --shots with --answers.")
-        source = str(run.provenance.data["source"]) if data is None else data
-        split = run.provenance.data["split"] if data is None and split is None else split
-        examples, loaded = items_of(run, load(source, split))
+        if data is None:
+            about_data = run.provenance.data
+            found = load_items(
+                str(about_data["source"]), about_data["split"], limit=limit, **about_data.get("reading", {})
+            )
+        else:
+            found = load(data)
+        examples, loaded = items_of(run, found)
     from sae_lens_med.features.collect import collect as run_collection
     from sae_lens_med.features.collect import require_fit
 

@@ -79,9 +79,9 @@ def load_items(
         _refuse({**({} if split is None else {"split": split}), **given}, source)
         loaded = load_sample(limit=limit, exclude=tuple(exclude))
     elif is_named(source):
-        encoded = {} if encoding is None else {"encoding": encoding}
-        _refuse({name: value for name, value in given.items() if name != "encoding"}, source)
-        loaded = load_named(source, split, limit=limit, **encoded, **both)
+        of_any_file = ("encoding", "answers_from")
+        _refuse({name: value for name, value in given.items() if name not in of_any_file}, source)
+        loaded = load_named(source, split, limit=limit, **given, **both)
     else:
         _refuse({} if split is None else {"split": split}, source)
         if not source.strip() or "." not in source:

@@ -21,7 +21,7 @@ from typing import Any
 
 from sae_lens_med.data.hub import Rows, load_splits
 from sae_lens_med.data.local import local_paths
-from sae_lens_med.data.mappings import AnswerColumn, Form, SourceMapping, Variant, find_mapping
+from sae_lens_med.data.mappings import AnswerColumn, AnswerKind, Form, SourceMapping, Variant, find_mapping
 from sae_lens_med.data.rows import ItemCollector, LoadedItems
 from sae_lens_med.data.tables import ACCEPTED_FORMS, RawRow, read_rows
 from sae_lens_med.errors import DataError, nearest
@@ -45,9 +45,11 @@ def load_named(
     limit: int | None = None,
     exclude: Collection[str] = (),
     encoding: str | None = None,
+    answers_from: int | None = None,
     loader: Loader | None = None,
 ) -> LoadedItems:
-    """The items of a named data set. `loader` replaces the download (a mirror, a copy on disk).
+    """The items of a named data set. `encoding` and `answers_from` are of local files, as for `load_items`; without the
+    latter, answers count as the mapping says. `loader` replaces the download (a mirror, a copy on disk).
 
     Raises `DataError` for an unknown variant or split, a file or copy that is not what the mapping says, what the Hub
     does not give, and a bad row (with `skip_bad_rows` it is left out and reported).
@@ -61,6 +63,7 @@ def load_named(
     if files:
         if split is not None:
             raise DataError(f"{source}: local files have no splits (got {split!r}); name the file of the split.")
+        mapping = _counting_from(mapping, answers_from)
         paths = local_paths(files)
         for number, path in enumerate(paths, 1):
             rows = list(_read(path, encoding))
@@ -68,6 +71,8 @@ def load_named(
             id_prefix = f"{name}-{number}-{path.stem}" if alike else f"{name}-{path.stem}"
             _collect(collector, rows, mapping, language, str(path), provenance, notes, id_prefix)
     else:
+        if encoding is not None or answers_from is not None:
+            raise DataError(f"{source}: encoding and answers_from are of local files ({name}:FILE); leave them out.")
         split = mapping.default_split if split is None else split
         if split not in mapping.splits:
             known = ", ".join(mapping.splits)
@@ -104,6 +109,20 @@ def _parsed(source: str) -> tuple[SourceMapping, Variant | None, str]:
         raise DataError(f"{source}: there is no variant {first!r}; use one of {known}, or {name}:FILE.")
     assert mapping.default_variant is not None  # read_mapping
     return mapping, mapping.variants[mapping.default_variant], rest
+
+
+def _counting_from(mapping: SourceMapping, first: int | None) -> SourceMapping:
+    """The mapping for files whose answers count from `first`; None: as it is."""
+    if first is None:
+        return mapping
+    kind: AnswerKind = "from_1" if first else "from_0"
+    forms = tuple(
+        replace(form, answer=replace(form.answer, kind=kind))
+        if form.answer is not None and form.answer.kind in ("from_0", "from_1")
+        else form
+        for form in mapping.forms
+    )
+    return replace(mapping, forms=forms)
 
 
 def _from_hub(mapping: SourceMapping, source: str, config: str | None) -> Mapping[str, Rows]:
@@ -285,8 +304,8 @@ def _require_count(rows: Iterable[RawRow], form: Form, where: str) -> None:
     if odd is not None and not same:
         raise DataError(
             f"{where}: its answers count from {other} (row {odd[0]} has {answer.column} {odd[1]} of {odd[2]} options), "
-            f"but this data set's count from {own}, so every answer would be another option; make them count from "
-            f"{own}, or give the file in this package's own schema."
+            f"but this data set's count from {own}, so every answer would be another option; say that they do with "
+            f"--answers-from {other}."
         )
 
 
@@ -370,7 +389,7 @@ def _is_table(value: dict[str, Any]) -> bool:
 def _compare_counts(
     collector: ItemCollector, mapping: SourceMapping, source: str, split: str | None, notes: list[str]
 ) -> None:
-    n = len(collector.items) + len(collector.bad_rows)
+    n = collector.n_rows
     if split is None:
         if n not in [counts.rows for counts in mapping.splits.values()]:
             published = ", ".join(f"{name} {counts.rows:,}" for name, counts in mapping.splits.items())
@@ -384,7 +403,7 @@ def _compare_counts(
     differs = [
         f"{subject} {found[subject]:,} instead of {count:,}"
         for subject, count in expected.subjects.items()
-        if not collector.bad_rows and found[subject] != count
+        if n == len(collector.items) and found[subject] != count
     ]
     if n != expected.rows:
         differs.insert(0, f"{n:,} questions instead of {expected.rows:,}")

@@ -178,6 +178,11 @@ class ItemCollector:
             self._seen[item.id] = where
             self.items.append(item)
 
+    @property
+    def n_rows(self) -> int:
+        """Rows so far, those that are left out among them."""
+        return len(self.items) + len(self.bad_rows) + len(self._left_out)
+
     def loaded(self, source: str, split: str | None, limit: int | None) -> LoadedItems:
         """What was gathered, cut to the first `limit` items. Raises `DataError` when nothing was, for bad rows that
         are not to be skipped, naming all of them, and for excluded items that are not there."""

@@ -160,7 +160,7 @@ def test_open_questions_have_neither_options_nor_answer(tmp_path: Path) -> None:
     search = one(tmp_path, "healthsearchqa", {"id": "7", "question": "Is fever bad?"})
     assert search.explanation is None and McqItem.from_dict(search.to_dict()) == search
     # An ordinary file without options is still a mistake.
-    with pytest.raises(DataError, match="field 'options': missing"):
+    with pytest.raises(DataError, match="its columns are question, answer, but no options"):
         load_items(str(write(tmp_path / "a.jsonl", {"question": "Q?", "answer": None})))
 
 
@@ -186,6 +186,7 @@ def test_a_file_that_counts_from_the_other_end_is_refused_whole(tmp_path: Path) 
     from_0 = [CASIMEDICOS | {"id": i, "correct_option": i} for i in (0, 1, 2)]
     with pytest.raises(DataError, match=r"its answers count from 0 \(row 1 has correct_option 0 of 4 options\)"):
         load_items(f"casimedicos:es:{write(tmp_path / 'b.jsonl', *from_0)}")
+    assert [item.answer for item in load_items(f"medmcqa:{path}", answers_from=1).items] == [0, 1, 2, 3]
     # One wrong row in a file that counts as it should is that row's fault.
     mixed = write(tmp_path / "c.jsonl", MEDMCQA, MEDMCQA | {"id": "2", "cop": 4})
     with pytest.raises(DataError, match="row 2: field 'cop': 4 names none of the 4 options"):
@@ -218,6 +219,23 @@ def test_other_columns_are_named_and_not_used(tmp_path: Path) -> None:
     assert not any("were not used" in note for note in load_items(f"medqa:{write(tmp_path / 'b.jsonl', MEDQA)}").notes)
 
 
+def test_a_file_in_another_encoding_and_items_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "ko.csv"
+    path.write_bytes("Question,A,B,C,D,Answer,Subject\n어느 뼈?,척골,요골,대퇴골,경골,C,anatomy\n".encode("cp949"))
+    with pytest.raises(DataError, match="looks like cp949"):
+        load_items(f"mmmlu-ko-clinical:{path}")
+    found = load_items(f"mmmlu-ko-clinical:{path}", encoding="cp949")
+    assert found.items[0].options[2] == "대퇴골" and found.reading == {"encoding": "cp949"}
+    rows = write(tmp_path / "two.jsonl", MEDMCQA, MEDMCQA | {"id": "2"})
+    assert [item.id for item in load_items(f"medmcqa:{rows}", exclude=["2"]).items] == ["e9ad"]
+    with pytest.raises(DataError, match="encoding and answers_from are of local files"):
+        load_items("medmcqa", answers_from=1)
+    # What is left out on purpose is no copy that lacks something.
+    whole = rows_of(MEDMCQA, 4183, id=str)
+    kept = load_named("medmcqa", exclude=["7"], loader=lambda config: {"validation": whole})
+    assert len(kept.items) == 4182
+
+
 def test_sources_and_splits_that_are_none(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", MEDQA)
     with pytest.raises(DataError, match="local files have no splits"):
@@ -232,7 +250,7 @@ def test_sources_and_splits_that_are_none(tmp_path: Path) -> None:
         load_items("medq")
     bad = tmp_path / "twice.json"
     bad.write_text('{"1": {"QUESTION": "a", "QUESTION": "b"}}', encoding="utf-8")
-    with pytest.raises(DataError, match="the key 'QUESTION' stands twice"):
+    with pytest.raises(DataError, match="the key 'QUESTION' is given twice"):
         load_items(f"pubmedqa:{bad}")
 
 
