@@ -67,8 +67,8 @@ def decoded(data: bytes, path: Path, encoding: str | None, option: str | None) -
         raise DataError(f"{path}: the text is not UTF-8{like}; save it as UTF-8.")
     if not guess:
         raise DataError(
-            f"{path}: the text is not UTF-8, nor of an encoding that can be told; name it with {option}NAME, or save the "
-            "file as UTF-8."
+            f"{path}: the text is not UTF-8, nor of an encoding that can be told; name it with {option}NAME, or save "
+            "the file as UTF-8."
         )
     raise DataError(
         f"{path}: the text is not UTF-8 but looks like {guess}; read it with {option}{guess}, or save it as UTF-8."
