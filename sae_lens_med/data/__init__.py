@@ -82,7 +82,7 @@ def load_items(
         _refuse({**({} if split is None else {"split": split}), **given}, source)
         loaded = load_sample(limit=limit, exclude=tuple(exclude))
     elif is_named(source):
-        encoded = {} if encoding is None else {"encoding": encoding}
+        encoded: dict[str, Any] = {} if encoding is None else {"encoding": encoding}
         _refuse({name: value for name, value in given.items() if name != "encoding"}, source)
         loaded = load_named(source, split, limit=limit, **encoded, **both)
     else:
