@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from sae_lens_med.data.kormedmcqa import COUNTS, load_kormedmcqa
 from sae_lens_med.data.leakage import MaskedText, mask_leakage
@@ -70,8 +71,10 @@ def load_items(
         "answers_from": (answers_from, None),
         "extra_columns": (extra_columns, "refuse"),
     }
-    given = {name: value for name, (value, default) in of_files.items() if value != default}
-    both = {name: value for name, value in (("skip_bad_rows", skip_bad_rows), ("exclude", tuple(exclude))) if value}
+    given: dict[str, Any] = {name: value for name, (value, default) in of_files.items() if value != default}
+    both: dict[str, Any] = {"skip_bad_rows": True} if skip_bad_rows else {}
+    if exclude:
+        both["exclude"] = tuple(exclude)
     if prefix == "kormedmcqa":
         _refuse(given, source)
         loaded = load_kormedmcqa(config, split or "test", limit=limit, **both)

@@ -61,7 +61,7 @@ def open_model(
     try:
         _require_plain_weights(name, AutoConfig.from_pretrained(where, **options))
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        hf_model, found = AutoModelForCausalLM.from_pretrained(
+        opened: Any = AutoModelForCausalLM.from_pretrained(
             where,
             dtype=DTYPES[dtype],
             attn_implementation="eager",  # the bridge's attention hooks need it, and would switch the model over
@@ -72,6 +72,7 @@ def open_model(
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _cannot_open(name, source) from error
+    hf_model, found = opened
     _require_whole(name, found)
     _require_finite(name, hf_model)
     _require_tokenizer(name, tokenizer, hf_model)

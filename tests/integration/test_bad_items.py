@@ -16,7 +16,7 @@ from sae_lens_med.data import load_items
 from sae_lens_med.errors import DataError, StudyError, UnfitItemsError
 from sae_lens_med.evaluation.conditions.run import run_conditions
 from sae_lens_med.evaluation.conditions.spec import parse_conditions
-from sae_lens_med.evaluation.methods import METHODS
+from sae_lens_med.evaluation.method import METHODS
 from sae_lens_med.evaluation.run import evaluate
 from sae_lens_med.features import collect as collect_module
 from sae_lens_med.features.collect import collect

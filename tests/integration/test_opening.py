@@ -29,7 +29,7 @@ def folder(untied: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(untied, tmp_path / "model"))
 
 
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

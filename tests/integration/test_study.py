@@ -125,7 +125,7 @@ def test_running_again_changes_nothing(
     assert snapshot(finished.folder) == before
 
 
-def cut(name: str) -> Callable[[Path], None]:
+def cut(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-40])
 
 
@@ -170,7 +170,7 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     ],
 )
 def test_what_is_missing_or_changed_is_made_again_and_said(
-    damage: Callable[[Path], None],
+    damage: Callable[[Path], object],
     stage: str,
     why: str,
     finished: StudyResult,

@@ -431,6 +431,10 @@ TURNS_ENGLISH = [
     ("The answer is not A, it is B.", "B"),
 ]
 FORMS_ENGLISH = [
+    ("We need to choose one.\n\nLet's analyze each option:\n\nA. It is easily removed: false.\n\nB. It", "no_answer"),
+    ("It lowers lipids, so we rule out answers 2 and 4.", "no_answer"),
+    ("We are inclined to choose option 4, since it includes carvedilol.", "D"),
+    ("Therefore we opt for option 1.", "A"),
     ("option (c)", "C"),
     ("Option C", "C"),
     ("option c", "C"),

@@ -170,7 +170,7 @@ def test_held_out_sequences_are_not_trained_on(tmp_path: Path) -> None:
     found = corpus(parse_recipe(values, "test"), tokenizer, 0)
     assert len(found.train) + len(found.heldout) == 40
     assert not set(found.train) & set(found.heldout)
-    assert sum(tokenizer.decode(ids).startswith("b ") for ids in found.train + found.heldout) == 10
+    assert sum(str(tokenizer.decode(list(ids))).startswith("b ") for ids in found.train + found.heldout) == 10
 
 
 def test_generic_items_are_texts_by_the_ids_that_evaluate_gives(tmp_path: Path) -> None:

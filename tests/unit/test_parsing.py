@@ -164,8 +164,8 @@ def doors(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("door", doors(Path()))
 def test_every_door_refuses_all_of_it_in_one_sentence(tmp_path: Path, door: str) -> None:
     ending, read = doors(tmp_path)[door]
+    path = tmp_path / f"hostile{ending}"
     for name, text in (HOSTILE_YAML if ending == ".yaml" else HOSTILE_JSON).items():
-        path = tmp_path / f"hostile{ending}"
         path.write_text(text, encoding="utf-8")
         with pytest.raises(SaeLensMedError) as error:
             read(path)

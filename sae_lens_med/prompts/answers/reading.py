@@ -18,7 +18,8 @@ _NO_OPTION: frozenset[int] = frozenset()
 _TURN = re.compile(
     r"아니(?:다|요)?[,.\s]|다시|정정|수정|재검토|잠깐|따라서|그러므로|결론|결국|최종|으나|지만|그러나|실제|사실은|오히려"
     r"|→|->|⇒"
-    r"|(?i:\b(?:wait|actually|correction|corrected|no,|rather|second thought|therefore|thus|hence|so|finally?|but"
+    r"|(?i:\b(?:wait|actually|correction|corrected|no,|rather|second thought|therefore|thus|hence|so|finally?"
+    r"|but(?! (?:there|also|maybe|perhaps|possibly|could|might))"
     r"|however|instead|in fact|chang\w{1,3} (?:my|the)|revis\w{1,4}|edit)\b)"
 )
 # After the second one: it joins the first.

@@ -48,7 +48,7 @@ _KO_FILLER = (
 )
 _EN_ANSWER = (
     r"(?<!\bif )(?<!\bif the )\b(?:(?:correct|best|right|final|most appropriate|appropriate) "
-    r"(?:answer|choice|option|response|one|letter)|answers?|correct(?= is|:))(?: (?:choice|option|letter|number))?"
+    r"(?:answer|choice|option|response|one|letter)|answer|correct(?= is|:))(?: (?:choice|option|letter|number))?"
 )
 _EN_FILLER = (
     r"(?:(?:therefore|thus|clearly|definitely|most likely|likely|probably|indeed|actually|really|in fact|certainly"
@@ -97,8 +97,9 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # Correction: B / Choice: B / Ans. B, where the mark is needed
     (
         "explicit",
-        r"(?i:\b(?:correction|corrected|revision|revised|edit|edited|update|updated|final|choice|option|selection|conclusion"
-        rf"|verdict|ans(?=[.:])\.?)\)? ?[:=→]?(?<=[:=→.])\s{{0,3}}{_EN_FILLER}){_SLOT}",
+        r"(?i:\b(?:correction|corrected|revision|revised|edit|edited|update|updated|final|selection|conclusion|verdict"
+        r"|(?<![a-z] )(?:choice|option)|(?:my|selected|chosen) (?:choice|option)|ans(?=[.:])\.?)"
+        rf"\)? ?[:=→]?(?<=[:=→.]) ?{_EN_FILLER}){_SLOT}",
     ),
     # I change my answer to B
     (
