@@ -7,6 +7,13 @@ KO_OPTIONS = ("폐렴", "결핵", "천식", "폐색전증", "기흉")
 EN_OPTIONS = ("Pneumonia", "Tuberculosis", "Asthma", "Pulmonary embolism", "Pneumothorax")
 
 NEXT_KOREAN = [
+    ("정답: 폐렴\n\n45세 여자의 진단은?\n정답: 천식", "A"),
+    ("정답: A\n\n정말 그런가? 다시 확인하면 무엇인가?\n정답: C", "C"),
+    ("정답: A\n\n문제 풀이:\n다시 보면\n정답: C", "C"),
+    ("따라서 A는 틀리다.\n\n질문 요약:\n진단\n정답: C", "C"),
+    ("따라서 이 환자는 A이다.\nQ wave is seen.\n정답: C", "C"),
+    ("문제 1:\n35세\n정답: C", "C"),
+    ("1. 증상을 본다\n2. 검사를 본다\n3. 진단을 정한다\n정답: 3번", "C"),
     ("정답: B\n\n[질문]\n다음?\n정답: C", "B"),
     ("정답: B\n\n질문 2: 다음 중?\n정답: C", "B"),
     ("정답: B\n\n## Question 2\nWhich?\nAnswer: C", "B"),

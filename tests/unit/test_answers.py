@@ -66,7 +66,8 @@ def test_reads_the_cases_that_were_misread() -> None:
 HEADINGS = [
     "[문제]", "문제 2)", "### 문제 2", "**문제 2.**", "문제 2:", "질문:", "[질문 2]", "다음 문제", "다음 문제:",
     "2번 문제", "문항 2", "예제 2:", "연습문제", "## Question 2", "Question:", "Q2.", "Q:", "[Question]",
-    "Next question:", "Problem 2.", "User:", "### Instruction:",
+    "Next question:", "Problem 2.", "User:", "### Instruction:", "<문제 2>", "문제 #2", "Question 2 of 5", "[예제]",
+    "Here is the next question:", "Q#2", "새로운 문제:", "**[문제 2]**",
 ]  # fmt: skip
 ANSWERED = ["정답: {}", "{}", "**{}**", "Answer: {}", "쌕쌕거린다.\n정답은 {}입니다.", "정답: {}\n\n해설: 쌕쌕거린다."]
 QUESTIONS = [
@@ -91,7 +92,7 @@ QUESTIONS = [
 def test_an_invented_question_and_its_answer_are_not_read(
     answered: str, letter: str, heading: str, question: str, final: str, other: str, gap: str, inline: bool
 ) -> None:
-    own_line = heading.endswith(("[문제]", "다음 문제", "2번 문제", "문항 2", "연습문제")) or not inline
+    own_line = heading.endswith(("[문제]", "다음 문제", "2번 문제", "문항 2", "연습문제", "of 5", "#2")) or not inline
     text = f"{answered.format(letter)}{gap}{heading}{chr(10) if own_line else ' '}{question}\n{final.format(other)}"
     assert strict(text, LUNG) == Extraction(letter, None)
     assert strict(text, LUNG, truncated=True) == Extraction(letter, None)
