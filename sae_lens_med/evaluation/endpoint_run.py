@@ -40,6 +40,7 @@ from sae_lens_med.evaluation.results import (
     PARTIAL,
     Evaluation,
     in_memory,
+    kept_results,
     read_evaluation,
     summarised,
     write_evaluation,
@@ -129,10 +130,12 @@ def evaluate_endpoint(
         done: dict[str, ItemResult] = {}
         if output is not None:
             run = RunFolder(Path(output), KIND, {"provenance": provenance.to_dict()})
-            if run.begun:
+            finished, kept = kept_results(run)
+            if finished:
                 return read_evaluation(run.path)
+            run.hold()
             partial = PartialResults(run.path / PARTIAL, identity(provenance))
-            done = partial.records(ItemResult)
+            done = partial.records(ItemResult) | kept
         problems: list[Unanswered] = []
         todo = [each for each in asked if each.item.id not in done]
         with progress_bar(progress and bool(todo)) as bar:

@@ -8,6 +8,7 @@ while it runs, `items.partial.jsonl`.
 Loads no model and no torch.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from sae_lens_med.runs.files import json_sha256, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest
 from sae_lens_med.runs.partial import read_results, write_results
 from sae_lens_med.runs.provenance import identity
-from sae_lens_med.runs.written import hashes
+from sae_lens_med.runs.written import hashes, not_as_written
 
 RESULTS = "items.jsonl"
 PARTIAL = "items.partial.jsonl"
@@ -86,6 +87,17 @@ def summarised(
         metrics.append(area)
     curve = tuple(deferral_curve(results))
     return Evaluation(folder, tuple(results), tuple(metrics), provenance, reason_counts(results), curve, usage)
+
+
+def kept_results(run: RunFolder) -> tuple[bool, dict[str, ItemResult]]:
+    """Whether the evaluation in the folder is finished, with every file as it was written; where it is not, the results
+    that still stand, by id. A file that is not as it was written is warned of: it is made again."""
+    broken = not_as_written(run.path, run.values.get("files", {})) if run.begun else {}
+    for name, state in broken.items():
+        warnings.warn(f"{run.path / name} {state}; it is made again.", stacklevel=3)
+    if not run.begun or RESULTS in broken:
+        return False, {}
+    return not broken, {result.id: result for result in read_results(run.path / RESULTS)} if broken else {}
 
 
 def write_evaluation(run: RunFolder, found: Evaluation, items: Sequence[McqItem]) -> None:

@@ -3,7 +3,6 @@
 The folder is that of `results`. An interrupted run goes on from its `items.partial.jsonl`.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from sae_lens_med.evaluation.methods import ask, run_method
 from sae_lens_med.evaluation.results import (
     KIND,
     PARTIAL,
-    RESULTS,
     Evaluation,
     in_memory,
+    kept_results,
     read_evaluation,
     summarised,
     write_evaluation,
@@ -29,9 +28,8 @@ from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine, Hook
 from sae_lens_med.records import ItemResult, McqItem, require_options
 from sae_lens_med.runs.folder import RunFolder
-from sae_lens_med.runs.partial import PartialResults, read_results
+from sae_lens_med.runs.partial import PartialResults
 from sae_lens_med.runs.provenance import identity, make_provenance
-from sae_lens_med.runs.written import not_as_written
 from sae_lens_med.saes.releases import LoadedSae
 
 
@@ -131,17 +129,12 @@ def evaluate(
             return summarised(None, data.items, answers({}, None), provenance, method, variant)
         output = Path(output)
         run = RunFolder(output, KIND, {"provenance": provenance.to_dict()})
-        broken = not_as_written(output, run.values.get("files", {})) if run.begun else {}
-        if distributed.broadcast_object(run.begun and not broken):
+        finished, kept = kept_results(run)
+        if distributed.broadcast_object(finished):
             return read_evaluation(output)
         run.hold()
-        for name, state in broken.items():
-            warnings.warn(f"{output / name} {state}; it is made again.", stacklevel=2)
         partial = PartialResults(output / PARTIAL, identity(provenance))
-        done = partial.records(ItemResult)
-        if distributed.broadcast_object(run.begun and RESULTS not in broken):
-            done = {result.id: result for result in read_results(output / RESULTS)}
-        results = answers(done, partial.append)
+        results = answers(partial.records(ItemResult) | kept, partial.append)
         if me.first:
             write_evaluation(run, summarised(output, data.items, results, provenance, method, variant), data.items)
             partial.remove()

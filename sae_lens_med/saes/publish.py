@@ -196,8 +196,8 @@ def _check_sae(release: Release, sae_id: str, recompute: Recompute | None) -> li
 
 
 def _check_tied(loaded: LoadedSae) -> list[Check]:
-    """Whether an SAE that was trained tied reads along what it writes; gains (`training.unshrink`) change lengths only.
-    The product of both lengths is the gain, whatever scaling was folded in."""
+    """Whether an SAE that was trained tied reads along what it writes: by the same unit rows, or, where gains
+    (`training.unshrink`) change the lengths, in the same directions. The product of both lengths is the gain."""
     import torch
 
     sae = loaded.sae
@@ -207,6 +207,9 @@ def _check_tied(loaded: LoadedSae) -> list[Check]:
     along = torch.nn.functional.cosine_similarity(reads, writes, dim=1).min().item()
     gains = reads.norm(dim=1) * writes.norm(dim=1)
     detail = f"smallest cosine {along:.5f}, gains {gains.min():.2f} to {gains.max():.2f}"
+    if torch.equal(reads, writes):
+        lengths = writes.norm(dim=1)
+        detail = f"one matrix, rows of norm {lengths.min():.4f} to {lengths.max():.4f}"
     return [Check(f"encoder along decoder {loaded.sae_id}", along > LEAST_COSINE, detail)]
 
 

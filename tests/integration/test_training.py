@@ -64,6 +64,14 @@ def test_what_is_trained_can_be_read_by_whom_the_user_lets_read(trained: run.Tra
     assert {p.name: p.stat().st_mode for p in trained.folder.iterdir() if p.stat().st_mode != usual} == {}
 
 
+def test_a_tied_sae_leaves_strictly_tied(trained: run.TrainedSae, recipe: Recipe) -> None:
+    """W_dec = W_encᵀ with unit rows, also where training scaled the activations."""
+    assert recipe.sae["normalize_activations"] == "expected_average_only_in"
+    sae = SAE.load_from_disk(trained.folder)
+    assert torch.equal(sae.W_dec, sae.W_enc.T)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(sae.cfg.d_sae))
+
+
 def test_training_learns(trained: run.TrainedSae) -> None:
     curve = json.loads((trained.folder / "curve.json").read_text())
     assert [p["step"] for p in curve] == list(range(10, 101, 10))
