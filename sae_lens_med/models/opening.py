@@ -51,7 +51,7 @@ def open_model(
     The arguments and what is raised are those of `bridge.load_model`.
     """
     if dtype not in DTYPES:
-        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}")
+        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES) or '.'}")
     if device_map is None:
         _require_device(device)
     source, where, identity = _locate(name, revision)
