@@ -201,9 +201,7 @@ def _scaled(entry: dict[str, Any], strength: float, where: str) -> dict[str, Any
         return entry
     values = {index: value * strength for index, value in entry["features"].items()}
     if any(abs(value) > MAX_VALUE for value in values.values()):
-        raise ConfigError(
-            f"{where}: the strength {strength:g} makes a value of more than {MAX_VALUE:g}; use a lower one."
-        )
+        raise ConfigError(f"{where}: the strength {strength:g} makes numbers past {MAX_VALUE:g}; use a lower one.")
     return {**entry, "features": values}
 
 
