@@ -51,7 +51,7 @@ class Record:
         known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # every subclass is a dataclass
         for key in values:
             if key not in known:
-                raise DataError(f"{cls.__name__} has no field {key!r}{nearest(key, known)}")
+                raise DataError(f"{cls.__name__} has no field {key!r}{nearest(key, known) or '.'}")
         for name, f in known.items():
             if name not in values and f.default is MISSING and f.default_factory is MISSING:
                 raise DataError(f"{cls.__name__} is missing the field {name!r}; the fields are {', '.join(known)}.")

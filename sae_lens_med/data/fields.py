@@ -2,6 +2,7 @@
 
 import ast
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from sae_lens_med.runs.parsing import ParseError, parse_json
 
 MAX_PRINTED = 100_000
 """Characters of a list as Python prints it."""
+_FILLERS = "\u115f\u1160\u3164\uffa0"
+"""Hangul letters that show nothing."""
 
 
 class FieldError(DataError):
@@ -26,9 +29,14 @@ def text(values: Mapping[str, Any], name: str) -> str:
     value = values[name]
     if not isinstance(value, str):
         raise FieldError(name, f"must be a string, got {short(value)}")
-    if not value.strip():
+    if is_blank(value):
         raise FieldError(name, "is empty")
     return value
+
+
+def is_blank(value: str) -> bool:
+    """Whether a text shows nothing: white space, zero-width characters, Hangul fillers."""
+    return all(c.isspace() or c in _FILLERS or unicodedata.category(c) == "Cf" for c in value)
 
 
 def cell_text(values: Mapping[str, Any], name: str) -> str:

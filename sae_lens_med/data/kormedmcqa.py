@@ -53,9 +53,13 @@ def load_kormedmcqa(
     """
     known = (*COUNTS, "all")
     if config not in known:
-        raise DataError(f"KorMedMCQA has no config {config!r}; use one of {', '.join(known)}{nearest(config, known)}")
+        raise DataError(
+            f"KorMedMCQA has no config {config!r}; use one of {', '.join(known)}{nearest(config, known) or '.'}"
+        )
     if split not in SPLITS:
-        raise DataError(f"KorMedMCQA has no split {split!r}; use one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
+        raise DataError(
+            f"KorMedMCQA has no split {split!r}; use one of {', '.join(SPLITS)}{nearest(split, SPLITS) or '.'}"
+        )
     collector = ItemCollector(skip_bad_rows=skip_bad_rows, exclude=exclude)
     for name in COUNTS if config == "all" else (config,):
         splits = (loader or _load_from_hub)(name)

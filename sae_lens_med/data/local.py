@@ -45,7 +45,7 @@ def load_local(
 def require_different(paths: Sequence[Path]) -> None:
     """Raise `DataError` when one file is given twice, also by another path."""
     seen: set[Path] = set()
-    for path in paths:
+    for path in filter(is_file, paths):  # what no file can be is told by who reads it
         if path.resolve() in seen:
             raise DataError(f"{path}: this file is named twice; name each file once.")
         seen.add(path.resolve())

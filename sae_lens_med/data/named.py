@@ -76,7 +76,9 @@ def load_named(
         split = mapping.default_split if split is None else split
         if split not in mapping.splits:
             known = ", ".join(mapping.splits)
-            raise DataError(f"{source} has no split {split!r}; use one of {known}{nearest(split, mapping.splits)}")
+            raise DataError(
+                f"{source} has no split {split!r}; use one of {known}{nearest(split, mapping.splits) or '.'}"
+            )
         provenance["split"] = split
         for config in mapping.configs if variant is None else (variant.config,):
             splits = _from_hub(mapping, source, config) if loader is None else loader(config)

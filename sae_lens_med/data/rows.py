@@ -28,8 +28,8 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from sae_lens_med.data.answers import answer_index, bare_number
-from sae_lens_med.data.fields import FieldError, cell_text, from_json, short, text, whole_as_text
+from sae_lens_med.data.answers import answer_index, bare_number, is_counted_zero
+from sae_lens_med.data.fields import FieldError, cell_text, from_json, is_blank, short, text, whole_as_text
 from sae_lens_med.data.mappings import known_by_columns, provenance_of
 from sae_lens_med.data.tables import RawRow
 from sae_lens_med.errors import DataError, listed, nearest
@@ -262,6 +262,11 @@ def _first_option(read: Sequence[Mapping[str, Any]], name: str, given: int | Non
     """The number that the file gives to the first option. Raises `DataError` where it is not as given, or where it may
     be 0 and nothing is given: skipping the rows with 0 would shift the others by one."""
     zeros = highest = 0
+    if n := sum(is_counted_zero(values.get("answer")) for values in read):
+        raise DataError(
+            f"{name}: {n} of its {len(read)} answers are 0번 or ⓪, so that its 1번 is not the first option; write the "
+            "answers as letters."
+        )
     for values in read:
         number, n_options = bare_number(values.get("answer")), _n_options(values)
         zeros += number == 0
@@ -372,7 +377,7 @@ def _options(row: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[str, ..
     if not 2 <= len(options) <= len(OPTION_LETTERS):
         raise FieldError("options", f"2 to {len(OPTION_LETTERS)} options are allowed, got {len(options)}")
     for letter, option in zip(OPTION_LETTERS, options, strict=False):
-        if not isinstance(option, str) or not option.strip():
+        if not isinstance(option, str) or is_blank(option):
             raise FieldError("options", f"option {letter} must be a non-empty string, got {short(option)}")
     return tuple(options)
 

@@ -196,7 +196,10 @@ def _read_parquet(path: Path) -> list[RawRow]:
 
     try:
         # ARROW reads text lazily: to_pylist is where bytes that are not UTF-8 come to light.
-        rows = pq.ParquetFile(path).read().to_pylist()
+        table = pq.ParquetFile(path).read()
+        if twice := [name for name in table.column_names if table.column_names.count(name) > 1]:
+            raise DataError(f"{path}: two columns have one name ({twice[0]}); name each once.")
+        rows = table.to_pylist()
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: a text column contains bytes that are not UTF-8; save the file again as UTF-8."

@@ -111,9 +111,10 @@ class Endpoint:
             raise ConfigError(
                 f"{a} {self.role}'s base URL contains a password; put the key into an environment variable instead."
             )
-        if parts.scheme not in ("http", "https") or not host or not self.base_url.isprintable():
+        if parts.scheme not in ("http", "https") or not host or not _can_be_sent(self.base_url):
             raise ConfigError(
-                f"{a} {self.role}'s base URL begins with http:// or https:// and a host, not {self.base_url!r}."
+                f"{a} {self.role}'s base URL begins with http:// or https:// and a host, not {self.base_url[:80]!r}; "
+                "it is ASCII without spaces."
             )
         if parts.query or parts.fragment:
             raise ConfigError(
@@ -293,6 +294,12 @@ def without_controls(text: str) -> str:
     return "".join(kept)
 
 
+def _can_be_sent(url: str) -> bool:
+    """Whether a request can begin with this URL: ASCII without spaces and controls, with a host of short labels."""
+    labels = (urlsplit(url).hostname or "").removesuffix(".").split(".")
+    return url.isascii() and url.isprintable() and " " not in url and all(0 < len(label) < 64 for label in labels)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host's name is this machine."""
     return host == "localhost" or host == "::1" or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
@@ -373,7 +380,7 @@ def _reply(raw: bytes, cleaned: Callable[[Any], Any]) -> Reply:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise _NoChat from None
     if isinstance(content, list):  # parts of a text
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     text = next((each for each in (content, message.get("refusal")) if isinstance(each, str) and each), "")
     if isinstance(thought, str) and thought.strip():
         end = f"\n</think>\n\n{text}" if text else ""

@@ -59,7 +59,7 @@ class Method:
     def __post_init__(self) -> None:
         if self.name not in METHODS:
             raise ConfigError(
-                f"there is no method {self.name!r}; use one of {', '.join(METHODS)}{nearest(self.name, METHODS)}"
+                f"there is no method {self.name!r}; use one of {', '.join(METHODS)}{nearest(self.name, METHODS) or '.'}"
             )
         generates = self.name in GENERATING
         for field, used in (

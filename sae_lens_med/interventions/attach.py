@@ -97,7 +97,7 @@ def _resolved(model: Any, name: str) -> str:
     other = ".".join([*parts[:2], _SAME.get(parts[2], parts[2])]) if len(parts) == 3 else name
     found = next((known[each] for each in (name, other) if each in known), None)
     if found is None:
-        raise ModelError(f"this {type(model).__name__} has no hook {name!r}{nearest(name, known)}")
+        raise ModelError(f"this {type(model).__name__} has no hook {name!r}{nearest(name, known) or '.'}")
     if found.name not in own:
         raise ModelError(
             f"the hook {name!r} would not run: SAELens' bridge loses a point's name when an SAE there is reset; open "

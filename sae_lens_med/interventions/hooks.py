@@ -409,4 +409,4 @@ def _per_feature(
 
 def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known) or '.'}")

@@ -10,7 +10,7 @@ SAEs; entries of one hook run in the order of the file. What positions can say: 
 """
 
 import json
-import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "steer": ("features", "unit"),
 }
 MAX_FEATURE = 2**31 - 1
+MAX_VALUE = 3.4e38
+"""About the largest number of float32."""
 _CHOICES = {"clamp": ("unit", CLAMP_UNITS), "steer": ("unit", STEER_UNITS), "ablate": ("mode", ABLATE_MODES)}
 
 
@@ -255,15 +257,15 @@ def _features(kind: str, given: Any, where: str) -> tuple[tuple[int, float | Non
         if kind != "ablate" and value is None:
             raise ConfigError(f"{where}: feature {key} has no value.")
         found.append((index, None if value is None else float(value)))
-    indices = [index for index, _ in found]
-    for index in indices:
-        if indices.count(index) > 1:
+    for index, times in Counter(index for index, _ in found).items():
+        if times > 1:
             raise ConfigError(f"{where}: the feature {index} is named twice; name each one once.")
     return tuple(found)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number may be one that no float holds.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_VALUE
 
 
 def _rows(given: Any, width: int, where: str) -> tuple[tuple[float, ...], ...] | None:

@@ -159,7 +159,7 @@ class MedBridge(SAETransformerBridge):  # type: ignore[misc]  # its base is unty
             for name in wanted:
                 attached = name if name in self._acts_to_saes else by_output.get(self._resolve_hook_name(name))
                 if attached is None:
-                    raise ModelError(f"no SAE is attached at {name!r}{nearest(name, self._acts_to_saes)}")
+                    raise ModelError(f"no SAE is attached at {name!r}{nearest(name, self._acts_to_saes) or '.'}")
                 act_names.append(attached)
         super().reset_saes(act_names)
 

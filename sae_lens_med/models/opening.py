@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from sae_lens_med.errors import ModelError, nearest
 from sae_lens_med.models import catalogue
-from sae_lens_med.runs.files import file_sha256, json_sha256
+from sae_lens_med.runs.files import file_sha256, is_file, json_sha256
 from sae_lens_med.runs.parsing import ParseError, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,6 +40,11 @@ TOKENIZER_FILES = (
 )
 SHOWN = 6
 """Weights that an error names."""
+_DAMAGED = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers ends with on files that are not a model's."""
 FINITE_BLOCK = 1 << 24
 """Numbers looked at together: 64 MiB in float32."""
 
@@ -51,7 +57,7 @@ def open_model(
     The arguments and what is raised are those of `bridge.load_model`.
     """
     if dtype not in DTYPES:
-        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}")
+        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES) or '.'}")
     if device_map is None:
         _require_device(device)
     source, where, identity = _locate(name, revision)
@@ -70,7 +76,7 @@ def open_model(
             ignore_mismatched_sizes=True,  # `_require_whole` refuses them, by name
             **options,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except _DAMAGED as error:
         raise _cannot_open(name, source) from error
     hf_model, found = opened
     _require_whole(name, found)
@@ -175,7 +181,7 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str,
     """Where a model's files are: (source, path or Hub id, identity for the provenance)."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        weights = sorted(folder.glob("*.safetensors"))
+        weights = sorted(filter(is_file, folder.glob("*.safetensors")))
         if (folder / "adapter_config.json").is_file():
             raise ModelError(
                 f"the folder {folder} contains an adapter (adapter_config.json), not a whole model; merge it into its "

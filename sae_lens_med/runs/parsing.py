@@ -153,6 +153,9 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
         raise yaml.constructor.ConstructorError(
             None, None, f"a number has {len(node.value)} digits, more than {MAX_DIGITS}", node.start_mark
         )
+    if ":" in node.value or re.match(r"[-+]?0[0-9_]", node.value):  # by YAML 1.1 minutes, and octal
+        problem = f"{node.value!r} is read as another number; write it without the colon or the 0 that begins it"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return loader.construct_yaml_int(node)
 
 

@@ -104,6 +104,21 @@ def test_a_configuration_of_another_model_is_refused(key: str, value: int, folde
     assert "is not the model that its config.json describes" in said and "model." in said
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [("num_attention_heads", 7), ("num_attention_heads", 0), ("rms_norm_eps", "x"), ("hidden_act", "foo")],
+)
+def test_a_configuration_that_no_model_can_have_is_refused(key: str, value: Any, folder: Path) -> None:
+    change_json(folder / "config.json", **{key: value})
+    assert "damaged" in refused(folder)
+
+
+def test_a_folder_in_the_place_of_the_weights_is_no_model(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    assert "does not contain a model" in refused(folder)
+
+
 @pytest.mark.parametrize("method", ["bitsandbytes", "awq", "gptq", "fp8"])
 def test_quantised_checkpoints_are_refused_in_one_sentence(method: str, folder: Path) -> None:
     settings: dict[str, Any] = {"quant_method": method, "bits": 4, "load_in_4bit": True, "group_size": 128}

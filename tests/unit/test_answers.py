@@ -330,3 +330,53 @@ def test_paper_is_lm_evals_own_filter_on_every_form() -> None:
 )
 def test_paper_is_kept_with_its_faults(text: str, letter: str | None) -> None:
     assert paper(text) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "정답은 B가 될 수 없다.",
+        "정답은 B가 되지 않는다.",
+        "B가 정답일 리 없다.",
+        "정답은 B인가요?",
+        "정답은 B인지 불확실",
+        "정답을 B로 고르면 틀린다.",
+        "B를 고르면 안 된다.",
+        "B를 선택하지 마세요.",
+        "정답은 B라는 주장은 틀렸다.",
+        "B라고 답하면 오답이다.",
+        "B는 정답에서 제외된다.",
+        "정답: B(X)",
+        "정답: B ❌",
+        "정답: B 제외",
+        "정답은 B 이외의 것",
+        "정답: B~D",
+        "Wrong answer: B",
+        "The wrong answer is B.",
+        "I don't think the answer is B.",
+        "No one would say the answer is B.",
+        "It would be wrong to say that the answer is B.",
+    ],
+)
+def test_what_is_denied_asked_or_excluded_claims_nothing(text: str) -> None:
+    assert strict(text, LUNG).letter is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("정답은 B입니다. C가 정답이 되려면 객혈이 있어야 합니다.", "B"),
+        ("앞의 답 B는 잘못되었습니다. 올바른 답은 C입니다.", "C"),
+        ("B가 정답이 될 수는 없다. 정답은 C.", "C"),
+        ("If the patient had fever the answer would be A, but here it is B.", "B"),
+        ("If I had to choose, the answer would be B.", "B"),
+        ("B를 선택하면 됩니다.", "B"),
+        ("C만 맞다.", "C"),
+        ("D이(가) 정답입니다", "D"),
+        ("My answer: B", "B"),
+        ("The most likely answer is B.", "B"),
+        ("I think the answer is B.", "B"),
+    ],
+)
+def test_what_stays_is_the_answer(text: str, letter: str) -> None:
+    assert strict(text, LUNG).letter == letter

@@ -451,3 +451,18 @@ def test_the_page_escapes_what_others_wrote(comparison: Comparison) -> None:
     for block in page.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.replace(r"\|", "").count("|") for line in rows}) <= 1
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        [{"kind": "steer", "features": {1: 10**400}}],
+        [{"kind": "steer", "features": {1: 1.0}, "strengths": [10**400]}],
+        [{"kind": "steer", "features": {1: 1e10}, "strengths": [1e308]}],  # each is a number, their product is none
+        [{"kind": "splice", "name": "가"}, {"kind": "splice", "name": "\u1100\u1161"}],  # one name, composed and not
+    ],
+)
+def test_numbers_past_all_floats_and_names_that_look_alike_are_refused(conditions: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_conditions({"conditions": conditions})
+    assert len(str(caught.value)) < 200

@@ -383,3 +383,11 @@ def test_it_loads_no_torch_and_an_interrupt_keeps_what_there_is(stub: Stub, tmp_
     assert len(stub.requests) == asked + 3
     lines = (tmp_path / "run" / "items.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == [item.id for item in DATA.items]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x/ v1", "http://한글.kr/v1", "http://x/경로", "http://a..b/v1", "http://" + "a" * 300 + "/v1"]
+)
+def test_a_url_that_no_request_can_begin_with_is_refused_before_one_is_made(url: str) -> None:
+    with pytest.raises(ConfigError, match="ASCII without spaces"):
+        Endpoint(url, "m")

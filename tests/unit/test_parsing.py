@@ -215,3 +215,10 @@ def test_numbers_of_the_commands_have_limits(command: str, option: str, value: s
         return
     done = CliRunner().invoke(app, [command, "-m", "x", "-d", "sample", "-o", "x", *needed, option, value])
     assert done.exit_code == 2 and "Invalid value" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("written", ["010", "1:30", "-007"])
+def test_a_number_that_yaml_1_1_reads_as_another_is_refused(written: str) -> None:
+    with pytest.raises(ParseError, match="read as another number"):
+        parse_yaml(f"seed: {written}")
+    assert parse_yaml(f"seed: '{written}'") == {"seed": written}

@@ -29,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sae_lens_med.alignment.labels.tasks import Kind, LabelTask
+from sae_lens_med.data.fields import is_blank
 from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
@@ -118,7 +119,7 @@ def read_labels(path: Path, d_sae: int | None = None) -> dict[int, str]:
             raise DataError(f"{path}: {where}: a feature must be a whole number {least}, not {key!r}.")
         if number in labels:
             raise DataError(f"{path}: {where}: the feature {number} has two labels; keep one.")
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or is_blank(value):
             raise DataError(f"{path}: {where}: the label of feature {number} is empty; leave the feature out.")
         labels[number] = " ".join(value.split())[:MAX_LABEL]
     if not labels:

@@ -22,15 +22,15 @@ multiply the values of all features that are steered or clamped. Plain comes fir
 Out of scope: running (`conditions.run`), what an intervention does (`interventions`).
 """
 
-import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sae_lens_med.errors import ConfigError, nearest
-from sae_lens_med.interventions.spec import Intervention
+from sae_lens_med.interventions.spec import MAX_VALUE, Intervention
 from sae_lens_med.records import Record
 from sae_lens_med.runs.files import is_file
 from sae_lens_med.runs.parsing import ParseError, read_yaml, whole_number
@@ -135,12 +135,13 @@ def parse_conditions(values: Any, *, where: str = "the conditions") -> Condition
         raise ConfigError(f"{where}: {len(found)} conditions, more than {MAX_CONDITIONS:,}; make several files.")
     names: set[str] = set()
     for condition in found:
-        # Some file systems do not tell capitals apart.
-        if condition.name.lower() in names:
+        # Some file systems do not tell capitals apart, or one syllable from its letters.
+        folded = unicodedata.normalize("NFC", condition.name).lower()
+        if folded in names:
             raise ConfigError(
                 f"{where}: two conditions are called {condition.name!r}; give each entry a `name` of its own."
             )
-        names.add(condition.name.lower())
+        names.add(folded)
     return Conditions(tuple(found), sets)
 
 
@@ -159,7 +160,7 @@ def _entry(entry: Any, where: str) -> list[Condition]:
     name = entry.get("name", _default_name(read))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{where}: the name {name!r} cannot be used as a folder name; use letters, digits and _ - . + = @"
+            f"{where}: the name {name!r} cannot be used as a folder name; use letters, digits and _ - . + = @ instead."
         )
     if (length := len(name.encode())) > _NAME_BYTES:
         raise ConfigError(
@@ -175,7 +176,7 @@ def _entry(entry: Any, where: str) -> list[Condition]:
             f"{where}: strengths multiply the values of features, which only {' and '.join(WITH_VALUES)} have."
         )
     return [
-        Condition(f"{name}@{strength:g}", kind, name, tuple(_scaled(each, strength) for each in dicts), strength)
+        Condition(f"{name}@{strength:g}", kind, name, tuple(_scaled(each, strength, where) for each in dicts), strength)
         for strength in _strengths(entry["strengths"], kind, where)
     ]
 
@@ -184,8 +185,10 @@ def _strengths(values: Any, kind: str, where: str) -> list[float]:
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{where}: strengths must be a list of numbers such as [-2, -1, 1, 2].")
     for value in values:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ConfigError(f"{where}: {value!r} is not a strength; use finite numbers.")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MAX_VALUE:
+            raise ConfigError(
+                f"{where}: {_short(value)} is not a strength; use finite numbers of at most {MAX_VALUE:g}."
+            )
         if value == 0 and kind == STEER:
             raise ConfigError(
                 f"{where}: steering with strength 0 is the plain model, which is always included; leave 0 out."
@@ -193,10 +196,18 @@ def _strengths(values: Any, kind: str, where: str) -> list[float]:
     return [float(value) for value in values]
 
 
-def _scaled(entry: dict[str, Any], strength: float) -> dict[str, Any]:
+def _scaled(entry: dict[str, Any], strength: float, where: str) -> dict[str, Any]:
     if entry["kind"] not in WITH_VALUES:
         return entry
-    return {**entry, "features": {index: value * strength for index, value in entry["features"].items()}}
+    values = {index: value * strength for index, value in entry["features"].items()}
+    if any(abs(value) > MAX_VALUE for value in values.values()):
+        raise ConfigError(f"{where}: the strength {strength:g} makes numbers past {MAX_VALUE:g}; use a lower one.")
+    return {**entry, "features": values}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _default_name(read: Sequence[Intervention]) -> str:

@@ -76,6 +76,13 @@ def _patterns(last: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str], str], 
             ),
             # B (→ C)
             (r"\( ?(?:→|➡|⇒|->|=>|>)", rf"{away} ?\( ?(?:→|➡|⇒|->|=>|>) ?(?={stays})", ""),
+            # if it were so, it would be B, but here it is C
+            (
+                r"(?i:\bif\b)",
+                rf"(?i:\bif\b)[^.\n]{{1,100}}? (?i:would (?:have been|be)) {option}{away},? ?"
+                rf"(?i:but|however,?|yet) (?:(?i:here|in this (?:case|patient)),? )?{en}",
+                "",
+            ),
             # not B but C / isn't B; it's C
             (
                 r"(?i:not|nt) ",

@@ -37,6 +37,9 @@ _MARKUP = (
     (re.compile(r"~~[^~\n]{1,300}~~|<(del|s|strike)>[^<\n]{0,300}</\1>", re.IGNORECASE), ""),  # struck out
     (re.compile(r"([0-9])\u20e3"), r"(\1)"),  # keycaps
     (re.compile(r"\r\n?|<br ?/?>"), "\n"),
+    (re.compile(r"이\(가\)|\(이\)가"), "가"),  # both forms of a particle, as programs write them
+    (re.compile(r"은\(는\)|\(은\)는"), "는"),
+    (re.compile(r"을\(를\)|\(을\)를"), "를"),
     (re.compile(r"\\[\[\]()]"), " "),  # LaTeX display and inline mathematics
     (re.compile(r"<final_?answer>|<answer>", re.IGNORECASE), "\nAnswer: "),
     (re.compile(r"</?(?:b|strong|i|em|u|p|span|div|mark|center|sub|sup|h[1-6]|answer|finalanswer) ?>"), ""),

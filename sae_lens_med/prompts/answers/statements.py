@@ -19,7 +19,13 @@ _SLOT, _PROSE = "<slot>", "<prose>"  # in the rules: a target in an answer slot,
 _NOT_CLAIMED = (
     r"(?!번?\)?(?:이|가|은|는|도)? ?(?:바로 )?(?:정답|답)?(?:이|은|일|인)? ?"
     r"(?:아니|아닙|아님|아닌|아닐|않|없|라면|까(?![가-힣])|것 같지만|것처럼|처럼|수(?:는|가|도)? ?[없있]"
-    r"|(?:이다|[가지])?\?))"
+    r"|(?:이다|[가지])?\?|되지|될 (?:수|리)|되기 (?:어|힘)|되려면|된다면|되었다면|리(?:가)? ?없|에서 ?(?:제외|빠)"
+    r"|맞(?:나요?|는지|을까|습니까|는가)))"
+    r"(?!번?\)?(?:인지|인가요?|일지)(?![가-힣]))"
+    r"(?!번?\)?(?:[을를]? ?(?:제외|빼고)| (?:이외|외)(?:에|의)?(?![가-힣])| ?(?:\((?i:x)\)|[❌✗✘×~])))"
+    r"(?!번?\)?이?라는 ?(?:주장|생각|의견|견해|답변?)(?:은|는|이|가)? ?(?:틀|잘못|옳지|맞지|오답))"
+    r"(?!번?\)?(?:으?로|을|를|이?라고) ?(?:고르|선택하|답하|택하)면(?! ?[된됩되]))"
+    r"(?!번?\)?[은는이가] ?(?:잘못(?:되|된|됐|이)|오답))"
     r"(?!번?\)?(?:이?라고|으?로|인|일) ?(?:잘못 ?)?"
     r"(?:(?:생각|오해|판단|착각|혼동|오인|여기|보|볼|보일|답|추정|선택)(?:할|하기|될|되기|일|이기|기)? ?"
     r"(?:수(?:도|는)? ?있(?:으나|지만|는데|겠지만|겠으나)|쉬우|쉽|했(?:으나|지만|었)|됐(?:으나|지만)|았(?:으나|지만))"
@@ -27,7 +33,10 @@ _NOT_CLAIMED = (
     r"(?! (?:(?:is|are|was|would be) (?:not|in|un)|(?:is|are)nt\b))"
 )
 # After an opinion: the sentence takes it back.
-_NOT_TAKEN_BACK = r"(?![^.\n]{0,12}?(?:않|아니|아닌|지만|없|으나|는지|다면|라면|으면|까|수 있|\bif\b))"
+_NOT_TAKEN_BACK = (
+    r"(?![^.\n]{0,12}?(?:않|아니|아닌|지만|없|으나|는지|다면|라면|으면|까|수 있|\bif\b"
+    r"|지 마|지 말|안 ?[된됩되]|[르하]면(?! ?[된됩되])))"
+)
 _KO_END = (
     r"(?=\)?(?: ?\([^()\n]{1,60}\))? ?(?:입니다|이다|다(?![가-힣])|임(?![가-힣])|이?에요|예요|이?죠"
     r"|(?:이?라고|로|으로) ?(?:판단|생각|결정|추정|진단|보|볼|선택|결론|할)"
@@ -40,14 +49,20 @@ _KO_LAST = (
 )
 _EN_END = r"(?=\)? ?(?:[.!](?:\s|$)|\n|$|\(|,? (?:because|since|as|due)\b))"
 
-_KO_ANSWER = r"(?<![가-힣])(?:(?:최종|올바른|옳은|맞는|가장 적절한|예상) ?)?(?:정답|해답|답안|답변|답|answer)"
+_KO_ANSWER = (
+    r"(?<![가-힣])(?:(?:최종|올바른|옳은|맞는|가장 적절한|예상) ?)?(?:정답|해답|답안|답변|답|(?<![A-Za-z] )answer)"
+)
 _KO_FILLER = (
     r"(?:(?:바로|아마도?|결국|역시|당연히|실제로는?|사실은?|보기(?: 중에?서?)?|선택지|선지|옵션|문항|번호"
     r"|다음과 같(?:습니다|다|이)[.:]?"
     rf"|option|(?:{MARK}|[A-Z]|\d)번?[이가] 아니[라고],?)[ \n]{{0,2}}){{0,3}}"
 )
+_EN_SAID = ("nt think", "nt believe", "not think", "not believe", "wrong to say", "one would say", "students think")
+"""What others say, or nobody does; apostrophes are folded away."""
+_EN_NOT_SAID = "".join(f"(?<!{said} {the})" for said in _EN_SAID for the in ("", "the ", "that the "))
 _EN_ANSWER = (
-    r"(?<!\bif )(?<!\bif the )\b(?:(?:correct|best|right|final|most appropriate|appropriate) "
+    rf"(?<!\bif )(?<!\bif the )(?<!\bwrong )(?<!\bincorrect ){_EN_NOT_SAID}"
+    r"\b(?:(?:correct|best|right|final|most appropriate|appropriate) "
     r"(?:answer|choice|option|response|one|letter)|answer|correct(?= is|:))(?: (?:choice|option|letter|number))?"
 )
 _EN_FILLER = (
@@ -147,7 +162,7 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # B가 가장 적절합니다 / B가 맞습니다
     (
         "opinion",
-        rf"{_PROSE}[이가] ?(?:가장|제일|더)? ?(?:적절|적합|맞|옳|올바|알맞|타당|정확|합당|합리){_NOT_TAKEN_BACK}",
+        rf"{_PROSE}[이가만] ?(?:가장|제일|더)? ?(?:적절|적합|맞|옳|올바|알맞|타당|정확|합당|합리){_NOT_TAKEN_BACK}",
     ),
     # B is correct / E seems best
     (
