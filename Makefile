@@ -11,7 +11,7 @@ demo: install  ## the study on the packaged sample, with the report's path at th
 	$(BIN)/sae-lens-med demo --output demo-study
 
 test: install  ## every test that this machine can run
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 install: $(VENV)/.installed  ## the environment alone
 
