@@ -245,7 +245,8 @@ class Endpoint:
                 )
             except (OSError, HTTPException) as error:  # URLError and TimeoutError are OSErrors
                 reason = getattr(error, "reason", None) or error
-                in_time = "no answer in time" if isinstance(reason, TimeoutError) else str(reason)
+                late = f"no whole answer in {self.timeout:g} s"
+                in_time = late if isinstance(reason, TimeoutError) else str(reason)
                 problem = self._cleaned(in_time) or "no answer"
             pause = min(MAX_WAIT, pause)
             if attempt < self.retries and self.on_wait is not None:

@@ -125,7 +125,7 @@ def test_every_text_file_has_its_encoding(path: Path) -> None:
         if name not in ("open", "read_text", "write_text") or of_os:
             continue
         binary = any(isinstance(a, ast.Constant) and a.value in ("rb", "wb", "ab") for a in node.args)
-        own = name == "write_text" and isinstance(node.func, ast.Name)  # `runs.files`
+        own = name in ("read_text", "write_text") and isinstance(node.func, ast.Name)  # `runs.parsing`, `runs.files`
         assert own or binary or any(k.arg == "encoding" for k in node.keywords), f"{path}, line {node.lineno}"
 
 
