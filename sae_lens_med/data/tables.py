@@ -104,7 +104,7 @@ def stem(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     packed = path.name.lower().endswith(".gz")
     try:
-        with gzip.open(path) if packed else path.open("rb") as file:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a complete gzip file ({error}); copy or download it again.") from error

@@ -123,7 +123,7 @@ def test_other_weights_than_the_study_s_are_refused(study: Path, places: dict[st
 
     fresh = shutil.copytree(study, tmp_path / "study", ignore=shutil.ignore_patterns("alignment"))
     settings: dict[str, Any] = {"metrics": ["difference"], "permutations": 9, "controls": ["random_model"]}
-    with pytest.raises(StudyError, match="has other weights; name the study's SAE with --sae"):
+    with pytest.raises(StudyError, match="has other weights or another configuration; name the study's SAE with --sae"):
         run_alignment(fresh, open_model=wrong_sae, **settings)
     with pytest.raises(StudyError, match="of sha256 .*name the study's model with --model"):
         run_alignment(fresh, open_model=wrong_model, **settings)

@@ -121,8 +121,9 @@ def test_every_text_file_has_its_encoding(path: Path) -> None:
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        of_os = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "os"
-        if name not in ("open", "read_text", "write_text") or of_os:
+        # Of a descriptor, and of a URL.
+        no_file = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("os", "opener")
+        if name not in ("open", "read_text", "write_text") or no_file:
             continue
         binary = any(isinstance(a, ast.Constant) and a.value in ("rb", "wb", "ab") for a in node.args)
         own = name in ("read_text", "write_text") and isinstance(node.func, ast.Name)  # `runs.parsing`, `runs.files`

@@ -189,7 +189,8 @@ def test_numbers_on_the_command_line_have_limits() -> None:
 
 def test_there_is_one_way_in() -> None:
     """Nothing else in the package parses JSON or YAML, but for values that it has just written itself."""
-    allowed = {"runs/parsing.py", "distributed.py", "study/folder.py"}
+    # An endpoint's reply may hold half a surrogate pair, which is mended there and refused here.
+    allowed = {"runs/parsing.py", "distributed.py", "study/folder.py", "evaluation/endpoint.py"}
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.relative_to(PACKAGE).as_posix() in allowed:
             continue
