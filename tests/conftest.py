@@ -1,11 +1,16 @@
 """Fixtures that several test folders share, and a word in the summary on what was not there to test with."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from sae_lens_med.models import catalogue
 from sae_lens_med.models.bridge import MedBridge, load_model
+
+# Started in the background of a shell, tests and all that they start would ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

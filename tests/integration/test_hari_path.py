@@ -408,6 +408,7 @@ def test_evaluation_through_a_qwen_scope_sae(plain: Any, tmp_path: Path) -> None
         "source": QWEN_SCOPE,
         "sae_id": "layer1",
         "sha256": loaded.sha256,
+        "settings": loaded.settings,
         "hook_name": f"blocks.{LAYER}.hook_resid_post",
         "trained_on": "Qwen/Qwen3-8B-Base",
     }
