@@ -135,6 +135,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read(folder: Path) -> TrainedRun:
+    for name in ("recipe.yaml", "metrics.json", "cfg.json", "left_out_ids.json"):
+        if not (folder / name).is_file():
+            raise ReleaseError(f"{folder} is not a finished training run: {name} is missing.")
     try:
         recipe = read_yaml(folder / "recipe.yaml")
     except ParseError as error:

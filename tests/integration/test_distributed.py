@@ -179,7 +179,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(two: Path) -> None:
         "KeyboardInterrupt",
         "KeyboardInterrupt",
     ]
-    [checkpoint] = (two / "run-stopped" / "checkpoints").iterdir()
+    [checkpoint] = (two / "run-stopped" / "checkpoints").glob("step-*")
     assert checkpoint.name == f"step-{job.STOP_AT + 1:09d}"
 
 

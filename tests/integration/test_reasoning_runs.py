@@ -92,7 +92,7 @@ def test_a_run_that_was_interrupted_goes_on(model: MedBridge, runs: list[Reasone
 def test_the_metric_runs_the_reasoning_and_goes_on_from_a_run_that_was_ended(
     model: MedBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Method, "_max_new_tokens", 16)  # the model of the study writes little, so that it is quick
+    monkeypatch.setattr(Method, "most_tokens", 16)  # the model of the study writes little, so that it is quick
     items, features, results = synthetic(n=6)
     no_sae: Any = None
 

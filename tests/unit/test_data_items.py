@@ -110,7 +110,12 @@ TEXT = st.text(
     alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\u115f\u1160\u3164\uffa0\u2800"),
     min_size=1,
     max_size=30,
-).filter(lambda text: any(c.isprintable() and not c.isspace() for c in text))
+).filter(
+    lambda text: (
+        any(c.isprintable() and not c.isspace() for c in text)
+        and text.strip().casefold() not in ("nan", "<na>", "na", "n/a", "none", "null")
+    )
+)
 
 
 @settings(max_examples=60, deadline=None)
