@@ -289,7 +289,7 @@ def test_a_release_with_gains_says_so_and_is_measured_again(tmp_path: Path, monk
     entry[NAME]["saes"] = [{"id": IDS[0], "path": IDS[0], "l0": None, "variance_explained": None, "neuronpedia": None}]
     releases.listing.write_text(yaml.safe_dump(entry))
     model = load_model("model")
-    cards = {}
+    cards, high = {}, 1.0
     for unshrink in ("false", "true"):
         recipe = load_recipe("tiny", [*common, f"unshrink={unshrink}"])
         trained = run.train(recipe, model, Path(unshrink), activations=Path("acts")).folder

@@ -15,6 +15,7 @@ from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.models.bridge import MedBridge, residuals
 from sae_lens_med.training import run
 from sae_lens_med.training.frontier import frontier
+from sae_lens_med.training.quality import reservations
 from sae_lens_med.training.recipe import Recipe, load_recipe, parse_recipe
 from tests.tiny import tiny_model
 
@@ -138,17 +139,25 @@ def test_every_file_of_a_resumed_run_is_that_of_an_uninterrupted_one(
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_training_that_fails_is_said(model: MedBridge, recipe: Recipe, tmp_path: Path) -> None:
+def test_training_that_fails_is_said(
+    model: MedBridge, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     acts = tmp_path / "acts"
-    dead = dataclasses.replace(recipe, sae=recipe.sae | {"l1_coefficient": 1e4})
-    failed = run.train(dead, model, tmp_path / "dead", activations=acts)
-    assert failed.quality.l0 == 0 and failed.notes[0].startswith("No feature fires on the held-out text")
-    metrics = json.loads((tmp_path / "dead" / "metrics.json").read_text(encoding="utf-8"))
+    useless = dataclasses.replace(recipe, sae=recipe.sae | {"l1_coefficient": 1e4})
+    failed = run.train(useless, model, tmp_path / "useless", activations=acts)
+    assert failed.quality.explained_variance <= 0
+    assert any(note.startswith("The reconstruction is no better than the mean activation") for note in failed.notes)
+    metrics = json.loads((tmp_path / "useless" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["reservations"] == list(failed.notes)
-    assert any("dead: No feature fires" in note for note in frontier([tmp_path / "dead"]).notes)
-    wild = dataclasses.replace(recipe, runner=recipe.runner | {"lr": 1e30})
-    with pytest.raises(ConfigError, match="training diverged at step 10: the loss is .*; lower lr"):
-        run.train(wild, model, tmp_path / "wild", activations=acts)
+    assert any("useless: The reconstruction is no better" in note for note in frontier([tmp_path / "useless"]).notes)
+    silent = dataclasses.replace(failed.quality, l0=0.0, dead_fraction=1.0)
+    assert reservations(silent)[0].startswith("No feature fires on the held-out text")
+    mostly = dataclasses.replace(failed.quality, dead_fraction=0.97)
+    assert reservations(mostly)[0].startswith("97.0% of the features never fire")
+    point = run._curve_point
+    monkeypatch.setattr(run, "_curve_point", lambda *a: point(*a) | {"loss": float("nan")})
+    with pytest.raises(ConfigError, match="training diverged at step 10: the loss is nan; lower lr"):
+        run.train(recipe, model, tmp_path / "wild", activations=acts)
 
 
 def test_training_that_works_has_no_reservation(trained: run.TrainedSae) -> None:
