@@ -46,6 +46,8 @@ MAX_WAIT = 60.0
 """Seconds between two tries at most, whatever the server asks for."""
 MAX_REPLY = 4_000_000
 """Bytes of a reply that are read."""
+MAX_TIMEOUT, MAX_RETRIES, MAX_PARALLEL = 86_400, 100, 1_024
+"""Seconds of a wait, tries after the first, and requests at a time that can be meant."""
 GIVE_UP = 5
 """Requests in a row without a reply after which no more are sent."""
 LOOK = 0.1
@@ -122,10 +124,13 @@ class Endpoint:
             )
         if not self.model.strip():
             raise ConfigError(f"{a} {self.role} needs the name of a model.")
-        numbers = (self.timeout, self.retries, self.first_wait, self.parallel)
-        sound = all(math.isfinite(number) for number in numbers)
-        if not sound or not (self.timeout > 0 and self.retries >= 0 and self.first_wait >= 0 and self.parallel >= 1):
-            raise ConfigError(f"{a} {self.role} needs timeout > 0, retries >= 0, first_wait >= 0 and parallel >= 1.")
+        whole = isinstance(self.retries, int) and isinstance(self.parallel, int)
+        sound = whole and 0 <= self.retries <= MAX_RETRIES and 1 <= self.parallel <= MAX_PARALLEL
+        if not sound or not (0 < self.timeout <= MAX_TIMEOUT and 0 <= self.first_wait <= MAX_TIMEOUT):
+            raise ConfigError(
+                f"{a} {self.role} needs timeout > 0, retries >= 0, first_wait >= 0 and parallel >= 1, and at most "
+                f"{MAX_TIMEOUT:,} seconds, {MAX_RETRIES} retries and {MAX_PARALLEL:,} requests at a time."
+            )
         key = self._key
         if self.key_variable is not None and key is None:
             raise ConfigError(

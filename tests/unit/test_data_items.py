@@ -18,23 +18,10 @@ from sae_lens_med.data import LoadedItems, kormedmcqa, load_items, load_kormedmc
 from sae_lens_med.data.kormedmcqa import COUNTS
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import EXPLANATION_SOURCES, McqItem, Span, require_explanation_sources
+from tests.unit.data_rows import GEN, KOR, one, write
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-
-KOR = {"id": "k1", "subject": "doctor", "question": "질문?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마"}
-KOR |= {"answer": 3}
-GEN: dict[str, Any] = {"id": "g1", "subject": "nurse", "question": "Which?", "options": ["x", "y", "z"], "answer": 1}
-
-
-def write(path: Path, *rows: Any) -> str:
-    data = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode()
-    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
-    return str(path)
-
-
-def one(path: Path, row: dict[str, Any], **kwargs: Any) -> McqItem:
-    return load_items(write(path / "a.jsonl", row), **kwargs).items[0]
 
 
 # --- what is right ------------------------------------------------------------------------------------------------
@@ -558,46 +545,3 @@ def test_whose_explanations_are_is_asked_where_it_matters(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"f: 1 explanations .* 'u1' first; say it for all with --explanation-source"):
         require_explanation_sources([one(tmp_path, GEN), unsaid], "f")
     require_explanation_sources([one(tmp_path, GEN), one(tmp_path, KOR | {"cot": "풀이"})], "f")
-
-
-@pytest.mark.parametrize(
-    "answer",
-    ["C", "c", "③", "❸", "➌", "3번", "(3)", "3.0", "다", "(다)", "정답 3", "정답: 3번", "정답은 ③", "답 C", "보기 3"],
-)
-def test_answers_as_papers_write_them(answer: str, tmp_path: Path) -> None:
-    row = {"question": "무엇?", "options": ["w", "x", "y", "z"], "answer": answer}
-    assert one(tmp_path, row).answer == 2
-    assert one(tmp_path, row | {"answer": f"\u200b{answer} "}).answer == 2
-
-
-@pytest.mark.parametrize("answer", ["마", "정답", "정답 5", "3번째", "다라", "C D", "보기 3, 4", "오답 3"])
-def test_answers_that_name_no_option_are_no_answers(answer: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="field 'answer'"):
-        one(tmp_path, {"question": "무엇?", "options": ["w", "x", "y", "z"], "answer": answer})
-
-
-@pytest.mark.parametrize("zero", ["0번", "⓪", "정답 0번", "0", "０", "정답 0"])
-def test_a_file_whose_answers_begin_at_0_is_refused_however_it_writes_them(zero: str, tmp_path: Path) -> None:
-    rows = [GEN | {"id": str(i), "answer": answer} for i, answer in enumerate([zero, "①"])]
-    with pytest.raises(DataError, match="answers are 0"):
-        load_items(write(tmp_path / "a.jsonl", *rows), skip_bad_rows=True)
-
-
-@pytest.mark.parametrize("nothing", ["\u200b", " \ufeff\u2060", "\u3164"])
-def test_what_shows_nothing_is_empty(nothing: str, tmp_path: Path) -> None:
-    for bad in ({"question": nothing}, {"options": [nothing, "x"]}):
-        with pytest.raises(DataError, match="empty"):
-            one(tmp_path, GEN | bad)
-
-
-def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    columns = [pa.array(["a?"]), pa.array(["b?"]), pa.array([["x", "y"]]), pa.array([1])]
-    pq.write_table(pa.Table.from_arrays(columns, ["question", "question", "options", "answer"]), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="question"):
-        load_items(str(tmp_path / "a.parquet"))
-
-
-@pytest.mark.parametrize("name", ["a\0b.csv", "\ud800.csv"])
-def test_a_name_that_no_file_can_have_is_no_file(name: str) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        load_items(name)

@@ -203,6 +203,10 @@ def test_the_key_is_sent_and_stands_nowhere(stub: Stub, monkeypatch: pytest.Monk
         ({"timeout": 0}, "timeout > 0"),
         ({"timeout": float("nan")}, "timeout > 0"),
         ({"parallel": 0}, "parallel >= 1"),
+        ({"parallel": 10**9}, "1,024 requests at a time"),
+        ({"timeout": 1e300}, "86,400 seconds"),
+        ({"retries": 1.5}, "retries >= 0"),
+        ({"retries": 10**6}, "100 retries"),
         ({"key_variable": "NO_SUCH_VARIABLE_HERE"}, "no variable NO_SUCH_VARIABLE_HERE"),
     ],
 )
