@@ -1,18 +1,20 @@
-"""The answer without, and from, the features that the expert's words point at, beside matched-random ones: the runs
-that comprehensiveness (#7) and sufficiency (#8) are measured from.
+"""The answer without, and from, the features that the expert's words point at, beside stand-ins: the runs that
+comprehensiveness (#7) and sufficiency (#8) are measured from.
 
-Per item, with T its aligned features (`causal_items`) that fire in the question, T_k the first k, and S random sets R_s
-matched feature by feature (`features.matched`; the first k of R_s stand for T_k):
+Per item, with T its aligned features (`causal_items`) that fire in the question, T_k the first k, and D draws R_d of
+features that stand for them over the whole study (`features.stand_ins`; the first k of R_d stand for T_k):
 
-    without T_k, without R_sk        for each size k: comprehensiveness
-    only T_K, only R_s               K the largest size: sufficiency
-    no feature                       the empty end of normalised faithfulness
+    without T_k, without R_dk        for each size k: comprehensiveness
+    only T_K, only R_d               K the largest size: sufficiency
+    no feature                       the empty end of normalised faithfulness, and of the span (`span_gate`)
 
-The error term stays in all of them. Passes of the layers above the hook per item: at most `2 + K' + S (K' + 1)` with K'
-sizes, and fewer where sets repeat (a single feature has only `pool` different stand-ins).
+The error term stays in all of them. Passes of the layers above the hook per item: at most `2 + K' + D (K' + 1)` with K'
+sizes, and fewer where sets repeat.
 
-**Null** of a mean over items (`pooled_null`): with `ENOUGH_SETS` random sets per item or more, each draw is one set per
-item; with fewer, draws are recombined (`features.matched.recombined`).
+**Null** of a mean over items: the same mean in each draw. A draw is a study of its own, with one set for every item, in
+which features recur as the aligned ones do; outcomes of different draws are not mixed. **Refused** where drive is not
+matched: a ratio of own over drawn summed activation outside of `RATIOS` at a size, or fewer than `LEAST_FRESH` of the
+places filled with a feature that is not the item's own.
 
 Out of scope: what the numbers become (`comprehensiveness`, `sufficiency`).
 """
@@ -26,44 +28,36 @@ import numpy as np
 
 from sae_lens_med.alignment.causal_items import CausalItems
 from sae_lens_med.errors import ConfigError, DataError
-from sae_lens_med.features.matched import POOL, Rates, recombined, text_sets
-from sae_lens_med.interventions.edit_runs import (
-    AnswerText,
-    EditResult,
-    Plan,
-    Planned,
-    item_rng,
-    margin,
-    probability,
-)
+from sae_lens_med.features.stand_ins import StandIns, stand_ins
+from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, Planned, margin, probability
 from sae_lens_med.metrics.inputs import Inputs
-from sae_lens_med.records import BoolArray, FloatArray, IntArray
+from sae_lens_med.records import FloatArray, IntArray
+from sae_lens_med.runs.files import json_sha256
 
 if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import HookedText
 
 
 SIZES = (1, 5, 10, 20)
-ENOUGH_SETS = 200
-"""Random sets per item from which on each of them is a draw of the pooled null by itself."""
+RATIOS = (0.8, 1.25)
+"""Summed activation of the aligned features over that of their stand-ins, between which an effect is compared."""
+LEAST_FRESH = 0.2
+"""Share of places that stand-ins fill with features that are not the item's own: with fewer there is no contrast."""
 MATCHED_NULL = (
-    "null: random features of the same question, matched in firing rate and strength there and over the study; "
-    "interval: percentile bootstrap over items"
+    "null: features of the same question that fire as strongly, drawn over the whole study; interval: percentile "
+    "bootstrap over items"
 )
 """For the notes of a metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class AblationSettings:
-    """What is removed, and how many random sets stand beside it."""
+    """What is removed, and how many draws stand beside it."""
 
     sizes: tuple[int, ...] = SIZES
     """Numbers of features, ascending; an item with fewer aligned features gives what it has."""
-    sets: int = 20
-    """Random sets per item. At `ENOUGH_SETS` or more each is a draw of the pooled null by itself; fewer are
-    recombined."""
-    pool: int = POOL
-    """Candidates for the place of each feature."""
+    sets: int = 199
+    """D, draws: the least p is 1 / (D + 1)."""
     keep: bool = True
     """Whether sets are also kept alone (#8)."""
     seed: int = 0
@@ -72,7 +66,7 @@ class AblationSettings:
         if not self.sizes or list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
             raise ConfigError(f"sizes of feature sets must be ascending whole numbers from 1; got {self.sizes}.")
         if self.sets < 2:
-            raise ConfigError(f"a null of random sets needs at least 2 sets per item, got {self.sets}.")
+            raise ConfigError(f"a null of stand-ins needs at least 2 draws, got {self.sets}.")
 
     def to_dict(self) -> dict[str, Any]:
         """For the identity of a run."""
@@ -81,7 +75,7 @@ class AblationSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ablated:
-    """The outcomes of n items, K sizes and S random sets, as arrays."""
+    """The outcomes of n items, K sizes and D draws, as arrays."""
 
     ids: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -90,15 +84,17 @@ class Ablated:
     without: FloatArray
     """`[n, K]`, the same without T_k."""
     random: FloatArray
-    """`[S, n, K]`, without R_sk."""
+    """`[D, n, K]`, without R_dk."""
     margins: FloatArray
     """`[n, 3]`, margin of the gold option (NaN where it is not known): all features, none, only T_K."""
     kept_random: FloatArray
-    """`[S, n]`, margin of the gold option from R_s alone."""
-    removed: FloatArray
-    """`[n, 2]`, length of what is removed with T_K, and the mean of that with the R_s: should be alike."""
-    fold: FloatArray
-    """`[n]`, median factor by which drawn features differ from those that they stand for."""
+    """`[D, n]`, margin of the gold option from R_d alone."""
+    drive: FloatArray
+    """`[n, K]`, summed activation of T_k."""
+    random_drive: FloatArray
+    """`[n, K]`, the mean of that of the R_dk."""
+    fresh: FloatArray
+    """`[n]`, share of places that the draws fill with a feature that is not the item's own."""
     n_features: IntArray
     """`[n]`, how many aligned features were removed at the largest size."""
 
@@ -112,21 +108,46 @@ class Ablated:
             self.random[:, rows],
             self.margins[rows],
             self.kept_random[:, rows],
-            self.removed[rows],
-            self.fold[rows],
+            self.drive[rows],
+            self.random_drive[rows],
+            self.fresh[rows],
             self.n_features[rows],
         )
 
-    def matching(self, draws: int) -> dict[str, float]:
-        """How many random sets there are and how well they match, for `MetricValue.extra`; `draws` of the null."""
-        own, random = self.removed.T
-        together = float(random.mean())
+    @property
+    def ratios(self) -> FloatArray:
+        """`[K]`, summed activation of the T_k over that of their stand-ins, over all items."""
+        own, drawn = self.drive.sum(axis=0), self.random_drive.sum(axis=0)
+        return np.divide(own, drawn, out=np.ones(len(own)), where=drawn > 0)
+
+    @property
+    def unmatched(self) -> str | None:
+        """Why these items cannot be compared with their stand-ins, as the end of a sentence; None where they can."""
+        low, high = RATIOS
+        for size, ratio in zip(self.sizes, self.ratios.tolist(), strict=True):
+            if not low <= ratio <= high:
+                return (
+                    f"at {size} features the aligned ones have {ratio:.2f} times the summed activation of their "
+                    f"stand-ins, outside of {low} to {high}"
+                )
+        if (fresh := float(self.fresh.mean())) < LEAST_FRESH:
+            return (
+                f"{fresh:.0%} of the stand-ins are other features than the aligned ones, fewer than {LEAST_FRESH:.0%}: "
+                "too few other features of the questions fire as strongly"
+            )
+        return None
+
+    @property
+    def matching(self) -> dict[str, float]:
+        """How many draws there are and how well they match, for `MetricValue.extra`."""
+        ratios = self.ratios
         return {
-            "sets_per_item": float(len(self.random)),
-            "draws": float(draws),
+            "draws": float(len(self.random)),
             "features_per_item": float(self.n_features.mean()),
-            "match_fold": float(np.median(self.fold)),
-            "removed_length_ratio": float(own.mean()) / together if together else 1.0,
+            "fresh": float(self.fresh.mean()),
+            "matched_ratio_min": float(ratios.min()),
+            "matched_ratio_max": float(ratios.max()),
+            **{f"matched_ratio_at_{k}": float(ratio) for k, ratio in zip(self.sizes, ratios, strict=True)},
         }
 
 
@@ -140,15 +161,28 @@ class AblationRuns:
         )
 
     @cached_property
+    def drawn(self) -> StandIns:
+        """Of the measured items, in the order of `CausalItems.texts`."""
+        items = self.inputs.view(CausalItems)
+        own = [items.aligned[text.id][: self.settings.sizes[-1]] for text in items.texts]
+        drive = items.drive[[items.position[text.id] for text in items.texts]]
+        return stand_ins(drive, own, self.settings.sets, np.random.default_rng([self.settings.seed, *b"ablation"]))
+
+    @cached_property
     def _run(self) -> tuple[list[EditResult], dict[str, str]]:
         items = self.inputs.view(CausalItems)
-        plan = ablation_plan(items.aligned, self.inputs.pooled.mask.kept, items.rates, self.settings)
-        return items.run("ablation", items.texts, plan, self.settings.to_dict(), label="ablation")
+        ids = [text.id for text in items.texts]
+        plan = ablation_plan(ids, self.drawn, self.settings)
+        own = {name: features.tolist() for name, features in zip(ids, self.drawn.own, strict=True)}
+        settings = {**self.settings.to_dict(), "own": json_sha256(own), "recurrence": round(self.drawn.recurrence, 6)}
+        return items.run("ablation", items.texts, plan, settings, label="ablation")
 
     @cached_property
     def outcomes(self) -> Ablated:
         """Of every item that was measured."""
-        return ablated(self._run[0], {item.id: item.answer for item in self.inputs.items}, self.settings)
+        items, inputs = self.inputs.view(CausalItems), self.inputs
+        gold = {item.id: item.answer for item in inputs.items}
+        return ablated(self._run[0], gold, [text.id for text in items.texts], self.drawn, self.settings)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -173,43 +207,38 @@ class AblationRuns:
         return parts
 
 
-def ablation_plan(aligned: Mapping[str, IntArray], kept: BoolArray, study: Rates, settings: AblationSettings) -> Plan:
-    """The edits of an item; see the module's text.
-
-    Args:
-        aligned: item id -> its aligned features, best first.
-        kept: `[d_sae]`, features that are not masked: what may be drawn.
-        study: rates of all features over the counted stem tokens of the study.
-    """
+def ablation_plan(ids: Sequence[str], drawn: StandIns, settings: AblationSettings) -> Plan:
+    """The edits of an item; see the module's text. `ids`: the items of `drawn`, in its order."""
     from sae_lens_med.interventions.edits import Only, Without  # needs torch, which this module does not
 
-    def plan(text: AnswerText, hooked: "HookedText") -> Planned | str:
-        acts = hooked.active
-        fires = hooked.first < len(hooked.at)
-        own = [f for f in aligned.get(text.id, np.zeros(0, np.int64)).tolist() if fires[f]][: settings.sizes[-1]]
-        if not own:
+    number = {name: i for i, name in enumerate(ids)}
+
+    def plan(text: AnswerText, hooked: "HookedText") -> Planned | str:  # noqa: ARG001 - the form of a plan
+        own = drawn.own[number[text.id]]
+        if not len(own):
             return "no aligned feature fires in the question"
-        rng = item_rng(settings.seed, text.id, "ablation")
-        drawn = text_sets(acts, np.array(own), kept, study, settings.sets, rng, settings.pool)
-        if drawn is None:
-            return f"fewer than {len(own)} other features fire in the question"
         edits: list[Any] = [Only(())]
-        for features in [own, *drawn.sets.tolist()]:
+        for features in [own.tolist(), *drawn.sets[number[text.id]].tolist()]:
             edits += [Without(_set(features[:k])) for k in settings.sizes]
             if settings.keep:
                 edits.append(Only(_set(features)))
-        return Planned(tuple(edits), {"own": own, "fold": float(np.median(drawn.fold).round(4))})
+        return Planned(tuple(edits), {"features": len(own)})
 
     return plan
 
 
-def ablated(results: Sequence[EditResult], gold: Mapping[str, int | None], settings: AblationSettings) -> Ablated:
+def ablated(
+    results: Sequence[EditResult],
+    gold: Mapping[str, int | None],
+    ids: Sequence[str],
+    drawn: StandIns,
+    settings: AblationSettings,
+) -> Ablated:
     """The results of `ablation_plan` as arrays. Raises `DataError` for results of another plan."""
     k, per = len(settings.sizes), len(settings.sizes) + settings.keep
     n, rows = len(results), 1 + per * (1 + settings.sets)
     whole, without, random = np.zeros(n), np.zeros((n, k)), np.zeros((settings.sets, n, k))
     margins, kept_random = np.full((n, 3), np.nan), np.full((settings.sets, n), np.nan)
-    removed, fold, count = np.zeros((n, 2)), np.zeros(n), np.zeros(n, dtype=np.int64)
     for i, each in enumerate(results):
         if len(each.logits) != rows:
             raise DataError(f"item {each.id!r} has {len(each.logits)} edits where these settings make {rows}.")
@@ -222,9 +251,10 @@ def ablated(results: Sequence[EditResult], gold: Mapping[str, int | None], setti
             if settings.keep:
                 alone = margin(sets[:, k], answer)
                 margins[i, 2], kept_random[:, i] = alone[0], alone[1:]
-        size = each.size[1:].reshape(1 + settings.sets, per)[:, k - 1]
-        removed[i] = size[0], size[1:].mean()
-        fold[i], count[i] = each.about["fold"], len(each.about["own"])
+    number = {name: i for i, name in enumerate(ids)}
+    at = [number[each.id] for each in results]
+    drive = np.array([drawn.own_drive(i, settings.sizes) for i in at]).reshape(n, k)
+    random_drive = np.array([drawn.drawn_drive(i, settings.sizes) for i in at]).reshape(n, k)
     return Ablated(
         tuple(each.id for each in results),
         settings.sizes,
@@ -233,21 +263,11 @@ def ablated(results: Sequence[EditResult], gold: Mapping[str, int | None], setti
         random,
         margins,
         kept_random,
-        removed,
-        fold,
-        count,
+        drive,
+        random_drive,
+        np.array([drawn.fresh(i) for i in at], dtype=np.float64),
+        np.array([len(drawn.own[i]) for i in at], dtype=np.int64),
     )
-
-
-def pooled_null(own: FloatArray, sets: FloatArray, draws: int, rng: np.random.Generator) -> FloatArray:
-    """`[B, n]`: outcomes of matched-random sets, one per item in each draw; see the module's text.
-
-    Args:
-        own: `[n]`, outcomes of the items' own features.
-        sets: `[S, n]`, those of their random sets.
-        draws: B where they are recombined, at least `ENOUGH_SETS`; else B is S.
-    """
-    return sets if len(sets) >= ENOUGH_SETS else recombined(own, sets, max(draws, ENOUGH_SETS), rng)
 
 
 def _set(features: Sequence[int]) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from scipy import sparse
 
 from sae_lens_med.alignment.saliency import Saliency, token_saliency
 from sae_lens_med.errors import DataError
-from sae_lens_med.features.matched import Rates, rates
+from sae_lens_med.features.stand_ins import drives
 from sae_lens_med.features.vectors import STEM_PARTS, Collected, counted_tokens, tokens_of
 from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, run_edits
 from sae_lens_med.metrics.inputs import Inputs
@@ -97,15 +97,9 @@ class CausalItems:
         return {each.id: each for each in found}
 
     @cached_property
-    def stem_acts(self) -> sparse.csr_array:
-        """CSR `[n_tokens, d_sae]`, activations at the counted stem tokens of the study."""
-        acts = self.inputs.features.acts
-        return sparse.csr_array(acts.acts[np.flatnonzero(counted_tokens(acts, STEM_PARTS))])
-
-    @cached_property
-    def rates(self) -> Rates:
-        """How often and how strongly features fire over those tokens."""
-        return rates(self.stem_acts)
+    def drive(self) -> sparse.csr_array:
+        """CSR `[n_items, d_sae]`, activations summed over the counted stem tokens, without masked features."""
+        return drives(self.inputs.features.acts, self.inputs.pooled.mask.kept)
 
     @cached_property
     def position(self) -> dict[str, int]:

@@ -5,8 +5,9 @@ Per item, with p_M(y) the probability of the model's own answer y among the opti
     AOPC = (1 / |K|) sum_k [p_M(y) - p_{M without T_k}(y)]      in [-1, 1]
 
 averaged over items. Positive: without these features the model is less sure of its answer. Ablating *any* features
-moves an answer, so it stands beside the same number for matched-random ones (`ablation`), as z and a one-sided p; large
-is more effect. The interval is a percentile bootstrap over items.
+moves an answer, so it stands beside the same number for their stand-ins (`ablation`), as z and a one-sided p; large is
+more effect. The interval is a percentile bootstrap over items. Where the span is closed (`span_gate`) or drive is not
+matched, there is no number, and a note says why.
 
 Out of scope: running the model (`ablation`).
 """
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from sae_lens_med.alignment.ablation import MATCHED_NULL, Ablated, AblationRuns, pooled_null
+from sae_lens_med.alignment.ablation import MATCHED_NULL, Ablated, AblationRuns
+from sae_lens_med.alignment.span_gate import Span, SpanGate
 from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
@@ -28,13 +30,22 @@ from sae_lens_med.statistics import bootstrap_interval, null_z, permutation_p, q
 
 def measure_comprehensiveness(inputs: Inputs) -> Measured:
     """Of every group, and item by item in `causal_items.json`."""
+    spans = inputs.view(SpanGate).by_group
+    closed = [span.closed(group) for group, span in spans.items() if not span.open]
+    if len(closed) == len(spans):
+        return Measured(notes=tuple(closed))
     runs = inputs.view(AblationRuns)
     masked = inputs.pooled.mask.counts
-    metrics = [
-        comprehensiveness_value(part, draws=inputs.permutations, seed=inputs.seed, group=group, masked=masked)
-        for group, part in runs.by_group
-    ]
-    return Measured(tuple(metrics), runs.notes, {"causal_items.json": _item_table(runs.outcomes)})
+    metrics: list[MetricValue] = []
+    notes = [*runs.notes, *closed]
+    for group, part in runs.by_group:
+        if not spans[group].open:
+            continue
+        if part.unmatched is not None:
+            notes.append(f"Group {group!r}: comprehensiveness is not measured, because {part.unmatched}.")
+            continue
+        metrics.append(comprehensiveness_value(part, spans[group], seed=inputs.seed, group=group, masked=masked))
+    return Measured(tuple(metrics), tuple(notes), {"causal_items.json": _item_table(runs.outcomes)})
 
 
 def aopc(whole: FloatArray, ablated: FloatArray) -> FloatArray:
@@ -58,7 +69,7 @@ def aopc(whole: FloatArray, ablated: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AgainstDraws:
-    """A mean over items beside the same mean for each of D draws of matched-random features."""
+    """A mean over items beside the same mean for each of D draws of stand-ins."""
 
     value: float
     """Mean over items; 0 without items."""
@@ -77,10 +88,10 @@ class AgainstDraws:
 
 
 def against_draws(per_item: FloatArray, draws: FloatArray) -> AgainstDraws:
-    """Mean of `per_item` `[n]` beside the means of `draws` `[D, n]`, the same measure for matched-random features.
+    """Mean of `per_item` `[n]` beside the means of `draws` `[D, n]`, the same measure for stand-ins.
 
     p is exact where the features in question could as well have been any of the draws; one draw has one set of features
-    for every item, or sets drawn item by item, as the features in question do.
+    for every item, in which features recur as those in question do.
     """
     own, random = np.asarray(per_item, np.float64), np.asarray(draws, np.float64)
     if own.ndim != 1 or random.ndim != 2 or random.shape[1] != len(own):
@@ -93,12 +104,11 @@ def against_draws(per_item: FloatArray, draws: FloatArray) -> AgainstDraws:
 
 
 def comprehensiveness_value(
-    runs: Ablated, *, draws: int, seed: int, group: str = "all", masked: Mapping[str, int] | None = None
+    runs: Ablated, span: Span, *, seed: int, group: str = "all", masked: Mapping[str, int] | None = None
 ) -> MetricValue:
-    """Mean AOPC over items against matched-random sets. `runs` holds at least one item."""
+    """Mean AOPC over items against its draws of stand-ins. `runs` holds at least one item."""
     own = aopc(runs.whole, runs.without)
-    null = pooled_null(own, aopc(runs.whole, runs.random), draws, np.random.default_rng([seed, 7]))
-    found = against_draws(own, null)
+    found = against_draws(own, aopc(runs.whole, runs.random))
     extra = {f"drop_at_{k}": float((runs.whole - runs.without[:, j]).mean()) for j, k in enumerate(runs.sizes)}
     extra |= {
         f"random_at_{k}": float((runs.whole - runs.random[:, :, j].mean(axis=0)).mean())
@@ -115,7 +125,7 @@ def comprehensiveness_value(
         p=found.p,
         group=group,
         masked=dict(masked or {}),
-        extra=with_z(found.value, found.null, extra | runs.matching(len(found.null))),
+        extra=with_z(found.value, found.null, extra | runs.matching | span.extra),
         notes="Drop of the probability of the model's own answer among the options, averaged over "
         f"{', '.join(map(str, runs.sizes))} removed features; {MATCHED_NULL}" + few(len(own)),
     )
@@ -135,7 +145,7 @@ def _item_table(runs: Ablated) -> list[dict[str, Any]]:
                 "z": among.z,
                 "p": among.p,
                 "features": int(runs.n_features[i]),
-                "match_fold": float(runs.fold[i]),
+                "fresh": float(runs.fresh[i]),
             }
         )
     return rows
@@ -147,7 +157,7 @@ COMPREHENSIVENESS = Metric(
     title="Comprehensiveness (AOPC)",
     meaning="How much of the answer's probability goes when the features shared with the explanation are removed.",
     range=(-1.0, 1.0),
-    null="The same for matched-random features: as often and as strongly active.",
+    null="The same for other features of the question that fire as strongly, drawn over the whole study.",
     needs=("explanations", "model"),
     source="ERASER 1911.03429; Marks et al. 2403.19647",
     values=("alignment/comprehensiveness",),
@@ -156,8 +166,8 @@ COMPREHENSIVENESS = Metric(
         "alignment/comprehensiveness": Claim(
             may=Sentence(
                 "removing the features shared with the explanation takes more from the answer than removing "
-                "matched-random ones",
-                "해설과 공유된 특징을 제거하면 짝지은 무작위 특징을 제거할 때보다 답의 확률이 더 줄어든다",
+                "others that fire as strongly",
+                "해설과 공유된 특징을 제거하면 같은 세기로 활성화되는 다른 특징을 제거할 때보다 답의 확률이 더 줄어든다",
             ),
             may_not=Sentence("the answer is right for the expert's reasons", "정답의 이유가 전문가의 이유와 같다"),
         )

@@ -1,12 +1,15 @@
 """What removing a feature, or the features of a concept, does to the answer (#9, #11, and the causal half of verdicts).
 
 The effect of removing a set of features from an item is the absolute change of the margin of the model's own answer
-(`|F - F_without|`, in logits): a feature that holds the answer down moves it, too. Beside each stand the effects of R
-matched-random sets in the same item (`features.matched`), which more or stronger features would have anyway.
+(`|F - F_without|`, in logits): a feature that holds the answer down moves it, too.
+
+Beside the features of a concept stand R sets of other features of the question with like drive, the concept's own barred
+(`features.stand_ins`): the *excess* over their mean is what the concept's features do beyond what features do that fire
+as strongly there. A concept that has no such others in a question has no excess there, and is left out of it.
 
 Passes of the layers above the hook per item: 1 + (1 + R) for each set, fewer where sets repeat.
 
-Out of scope: which features stand for a concept (`concept_tests`), which are worth a test (`feature_tests`).
+Out of scope: which features stand for a concept (`concept_features`), which are worth a test (`feature_tests`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +17,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from sae_lens_med.errors import ConfigError
-from sae_lens_med.features.matched import POOL, Rates, text_sets
+from sae_lens_med.features.stand_ins import gumbel, places
+from sae_lens_med.features.vectors import n_columns
 from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, Planned, item_rng, margin
-from sae_lens_med.records import BoolArray, FloatArray
+from sae_lens_med.records import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import HookedText
@@ -29,19 +34,20 @@ class EffectSettings:
     """How effects of features or concepts are measured."""
 
     stand_ins: int = 5
-    """R, matched-random sets per item and feature."""
+    """R, sets beside the features of each concept and item."""
+    comparators: int = 199
+    """Features that tested ones are ranked among."""
     items: int = 20
     """Most items per single feature."""
     min_items: int = 5
     """A single feature that fires in fewer is not tested."""
-    pool: int = POOL
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.stand_ins < 1 or self.items < 1 or self.min_items < 1:
+        if min(self.stand_ins, self.comparators, self.items, self.min_items) < 1:
             raise ConfigError(
-                f"effects need stand_ins, items and min_items of 1 or more, got {self.stand_ins}, {self.items} and "
-                f"{self.min_items}."
+                "effects need stand_ins, comparators, items and min_items of 1 or more, got "
+                f"{self.stand_ins}, {self.comparators}, {self.items} and {self.min_items}."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,39 +55,56 @@ class EffectSettings:
         return asdict(self)
 
 
-def effect_plan(
-    sets: Mapping[str, Mapping[str, Sequence[int]]], kept: BoolArray, study: Rates, settings: EffectSettings
-) -> Plan:
-    """Remove each named set of features from an item, and its stand-ins.
+Removals = Mapping[str, Mapping[str, tuple[tuple[int, ...], ...]]]
+"""Item id -> name (a feature's number, a concept) -> sets to remove: its own, and what stands beside it."""
+
+
+def beside_stand_ins(
+    sets: Mapping[str, Mapping[str, Sequence[int]]],
+    drive: sparse.csr_array,
+    position: Mapping[str, int],
+    settings: EffectSettings,
+) -> tuple[dict[str, dict[str, tuple[tuple[int, ...], ...]]], int]:
+    """Removals of each named set of features and of R stand-ins, and how many pairs of item and name have none.
 
     Args:
-        sets: item id -> name (a feature's number, a concept) -> features. Of each the features that fire in the
-            question are removed; a set of which none does has no effect and no pass.
-        kept: `[d_sae]`, what may be drawn as stand-in.
-        study: rates over the counted stem tokens of the study.
+        sets: item id -> name -> features. Of each the features that fire in the question are removed; where none does,
+            there is nothing to remove, and nothing beside it.
+        drive: CSR `[n_items, d_sae]` from `features.stand_ins.drives`, of the features that may stand for others.
+        position: item id -> its row of `drive`.
     """
+    common = np.maximum(np.bincount(drive.indices, minlength=n_columns(drive)), 1).astype(np.float64)
+    found: dict[str, dict[str, tuple[tuple[int, ...], ...]]] = {}
+    alone = 0
+    for item, named in sets.items():
+        own_row = slice(drive.indptr[position[item]], drive.indptr[position[item] + 1])
+        active = drive.indices[own_row].astype(np.int64)
+        row = np.zeros(n_columns(drive))
+        row[active] = drive.data[own_row]
+        for name, given in named.items():
+            own = np.array([f for f in given if row[f] > 0], dtype=np.int64)
+            rows = [()] * settings.stand_ins
+            if len(own):
+                pool = places(own, np.setdiff1d(active, own), row, common)
+                if pool is None:
+                    alone += 1
+                    continue
+                rng = item_rng(settings.seed, item, f"effect {name}")
+                noise = gumbel(rng.standard_normal((settings.stand_ins, len(pool.candidates))))
+                rows = [tuple(sorted(each)) for each in pool.candidates[pool.filled(noise)].tolist()]
+            found.setdefault(item, {})[name] = (tuple(sorted(own.tolist())), *rows)
+    return found, alone
+
+
+def removal_plan(removals: Removals) -> Plan:
+    """Remove each named set, and what stands beside it, from an item."""
     from sae_lens_med.interventions.edits import Without  # needs torch, which this module does not
 
-    def plan(text: AnswerText, hooked: "HookedText") -> Planned | str:
-        named = sets.get(text.id)
+    def plan(text: AnswerText, hooked: "HookedText") -> Planned | str:  # noqa: ARG001 - the form of a plan
+        named = removals.get(text.id)
         if not named:
             return "nothing to remove"
-        acts, fires = hooked.active, hooked.first < len(hooked.at)
-        edits: list[Any] = []
-        names: list[str] = []
-        for name, given in named.items():
-            own = [int(f) for f in given if fires[f]]
-            drawn = None
-            if own:
-                rng = item_rng(settings.seed, text.id, f"effect {name}")
-                drawn = text_sets(acts, np.array(own), kept, study, settings.stand_ins, rng, settings.pool)
-                if drawn is None:
-                    continue
-            names.append(name)
-            edits.append(Without(tuple(sorted(own))))
-            rows = [[]] * settings.stand_ins if drawn is None else drawn.sets.tolist()
-            edits += [Without(tuple(sorted(row))) for row in rows]
-        return Planned(tuple(edits), {"names": names}) if names else "too few other features fire in the question"
+        return Planned(tuple(Without(each) for sets in named.values() for each in sets), {"names": list(named)})
 
     return plan
 
@@ -99,16 +122,16 @@ class Effects:
     signed: FloatArray
     """`[N]`, `F - F_without`: positive where the set supports the answer."""
     random: FloatArray
-    """`[N, R]`, `effect` of the stand-ins."""
+    """`[N, R]`, `effect` of what stands beside it."""
 
     @property
     def excess(self) -> FloatArray:
         """`[N]`, the effect less the mean of its stand-ins'."""
         return self.effect - self.random.mean(axis=1)
 
-    def subset(self, chosen: BoolArray) -> "Effects":
-        """The pairs where `chosen` `[N]` is True."""
-        at = np.flatnonzero(chosen)
+    def subset(self, chosen: BoolArray | IntArray) -> "Effects":
+        """The pairs `chosen`: a mask `[N]`, or their numbers."""
+        at = np.arange(len(self.items))[chosen]
         return Effects(
             tuple(self.items[i] for i in at),
             tuple(self.names[i] for i in at),
@@ -118,16 +141,16 @@ class Effects:
         )
 
 
-def effects(results: Sequence[EditResult], settings: EffectSettings) -> Effects:
-    """The results of `effect_plan`."""
+def effects(results: Sequence[EditResult], beside: int) -> Effects:
+    """The results of `removal_plan`; `beside`: R, how many sets stand beside each."""
     items: list[str] = []
     names: list[str] = []
     signed: list[FloatArray] = []
     for each in results:
         change = margin(each.whole, each.predicted) - margin(each.logits, each.predicted)
-        signed.append(change.reshape(-1, 1 + settings.stand_ins))
+        signed.append(change.reshape(-1, 1 + beside))
         names += each.about["names"]
         items += [each.id] * len(each.about["names"])
-    together = np.concatenate([*signed, np.zeros((0, 1 + settings.stand_ins))])
+    together = np.concatenate([*signed, np.zeros((0, 1 + beside))])
     size = np.abs(together)
     return Effects(tuple(items), tuple(names), size[:, 0], together[:, 0], size[:, 1:])

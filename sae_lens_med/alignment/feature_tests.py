@@ -4,11 +4,18 @@
 of other questions of the stratum do. Statistic over the items, with S and E the weighted maxima of both sides:
 `T_f = sum_i min(S_if, E_if)` >= 0; null: explanations permuted within strata; `p_f = (1 + #{null >= T_f}) / (B + 1)`.
 
-**Causal**: over the items in which it fires (at most `EffectSettings.items`, drawn at random): the mean effect of
-removing it (`effects`), against the mean over items of one outcome per item, drawn from its own and those of its R
-stand-ins (`features.matched.recombined`). With R = 1 that is the sign-flip test of its difference to a matched-random
-feature; more stand-ins make it sharper. One p per feature, one-sided: *moves the answer more than features do that fire
-there as often and as strongly*.
+**Causal**: the feature is the unit. Over the items in which it fires (at most `EffectSettings.items`, drawn at random),
+what removing it does over what removing other features does that fire there as strongly:
+
+    R_f = sum_i e_if / sum_i ê_if,     ê_if = a_if  sum_g K(a_if, a_ig) e_ig / a_ig  /  sum_g K(a_if, a_ig)
+
+e the effect (`effects`), a the drive (`features.stand_ins`), K a normal kernel on `ln a` with the standard deviation
+`ln CALIPER`; g runs over the *comparators* that were removed from the item, too: up to `EffectSettings.comparators`
+different features, none of them tested, that resemble the tested ones in drive and in how many items have them. To first
+order an effect grows as the drive, hence the division. Comparators have an R_g of the same kind (each without itself),
+and `p_f = (1 + #{R_g >= R_f}) / (1 + #g)`: one-sided, *moves the answer more than features do that fire there as
+strongly*. Items that are moved easily are so for both; a comparator that moves every answer is one feature, not one per
+item. A pair whose comparators are all much weaker or stronger (`sum K < 1`) does not count.
 
 Out of scope: the correction over features, and what both p together say (`feature_verdicts`).
 """
@@ -21,9 +28,12 @@ from scipy import sparse
 
 from sae_lens_med.alignment.effects import Effects, EffectSettings
 from sae_lens_med.errors import DataError
-from sae_lens_med.features.matched import recombined
-from sae_lens_med.records import FloatArray, IntArray
+from sae_lens_med.features.stand_ins import CALIPER
+from sae_lens_med.records import BoolArray, FloatArray, IntArray
 from sae_lens_med.statistics import permutation_p
+
+LEAST_COMPARATORS = 19
+"""With fewer no p can be below 0.05, and nothing is tested."""
 
 
 def choose_features(
@@ -103,34 +113,109 @@ def mention_p(
     return p
 
 
+def choose_comparators(drive: sparse.csr_array, tested: IntArray, settings: EffectSettings) -> IntArray:
+    """Up to `settings.comparators` features, ascending, that resemble the `tested` ones and are none of them.
+
+    Args:
+        drive: CSR `[m, d_sae]`, of the items of the test, of the features that may be drawn.
+
+    Tested features take turns, each taking the nearest feature that is left, in the logarithms of the mean drive where
+    it fires and of the number of items in which it does; features of fewer than `settings.min_items` items are no
+    comparators.
+    """
+    n_items, d_sae = drive.shape  # type: ignore[misc]  # SciPy's own annotations leave the shape of an array open
+    count = np.bincount(drive.indices, minlength=d_sae).astype(np.float64)
+    total = np.bincount(drive.indices, weights=drive.data, minlength=d_sae)
+    free = count >= min(settings.min_items, n_items)
+    free[tested] = False
+    left = np.flatnonzero(free)
+    if len(left) <= settings.comparators:
+        return left
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place = np.stack([np.log(total / count), np.log(count)], axis=1)
+    asked = [f for f in tested.tolist() if count[f] > 0]
+    nearest = [left[np.argsort(np.linalg.norm(place[left] - place[f], axis=1), kind="stable")].tolist() for f in asked]
+    chosen: dict[int, None] = {}
+    turns = [iter(each) for each in nearest] or [iter(left.tolist())]
+    while len(chosen) < settings.comparators:
+        for turn in turns:
+            chosen[next(f for f in turn if f not in chosen)] = None
+            if len(chosen) == settings.comparators:
+                break
+    return np.sort(np.fromiter(chosen, dtype=np.int64))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureTests:
     """The causal test of F features."""
 
     p: FloatArray
-    """`[F]`; NaN where too few items were measured."""
+    """`[F]`; NaN where too few items, or comparators, were measured."""
+    ratio: FloatArray
+    """`[F]`, R_f: effect over what features as strong do there; NaN as above. So `effect` and `expected`, means over
+    items in logits, and `signed`."""
     effect: FloatArray
-    """`[F]`, mean over items; NaN as above. So `random`, the mean of the stand-ins', and `signed`."""
-    random: FloatArray
+    expected: FloatArray
     signed: FloatArray
     n: IntArray
     """`[F]`, items."""
+    comparators: int
+    """How many features each was ranked among."""
 
 
-def causal_tests(found: Effects, features: IntArray, settings: EffectSettings, draws: int) -> FeatureTests:
-    """Which `features` (`[F]`, the names in `found` are their numbers) move the answer more than matched ones do, with
-    `draws` draws of each null."""
-    shape = len(features)
-    p, effect, random, signed = (np.full(shape, np.nan) for _ in range(4))
-    n = np.zeros(shape, dtype=np.int64)
-    names = np.array(found.names)
-    for k, feature in enumerate(features.tolist()):
-        rows = np.flatnonzero(names == str(feature))
-        n[k] = len(rows)
-        if len(rows) < settings.min_items:
+def causal_tests(found: Effects, drive: FloatArray, tested: IntArray, min_items: int = 5) -> FeatureTests:
+    """Which of the features `tested` (`[F]`) move the answer more than comparators do; see the module's text.
+
+    Args:
+        found: of pairs of an item and one feature, named by its number; those that are not tested are comparators.
+        drive: `[N]`, of each pair, > 0.
+        min_items: a feature that was measured in fewer items is neither tested nor a comparator.
+    """
+    feature = np.array([int(name) for name in found.names], dtype=np.int64)
+    number = {name: i for i, name in enumerate(dict.fromkeys(found.items))}
+    item = np.array([number[name] for name in found.items], dtype=np.int64)
+    compared = ~np.isin(feature, tested)
+    expected = expected_effects(item, found.effect, drive, compared)
+    known = np.isfinite(expected)
+
+    def sums(features: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
+        at = np.searchsorted(features, feature[known], sorter=(order := np.argsort(features)))
+        at = order[np.minimum(at, len(features) - 1)] if len(features) else at
+        mine = features[at] == feature[known] if len(features) else np.zeros(0, dtype=bool)
+        rows = np.flatnonzero(known)[mine] if len(features) else np.zeros(0, dtype=np.int64)
+        index = at[mine] if len(features) else rows
+        total = [np.bincount(index, weights=v[rows], minlength=len(features)) for v in (found.effect, expected, found.signed)]
+        return total[0], total[1], total[2], np.bincount(index, minlength=len(features))
+
+    others = np.unique(feature[compared])
+    moved, usual, _, n_others = sums(others)
+    null = _ratio(moved, usual)[n_others >= min_items]
+    moved, usual, signed, n = sums(tested)
+    measured = (n >= min_items) & (len(null) >= LEAST_COMPARATORS)
+    ratio = np.where(measured, _ratio(moved, usual), np.nan)
+    p = np.array([permutation_p(float(r), null) if ok else np.nan for r, ok in zip(ratio, measured, strict=True)])
+    effect, usual, signed = (np.where(measured, v / np.maximum(n, 1), np.nan) for v in (moved, usual, signed))
+    return FeatureTests(p, ratio, effect, usual, signed, n, len(null))
+
+
+def expected_effects(item: IntArray, effect: FloatArray, drive: FloatArray, compared: BoolArray) -> FloatArray:
+    """`[N]`: ê of each pair, from the pairs of its item that are `compared`, without itself; NaN where sum K < 1."""
+    found = np.full(len(item), np.nan)
+    order = np.argsort(item, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(item[order])) + 1):
+        others = rows[compared[rows]]
+        if not len(others):
             continue
-        own, sets = found.effect[rows], found.random[rows].T
-        rng = np.random.default_rng([settings.seed, feature, 1])
-        p[k] = permutation_p(float(own.mean()), recombined(own, sets, draws, rng).mean(axis=1))
-        effect[k], random[k], signed[k] = own.mean(), sets.mean(), found.signed[rows].mean()
-    return FeatureTests(p, effect, random, signed, n)
+        gap = np.log(drive[rows])[:, None] - np.log(drive[others])[None]
+        weight = np.exp(-0.5 * (gap / np.log(CALIPER)) ** 2)
+        weight[rows[:, None] == others[None]] = 0.0
+        total = weight.sum(axis=1)
+        near = total >= 1
+        found[rows[near]] = drive[rows[near]] * (weight[near] @ (effect[others] / drive[others])) / total[near]
+    return found
+
+
+def _ratio(moved: FloatArray, usual: FloatArray) -> FloatArray:
+    """`moved / usual`; 1 where both are 0, infinite where only what is usual is."""
+    safe = np.divide(moved, usual, out=np.full(len(moved), np.inf), where=usual > 0)
+    return np.where((usual == 0) & (moved == 0), 1.0, safe)

@@ -8,7 +8,13 @@ Benjamini-Hochberg correction over the features tested:
 
 **Split.** The measured items are halved by the seed. On the first half features are chosen: those most often among an
 item's best aligned features, and as many others with the largest first-order effect. On the second half both p are
-made; the one of being mentioned on all explained items outside of the first half, because it costs no pass.
+made; the one of being mentioned on all explained items outside of the first half, because it costs no pass. Explanations
+are exchanged among questions whose explanations are of like length: long questions have long explanations, and both have
+more of everything.
+
+**Value**: the share of tested features that are shared reasoning. Null: as many features of each kind, unrelated, *among
+those chosen alike*: the ones chosen for being mentioned are mentioned more often, and the ones chosen for their effect
+move more, whatever the two have to do with one another (a sum of two hypergeometric counts).
 
 Out of scope: the two p, and choosing the features (`feature_tests`).
 """
@@ -20,34 +26,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import sparse
 
 from sae_lens_med.alignment.causal_items import CausalItems
-from sae_lens_med.alignment.effects import EffectSettings, effect_plan, effects
+from sae_lens_med.alignment.effects import EffectSettings, effects, removal_plan
 from sae_lens_med.alignment.feature_tests import (
+    LEAST_COMPARATORS,
     FeatureTests,
     causal_tests,
+    choose_comparators,
     choose_features,
     items_of_features,
     mention_p,
 )
 from sae_lens_med.alignment.saliency import Saliency
+from sae_lens_med.alignment.span_gate import Span, SpanGate
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.metrics.depends import on_model_runs
-from sae_lens_med.metrics.inputs import Inputs, stratum_labels
+from sae_lens_med.metrics.inputs import Inputs, length_strata
 from sae_lens_med.metrics.metric import Measured, Metric, few
 from sae_lens_med.records import BoolArray, FloatArray, IntArray, MetricValue
 from sae_lens_med.runs.files import json_sha256
-from sae_lens_med.statistics import ALPHA, benjamini_hochberg, coarsen_strata, stratified_permutations
+from sae_lens_med.statistics import ALPHA, benjamini_hochberg, stratified_permutations
 
 Verdict = Literal["shared_reasoning", "present_unused", "hidden_driver", "neither", "untested"]
-
-CAUSAL_DRAWS = 10_000
-"""Draws of a feature's causal null at least: they cost no pass, and the correction needs small p."""
-
 
 def measure_verdicts(inputs: Inputs) -> Measured:
     """The 2 x 2 of features chosen on one half of the items and tested on the other; `verdicts.csv`."""
     items, pooled, settings = inputs.view(CausalItems), inputs.pooled, inputs.settings
+    span = inputs.view(SpanGate).by_group["all"]
+    if not span.open:
+        return Measured(notes=(span.closed("all"),))
     order = np.random.default_rng([inputs.seed, *b"verdict"]).permutation(len(items.texts))
     choosing, testing = ([items.texts[k] for k in sorted(half.tolist())] for half in np.array_split(order, 2))
     mentioned, others = choose_features(
@@ -56,31 +65,45 @@ def measure_verdicts(inputs: Inputs) -> Measured:
         settings.tested_features,
     )
     features = np.concatenate([mentioned, others])
-    effort = EffectSettings(stand_ins=settings.stand_ins, items=settings.feature_items, seed=inputs.seed)
-    fires = {t.id: pooled.stem_maxima[[items.position[t.id]]].indices.astype(np.int64) for t in testing}
-    wanted = items_of_features(fires, features, effort)
-    if not wanted:
-        return Measured(
-            notes=(f"No chosen feature fires in {effort.min_items} items that were not used to choose; no verdicts.",)
-        )
-    sets = {name: {str(f): (f,) for f in own} for name, own in wanted.items()}
+    effort = EffectSettings(
+        comparators=settings.comparators, items=settings.feature_items, seed=inputs.seed
+    )
+    rows = [items.position[text.id] for text in testing]
+    comparators = choose_comparators(items.drive[rows], features, effort)
+    fires = {text.id: _firing(items.drive, row) for text, row in zip(testing, rows, strict=True)}
+    wanted = items_of_features(fires, np.concatenate([features, comparators]), effort)
+    removals = {name: {str(f): ((f,),) for f in own} for name, own in wanted.items()}
     results, _ = items.run(
         "features",
-        [text for text in testing if text.id in sets],
-        effect_plan(sets, pooled.mask.kept, items.rates, effort),
-        {**effort.to_dict(), "sets": json_sha256(sets)},
+        [text for text in testing if text.id in removals],
+        removal_plan(removals),
+        {**effort.to_dict(), "sets": json_sha256(removals)},
         label="single features",
     )
-    tests = causal_tests(effects(results, effort), features, effort, max(inputs.permutations, CAUSAL_DRAWS))
+    found = effects(results, beside=0)
+    drive = np.array([items.drive[items.position[i], int(f)] for i, f in zip(found.items, found.names, strict=True)])
+    tests = causal_tests(found, drive, features, effort.min_items)
+    if tests.comparators < LEAST_COMPARATORS:
+        return Measured(
+            notes=(
+                f"{tests.comparators} features that are not tested fire in {effort.min_items} of the items that were "
+                f"not used to choose, fewer than the {LEAST_COMPARATORS} that a test needs; no verdicts.",
+            )
+        )
     p = _mentioned(inputs, features, [items.position[text.id] for text in choosing])
     verdicts = feature_verdicts(p, tests.p)
     chosen_by = ["mentioned"] * len(mentioned) + ["effect"] * len(others)
     notes = (
         f"Verdicts: {len(features)} features chosen on {len(choosing)} items, tested on {len(testing)} others; causal "
-        "means that removing the feature moves the answer more than removing matched features of the same questions.",
+        f"means that removing the feature moves the answer more than removing features does that fire as strongly there, "
+        f"of which {tests.comparators} were removed.",
     )
     table = verdict_csv(features, chosen_by, p, tests, verdicts)
-    return Measured(tuple(verdict_values(verdicts, tests)), notes, {"verdicts.csv": table})
+    return Measured(tuple(verdict_values(verdicts, tests, chosen_by, span)), notes, {"verdicts.csv": table})
+
+
+def _firing(drive: sparse.csr_array, row: int) -> IntArray:
+    return drive.indices[drive.indptr[row] : drive.indptr[row + 1]].astype(np.int64)
 
 
 def _mentioned(inputs: Inputs, features: IntArray, used: Sequence[int]) -> FloatArray:
@@ -88,7 +111,9 @@ def _mentioned(inputs: Inputs, features: IntArray, used: Sequence[int]) -> Float
     fires in none of their questions."""
     pooled = inputs.pooled
     rows = np.flatnonzero(~np.isin(pooled.explained, used))
-    strata = coarsen_strata([stratum_labels(inputs.items[i]) for i in pooled.explained[rows]])
+    members = [inputs.items[i] for i in pooled.explained[rows]]
+    lengths = np.array([len(item.explanation or "") for item in members], dtype=np.float64)
+    strata = length_strata(members, lengths)
     drawn = stratified_permutations(strata, inputs.permutations, np.random.default_rng([inputs.seed, *b"mention"]))
     stems = pooled.stems[rows]
     p = mention_p(stems, pooled.explanations[rows], features, drawn)
@@ -151,19 +176,21 @@ def feature_verdicts(mentioned_p: FloatArray, causal_p: FloatArray, q: float = A
     return FeatureVerdicts(mentioned_q=mentioned_q, causal_q=causal_q, both_q=both_q, verdict=tuple(verdict))
 
 
-def verdict_values(verdicts: FeatureVerdicts, tests: FeatureTests, q: float = ALPHA) -> list[MetricValue]:
+def verdict_values(
+    verdicts: FeatureVerdicts, tests: FeatureTests, chosen_by: Sequence[str], span: Span, q: float = ALPHA
+) -> list[MetricValue]:
     """Share of the features tested both ways that are mentioned *and* causal after correction, with the share that two
-    unrelated columns would give (hypergeometric)."""
-    from scipy.stats import hypergeom  # importing it takes a second
-
+    unrelated columns would give among features chosen alike (`chosen_by` `[F]`)."""
     tested = np.isfinite(verdicts.mentioned_q) & np.isfinite(verdicts.causal_q)
     n = int(np.count_nonzero(tested))
     if n == 0:
         return []
-    mentioned, causal = (int(np.count_nonzero(c[tested] <= q)) for c in (verdicts.mentioned_q, verdicts.causal_q))
+    mentioned, causal = tested & (verdicts.mentioned_q <= q), tested & (verdicts.causal_q <= q)
     both = verdicts.counts["shared_reasoning"]
-    by_chance = hypergeom(n, mentioned, causal)
-    low, high = (by_chance.ppf([0.025, 0.975]) / n).tolist() if mentioned and causal else (0.0, 0.0)
+    kinds = [np.array([each == kind for each in chosen_by]) & tested for kind in dict.fromkeys(chosen_by)]
+    by_chance = unrelated_counts([(int(k.sum()), int((k & mentioned).sum()), int((k & causal).sum())) for k in kinds])
+    at = np.arange(len(by_chance))
+    low, high = (float(np.searchsorted(by_chance.cumsum(), t)) / n for t in (0.025, 0.975))
     counts = {f"n_{name}": float(count) for name, count in verdicts.counts.items()}
     return [
         MetricValue(
@@ -172,21 +199,35 @@ def verdict_values(verdicts: FeatureVerdicts, tests: FeatureTests, q: float = AL
             range=(0.0, 1.0),
             n=n,
             unit="features",
-            null_mean=mentioned * causal / n / n,
+            null_mean=float(by_chance @ at) / n,
             null_interval=(low, high),
-            p=float(by_chance.sf(both - 1)) if mentioned and causal else 1.0,
+            p=min(1.0, float(by_chance[both:].sum())),
             extra={
                 "q": q,
-                "n_mentioned": float(mentioned),
-                "n_causal": float(causal),
+                "n_mentioned": float(mentioned.sum()),
+                "n_causal": float(causal.sum()),
                 "both_q_rejects": float(np.count_nonzero(verdicts.both_q[tested] <= q)),
                 "items_per_feature": float(tests.n[tested].mean()),
+                "comparators": float(tests.comparators),
+                **span.extra,
                 **counts,
             },
             notes="Features chosen on one half of the items and tested on the other; null: as many features of each "
-            "kind, unrelated. A share of 0 with few causal features is no evidence of absence" + few(n),
+            "kind, unrelated, among those chosen alike. A share of 0 with few causal features is no evidence of "
+            "absence" + few(n),
         )
     ]
+
+
+def unrelated_counts(kinds: Sequence[tuple[int, int, int]]) -> FloatArray:
+    """`[m + 1]`, the probability of each number of features that are in both columns when the columns are unrelated
+    within each kind `(features, in the first column, in the second)`."""
+    from scipy.stats import hypergeom  # importing it takes a second
+
+    total = np.ones(1)
+    for n, first, second in kinds:
+        total = np.convolve(total, hypergeom(n, first, second).pmf(np.arange(min(first, second) + 1)))
+    return total
 
 
 def verdict_csv(
@@ -201,7 +242,7 @@ def verdict_csv(
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ["feature", "chosen_by", "verdict", "mentioned_p", "mentioned_q", "causal_p", "causal_q", "both_q"]
-        + ["effect", "matched_effect", "signed_effect", "items"]
+        + ["effect", "expected_effect", "ratio", "signed_effect", "items"]
     )
     numbers = (
         mentioned_p,
@@ -210,7 +251,8 @@ def verdict_csv(
         verdicts.causal_q,
         verdicts.both_q,
         tests.effect,
-        tests.random,
+        tests.expected,
+        tests.ratio,
         tests.signed,
     )
     for k, feature in enumerate(features.tolist()):
@@ -233,8 +275,8 @@ VERDICTS = Metric(
     meaning="Which features are both named by explanations and moving the answer: mentioned x causal, feature by "
     "feature.",
     range=(0.0, 1.0),
-    null="Mentioned: explanations permuted within strata; causal: removing matched-random features of the same "
-    "questions; both corrected over features.",
+    null="Mentioned: explanations of like length permuted within strata; causal: the feature's rank among others that "
+    "fire as strongly; both corrected over features.",
     needs=("explanations", "model"),
     source="The conclusion of 2 and 7; Benjamini & Heller 2008 for both at once",
     values=("alignment/verdict",),

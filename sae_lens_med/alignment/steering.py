@@ -63,7 +63,7 @@ def measure_steering(inputs: Inputs) -> Measured:
         items.above,
         items.texts,
         [pairs[k] for k in sorted(order.tolist())],
-        np.asarray(items.stem_acts.max(axis=0).todense(), dtype=np.float64).ravel(),
+        np.asarray(inputs.pooled.stem_maxima.max(axis=0).todense(), dtype=np.float64).ravel(),
         settings,
         store=items.store("steering", settings.to_dict()),
         progress=inputs.model.progress,

@@ -6,9 +6,10 @@ With F the margin of the right answer (its logit less the mean of the other opti
     (F(C) - F(0)) / (F(M) - F(0))
 
 C the aligned features alone, 0 no feature, M all. 0: as good as none; 1: as good as all; it can leave [0, 1]. The
-reconstruction error stays in all of them. Beside it stands the same number for matched-random features kept alone
-(`ablation`), as z and a one-sided p; large is more of the margin kept. The interval is a percentile bootstrap over
-items, given only where the denominator is told from 0.
+reconstruction error stays in all of them. Beside it stands the same number for their stand-ins kept alone (`ablation`),
+as z and a one-sided p; large is more of the margin kept. The interval is a percentile bootstrap over items. Where the
+denominator is not told from 0, or is negative (`span_gate`), or drive is not matched, there is no number, and a note says
+why.
 
 Out of scope: running the model (`ablation`).
 """
@@ -17,7 +18,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sae_lens_med.alignment.ablation import MATCHED_NULL, Ablated, AblationRuns, pooled_null
+from sae_lens_med.alignment.ablation import MATCHED_NULL, Ablated, AblationRuns
+from sae_lens_med.alignment.span_gate import Span, SpanGate
 from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
@@ -27,15 +29,26 @@ from sae_lens_med.statistics import bootstrap_interval, permutation_p, quantile_
 
 
 def measure_sufficiency(inputs: Inputs) -> Measured:
-    """Of every group whose answers move when all features are removed."""
+    """Of every group whose answers all features together support."""
+    spans = inputs.view(SpanGate).by_group
+    closed = [span.closed(group) for group, span in spans.items() if not span.open]
+    if len(closed) == len(spans):
+        return Measured(notes=tuple(closed))
     runs = inputs.view(AblationRuns)
     masked = inputs.pooled.mask.counts
     metrics: list[MetricValue] = []
-    notes = list(runs.notes)
+    notes = [*runs.notes, *closed]
     for group, part in runs.by_group:
-        found, note = sufficiency_value(part, draws=inputs.permutations, seed=inputs.seed, group=group, masked=masked)
-        metrics += [] if found is None else [found]
-        notes += [] if note is None else [note]
+        if not spans[group].open:
+            continue
+        if part.unmatched is not None:
+            notes.append(f"Group {group!r}: sufficiency is not measured, because {part.unmatched}.")
+            continue
+        found = sufficiency_value(part, spans[group], seed=inputs.seed, group=group, masked=masked)
+        if found is None:
+            notes.append(f"Group {group!r}: no measured item has a known answer; sufficiency is not measured.")
+        else:
+            metrics.append(found)
     return Measured(tuple(metrics), tuple(notes))
 
 
@@ -66,20 +79,16 @@ def normalised_faithfulness(whole: FloatArray, empty: FloatArray, kept: FloatArr
 
 
 def sufficiency_value(
-    runs: Ablated, *, draws: int, seed: int, group: str = "all", masked: Mapping[str, int] | None = None
-) -> tuple[MetricValue | None, str | None]:
-    """Normalised faithfulness of the aligned features alone, on items whose answer is known; and a note where it
-    cannot be measured, or where all features together move the margin too little to be shared out."""
+    runs: Ablated, span: Span, *, seed: int, group: str = "all", masked: Mapping[str, int] | None = None
+) -> MetricValue | None:
+    """Normalised faithfulness of the aligned features alone, on items whose answer is known; None where there are none,
+    or the features together move nothing. `span` is open (`span_gate`), so that the ratio is of something."""
     known = np.flatnonzero(np.isfinite(runs.margins).all(axis=1))
     whole, empty, kept = runs.margins[known].T
     value = normalised_faithfulness(whole, empty, kept)
-    if not isinstance(value, float):
-        return None, f"Group {group!r}: removing all features does not move the answers; sufficiency is not measured."
-    null = pooled_null(kept, runs.kept_random[:, known], draws, np.random.default_rng([seed, 8]))
-    random = normalised_faithfulness(whole, empty, null)
-    assert isinstance(random, np.ndarray)  # the denominator is the same
-    span = bootstrap_interval(whole - empty, seed=seed)
-    unclear = span is None or span[0] <= 0 <= span[1]
+    random = normalised_faithfulness(whole, empty, runs.kept_random[:, known])
+    if not isinstance(value, float) or not isinstance(random, np.ndarray):
+        return None
 
     def ratio(rows: FloatArray) -> FloatArray:
         picked = rows.astype(np.int64)
@@ -87,7 +96,7 @@ def sufficiency_value(
         return (kept - empty)[picked].mean(axis=1) / np.where(below == 0, np.nan, below)
 
     interval = None
-    if len(known) > 1 and not unclear:  # a denominator around 0 has no mean and no useful interval
+    if len(known) > 1:
         interval = bootstrap_interval(np.arange(len(known), dtype=np.float64), statistic=ratio, seed=seed)
     extra = {
         "margin_all": float(whole.mean()),
@@ -95,7 +104,7 @@ def sufficiency_value(
         "margin_kept": float(kept.mean()),
         "margin_random": float(runs.kept_random[:, known].mean()),
     }
-    metric = MetricValue(
+    return MetricValue(
         name="alignment/sufficiency",
         value=value,
         range=(None, None),
@@ -107,22 +116,10 @@ def sufficiency_value(
         p=permutation_p(value, random),
         group=group,
         masked=dict(masked or {}),
-        extra=with_z(value, random, extra | runs.matching(len(random))),
+        extra=with_z(value, random, extra | runs.matching | span.extra),
         notes=f"1: as all features, 0: as none, of the right answer's margin over the other options; {MATCHED_NULL}"
         + few(len(known)),
     )
-    note = None
-    if span is not None and span[1] < 0:
-        note = (
-            f"Group {group!r}: all features together speak against the right answers (margin "
-            f"{(whole - empty).mean():.3g} logits); sufficiency is then the share of that harm."
-        )
-    if unclear:
-        note = (
-            f"Group {group!r}: all features together move the right answer's margin by {(whole - empty).mean():.3g} "
-            "logits on average, which is not told from 0; sufficiency is then a ratio to nothing and says nothing."
-        )
-    return metric, note
 
 
 SUFFICIENCY = Metric(
@@ -131,7 +128,7 @@ SUFFICIENCY = Metric(
     title="Sufficiency (normalised faithfulness)",
     meaning="Share of the answer's margin that the features shared with the explanation keep up alone.",
     range=(None, None),
-    null="The same for matched-random features; all features give 1, none give 0.",
+    null="The same for other features of the question that fire as strongly; all features give 1, none give 0.",
     needs=("explanations", "model"),
     source="Marks et al. 2403.19647",
     values=("alignment/sufficiency",),
@@ -139,8 +136,9 @@ SUFFICIENCY = Metric(
     claims={
         "alignment/sufficiency": Claim(
             may=Sentence(
-                "the features shared with the explanation keep up more of the answer's margin than matched-random ones",
-                "해설과 공유된 특징만으로 짝지은 무작위 특징보다 답의 여유(margin)가 더 유지된다",
+                "the features shared with the explanation keep up more of the answer's margin than others that fire as "
+                "strongly",
+                "해설과 공유된 특징만으로 같은 세기로 활성화되는 다른 특징보다 답의 여유(margin)가 더 유지된다",
             ),
             may_not=Sentence("these features are all that the answer rests on", "답이 이 특징들에만 근거한다"),
         )
