@@ -319,6 +319,23 @@ def stratified_permutations(strata: Strata, permutations: int, rng: np.random.Ge
     return rows
 
 
+def halves(clusters: IntArray, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """`[n]`, True for the second of two halves of n items, a cluster (`clusters` `[n]`, any numbers) whole on one side.
+
+    Clusters are drawn in random order, the larger before the smaller, each to the side that has fewer items so far (the
+    first one where both have as many): the sides differ by at most the largest cluster, and by at most one item where
+    there are single items enough to even them out.
+    """
+    _, number, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(sizes))
+    side = np.zeros(len(sizes), dtype=bool)
+    held = [0, 0]
+    for cluster in order[np.argsort(-sizes[order], kind="stable")].tolist():
+        side[cluster] = held[1] < held[0]
+        held[int(side[cluster])] += int(sizes[cluster])
+    return side[number]
+
+
 def permuted_means(table: FloatArray, permutations: IntArray, rows: IntArray) -> FloatArray:
     """`[B]`: the mean over `rows` (`[m]`) of `table[i, pi(i)]`, permutation by permutation.
 

@@ -51,6 +51,7 @@ class ConceptScores:
     """Its `concepts` are positions within `concepts`."""
     n_items: int
     n_alone: int
+    n_duplicates: int
     live: IntArray
     """`[f]`, the features that fire on some stem: the columns of `auroc`."""
 
@@ -73,6 +74,7 @@ class ConceptTests:
         total = 0 if self.inputs.concepts is None else len(self.inputs.concepts.concepts)
         return {
             "concepts_named_too_rarely": total - len(scores.concepts),
+            "near_duplicates": scores.n_duplicates,
             "items_without_partner": scores.n_alone,
             **self.inputs.pooled_of(variant).mask.counts,
         }
@@ -152,7 +154,7 @@ def held_out_value(
 
 def _measured(inputs: Inputs, group: str, variant: str) -> ConceptScores | None:
     labels = inputs.concepts
-    rows = np.flatnonzero(inputs.all_groups[group])
+    rows = inputs.distinct(group)
     if labels is None or len(rows) < 4:
         return None
     named = labels.stem[rows].sum(axis=0)
@@ -170,5 +172,6 @@ def _measured(inputs: Inputs, group: str, variant: str) -> ConceptScores | None:
     crossed = crossed_strata(strata, held_out)
     redrawn = stratified_permutations(crossed, inputs.permutations, inputs.rng(f"concepts held out {group}"))
     f1 = concept_f1(acts, chosen, held_out, redrawn, threads=inputs.threads)
+    n_duplicates = int(np.count_nonzero(inputs.all_groups[group])) - len(rows)
     expert = np.asarray(labels.explanation[rows][:, concepts].any(axis=0), dtype=bool)
-    return ConceptScores(concepts, expert, auroc, f1, len(rows), strata.n_alone, live)
+    return ConceptScores(concepts, expert, auroc, f1, len(rows), strata.n_alone, n_duplicates, live)

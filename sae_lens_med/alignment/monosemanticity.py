@@ -76,7 +76,7 @@ def measure_monosemanticity(inputs: Inputs) -> Measured:
     for variant in inputs.feature_variants:
         pooled = inputs.pooled_of(variant).stem_maxima
         for group, chosen in inputs.all_groups.items():
-            rows = np.flatnonzero(chosen)
+            rows = inputs.distinct(group)
             if len(rows) < 2:
                 continue
             strata = length_strata([inputs.items[i] for i in rows], inputs.question_lengths[rows])
@@ -99,7 +99,11 @@ def measure_monosemanticity(inputs: Inputs) -> Measured:
                     p=permutation_p(result.mean, null),
                     group=group,
                     variant=variant,
-                    masked=inputs.pooled_of(variant).mask.counts,
+                    masked={
+                        "near_duplicates": int(np.count_nonzero(chosen)) - len(rows),
+                        "items_without_partner": strata.n_alone,
+                        **inputs.pooled_of(variant).mask.counts,
+                    },
                     extra=with_z(
                         result.mean,
                         null,

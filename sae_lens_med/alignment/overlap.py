@@ -170,7 +170,7 @@ def _value(
     if adjusts and exchangeable:
         unadjusted = permuted_means(table, group.permutations, everyone)
         extra |= {"unadjusted_null": float(unadjusted.mean()), "unadjusted_p": permutation_p(value, unadjusted)}
-    masked = {"items_without_partner": group.strata.n_alone}
+    masked = group.left_out
     if variant in inputs.feature_variants:
         masked |= inputs.pooled_of(variant).mask.counts
     return MetricValue(

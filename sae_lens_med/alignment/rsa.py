@@ -261,7 +261,7 @@ def _dissimilarities(inputs: Inputs, similarities: Similarities) -> dict[str, Fl
 
 def _value(inputs: Inputs, group: Group, name: str, variant: str, result: Rsa, what: str) -> MetricValue:
     n = result.n_items
-    masked = {"items_without_partner": group.strata.n_alone}
+    masked = group.left_out
     if variant in inputs.feature_variants:
         masked |= inputs.pooled_of(variant).mask.counts
     return MetricValue(

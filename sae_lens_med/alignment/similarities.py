@@ -86,9 +86,8 @@ class Similarities:
         """How much of the items of a group does not count, by reason."""
         chosen = self.inputs.all_groups[group.name]
         masked = {key: int(per_item[chosen].sum()) for key, per_item in self._tallies.items()}
-        masked["items_without_explanation"] = int(np.count_nonzero(chosen)) - len(group.rows)
-        masked["items_without_partner"] = group.strata.n_alone
-        return masked | (self.inputs.pooled.mask.counts if variant == "sae" else {})
+        masked["items_without_explanation"] = int(np.count_nonzero(chosen)) - len(group.rows) - group.n_duplicates
+        return masked | group.left_out | (self.inputs.pooled.mask.counts if variant == "sae" else {})
 
     @cached_property
     def _tallies(self) -> dict[str, IntArray]:

@@ -328,6 +328,7 @@ _NAMES = {
     "answer marks": "정답 표시",
     "items without explanation": "해설 없는 문항",
     "items without partner": "짝이 없는 문항",
+    "near duplicates": "거의 같은 문항",
     "items without answer": "답이 없는 문항",
     "gold unknown": "정답을 모르는 문항",
     "dense features": "거의 항상 활성화되는 특징",

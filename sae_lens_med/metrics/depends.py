@@ -15,10 +15,14 @@ from sae_lens_med.runs.files import file_sha256, json_sha256
 
 JsonValues = Mapping[str, Any]
 
+NULLS = 2
+"""Raised when what all metrics are compared with changes, so that a finished study is measured again."""
+
 
 def dependencies(metric: Metric, inputs: Inputs) -> dict[str, Any]:
     """Everything that the values of a metric depend on: the study, the permutations, and what the metric says."""
     values: dict[str, Any] = {
+        "nulls": NULLS,
         "permutations": inputs.permutations,
         "seed": inputs.seed,
         **inputs.study,

@@ -5,7 +5,8 @@ permutations, the opened model) is made on first use and kept. What the metrics 
 of that room with cached properties, made once by `Inputs.view`.
 
 Groups: `all`, and whatever the study tells apart (`left_out`, `trained_on`). In each, items with an explanation
-exchange explanations within strata (`stratum_labels`).
+exchange explanations within strata (`stratum_labels`). Of near-duplicates (`duplicates`) the first one of a group is
+measured; the others are counted.
 
 Out of scope: reading a study folder, opening the model, writing results (`study.measure`).
 """
@@ -35,9 +36,10 @@ from sae_lens_med.features.vectors import (
     token_scripts,
     weighted,
 )
+from sae_lens_med.metrics.duplicates import near_duplicates, one_of_each
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import BoolArray, FloatArray, IntArray, ItemResult, McqItem
-from sae_lens_med.statistics import Strata, coarsen_strata, stratified_permutations
+from sae_lens_med.statistics import Strata, coarsen_strata, halves, stratified_permutations
 
 if TYPE_CHECKING:
     from sae_lens_med.features.store import CollectedFeatures
@@ -116,7 +118,7 @@ class Pooled:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """The explained items of one group, and how they may be exchanged."""
+    """The explained items of one group, one of each cluster of near-duplicates, and how they may be exchanged."""
 
     name: str
     rows: IntArray
@@ -126,6 +128,13 @@ class Group:
     strata: Strata
     permutations: IntArray
     """`[B, m]`."""
+    n_duplicates: int = 0
+    """Explained items of the group that are not among these, because one of their cluster is."""
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many items do not count, or cannot be exchanged, by reason."""
+        return {"near_duplicates": self.n_duplicates, "items_without_partner": self.strata.n_alone}
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,14 +237,30 @@ class Inputs:
         """Groups with at least two explained items; `all` first."""
         explained, found = self.pooled.explained, []
         for name, chosen in self.all_groups.items():
-            rows = np.flatnonzero(chosen[explained])
+            every = np.flatnonzero(chosen[explained])
+            rows = every[one_of_each(self.clusters[explained[every]])]
             if len(rows) < 2:
                 continue
             members = explained[rows]
             strata = coarsen_strata([stratum_labels(self.items[i]) for i in members])
             drawn = stratified_permutations(strata, self.permutations, self.rng(name))
-            found.append(Group(name, rows, members, strata, drawn))
+            found.append(Group(name, rows, members, strata, drawn, len(every) - len(rows)))
         return tuple(found)
+
+    @cached_property
+    def clusters(self) -> IntArray:
+        """`[n_items]`, the cluster of near-duplicate questions of each item (`duplicates.near_duplicates`)."""
+        return near_duplicates([item.question for item in self.items])
+
+    def distinct(self, group: str) -> IntArray:
+        """Positions of the items of a group, one of each cluster of near-duplicates."""
+        rows = np.flatnonzero(self.all_groups[group])
+        return rows[one_of_each(self.clusters[rows])]
+
+    def halves(self, name: str, items: IntArray) -> BoolArray:
+        """`[len(items)]`: of the items at these positions, True for the second half; near-duplicates on one side.
+        `name` is the purpose: equal seed and purpose give equal halves."""
+        return halves(self.clusters[items], self.rng(name))
 
     @cached_property
     def all_groups(self) -> dict[str, BoolArray]:
