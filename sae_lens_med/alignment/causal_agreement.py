@@ -2,42 +2,63 @@
 agreement (domain metric #9; Matton et al. 2504.14150 with the expert in the place of the model's own explanation).
 
 Item i has concepts c, those that its question names and that have features of their own. Each has an effect x_ic on the
-answer, that of removing its features (`effects`), and an expert weight y_ic: 1 where the explanation names it, else 0.
-Two numbers in [-1, 1], positive where what the expert weighs moves the answer:
+answer, what removing its features does beyond what features do that fire there as strongly (the excess of `effects`),
+and an expert weight y_ic: 1 where the explanation names it, else 0. With x ranked within the item (ranks r_ic, centred,
+over n_i + 1) and both sides freed of what is the item's and of what is the concept's,
 
-- `mean`: the correlation over the concepts of each item (Spearman's or Pearson's), averaged over items;
-- `pooled`: `sum_i <x_i, y_i> / sqrt(sum_i |x_i|² sum_i |y_i|²)`, x_i and y_i (for Spearman their ranks) centred within
-  the item: items with more concepts weigh more. What items differ in as wholes is in neither.
+    r_ic = u_i + v_c + x~_ic        y_ic = s_i + t_c + y~_ic        (least squares over all pairs)
 
-Null: the weights are permuted among the concepts of each item. Beside both stand the same of the *excess*, the effect
-less that of matched-random features. The interval of the mean is a percentile bootstrap over items.
+the value is the correlation `pooled = <x~, y~> / (|x~| |y~|)`, in [-1, 1]: positive where a concept moves the answer
+more *in the questions whose expert names it* than elsewhere. Without the second part a study says of a handful of
+concepts whether those that experts name often are those that models react to, many times over: concepts come back in
+many items.
 
-Out of scope: which features stand for a concept (`concept_tests`), and running the model (`effects`).
+**Null**: for every concept, its y are permuted among the items that have it. An item's level does not enter the value
+(x~ sums to 0 in it), a concept's neither.
+
+Concepts that one question names, or whose y are all alike, say nothing and are left out, and items that have one
+concept left. The value of the plain effect, without stand-ins, stands beside it as description.
+
+Out of scope: which features stand for a concept (`concept_features`), and running the model (`effects`).
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sae_lens_med.alignment.causal_items import CausalItems
-from sae_lens_med.alignment.concept_tests import concept_features
-from sae_lens_med.alignment.effects import Effects, EffectSettings, effect_plan, effects
+from sae_lens_med.alignment.concept_features import concept_features
+from sae_lens_med.alignment.effects import (
+    Effects,
+    EffectSettings,
+    Removals,
+    beside_stand_ins,
+    effects,
+    removal_plan,
+)
+from sae_lens_med.alignment.span_gate import Span, SpanGate
 from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_concepts, on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
 from sae_lens_med.records import FloatArray, IntArray, MetricValue
 from sae_lens_med.runs.files import json_sha256
-from sae_lens_med.statistics import bootstrap_interval, permutation_p, quantile_interval
+from sae_lens_med.statistics import permutation_p, quantile_interval
 
-MIN_CONCEPTS = 3
-"""With two concepts a correlation is 1 or -1 whatever they are."""
+MIN_PAIRS = 20
+"""With fewer pairs of item and concept a correlation is not measured."""
+ROUNDS = 100
+"""Of freeing numbers of what is the item's and what is the concept's in turn."""
 
 
 def measure_causal_agreement(inputs: Inputs) -> Measured:
     """Of every group, and concept by concept in `concept_effects.json`."""
+    spans = inputs.view(SpanGate).by_group
+    closed = [span.closed(group) for group, span in spans.items() if not span.open]
+    if len(closed) == len(spans):
+        return Measured(notes=tuple(closed))
     concepts = inputs.view(ConceptEffects)
     found, weights = concepts.found, concepts.weights
     if not len(found.items):
@@ -45,11 +66,23 @@ def measure_causal_agreement(inputs: Inputs) -> Measured:
             notes=("No concept of the questions has features of its own; causal agreement is not measured.",)
         )
     metrics: list[MetricValue] = []
-    notes: list[str] = []
+    notes = [*closed]
+    if concepts.alone:
+        notes.append(
+            f"Causal agreement: {concepts.alone} pairs of item and concept are left out: no other feature of the "
+            "question fires as strongly as the concept's."
+        )
     for group, ids in inputs.view(CausalItems).groups.items():
+        if not spans[group].open:
+            continue
         chosen = np.array([name in ids for name in found.items])
         values, more = agreement_values(
-            found.subset(chosen), weights[chosen], draws=inputs.permutations, seed=inputs.seed, group=group
+            found.subset(chosen),
+            weights[chosen],
+            spans[group],
+            draws=inputs.permutations,
+            seed=inputs.seed,
+            group=group,
         )
         metrics += values
         notes += more
@@ -69,26 +102,38 @@ class ConceptEffects:
         self.settings = EffectSettings(stand_ins=inputs.settings.stand_ins, seed=inputs.seed)
 
     @cached_property
-    def found(self) -> Effects:
-        """`[N]` pairs of an item and the id of a concept."""
+    def _removals(self) -> tuple[Removals, int]:
         inputs, labels = self.inputs, self.inputs.concepts
-        standing = {} if labels is None else concept_features(inputs, most=inputs.settings.concept_features)
+        standing = {} if labels is None else concept_features(inputs)
         if labels is None or not standing:
-            return effects([], self.settings)
+            return {}, 0
         items = inputs.view(CausalItems)
         sets: dict[str, dict[str, tuple[int, ...]]] = {}
         for text in items.texts:
             named = [c for c in standing if labels.stem[items.position[text.id], self._column[c]]]
             if len(named) > 1:
                 sets[text.id] = {concept: standing[concept] for concept in sorted(named)}
+        return beside_stand_ins(sets, items.drive, items.position, self.settings)
+
+    @property
+    def alone(self) -> int:
+        """How many pairs are left out for want of stand-ins."""
+        return self._removals[1]
+
+    @cached_property
+    def found(self) -> Effects:
+        """`[N]` pairs of an item and the id of a concept."""
+        removals, items = self._removals[0], self.inputs.view(CausalItems)
+        if not removals:
+            return effects([], self.settings.stand_ins)
         results, _ = items.run(
             "concepts",
-            [text for text in items.texts if text.id in sets],
-            effect_plan(sets, inputs.pooled.mask.kept, items.rates, self.settings),
-            {**self.settings.to_dict(), "sets": json_sha256(sets)},
+            [text for text in items.texts if text.id in removals],
+            removal_plan(removals),
+            {**self.settings.to_dict(), "sets": json_sha256(removals)},
             label="concepts",
         )
-        return effects(results, self.settings)
+        return effects(results, self.settings.stand_ins)
 
     @property
     def weights(self) -> FloatArray:
@@ -107,147 +152,160 @@ class ConceptEffects:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConceptAgreement:
-    """Agreement over the m items that have at least `MIN_CONCEPTS` concepts on which neither side is constant."""
+    """Agreement of effects and weights over pairs of item and concept."""
 
-    per_item: FloatArray
-    """`[m]`, in [-1, 1]."""
-    items: IntArray
-    """`[m]`, the numbers of these items."""
     pooled: float
-    """In [-1, 1]; 0 without items."""
-    null_mean: FloatArray
-    """`[B]`, the mean of `per_item` under each permutation."""
-    null_pooled: FloatArray
+    """In [-1, 1]; 0 where it cannot be measured."""
+    null: FloatArray
     """`[B]`."""
+    n_pairs: int
+    """Pairs that count."""
+    n_items: int
     n_concepts: int
-    """Concepts of the m items together."""
 
     @property
-    def mean(self) -> float:
-        """Mean over items; 0 without items."""
-        return float(self.per_item.mean()) if len(self.per_item) else 0.0
-
-    @property
-    def p_mean(self) -> float:
+    def p(self) -> float:
         """One-sided."""
-        return permutation_p(self.mean, self.null_mean)
-
-    @property
-    def p_pooled(self) -> float:
-        """One-sided."""
-        return permutation_p(self.pooled, self.null_pooled)
+        return permutation_p(self.pooled, self.null)
 
 
 def concept_agreement(
     effects: FloatArray,
     weights: FloatArray,
     items: IntArray,
+    concepts: IntArray,
     draws: int,
     rng: np.random.Generator,
-    method: Literal["spearman", "pearson"] = "spearman",
 ) -> ConceptAgreement:
     """Agreement of any effects with any weights; see the module's text.
 
     Args:
         effects: `[N]`, one entry for every concept of every item.
         weights: `[N]`.
-        items: `[N]`, the number of the item that each entry is of.
+        items: `[N]`, the number of the item that each entry is of; so `concepts`. No pair stands twice.
         draws: B.
         rng: of the permutations.
-        method: `spearman` correlates average ranks within the item.
 
-    Value on no data: 0, p = 1, when no item can be measured. Raises `DataError` for arrays of different lengths or
-    numbers that are not finite.
+    Value where fewer than `MIN_PAIRS` pairs count, or a side does not vary: 0, p = 1. Raises `DataError` for arrays of
+    different lengths or numbers that are not finite.
     """
-    from scipy.stats import rankdata  # importing it takes a second
-
-    x, y, of = np.asarray(effects, np.float64), np.asarray(weights, np.float64), np.asarray(items)
-    if x.ndim != 1 or not x.shape == y.shape == of.shape:
+    x, y, of, about = (
+        np.asarray(effects, np.float64),
+        np.asarray(weights, np.float64),
+        np.asarray(items),
+        np.asarray(concepts),
+    )
+    if x.ndim != 1 or not x.shape == y.shape == of.shape == about.shape:
         raise DataError(
-            f"effects, weights and items have shapes {x.shape}, {y.shape}, {of.shape}; "
-            "each entry needs one number in all three."
+            f"effects, weights, items and concepts have shapes {x.shape}, {y.shape}, {of.shape}, {about.shape}; "
+            "each entry needs one number in all four."
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise DataError("some effects or weights are not finite; leave these concepts out.")
-    order = np.argsort(of, kind="stable")
-    numbers, first = np.unique(of[order], return_index=True)
-    per_item, kept = [], []
-    null_mean, null_pooled = np.zeros(draws), np.zeros(draws)
-    together, power_x, power_y, n_concepts = 0.0, 0.0, 0.0, 0
-    for number, rows in zip(numbers, np.split(order, first)[1:], strict=True):
-        a, b = (_centred(rankdata(v[rows]) if method == "spearman" else v[rows]) for v in (x, y))
-        size = float(np.linalg.norm(a) * np.linalg.norm(b))
-        if len(rows) < MIN_CONCEPTS or size == 0:
-            continue
-        moved = b[rng.random((draws, len(rows))).argsort(axis=1)] @ a
-        null_mean += moved / size
-        null_pooled += moved
-        per_item.append(float(a @ b) / size)
-        kept.append(int(number))
-        together, power_x, power_y = together + float(a @ b), power_x + float(a @ a), power_y + float(b @ b)
-        n_concepts += len(rows)
-    scale = float(np.sqrt(power_x * power_y))
-    return ConceptAgreement(
-        per_item=np.clip(np.array(per_item), -1.0, 1.0),
-        items=np.array(kept, dtype=np.int64),
-        pooled=min(1.0, max(-1.0, together / scale)) if kept else 0.0,
-        null_mean=null_mean / max(1, len(kept)),
-        null_pooled=null_pooled / scale if kept else null_pooled,
-        n_concepts=n_concepts,
-    )
+    kept = _counting(y, of, about)
+    x, y, of, about = x[kept], y[kept], *(np.unique(v[kept], return_inverse=True)[1] for v in (of, about))
+    n_items, n_concepts = (int(v.max(initial=-1)) + 1 for v in (of, about))
+    freed_x, freed_y = _freed(_ranked(x, of), of, about), _freed(y, of, about)
+    size = float(np.linalg.norm(freed_x) * np.linalg.norm(freed_y))
+    if len(x) < MIN_PAIRS or size == 0:
+        return ConceptAgreement(0.0, np.zeros(draws), len(x), n_items, n_concepts)
+    null = np.zeros(draws)
+    for rows in _members(about):
+        null += y[rows][rng.random((draws, len(rows))).argsort(axis=1)] @ freed_x[rows]
+    pooled = float(np.clip(freed_x @ freed_y / size, -1.0, 1.0))
+    return ConceptAgreement(pooled, null / size, len(x), n_items, n_concepts)
 
 
-def _centred(values: FloatArray) -> FloatArray:
-    centred = values - values.mean()
+def _counting(y: FloatArray, of: IntArray, about: IntArray) -> IntArray:
+    """The pairs of concepts whose y differ among the items, in items that have two such concepts."""
+    kept = np.arange(len(y))
+    while True:
+        before = len(kept)
+        for group, differs in ((about, True), (of, False)):
+            good = [
+                rows
+                for rows in _members(group[kept])
+                if (len(np.unique(y[kept][rows])) > 1 if differs else len(rows) > 1)
+            ]
+            kept = np.sort(kept[np.concatenate(good)]) if good else kept[:0]
+        if len(kept) == before:
+            return kept
+
+
+def _members(labels: IntArray) -> list[IntArray]:
+    """The positions of each label."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else []
+
+
+def _ranked(x: FloatArray, of: IntArray) -> FloatArray:
+    """Average ranks within each item, centred, over the number of its pairs plus 1."""
+    from scipy.stats import rankdata  # importing it takes a second
+
+    found = np.zeros(len(x))
+    for rows in _members(of):
+        found[rows] = (rankdata(x[rows]) - (len(rows) + 1) / 2) / (len(rows) + 1)
+    return found
+
+
+def _freed(values: FloatArray, of: IntArray, about: IntArray) -> FloatArray:
+    """What is left of `values` without a level for each item and one for each concept: least squares, by turns."""
+    left = values - values.mean() if len(values) else values
+    for _ in range(ROUNDS):
+        for group in (about, of):
+            left = left - (np.bincount(group, left) / np.bincount(group))[group] if len(left) else left
     # Rounding of a constant is not a difference.
-    return centred if np.abs(centred).max(initial=0.0) > 1e-12 * np.abs(values).max(initial=0.0) else centred * 0
+    return np.where(np.abs(left).max(initial=0.0) > 1e-9 * np.abs(values).max(initial=0.0), left, 0.0)
 
 
 def agreement_values(
-    found: Effects, weights: FloatArray, *, draws: int, seed: int, group: str = "all"
+    found: Effects, weights: FloatArray, span: Span, *, draws: int, seed: int, group: str = "all"
 ) -> tuple[list[MetricValue], list[str]]:
-    """Both numbers, of the effects and of their excess; or a note on why not. `weights` `[N]`, one per effect."""
-    number = {name: i for i, name in enumerate(dict.fromkeys(found.items))}
-    items = np.array([number[name] for name in found.items], dtype=np.int64)
+    """Of the excess, and of the plain effects; or a note on why not. `weights` `[N]`, one per effect."""
+    items, concepts = (_numbered(names) for names in (found.items, found.names))
     metrics: list[MetricValue] = []
-    rows: tuple[tuple[str, FloatArray, str], ...] = (
-        (
-            "",
-            found.effect,
-            "effect: absolute change of the margin of the model's answer without the concept's features",
-        ),
-        ("excess_", found.excess, "effect: the same, less that of matched-random features of the question"),
-    )
-    for prefix, effect, what in rows:
-        agreed = concept_agreement(effect, weights, items, draws, np.random.default_rng([seed, 9]))
-        n = len(agreed.items)
-        if n == 0:
+    for name, effect, what in (
+        ("excess", found.excess, "effect: change of the margin of the model's answer without the concept's features, "
+         "beyond that without others that fire as strongly"),
+        ("effect", found.effect, "effect: change of the margin of the model's answer without the concept's features"),
+    ):  # fmt: skip
+        agreed = concept_agreement(effect, weights, items, concepts, draws, np.random.default_rng([seed, 9]))
+        if agreed.n_pairs < MIN_PAIRS:
             return [], [
-                f"Group {group!r}: no item has {MIN_CONCEPTS} concepts that differ in effect and in the expert's "
-                "weight; causal agreement is not measured."
+                f"Group {group!r}: {agreed.n_pairs} pairs of item and concept count (concepts of several questions "
+                f"whose experts name them in some and not in others), fewer than {MIN_PAIRS}; causal agreement is not "
+                "measured."
             ]
-        pooled: tuple[tuple[str, float, FloatArray, float, tuple[float, float] | None], ...] = (
-            ("pooled", agreed.pooled, agreed.null_pooled, agreed.p_pooled, None),
-            ("mean", agreed.mean, agreed.null_mean, agreed.p_mean, bootstrap_interval(agreed.per_item, seed=seed)),
-        )
-        for name, value, null, p, interval in pooled:
-            metrics.append(
-                MetricValue(
-                    name=f"alignment/causal_agreement_{prefix}{name}",
-                    value=value,
-                    range=(-1.0, 1.0),
-                    n=n,
-                    interval=interval,
-                    null_mean=float(null.mean()),
-                    null_interval=quantile_interval(null),
-                    p=p,
-                    group=group,
-                    extra=with_z(value, null, {"concepts": float(agreed.n_concepts), "permutations": float(draws)}),
-                    notes=f"Spearman within items; {what}; null: the expert's weights permuted among the concepts of "
-                    "each item" + few(n),
-                )
+        metrics.append(
+            MetricValue(
+                name=f"alignment/causal_agreement_{name}",
+                value=agreed.pooled,
+                range=(-1.0, 1.0),
+                n=agreed.n_items,
+                null_mean=float(agreed.null.mean()),
+                null_interval=quantile_interval(agreed.null),
+                p=agreed.p,
+                group=group,
+                extra=with_z(
+                    agreed.pooled,
+                    agreed.null,
+                    {
+                        "pairs": float(agreed.n_pairs),
+                        "concepts": float(agreed.n_concepts),
+                        "permutations": float(draws),
+                        **span.extra,
+                    },
+                ),
+                notes=f"Correlation over pairs of item and concept, freed of the items' and the concepts' levels; {what};"
+                " null: the expert's weights of each concept permuted among its items" + few(agreed.n_items),
             )
+        )
     return metrics, []
+
+
+def _numbered(names: tuple[str, ...]) -> IntArray:
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([number[name] for name in names], dtype=np.int64)
 
 
 def _effect_table(found: Effects, weights: FloatArray) -> list[dict[str, Any]]:
@@ -262,19 +320,18 @@ CAUSAL_AGREEMENT = Metric(
     name="causal-agreement",
     number=9,
     title="Expert-concept causal agreement",
-    meaning="Whether the concepts that the expert names more are those whose features move the answer more.",
+    meaning="Whether a concept's features move the answer more in the questions whose expert names it.",
     range=(-1.0, 1.0),
-    null="The expert's weights permuted among the concepts of each item.",
+    null="The expert's weights of each concept permuted among the questions that name it.",
     needs=("explanations", "concepts", "model"),
     source="Matton et al. 2504.14150, with the expert in the place of the model's own explanation",
     values=("alignment/causal_agreement",),
-    confirmatory=("alignment/causal_agreement_pooled",),
+    confirmatory=("alignment/causal_agreement_excess",),
     claims={
-        "alignment/causal_agreement_pooled": Claim(
+        "alignment/causal_agreement_excess": Claim(
             may=Sentence(
-                "within questions, the concepts that the expert names more are those whose features move the answer "
-                "more",
-                "한 질문 안에서 전문가가 더 많이 언급한 개념의 특징이 답을 더 많이 움직인다",
+                "a concept's features move the answer more in the questions whose expert names the concept",
+                "전문가가 어떤 개념을 언급한 문항에서 그 개념의 특징이 답을 더 많이 움직인다",
             ),
             may_not=Sentence(
                 "the model weighs them for the expert's reasons", "모델이 전문가와 같은 이유로 그 개념을 중시한다"

@@ -1,8 +1,8 @@
 """What the metrics that run the model share: which items they run, and what is known of each before anything is edited.
 
-**Items.** Those with an explanation; at most `causal_items` of them (100), because each costs hundreds of passes. Which
-ones: items left out of the SAE's training text first, then the others, each in an order drawn by the seed. The same
-items serve all of these metrics, so that the counts agree.
+**Items.** Those with an explanation, one of each cluster of near-duplicates; at most `causal_items` of them (100),
+because each costs hundreds of passes. Which ones: items left out of the SAE's training text first, then the others,
+each in an order drawn by the seed. The same items serve all of these metrics, so that the counts agree.
 
 **Aligned features** of an item: not masked (`vectors.feature_mask`), above 0 on a counted stem token and on a counted
 token of the masked explanation; ranked by the smaller of the two IDF-weighted maxima, of equals the lower index first.
@@ -27,7 +27,7 @@ from scipy import sparse
 from sae_lens_med.alignment.saliency import Saliency, token_saliency
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.stand_ins import drives
-from sae_lens_med.features.vectors import STEM_PARTS, Collected, counted_tokens, tokens_of
+from sae_lens_med.features.vectors import STEM_PARTS, Collected, tokens_of
 from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, run_edits
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.prompts.tokens import question_prompt
@@ -61,7 +61,7 @@ class CausalItems:
     def texts(self) -> list[AnswerText]:
         """The prompts of the measured items; see the module for which."""
         inputs, side = self.inputs, self.inputs.model
-        explained = inputs.pooled.explained
+        explained = np.intersect1d(inputs.pooled.explained, inputs.distinct("all"))
         order = np.random.default_rng([inputs.seed, *b"causal items"]).permutation(explained)
         left_out = inputs.all_groups.get(LEFT_OUT, np.zeros(len(inputs.items), dtype=bool))
         order = order[np.argsort(~left_out[order], kind="stable")]

@@ -167,7 +167,8 @@ COMPREHENSIVENESS = Metric(
             may=Sentence(
                 "removing the features shared with the explanation takes more from the answer than removing "
                 "others that fire as strongly",
-                "해설과 공유된 특징을 제거하면 같은 세기로 활성화되는 다른 특징을 제거할 때보다 답의 확률이 더 줄어든다",
+                "해설과 공유된 특징을 제거하면 같은 세기로 활성화되는 다른 특징을 제거할 때보다 답의 확률이 더 "
+                "줄어든다",
             ),
             may_not=Sentence("the answer is right for the expert's reasons", "정답의 이유가 전문가의 이유와 같다"),
         )

@@ -24,7 +24,6 @@ from sae_lens_med.metrics.inputs import Inputs, length_strata
 from sae_lens_med.metrics.metric import few, with_z
 from sae_lens_med.records import BoolArray, IntArray, MetricValue
 from sae_lens_med.statistics import (
-    ALPHA,
     Strata,
     bootstrap_interval,
     permutation_p,
@@ -78,22 +77,6 @@ class ConceptTests:
             "items_without_partner": scores.n_alone,
             **self.inputs.pooled_of(variant).mask.counts,
         }
-
-
-def concept_features(inputs: Inputs, group: str = "all", most: int = LISTED) -> dict[str, tuple[int, ...]]:
-    """Concept id -> the features that stand for it: at most `most`, by z, of those whose p, corrected over features,
-    is at most 0.05. Concepts without one are left out. For tests of what ablating a concept's features does."""
-    scores = inputs.view(ConceptTests).scores(group, "sae")
-    if scores is None or inputs.concepts is None:
-        return {}
-    ids, p = inputs.concepts.concepts.ids, scores.auroc.p()
-    found: dict[str, tuple[int, ...]] = {}
-    for column, concept in enumerate(scores.concepts.tolist()):
-        order = np.argsort(-scores.auroc.z[:, column], kind="stable")[:most]
-        chosen = tuple(int(scores.live[f]) for f in order.tolist() if p[f, column] <= ALPHA)
-        if chosen:
-            found[ids[concept]] = chosen
-    return found
 
 
 def none_named(group: str) -> str:

@@ -3,9 +3,9 @@
 The effect of removing a set of features from an item is the absolute change of the margin of the model's own answer
 (`|F - F_without|`, in logits): a feature that holds the answer down moves it, too.
 
-Beside the features of a concept stand R sets of other features of the question with like drive, the concept's own barred
-(`features.stand_ins`): the *excess* over their mean is what the concept's features do beyond what features do that fire
-as strongly there. A concept that has no such others in a question has no excess there, and is left out of it.
+Beside the features of a concept stand R sets of other features of the question with like drive, the concept's own
+barred (`features.stand_ins`): the *excess* over their mean is what the concept's features do beyond what features do
+that fire as strongly there. A concept that has no such others in a question has no excess there, and is left out of it.
 
 Passes of the layers above the hook per item: 1 + (1 + R) for each set, fewer where sets repeat.
 

@@ -11,11 +11,11 @@ what removing it does over what removing other features does that fire there as 
 
 e the effect (`effects`), a the drive (`features.stand_ins`), K a normal kernel on `ln a` with the standard deviation
 `ln CALIPER`; g runs over the *comparators* that were removed from the item, too: up to `EffectSettings.comparators`
-different features, none of them tested, that resemble the tested ones in drive and in how many items have them. To first
-order an effect grows as the drive, hence the division. Comparators have an R_g of the same kind (each without itself),
-and `p_f = (1 + #{R_g >= R_f}) / (1 + #g)`: one-sided, *moves the answer more than features do that fire there as
-strongly*. Items that are moved easily are so for both; a comparator that moves every answer is one feature, not one per
-item. A pair whose comparators are all much weaker or stronger (`sum K < 1`) does not count.
+different features, none of them tested, that resemble the tested ones in drive and in how many items have them. To
+first order an effect grows as the drive, hence the division. Comparators have an R_g of the same kind (each without
+itself), and `p_f = (1 + #{R_g >= R_f}) / (1 + #g)`: one-sided, *moves the answer more than features do that fire there
+as strongly*. Items that are moved easily are so for both; a comparator that moves every answer is one feature, not one
+per item. A pair whose comparators are all much weaker or stronger (`sum K < 1`) does not count.
 
 Out of scope: the correction over features, and what both p together say (`feature_verdicts`).
 """
@@ -184,7 +184,9 @@ def causal_tests(found: Effects, drive: FloatArray, tested: IntArray, min_items:
         mine = features[at] == feature[known] if len(features) else np.zeros(0, dtype=bool)
         rows = np.flatnonzero(known)[mine] if len(features) else np.zeros(0, dtype=np.int64)
         index = at[mine] if len(features) else rows
-        total = [np.bincount(index, weights=v[rows], minlength=len(features)) for v in (found.effect, expected, found.signed)]
+        total = [
+            np.bincount(index, weights=v[rows], minlength=len(features)) for v in (found.effect, expected, found.signed)
+        ]
         return total[0], total[1], total[2], np.bincount(index, minlength=len(features))
 
     others = np.unique(feature[compared])

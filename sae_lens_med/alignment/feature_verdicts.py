@@ -8,13 +8,13 @@ Benjamini-Hochberg correction over the features tested:
 
 **Split.** The measured items are halved by the seed. On the first half features are chosen: those most often among an
 item's best aligned features, and as many others with the largest first-order effect. On the second half both p are
-made; the one of being mentioned on all explained items outside of the first half, because it costs no pass. Explanations
-are exchanged among questions whose explanations are of like length: long questions have long explanations, and both have
-more of everything.
+made; the one of being mentioned on all explained items outside of the first half, because it costs no pass.
+Explanations are exchanged among questions whose explanations are of like length: long questions have long explanations,
+and both have more of everything.
 
-**Value**: the share of tested features that are shared reasoning. Null: as many features of each kind, unrelated, *among
-those chosen alike*: the ones chosen for being mentioned are mentioned more often, and the ones chosen for their effect
-move more, whatever the two have to do with one another (a sum of two hypergeometric counts).
+**Value**: the share of tested features that are shared reasoning. Null: as many features of each kind, unrelated,
+*among those chosen alike*: the ones chosen for being mentioned are mentioned more often, and the ones chosen for their
+effect move more, whatever the two have to do with one another (a sum of two hypergeometric counts).
 
 Out of scope: the two p, and choosing the features (`feature_tests`).
 """
@@ -51,6 +51,7 @@ from sae_lens_med.statistics import ALPHA, benjamini_hochberg, stratified_permut
 
 Verdict = Literal["shared_reasoning", "present_unused", "hidden_driver", "neither", "untested"]
 
+
 def measure_verdicts(inputs: Inputs) -> Measured:
     """The 2 x 2 of features chosen on one half of the items and tested on the other; `verdicts.csv`."""
     items, pooled, settings = inputs.view(CausalItems), inputs.pooled, inputs.settings
@@ -65,9 +66,7 @@ def measure_verdicts(inputs: Inputs) -> Measured:
         settings.tested_features,
     )
     features = np.concatenate([mentioned, others])
-    effort = EffectSettings(
-        comparators=settings.comparators, items=settings.feature_items, seed=inputs.seed
-    )
+    effort = EffectSettings(comparators=settings.comparators, items=settings.feature_items, seed=inputs.seed)
     rows = [items.position[text.id] for text in testing]
     comparators = choose_comparators(items.drive[rows], features, effort)
     fires = {text.id: _firing(items.drive, row) for text, row in zip(testing, rows, strict=True)}
@@ -90,13 +89,13 @@ def measure_verdicts(inputs: Inputs) -> Measured:
                 f"not used to choose, fewer than the {LEAST_COMPARATORS} that a test needs; no verdicts.",
             )
         )
-    p = _mentioned(inputs, features, [items.position[text.id] for text in choosing])
+    p = _mentioned(inputs, features, np.array([items.position[text.id] for text in choosing], dtype=np.int64))
     verdicts = feature_verdicts(p, tests.p)
     chosen_by = ["mentioned"] * len(mentioned) + ["effect"] * len(others)
     notes = (
         f"Verdicts: {len(features)} features chosen on {len(choosing)} items, tested on {len(testing)} others; causal "
-        f"means that removing the feature moves the answer more than removing features does that fire as strongly there, "
-        f"of which {tests.comparators} were removed.",
+        "means that removing the feature moves the answer more than removing features does that fire as strongly there; "
+        f"{tests.comparators} of those were removed.",
     )
     table = verdict_csv(features, chosen_by, p, tests, verdicts)
     return Measured(tuple(verdict_values(verdicts, tests, chosen_by, span)), notes, {"verdicts.csv": table})
@@ -106,11 +105,12 @@ def _firing(drive: sparse.csr_array, row: int) -> IntArray:
     return drive.indices[drive.indptr[row] : drive.indptr[row + 1]].astype(np.int64)
 
 
-def _mentioned(inputs: Inputs, features: IntArray, used: Sequence[int]) -> FloatArray:
-    """`[len(features)]`, p of being mentioned on the explained items that are not among `used`; NaN for a feature that
-    fires in none of their questions."""
-    pooled = inputs.pooled
-    rows = np.flatnonzero(~np.isin(pooled.explained, used))
+def _mentioned(inputs: Inputs, features: IntArray, used: IntArray) -> FloatArray:
+    """`[len(features)]`, p of being mentioned on the explained items that are not among `used`, nor near-duplicates of
+    theirs or of one another; NaN for a feature that fires in none of their questions."""
+    pooled, cluster = inputs.pooled, inputs.clusters
+    fresh = np.isin(pooled.explained, inputs.distinct("all")) & ~np.isin(cluster[pooled.explained], cluster[used])
+    rows = np.flatnonzero(fresh)
     members = [inputs.items[i] for i in pooled.explained[rows]]
     lengths = np.array([len(item.explanation or "") for item in members], dtype=np.float64)
     strata = length_strata(members, lengths)

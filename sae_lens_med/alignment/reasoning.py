@@ -7,8 +7,8 @@ Three numbers on what a model wrote (`reasoning_runs`) before it answered:
 - **hint acknowledgement**: of the answers that a hint moved, how many own up to it in their reasoning, in [0, 1]; null:
   the same rule on the reasoning without a hint (`reasoning_scores`);
 - **concepts**: how often the reasoning names each concept of an item, against how much that concept's features move the
-  answer, in [-1, 1]: `causal_agreement.concept_agreement` with the model's own words in the place of the expert's.
-  Null: mentions permuted among the concepts of each item.
+  answer beyond others that fire as strongly, in [-1, 1]: `causal_agreement.concept_agreement` with the model's own
+  words in the place of the expert's. Null: mentions of each concept permuted among its items.
 
 All p are one-sided; large counts against the null. With a folder, what the model wrote is kept there as
 `reasoning.*.jsonl`; a run that was ended goes on from it.
@@ -22,10 +22,11 @@ from functools import cached_property
 
 import numpy as np
 
-from sae_lens_med.alignment.causal_agreement import ConceptAgreement, ConceptEffects, concept_agreement
+from sae_lens_med.alignment.causal_agreement import MIN_PAIRS, ConceptAgreement, ConceptEffects, concept_agreement
 from sae_lens_med.alignment.reasoning_runs import run_reasoning
 from sae_lens_med.alignment.reasoning_scores import against_answer_only, early_answering, hint_acknowledgement
 from sae_lens_med.alignment.reasoning_texts import ReasonedItem, acknowledges
+from sae_lens_med.alignment.span_gate import Span, SpanGate
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_concepts, on_model_runs
@@ -45,15 +46,19 @@ def measure_reasoning(inputs: Inputs) -> Measured:
     """Of items drawn by the seed; the concepts of the reasoning where concepts are known."""
     runs = inputs.view(Reasoning).runs
     metrics, notes = reasoning_metrics(runs, inputs.items, draws=inputs.permutations, seed=inputs.seed)
-    if runs and inputs.concepts is not None:
+    span = None if not runs or inputs.concepts is None else inputs.view(SpanGate).by_group["all"]
+    if span is not None and not span.open:
+        notes = (*notes, span.closed("all"))
+    elif span is not None and inputs.concepts is not None:
         moved, place = inputs.view(ConceptEffects).found, {item.id: i for i, item in enumerate(inputs.items)}
         written = {run.id: run.reasoning for run in runs}
         more, why_not = reasoning_concept_metrics(
-            moved.effect,
+            moved.excess,
             np.array([place[name] for name in moved.items], dtype=np.int64),
             moved.names,
             [written.get(item.id, "") for item in inputs.items],
             inputs.concepts.matcher(),
+            span,
             draws=inputs.permutations,
             seed=inputs.seed,
         )
@@ -212,29 +217,36 @@ def reasoning_concept_metrics(
     concepts: Sequence[str],
     reasonings: Sequence[str],
     matcher: ConceptMatcher,
+    span: Span,
     *,
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[tuple[MetricValue, ...], tuple[str, ...]]:
     """Agreement of the reasoning's concepts with their effects; the arguments are those of `reasoning_agreement`."""
     found = reasoning_agreement(effects, items, concepts, reasonings, matcher, draws, np.random.default_rng([seed, 13]))
-    if not len(found.items):
-        return (), ("No item has three concepts that differ in effect and in mentions, so the reasoning's concepts are "
-                    "not compared with what moves the answer.",)  # fmt: skip
+    if found.n_pairs < MIN_PAIRS:
+        return (), (
+            f"{found.n_pairs} pairs of item and concept count, fewer than {MIN_PAIRS}, so the reasoning's concepts are "
+            "not compared with what moves the answer.",
+        )
     value = MetricValue(
         name=CONCEPTS,
         value=found.pooled,
         range=(-1.0, 1.0),
-        n=len(found.items),
+        n=found.n_items,
         interval=None,
-        null_mean=float(found.null_pooled.mean()),
-        null_interval=quantile_interval(found.null_pooled),
-        p=found.p_pooled,
-        extra={"per_item_mean": found.mean, "p_per_item": found.p_mean, "concepts": float(found.n_concepts),
-               "permutations": float(draws)},
-        notes="Pooled within-item Spearman correlation; null: mentions permuted among the concepts of each item"
-        + few(len(found.items)),
-    )  # fmt: skip
+        null_mean=float(found.null.mean()),
+        null_interval=quantile_interval(found.null),
+        p=found.p,
+        extra={
+            "pairs": float(found.n_pairs),
+            "concepts": float(found.n_concepts),
+            "permutations": float(draws),
+            **span.extra,
+        },
+        notes="Correlation over pairs of item and concept, freed of the items' and the concepts' levels; null: "
+        "mentions of each concept permuted among its items" + few(found.n_items),
+    )
     return (value,), ()
 
 
@@ -250,20 +262,22 @@ def reasoning_agreement(
     """Do the concepts that the reasoning names move the answer? `concept_agreement`, weighted by mentions.
 
     Args:
-        effects: `[N]`, change of the answer's margin without a concept's features, one entry per concept of an item.
+        effects: `[N]`, what a concept's features do to the answer's margin, one entry per concept of an item.
         items: `[N]`, which of `reasonings` each entry is of.
         concepts: `[N]`, the concept's id.
         reasonings: the text of each item.
         matcher: of a set that has these concepts.
         draws: B.
-        rng: of the permutations within items.
+        rng: of the permutations.
 
     Raises `DataError` for different lengths and for an item without a text.
     """
     if len(concepts) != len(items):
         raise DataError(f"there are {len(items)} entries but {len(concepts)} concepts; each entry needs one.")
     weights = mention_weights(items, concepts, reasonings, matcher)
-    return concept_agreement(effects, weights, items, draws, rng)
+    number = {concept: k for k, concept in enumerate(dict.fromkeys(concepts))}
+    about = np.array([number[concept] for concept in concepts], dtype=np.int64)
+    return concept_agreement(effects, weights, items, about, draws, rng)
 
 
 def mention_weights(

@@ -4,9 +4,10 @@ Per item whose right answer is known, F the margin of the right option over the 
 
     span = F(all features) - F(no feature)        removed at the counted stem tokens, the error term kept
 
-averaged over items; the interval is a percentile bootstrap over items. The right option, and not the model's own answer:
-whatever is done to a text takes from the answer that was the likeliest. Where the interval does not lie above 0, what
-single features do is noise, or the answer has left these tokens before this layer, and no causal number is given.
+averaged over items; the interval is a percentile bootstrap over items. The right option, and not the model's own
+answer: whatever is done to a text takes from the answer that was the likeliest. Where the interval does not lie above
+0, what single features do is noise, or the answer has left these tokens before this layer, and no causal number is
+given.
 
 Out of scope: which features, and how much of the span each keeps up (`sufficiency`).
 """

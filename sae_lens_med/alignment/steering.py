@@ -18,7 +18,7 @@ One draw has one direction (or one feature) per concept, for all its items, and 
 the own feature being one of the choices. p is one-sided and the larger of both. Passes of the layers above the hook per
 pair: `strengths x (1 + 2 draws)`.
 
-Out of scope: which features stand for a concept (`concept_tests`).
+Out of scope: which features stand for a concept (`concept_features`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from sae_lens_med.alignment.causal_items import CausalItems
-from sae_lens_med.alignment.concept_tests import concept_features
+from sae_lens_med.alignment.concept_features import concept_features
+from sae_lens_med.alignment.span_gate import Span, SpanGate
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.interventions.edit_runs import AnswerText, margin
 from sae_lens_med.metrics.depends import on_concepts, on_model_runs
@@ -49,6 +50,9 @@ STRENGTHS = (-5.0, 0.0, 5.0, 10.0)
 
 def measure_steering(inputs: Inputs) -> Measured:
     """Over all groups together: pairs are few."""
+    span = inputs.view(SpanGate).by_group["all"]
+    if not span.open:
+        return Measured(notes=(span.closed("all"),))
     standing = concept_features(inputs)
     if inputs.concepts is None or not standing:
         return Measured(notes=("No concept has features that stand for it; steering is not measured.",))
@@ -68,7 +72,7 @@ def measure_steering(inputs: Inputs) -> Measured:
         store=items.store("steering", settings.to_dict()),
         progress=inputs.model.progress,
     )
-    metrics = steering_values(found, settings.strengths, draws=inputs.permutations, seed=inputs.seed)
+    metrics = steering_values(found, settings.strengths, span, draws=inputs.permutations, seed=inputs.seed)
     drawn = f"Steering: {most} of {len(pairs)} pairs of item and concept, drawn by the seed."
     return Measured(tuple(metrics), () if len(pairs) <= most else (drawn,))
 
@@ -241,7 +245,9 @@ def steering_specificity(shift: FloatArray, divergence: FloatArray, floor: float
     return moved.mean(axis=-1) / np.maximum(changed.mean(axis=-1), floor)
 
 
-def steering_values(found: Steered, strengths: Sequence[float], *, draws: int, seed: int) -> list[MetricValue]:
+def steering_values(
+    found: Steered, strengths: Sequence[float], span: Span, *, draws: int, seed: int
+) -> list[MetricValue]:
     """Specificity over all pairs and strengths together, against random directions and random live features."""
     n = len(found.pairs)
     if n == 0:
@@ -254,7 +260,7 @@ def steering_values(found: Steered, strengths: Sequence[float], *, draws: int, s
     nulls: dict[str, FloatArray] = {}
     rng = np.random.default_rng([seed, 10])
     for kind, first in (("direction", 1), ("live", 1 + half)):
-        # 0 is the concept's own feature: one of the choices, as in `recombined`.
+        # 0 is the concept's own feature: one of the choices.
         runs = np.array([0, *range(first, first + half)])
         choice = runs[rng.integers(len(runs), size=(draws, len(number)))][:, concept]
         # [draws, pairs, strengths]
@@ -275,7 +281,9 @@ def steering_values(found: Steered, strengths: Sequence[float], *, draws: int, s
             null_mean=float(harder.mean()),
             null_interval=quantile_interval(harder),
             p=permutation_p(value, harder),
-            extra=with_z(value, harder, extra | {"concepts": float(len(number)), "permutations": float(draws)}),
+            extra=with_z(
+                value, harder, extra | span.extra | {"concepts": float(len(number)), "permutations": float(draws)}
+            ),
             notes="Logits of the target's margin per nat of change of all other tokens, over all strengths; null: the "
             "harder of random directions of equal length and random live features; pairs of one concept share its "
             "feature" + few(len(number)),

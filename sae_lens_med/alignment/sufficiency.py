@@ -8,8 +8,8 @@ With F the margin of the right answer (its logit less the mean of the other opti
 C the aligned features alone, 0 no feature, M all. 0: as good as none; 1: as good as all; it can leave [0, 1]. The
 reconstruction error stays in all of them. Beside it stands the same number for their stand-ins kept alone (`ablation`),
 as z and a one-sided p; large is more of the margin kept. The interval is a percentile bootstrap over items. Where the
-denominator is not told from 0, or is negative (`span_gate`), or drive is not matched, there is no number, and a note says
-why.
+denominator is not told from 0, or is negative (`span_gate`), or drive is not matched, there is no number, and a note
+says why.
 
 Out of scope: running the model (`ablation`).
 """

@@ -1,4 +1,4 @@
-"""Random features that stand for given ones over a data set: the null of an intervention that is made on every item alike.
+"""Random features that stand for given ones over a data set: the null of an intervention made on every item alike.
 
 A random set has one feature for each given one, alike in how often and how strongly it fires. Distance is Euclidean in
 (ln firing rate, ln mean activation where it fires), so that 0.7 is a factor of 2 in one of them; each given feature has

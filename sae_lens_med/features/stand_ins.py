@@ -1,26 +1,26 @@
 """Features that stand for an item's own, over a whole study: the null of removing, or keeping, features of a text.
 
-Item i has own features T_i, best first, each with a drive a_if: its activation summed over the counted stem tokens, what
-an edit takes away. One *draw* gives every item a set of as many features that fire in it, one for each place of T_i. A
-number measured on the own features is compared with the same number on each of D draws: `(1 + #{draws >= own}) / (D + 1)`.
-That is a test only if the own features could as well have been one of the draws, so that
+Item i has own features T_i, best first, each with a drive a_if: its activation summed over the counted stem tokens,
+what an edit takes away. One *draw* gives every item a set of as many features that fire in it, one for each place of
+T_i. A number measured on the own features is compared with the same number on each of D draws: `(1 + #{draws >= own}) /
+(D + 1)`. That is a test only if the own features could as well have been one of the draws, so that
 
 - **drive is matched**, at every place, hence at every size: a place takes features whose drive is within a factor of
-  `CALIPER` of its own's, with odds `exp(theta ln(a_g / a_f))`, theta such that the expected drive is the own's. Odds fall
-  with the difference in how many items have the feature (normal kernel on logarithms, sd `SPREAD`);
+  `CALIPER` of its own's, with odds `exp(theta ln(a_g / a_f))`, theta such that the expected drive is the own's. Odds
+  fall with the difference in how many items have the feature (normal kernel on logarithms, sd `SPREAD`);
 - **own features may be drawn**, for themselves or for one another: barred from the draws, what is drawn would come from
   what the own features left over. Where nothing else is as strong, a place stands for itself and adds no contrast;
 - **features recur as the own ones do**: a feature may move every answer by the same amount, so that what counts is how
-  many different features a study has. A draw prefers the same features in all items, to the degree rho at which two items
-  share as many drawn features as they share own ones (Gumbel noise, of which rho is drawn per feature and the rest per
-  item and feature);
+  many different features a study has. A draw prefers the same features in all items, to the degree rho at which two
+  items share as many drawn features as they share own ones (Gumbel noise, of which rho is drawn per feature and the
+  rest per item and feature);
 - **sets of a draw have no feature twice.**
 
 `own_drive` over `drawn_drive` says how well drive was matched at each size, `fresh` how many places the draws fill with
 another feature.
 
-Out of scope: features that do not fire in a text (removing them changes nothing there); what the model does without them
-(`interventions.edit_runs`).
+Out of scope: features that do not fire in a text (removing them changes nothing there); what the model does without
+them (`interventions.edit_runs`).
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import TimeElapsedColumn
 
-from sae_lens_med.alignment.concept_tests import concept_features
+from sae_lens_med.alignment.concept_features import concept_features
 from sae_lens_med.alignment.labels.judges import LocalModelJudge
 from sae_lens_med.alignment.labels.scores import Judge, LabelScores, read_labels, require_verdicts, score_labels
 from sae_lens_med.alignment.labels.tasks import KINDS, PIECE_PARTS, Kind, label_tasks
@@ -188,8 +188,7 @@ def _value(scores: LabelScores, judge: Judge, seed: int) -> MetricValue:
             **({"auroc": float(scores.auroc[measured].mean())} if measured.any() else {}),
         },
         notes=f"Balanced accuracy; judge: {judge.name}; interval: percentile bootstrap over features; null: labels "
-        "shuffled among the features"
-        + ("; all p are coarse: the least is 1 / (permutations + 1)." if len(scores.null) < 100 else "."),
+        "shuffled among the features.",
     )
 
 

@@ -14,9 +14,11 @@ piece without a verdict counts as wrong. Beside it the **AUROC** of the judge's 
 
 **Null**: labels change places among the features. Label g is put to the pieces of feature f: a table `[F, F]` of
 accuracies. The value is the mean of its diagonal; a permutation of labels is the mean over another one. With `foreign`
-below F - 1 only so many cyclic shifts (in random order of the features) are asked, which are then the whole null: the
-least p is 1 / (foreign + 1). A label that is true of every medical text has 0.5 and the same as its null; a label that
-fits many features alike raises the null with the value.
+below F - 1 only the cells of so many cyclic shifts (in random order of the features) are asked. If a feature's own
+label could as well have been any of those that were put to it, each choice of one of its `foreign + 1` cells is as
+likely as the one that was made, so that a draw takes one cell of every feature: the least p falls with the number of
+features. A label that is true of every medical text has 0.5 and the same as its null; a label that fits many features
+alike raises the null with the value.
 
 Out of scope: writing labels, choosing the pieces (`tasks`), and asking the judge (`judges`).
 """
@@ -149,7 +151,7 @@ def score_labels(
         tasks: one per feature, of one kind, from `tasks.label_tasks`.
         labels: feature -> label; tasks of features without one are left out.
         judge: asked once about each feature with its own label, and with `foreign` others.
-        permutations: B, where the whole table is asked; else B is `foreign`.
+        permutations: B.
         rng: of the null.
         foreign: how many other features' labels each feature is asked with; None: all.
 
@@ -182,7 +184,8 @@ def score_labels(
         drawn = rng.random((permutations, n)).argsort(axis=1) if n else np.zeros((permutations, 0), dtype=np.int64)
         null = table[everyone, drawn].mean(axis=1) if n else np.full(permutations, 0.5)
     else:
-        null = np.array([table[order, np.roll(order, -shift)].mean() for shift in shifts if shift])
+        asked_of = np.stack([table[order, np.roll(order, -shift)] for shift in shifts])  # [foreign + 1, n]
+        null = asked_of[rng.integers(len(asked_of), size=(permutations, n)), np.arange(n)].mean(axis=1)
     return LabelScores(
         kind=kind,
         features=np.array([task.feature for task in kept], dtype=np.int64),
