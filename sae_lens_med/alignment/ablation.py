@@ -166,7 +166,8 @@ class AblationRuns:
         items = self.inputs.view(CausalItems)
         own = [items.aligned[text.id][: self.settings.sizes[-1]] for text in items.texts]
         drive = items.drive[[items.position[text.id] for text in items.texts]]
-        return stand_ins(drive, own, self.settings.sets, np.random.default_rng([self.settings.seed, *b"ablation"]))
+        rng = np.random.default_rng([self.settings.seed, *b"ablation"])
+        return stand_ins(drive, own, self.settings.sizes, self.settings.sets, rng)
 
     @cached_property
     def _run(self) -> tuple[list[EditResult], dict[str, str]]:

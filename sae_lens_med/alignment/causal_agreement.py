@@ -1,12 +1,12 @@
 """Do the concepts that the expert names move the answer more than those that he or she does not? Expert-concept causal
 agreement (domain metric #9; Matton et al. 2504.14150 with the expert in the place of the model's own explanation).
 
-Item i has concepts c, those that its question names and that have features of their own. Each has an effect x_ic on the
-answer, what removing its features does beyond what features do that fire there as strongly (the excess of `effects`),
-and an expert weight y_ic: 1 where the explanation names it, else 0. With x ranked within the item (ranks r_ic, centred,
-over n_i + 1) and both sides freed of what is the item's and of what is the concept's,
+Item i has concepts c, those that its question names and that have features of their own. Each has an excess x_ic, the
+share of its R stand-ins that move the answer less than its own features do (`effects`: other features of the question
+that fire as strongly), less one half; and an expert weight y_ic: 1 where the explanation names it, else 0. With both
+sides freed of what is the item's and of what is the concept's,
 
-    r_ic = u_i + v_c + x~_ic        y_ic = s_i + t_c + y~_ic        (least squares over all pairs)
+    x_ic = u_i + v_c + x~_ic        y_ic = s_i + t_c + y~_ic        (least squares over all pairs)
 
 the value is the correlation `pooled = <x~, y~> / (|x~| |y~|)`, in [-1, 1]: positive where a concept moves the answer
 more *in the questions whose expert names it* than elsewhere. Without the second part a study says of a handful of
@@ -17,7 +17,8 @@ many items.
 (x~ sums to 0 in it), a concept's neither.
 
 Concepts that one question names, or whose y are all alike, say nothing and are left out, and items that have one
-concept left. The value of the plain effect, without stand-ins, stands beside it as description.
+concept left. Why shares and not logits: a concept that is mentioned often has a strong drive, and strong features move more, in
+either direction; among stand-ins of equal drive the own rank has one distribution, however strong they are.
 
 Out of scope: which features stand for a concept (`concept_features`), and running the model (`effects`).
 """
@@ -205,7 +206,7 @@ def concept_agreement(
     kept = _counting(y, of, about)
     x, y, of, about = x[kept], y[kept], *(np.unique(v[kept], return_inverse=True)[1] for v in (of, about))
     n_items, n_concepts = (int(v.max(initial=-1)) + 1 for v in (of, about))
-    freed_x, freed_y = _freed(_ranked(x, of), of, about), _freed(y, of, about)
+    freed_x, freed_y = _freed(x, of, about), _freed(y, of, about)
     size = float(np.linalg.norm(freed_x) * np.linalg.norm(freed_y))
     if len(x) < MIN_PAIRS or size == 0:
         return ConceptAgreement(0.0, np.zeros(draws), len(x), n_items, n_concepts)
@@ -238,16 +239,6 @@ def _members(labels: IntArray) -> list[IntArray]:
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else []
 
 
-def _ranked(x: FloatArray, of: IntArray) -> FloatArray:
-    """Average ranks within each item, centred, over the number of its pairs plus 1."""
-    from scipy.stats import rankdata  # importing it takes a second
-
-    found = np.zeros(len(x))
-    for rows in _members(of):
-        found[rows] = (rankdata(x[rows]) - (len(rows) + 1) / 2) / (len(rows) + 1)
-    return found
-
-
 def _freed(values: FloatArray, of: IntArray, about: IntArray) -> FloatArray:
     """What is left of `values` without a level for each item and one for each concept: least squares, by turns."""
     left = values - values.mean() if len(values) else values
@@ -261,46 +252,35 @@ def _freed(values: FloatArray, of: IntArray, about: IntArray) -> FloatArray:
 def agreement_values(
     found: Effects, weights: FloatArray, span: Span, *, draws: int, seed: int, group: str = "all"
 ) -> tuple[list[MetricValue], list[str]]:
-    """Of the excess, and of the plain effects; or a note on why not. `weights` `[N]`, one per effect."""
+    """Of the excess; or a note on why not. `weights` `[N]`, one per effect."""
     items, concepts = (_numbered(names) for names in (found.items, found.names))
-    metrics: list[MetricValue] = []
-    for name, effect, what in (
-        ("excess", found.excess, "effect: change of the margin of the model's answer without the concept's features, "
-         "beyond that without others that fire as strongly"),
-        ("effect", found.effect, "effect: change of the margin of the model's answer without the concept's features"),
-    ):  # fmt: skip
-        agreed = concept_agreement(effect, weights, items, concepts, draws, np.random.default_rng([seed, 9]))
-        if agreed.n_pairs < MIN_PAIRS:
-            return [], [
-                f"Group {group!r}: {agreed.n_pairs} pairs of item and concept count (concepts of several questions "
-                f"whose experts name them in some and not in others), fewer than {MIN_PAIRS}; causal agreement is not "
-                "measured."
-            ]
-        metrics.append(
-            MetricValue(
-                name=f"alignment/causal_agreement_{name}",
-                value=agreed.pooled,
-                range=(-1.0, 1.0),
-                n=agreed.n_items,
-                null_mean=float(agreed.null.mean()),
-                null_interval=quantile_interval(agreed.null),
-                p=agreed.p,
-                group=group,
-                extra=with_z(
-                    agreed.pooled,
-                    agreed.null,
-                    {
-                        "pairs": float(agreed.n_pairs),
-                        "concepts": float(agreed.n_concepts),
-                        "permutations": float(draws),
-                        **span.extra,
-                    },
-                ),
-                notes=f"Correlation over pairs of item and concept, freed of the items' and the concepts' levels; {what};"
-                " null: the expert's weights of each concept permuted among its items" + few(agreed.n_items),
-            )
-        )
-    return metrics, []
+    agreed = concept_agreement(found.excess, weights, items, concepts, draws, np.random.default_rng([seed, 9]))
+    if agreed.n_pairs < MIN_PAIRS:
+        return [], [
+            f"Group {group!r}: {agreed.n_pairs} pairs of item and concept count (concepts of several questions whose "
+            f"experts name them in some and not in others), fewer than {MIN_PAIRS}; causal agreement is not measured."
+        ]
+    extra = {
+        "pairs": float(agreed.n_pairs),
+        "concepts": float(agreed.n_concepts),
+        "stand_ins": float(found.random.shape[1]),
+        "permutations": float(draws),
+        **span.extra,
+    }
+    value = MetricValue(
+        name="alignment/causal_agreement_excess",
+        value=agreed.pooled,
+        range=(-1.0, 1.0),
+        n=agreed.n_items,
+        null_mean=float(agreed.null.mean()),
+        null_interval=quantile_interval(agreed.null),
+        p=agreed.p,
+        group=group,
+        extra=with_z(agreed.pooled, agreed.null, extra),
+        notes="Correlation over pairs of item and concept, freed of the items' and the concepts' levels; null: the "
+        "expert's weights of each concept permuted among its items" + few(agreed.n_items),
+    )
+    return [value], []
 
 
 def _numbered(names: tuple[str, ...]) -> IntArray:

@@ -4,8 +4,8 @@ The effect of removing a set of features from an item is the absolute change of 
 (`|F - F_without|`, in logits): a feature that holds the answer down moves it, too.
 
 Beside the features of a concept stand R sets of other features of the question with like drive, the concept's own
-barred (`features.stand_ins`): the *excess* over their mean is what the concept's features do beyond what features do
-that fire as strongly there. A concept that has no such others in a question has no excess there, and is left out of it.
+barred (`features.stand_ins`): the *excess* is the rank of the concept's own among them. A concept that has no such
+others in a question is left out there.
 
 Passes of the layers above the hook per item: 1 + (1 + R) for each set, fewer where sets repeat.
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class EffectSettings:
     """How effects of features or concepts are measured."""
 
-    stand_ins: int = 5
+    stand_ins: int = 10
     """R, sets beside the features of each concept and item."""
     comparators: int = 199
     """Features that tested ones are ranked among."""
@@ -126,8 +126,9 @@ class Effects:
 
     @property
     def excess(self) -> FloatArray:
-        """`[N]`, the effect less the mean of its stand-ins'."""
-        return self.effect - self.random.mean(axis=1)
+        """`[N]` in [-1/2, 1/2]: the share of the stand-ins that move the answer less, ties for one half, less 1/2."""
+        less, equal = (self.random < self.effect[:, None]), (self.random == self.effect[:, None])
+        return (less + equal / 2).mean(axis=1) - 0.5
 
     def subset(self, chosen: BoolArray | IntArray) -> "Effects":
         """The pairs `chosen`: a mask `[N]`, or their numbers."""

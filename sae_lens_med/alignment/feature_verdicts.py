@@ -94,7 +94,7 @@ def measure_verdicts(inputs: Inputs) -> Measured:
     chosen_by = ["mentioned"] * len(mentioned) + ["effect"] * len(others)
     notes = (
         f"Verdicts: {len(features)} features chosen on {len(choosing)} items, tested on {len(testing)} others; causal "
-        "means that removing the feature moves the answer more than removing features does that fire as strongly there; "
+        "means that removing the feature moves the answer more than removing others does that fire as strongly there; "
         f"{tests.comparators} of those were removed.",
     )
     table = verdict_csv(features, chosen_by, p, tests, verdicts)

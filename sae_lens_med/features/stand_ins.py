@@ -5,9 +5,10 @@ what an edit takes away. One *draw* gives every item a set of as many features t
 T_i. A number measured on the own features is compared with the same number on each of D draws: `(1 + #{draws >= own}) /
 (D + 1)`. That is a test only if the own features could as well have been one of the draws, so that
 
-- **drive is matched**, at every place, hence at every size: a place takes features whose drive is within a factor of
-  `CALIPER` of its own's, with odds `exp(theta ln(a_g / a_f))`, theta such that the expected drive is the own's. Odds
-  fall with the difference in how many items have the feature (normal kernel on logarithms, sd `SPREAD`);
+- **drive is matched**, at every place, hence at every size, and so is how common features are: a place takes features
+  whose drive is within a factor of `CALIPER` of its own's, with odds `exp(-d² / 2 SPREAD² + theta · (a_g / a_f - 1, d))`,
+  d the difference of the logarithms of how many items have the feature; theta is such that the expected drive, and the
+  expected d, are the own's (exponential tilting);
 - **own features may be drawn**, for themselves or for one another: barred from the draws, what is drawn would come from
   what the own features left over. Where nothing else is as strong, a place stands for itself and adds no contrast;
 - **features recur as the own ones do**: a feature may move every answer by the same amount, so that what counts is how
@@ -42,8 +43,8 @@ SPREAD = 1.0
 _TRIED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Values of rho between which it is interpolated."""
 _TRIAL_DRAWS = 12
-_STEEPEST = 60.0
-"""Bound of theta; beyond it a place takes the strongest, or the weakest, of its pool."""
+_STEPS, _LONGEST = 15, 4.0
+"""Of Newton's method, and the longest step along one axis."""
 
 
 def drives(acts: FeatureActs, kept: BoolArray | None = None) -> sparse.csr_array:
@@ -83,9 +84,10 @@ class Places:
         found = np.full((draws, len(self.log_odds)), -1, dtype=np.int64)
         rows = np.arange(draws)
         for j, odds in enumerate(self.log_odds):
-            score = np.where(free, odds + noise, -np.inf)
-            chosen = score.argmax(axis=1)
-            stuck = np.isneginf(score[rows, chosen])
+            pool = np.flatnonzero(np.isfinite(odds))
+            score = np.where(free[:, pool], odds[pool] + noise[:, pool], -np.inf)
+            best = score.argmax(axis=1)
+            chosen, stuck = pool[best], np.isneginf(score[rows, best])
             if stuck.any():
                 chosen[stuck] = np.where(free[stuck], self.gap[j], np.inf).argmin(axis=1)
             some = free[rows, chosen]
@@ -109,15 +111,23 @@ def places(own: IntArray, candidates: IntArray, drive: FloatArray, common: Float
         return None
     apart = np.log(common[candidates])[None] - np.log(common[own])[:, None]
     base = np.where(inside, -0.5 * (apart / SPREAD) ** 2, -np.inf)
-    times = np.exp(delta)
-    low, high = np.full((len(own), 1), -_STEEPEST), np.full((len(own), 1), _STEEPEST)
-    for _ in range(30):  # the expected drive grows with theta
-        theta = (low + high) / 2
-        odds = base + theta * np.where(inside, delta, 0.0)
+    told = np.stack([np.where(inside, np.expm1(delta), 0.0), np.where(inside, apart, 0.0)], axis=-1)
+    return Places(candidates, base + (told @ _tilt(base, told)[..., None])[..., 0], np.abs(delta))
+
+
+def _tilt(base: FloatArray, told: FloatArray) -> FloatArray:
+    """`[k, 2]`: theta with `sum_g exp(base + theta · told) told = 0` for each place, by Newton's method; where the own
+    values are at the edge of the pool, there is none, and theta grows until the nearest of the pool have all odds."""
+    theta = np.zeros((len(base), 2))
+    for _ in range(_STEPS):
+        odds = base + (told @ theta[..., None])[..., 0]
         share = np.exp(odds - odds.max(axis=1, keepdims=True))
-        mean = (share * times).sum(axis=1, keepdims=True) / share.sum(axis=1, keepdims=True)
-        low, high = np.where(mean < 1, theta, low), np.where(mean < 1, high, theta)
-    return Places(candidates, base + (low + high) / 2 * np.where(inside, delta, 0.0), np.abs(delta))
+        share /= share.sum(axis=1, keepdims=True)
+        mean = (share[..., None] * told).sum(axis=1)
+        spread = np.einsum("kc,kci,kcj->kij", share, told, told) - mean[:, :, None] * mean[:, None, :]
+        step = np.linalg.solve(spread + 1e-6 * np.eye(2), mean[..., None])[..., 0]
+        theta -= step / np.maximum(1.0, np.abs(step).max(axis=1, keepdims=True) / _LONGEST)
+    return theta
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +158,20 @@ class StandIns:
         return float((~np.isin(self.sets[item], self.own[item])).mean()) if len(self.own[item]) else 0.0
 
 
-def stand_ins(drive: sparse.csr_array, own: Sequence[IntArray], draws: int, rng: np.random.Generator) -> StandIns:
+def places_of(sizes: Sequence[int], k: int) -> FloatArray:
+    """`[k]`, the share of `sizes` at which each of k places counts."""
+    return (np.asarray(sizes)[None] > np.arange(k)[:, None]).mean(axis=1)
+
+
+def stand_ins(
+    drive: sparse.csr_array, own: Sequence[IntArray], sizes: Sequence[int], draws: int, rng: np.random.Generator
+) -> StandIns:
     """D draws for the own features of every item; see the module's text.
 
     Args:
         drive: CSR `[n_items, d_sae]` from `drives`, of the features that may be drawn.
         own: per item `[k_i]`, distinct features with a positive drive in it, best first.
+        sizes: numbers of first features that are removed together: how much each place counts.
         draws: D >= 1.
         rng: the same state gives the same draws.
 
@@ -173,9 +191,10 @@ def stand_ins(drive: sparse.csr_array, own: Sequence[IntArray], draws: int, rng:
     used = np.unique(np.concatenate([np.zeros(0, np.int64), *(p.candidates for p in pools if p is not None)]))
     column = np.full(n_columns(drive), -1, dtype=np.int64)
     column[used] = np.arange(len(used))
-    target = _pairs([f[None] for f in own if len(f)])
+    weights = places_of(sizes, max((len(features) for features in own), default=0))
+    target = _met([features[None] for features in own], weights)
     trial = np.random.default_rng(rng.integers(2**63))
-    met = [_pairs([s for s in _draw(pools, column, rho, _TRIAL_DRAWS, trial) if s.shape[1]]) for rho in _TRIED]
+    met = [_met(_draw(pools, column, rho, _TRIAL_DRAWS, trial), weights) for rho in _TRIED]
     rho = float(np.interp(target, np.maximum.accumulate(met), _TRIED))
     return StandIns(tuple(own), tuple(_draw(pools, column, rho, draws, rng)), drive, rho)
 
@@ -201,16 +220,17 @@ def gumbel(normal: npt.NDArray[np.floating]) -> FloatArray:
     return -np.log(-np.log(np.clip(ndtr(normal.astype(np.float64)), 1e-12, 1 - 1e-12)))
 
 
-def _pairs(sets: Sequence[IntArray]) -> float:
-    """Mean over draws of the number of pairs of items that share a feature, each feature for itself; `[D, k]` each."""
+def _met(sets: Sequence[IntArray], weights: FloatArray) -> float:
+    """How much items share features, from `[D, k]` each: mean over draws of `sum_f [(sum_i w_if)² - sum_i w_if²]`, w the
+    weight of the place that f fills in item i."""
     if not sets:
         return 0.0
-    draws = len(sets[0])
     total = 0.0
-    for d in range(draws):
-        count = np.unique(np.concatenate([each[d] for each in sets]), return_counts=True)[1]
-        total += float((count * (count - 1)).sum()) / 2
-    return total / draws
+    weight = np.concatenate([weights[: each.shape[1]] for each in sets])
+    for d in range(len(sets[0])):
+        feature = np.unique(np.concatenate([each[d] for each in sets]), return_inverse=True)[1]
+        total += float((np.bincount(feature, weight) ** 2 - np.bincount(feature, weight**2)).sum())
+    return total / len(sets[0])
 
 
 def _row(matrix: sparse.csr_array, i: int) -> FloatArray:

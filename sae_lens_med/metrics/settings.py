@@ -24,7 +24,7 @@ class MetricSettings:
     causal_items: int = _number(100, "items that the causal metrics run, drawn by the seed, left-out ones first")
     causal_sizes: tuple[int, ...] = _number((1, 5, 10, 20), "numbers of features that are removed or kept together")
     causal_sets: int = _number(199, "draws of stand-ins for the aligned features, one set per item in each draw")
-    stand_ins: int = _number(5, "sets of stand-ins beside the features of each concept and item")
+    stand_ins: int = _number(10, "sets of stand-ins beside the features of each concept and item")
     comparators: int = _number(199, "features that a tested feature is ranked among")
     tested_features: int = _number(25, "features of each kind that get a verdict")
     feature_items: int = _number(20, "most items on which one feature is removed")
