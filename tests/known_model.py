@@ -1,18 +1,19 @@
 """A model whose answer is computed by known features, by weights that are written down here, and items for it.
 
-    token j of `SYMBOLS`      embedding 3 e_40 + e_j, so that feature j of `known_sae` fires there with 1, no other does
-    every other token         3 e_40: no feature
+    token j of `SYMBOLS`      embedding 3 e_90 + e_j, so that feature j of `known_sae` fires there with 1, no other does
+    every other token         3 e_90: no feature
     layer 0                   adds nothing
     layer 1                   attention with equal weights to all tokens; a causal feature adds to its letter
     logit of letter l         what was added to it, times a constant
 
 Nothing else happens: no MLP, no position. A feature moves the answer exactly if it is causal, by the share of tokens at
-which it fires; but for the two norms, whose size e_40 decides, the model is linear.
+which it fires; but for the two norms, whose size e_90 decides, the model is linear.
 
-    features  0.. 7   named by explanations whenever the question has them; two for each letter: MENTIONED_CAUSAL
+    features  0.. 7   two for each letter; named by explanations where they speak for the answer, not where they speak
+                      for another (a distractor, one in each question): MENTIONED_CAUSAL
     features  8..15   never named; two for each letter: HIDDEN_CAUSAL
     features 16..23   named whenever the question has them; move nothing: MENTIONED_UNUSED
-    features 24..39   in questions and explanations independently; move nothing: NOISE
+    features 24..69   in questions and explanations independently; move nothing: NOISE
 """
 
 from collections.abc import Collection
@@ -28,15 +29,17 @@ from sae_lens_med.records import McqItem
 from sae_lens_med.saes.releases import LoadedSae, weights_sha256
 from tests.tiny import tiny_tokenizer
 
-SYMBOLS = "FGHIJKLMNOPQRSTUVWXYZ0123456789#$%&*+;=@"
+SYMBOLS = "FGHIJKLMNOPQRSTUVWXYZ0123456789#$%&*+;=@abcdenqrstwxz!()/:<>?[]^`{|}~"
 """Characters that are one token each, whatever stands beside them."""
-D_SAE, D_MODEL, BACKGROUND, LETTERS_AT = len(SYMBOLS), 64, 40, 41
+D_SAE, D_MODEL, BACKGROUND, LETTERS_AT = len(SYMBOLS), 96, 90, 91
 HOOK = "blocks.0.hook_resid_post"
 
 MENTIONED_CAUSAL = tuple(range(8))
 HIDDEN_CAUSAL = tuple(range(8, 16))
 MENTIONED_UNUSED = tuple(range(16, 24))
-NOISE = tuple(range(24, 40))
+NOISE = tuple(range(24, D_SAE))
+N_NOISE = 12
+"""Of a text."""
 
 
 def letter_of(feature: int) -> int:
@@ -87,7 +90,7 @@ def known_model(causal: Collection[int] = (*MENTIONED_CAUSAL, *HIDDEN_CAUSAL)) -
 
 
 def known_sae() -> LoadedSae:
-    """One feature per symbol: the residual's first 40 coordinates."""
+    """One feature per symbol: the residual's first coordinates."""
     sae = StandardSAE(
         StandardSAEConfig(
             d_in=D_MODEL,
@@ -113,8 +116,10 @@ def known_items(n: int, seed: int = 0) -> list[McqItem]:
     for i in range(n):
         gold = i % 4
         named = [2 * gold + int(rng.integers(2)), *rng.choice(MENTIONED_UNUSED, 3, replace=False).tolist()]
-        stem = [*named, 8 + 2 * gold + int(rng.integers(2)), *rng.choice(NOISE, 8, replace=False).tolist()]
-        told = [*named, *rng.choice(NOISE, 8, replace=False).tolist()]
+        distractor = int(rng.choice([f for f in MENTIONED_CAUSAL if letter_of(f) != gold]))
+        hidden = 8 + 2 * gold + int(rng.integers(2))
+        stem = [*named, hidden, distractor, *rng.choice(NOISE, N_NOISE, replace=False).tolist()]
+        told = [*named, *rng.choice(NOISE, N_NOISE, replace=False).tolist()]
         items.append(
             McqItem(
                 f"known-{i:03d}",

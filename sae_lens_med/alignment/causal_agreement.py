@@ -17,8 +17,8 @@ many items.
 (x~ sums to 0 in it), a concept's neither.
 
 Concepts that one question names, or whose y are all alike, say nothing and are left out, and items that have one
-concept left. Why shares and not logits: a concept that is mentioned often has a strong drive, and strong features move more, in
-either direction; among stand-ins of equal drive the own rank has one distribution, however strong they are.
+concept left. Why shares and not logits: a concept that is mentioned often has a strong drive, and strong features move
+more, in either direction; among stand-ins of equal drive the own rank has one distribution, however strong they are.
 
 Out of scope: which features stand for a concept (`concept_features`), and running the model (`effects`).
 """

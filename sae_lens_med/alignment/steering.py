@@ -4,19 +4,20 @@ For a pair of an item and a concept that exactly one of its options names (the t
 clamped at the counted stem tokens to strength x its maximum over the study, for strengths -5, 0, 5, 10, the error term
 kept. Per run: the shift of the target's margin over the other options' mean (a common shift of all logits changes no
 probability, so it must not count), negated for strengths <= 0, and the Kullback-Leibler divergence of the distribution
-over all tokens but the target (`off_target_divergence`). The value is one ratio of means over all pairs and strengths,
+over all tokens but the target (`off_target_divergence`). Per concept, over its pairs and all strengths,
 
     mean shift / max(mean divergence, floor)        not bounded; positive: the target moves the way it is steered
 
-because at a single strength a feature that does next to nothing has next to nothing below the line. Beside it, in the
+because at a single strength a feature that does next to nothing has next to nothing below the line; the value is their
+mean over concepts. (One ratio over all concepts would be that of whichever of them moves anything.) Beside it, in the
 same items and at the same strengths:
 
-- random directions: at each token a step of equal length along one random unit vector;
-- random live features: another feature that fires in the study, at the same strength of its own maximum.
+- random directions: at each token a step of equal length along one random unit vector; compared in the value;
+- random live features: another feature that fires in the study, at the same strength of its own maximum; compared in
+  the mean shift, because one that does next to nothing moves the target by a little and everything else by nothing.
 
-One draw has one direction (or one feature) per concept, for all its items, and draws are recombined concept by concept,
-the own feature being one of the choices. p is one-sided and the larger of both. Passes of the layers above the hook per
-pair: `strengths x (1 + 2 draws)`.
+One draw has one direction (or one feature) per concept, for all its items, the own feature being one of the choices. p
+is one-sided and the larger of both. Passes of the layers above the hook per pair: `strengths x (1 + 2 draws)`.
 
 Out of scope: which features stand for a concept (`concept_features`).
 """
@@ -256,21 +257,25 @@ def steering_values(
     number = {key: c for c, key in enumerate(dict.fromkeys((p.concept, p.feature) for p in found.pairs))}
     concept = np.array([number[p.concept, p.feature] for p in found.pairs])
     own = steering_specificity(found.shift[0], found.divergence[0])
-    value = float(steering_specificity(found.shift[0].ravel(), found.divergence[0].ravel()))
-    nulls: dict[str, FloatArray] = {}
+    of = [concept == c for c in range(len(number))]
+    shift = np.stack([found.shift[:, :, rows].mean(axis=(1, 2)) for rows in of], axis=1)  # [1 + 2 D, concepts]
+    specific = np.stack(
+        [
+            steering_specificity(*(a[:, :, rows].reshape(len(a), -1) for a in (found.shift, found.divergence)))
+            for rows in of
+        ],
+        axis=1,
+    )
     rng = np.random.default_rng([seed, 10])
-    for kind, first in (("direction", 1), ("live", 1 + half)):
-        # 0 is the concept's own feature: one of the choices.
-        runs = np.array([0, *range(first, first + half)])
-        choice = runs[rng.integers(len(runs), size=(draws, len(number)))][:, concept]
-        # [draws, pairs, strengths]
-        shift, divergence = (a.transpose(0, 2, 1)[choice, np.arange(n)[None]] for a in (found.shift, found.divergence))
-        nulls[kind] = steering_specificity(shift.reshape(draws, -1), divergence.reshape(draws, -1))
-    harder = max(nulls.values(), key=lambda null: permutation_p(value, null))
+    directions = _drawn(specific, range(1, 1 + half), draws, rng)
+    live = _drawn(shift, range(1 + half, 1 + 2 * half), draws, rng)
+    value = float(specific[0].mean())
+    p = {"direction": permutation_p(value, directions), "live": permutation_p(float(shift[0].mean()), live)}
     extra = {f"at_{strength:g}": float(each) for strength, each in zip(strengths, own, strict=True)}
     extra |= {f"shift_at_{s:g}": float(each) for s, each in zip(strengths, found.shift[0].mean(axis=1), strict=True)}
     extra |= {f"kl_at_{s:g}": float(each) for s, each in zip(strengths, found.divergence[0].mean(axis=1), strict=True)}
-    extra |= {f"p_{kind}": permutation_p(value, null) for kind, null in nulls.items()}
+    extra |= {"shift": float(shift[0].mean()), "live_shift": float(live.mean())}
+    extra |= {f"p_{kind}": each for kind, each in p.items()}
     return [
         MetricValue(
             name="alignment/steering_specificity",
@@ -278,17 +283,24 @@ def steering_values(
             range=(None, None),
             n=n,
             unit="pairs",
-            null_mean=float(harder.mean()),
-            null_interval=quantile_interval(harder),
-            p=permutation_p(value, harder),
+            null_mean=float(directions.mean()),
+            null_interval=quantile_interval(directions),
+            p=max(p.values()),
             extra=with_z(
-                value, harder, extra | span.extra | {"concepts": float(len(number)), "permutations": float(draws)}
+                value, directions, extra | span.extra | {"concepts": float(len(number)), "permutations": float(draws)}
             ),
-            notes="Logits of the target's margin per nat of change of all other tokens, over all strengths; null: the "
-            "harder of random directions of equal length and random live features; pairs of one concept share its "
-            "feature" + few(len(number)),
+            notes="Logits of the target's margin per nat of change of all other tokens, averaged over concepts; null: "
+            "random directions of equal length; p is the larger of that and the p of the shift against random live "
+            "features; pairs of one concept share its feature" + few(len(number)),
         )
     ]
+
+
+def _drawn(per_concept: FloatArray, runs: range, draws: int, rng: np.random.Generator) -> FloatArray:
+    """`[draws]`: the mean over concepts where each has one of `runs`, or its own (run 0), of `[1 + 2 D, concepts]`."""
+    choices = np.array([0, *runs])
+    concepts = per_concept.shape[1]
+    return per_concept[choices[rng.integers(len(choices), size=(draws, concepts))], np.arange(concepts)].mean(axis=1)
 
 
 STEERING = Metric(

@@ -6,9 +6,11 @@ T_i. A number measured on the own features is compared with the same number on e
 (D + 1)`. That is a test only if the own features could as well have been one of the draws, so that
 
 - **drive is matched**, at every place, hence at every size, and so is how common features are: a place takes features
-  whose drive is within a factor of `CALIPER` of its own's, with odds `exp(-d² / 2 SPREAD² + theta · (a_g / a_f - 1, d))`,
-  d the difference of the logarithms of how many items have the feature; theta is such that the expected drive, and the
-  expected d, are the own's (exponential tilting);
+  whose drive is within a factor of `CALIPER` of its own's, with odds
+
+      exp(-d² / (2 SPREAD²) + theta · (a_g / a_f - 1, d)),    d = ln(items with g) - ln(items with f),
+
+  theta such that the expected drive and the expected d are the own's (exponential tilting);
 - **own features may be drawn**, for themselves or for one another: barred from the draws, what is drawn would come from
   what the own features left over. Where nothing else is as strong, a place stands for itself and adds no contrast;
 - **features recur as the own ones do**: a feature may move every answer by the same amount, so that what counts is how
@@ -221,8 +223,8 @@ def gumbel(normal: npt.NDArray[np.floating]) -> FloatArray:
 
 
 def _met(sets: Sequence[IntArray], weights: FloatArray) -> float:
-    """How much items share features, from `[D, k]` each: mean over draws of `sum_f [(sum_i w_if)² - sum_i w_if²]`, w the
-    weight of the place that f fills in item i."""
+    """How much items share features, from `[D, k]` each: mean over draws of `sum_f [(sum_i w_if)² - sum_i w_if²]`, w
+    the weight of the place that f fills in item i."""
     if not sets:
         return 0.0
     total = 0.0
