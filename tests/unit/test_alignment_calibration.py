@@ -25,7 +25,6 @@ from sae_lens_med.alignment.agreement import (
     krippendorff_alpha_null,
 )
 from sae_lens_med.alignment.causal_agreement import concept_agreement
-from sae_lens_med.alignment.comprehensiveness import against_draws, aopc
 from sae_lens_med.alignment.concept_scores import concept_auroc, concept_f1, crossed_strata
 from sae_lens_med.alignment.concept_tests import half_of_strata
 from sae_lens_med.alignment.difference import matched_minus_mismatched
@@ -42,9 +41,9 @@ from sae_lens_med.alignment.similarity import (
     adjust_within_strata,
     cosine_matrix,
 )
+from sae_lens_med.alignment.span_gate import Span
 from sae_lens_med.alignment.span_scores import span_scores
-from sae_lens_med.alignment.steering import steering_specificity
-from sae_lens_med.alignment.sufficiency import normalised_faithfulness
+from sae_lens_med.alignment.steering import Steered, SteeringPair, steering_values
 from sae_lens_med.features.vectors import idf_weights, weighted
 from sae_lens_med.metrics.inputs import length_strata
 from sae_lens_med.records import McqItem
@@ -241,43 +240,33 @@ def looking(seed: int, n: int = 15, planted: float = 0.0) -> Values:
     return values
 
 
-def causal(seed: int, n: int = 30, planted: float = 0.0) -> Values:
-    """#7, #8, #10: effects of features with heavy tails; the aligned sets are drawn as the matched ones are."""
+def steering(seed: int, n: int = 12, planted: float = 0.0) -> Values:
+    """#10: concepts of one to three pairs; features of unequal strength, the concept's own drawn as the others are."""
     rng = np.random.default_rng([seed, 5])
-    sizes, width = (1, 3, 5), 40
-    effect = rng.gamma(0.3, size=(n, width)) * np.exp(rng.normal(size=width)) * 0.2
-    sets = rng.random((B + 1, n, width)).argsort(axis=-1)[..., : sizes[-1]]
-    of_set = np.take_along_axis(np.broadcast_to(effect, (B + 1, n, width)), sets, axis=-1)
-    of_set[0] += planted * rng.random(of_set[0].shape)
-    lost = np.stack([of_set[..., :k].sum(axis=-1) for k in sizes], axis=-1)
-    whole = rng.beta(2, 3, size=n)
-    areas = aopc(whole, whole[:, None] * np.exp(-lost))
-    loss = against_draws(areas[0], areas[1:])
-    empty, kept = np.zeros(n), of_set.sum(axis=-1)
-    shares = normalised_faithfulness(effect.sum(axis=1), empty, kept)
-    assert isinstance(shares, np.ndarray)
-    steered = steering_specificity(lost[..., 0], 0.1 * rng.gamma(2.0, size=lost.shape[:-1]))
-    found: Found = {
-        "comprehensiveness": (loss.value, loss.null),
-        "sufficiency": (float(shares[0]), shares[1:]),
-        "steering": (float(steered[0]), steered[1:]),
-    }
-    return _p(found, rng)
+    draws, strengths = 10, (-5.0, 5.0)
+    of = np.repeat(np.arange(n), rng.integers(1, 4, size=n))
+    strength = rng.gamma(0.5, size=(1 + 2 * draws, 1, n))[:, :, of] * rng.gamma(2.0, size=len(of))
+    shift = strength * (rng.standard_t(3, size=(1 + 2 * draws, 2, len(of))) + 1)
+    shift[0] += planted * strength[0]
+    steered = Steered(
+        tuple(SteeringPair(str(k), str(c), int(c), 0) for k, c in enumerate(of)),
+        shift,
+        0.1 * strength * rng.gamma(2.0, size=shift.shape),
+    )
+    [value] = steering_values(steered, strengths, Span(1.0, (0.5, 1.5), n), draws=B, seed=seed)
+    return {f"steering, {kind}": (value.extra[f"p_{kind}"],) * 2 for kind in ("direction", "live")}
 
 
 def agreement(seed: int, n: int = 12, planted: float = 0.0) -> Values:
-    """#9 (and the third of #11): items of unequal size, level and spread; counts of mentions, most of them small."""
+    """#9 (and the third of #11): items and concepts of unequal level; counts of mentions, most of them small."""
     rng = np.random.default_rng([seed, 6])
-    items = np.repeat(np.arange(n), rng.integers(2, 9, size=n))
-    level, scale = rng.normal(size=(2, n)) * 2
-    weights = rng.geometric(0.5, size=len(items)) + rng.integers(0, 3, size=n)[items].astype(np.float64)
-    effects = level[items] + np.exp(scale[items] / 2) * (rng.standard_t(3, size=len(items)) + planted * weights)
-    result = concept_agreement(effects, weights, items, B, rng)
-    found: Found = {
-        "causal_agreement": (result.mean, result.null_mean),
-        "causal_agreement_pooled": (result.pooled, result.null_pooled),
-    }
-    return _p(found, rng)
+    item, concept = np.nonzero(rng.random((n, 10)) < 0.6)
+    often, verbose = rng.geometric(0.5, size=10), rng.integers(0, 3, size=n)
+    weights = (rng.poisson(often[concept]) + verbose[item]).astype(np.float64)
+    level, own = 2 * rng.normal(size=n), 2 * rng.normal(size=10)
+    effects = level[item] + own[concept] + rng.standard_t(3, size=len(item)) + planted * weights
+    result = concept_agreement(effects, weights, item, concept, B, rng)
+    return _p({"causal_agreement": (result.pooled, result.null)}, rng)
 
 
 def reasoning(seed: int, n: int = 30, planted: float = 0.0) -> Values:
@@ -373,7 +362,8 @@ def rated(seed: int, n: int = 25, planted: float = 0.0) -> Values:
 # --- what must hold -----------------------------------------------------------------------------------------------
 
 MEASURES: dict[str, Callable[..., Values]] = {
-    f.__name__: f for f in (similarity, concepts, monosemantic, looking, causal, agreement, reasoning, labelled, rated)
+    f.__name__: f
+    for f in (similarity, concepts, monosemantic, looking, steering, agreement, reasoning, labelled, rated)
 }
 CONFOUNDED = {"difference, unadjusted", "overlap_jaccard, unadjusted", "rsa, not partialled"}
 """What the adjustment is for: not calibrated here, and not what is reported."""
@@ -418,9 +408,9 @@ POWER: dict[str, tuple[str, float, tuple[int, int, int]]] = {
     "coverage": ("concepts", 0.2, (20, 40, 120)),
     "monosemanticity": ("monosemantic", 0.8, (20, 40, 120)),
     "plausibility_auprc, the harder null": ("looking", 1.0, (4, 10, 40)),
-    "comprehensiveness": ("causal", 0.05, (10, 40, 160)),
-    "sufficiency": ("causal", 0.05, (10, 40, 160)),
-    "causal_agreement_pooled": ("agreement", 0.15, (10, 30, 120)),
+    "steering, direction": ("steering", 2.0, (3, 10, 40)),
+    "steering, live": ("steering", 2.0, (3, 10, 40)),
+    "causal_agreement": ("agreement", 0.3, (10, 30, 120)),
     "reasoning_aoc": ("reasoning", 0.2, (10, 30, 120)),
     "reasoning_hint": ("reasoning", 0.2, (10, 30, 120)),
     "labels_detection": ("labelled", 0.08, (5, 10, 30)),

@@ -1,0 +1,92 @@
+"""The features of 55 real cases, without their texts, and effects drawn for them: studies in which the aligned features
+have nothing to do with the answer.
+
+`fixtures/casimedicos_drives.safetensors` holds, for the English development cases of CasiMedicos (CC BY 4.0), the
+activations of the packaged SAE of gemma-3-270m, layer 9, summed over the counted tokens of each question (below 0.2
+left out), and the 20 best aligned features of each case. What a feature does in an item is drawn, never measured:
+
+    independent        for every feature and item alike, heavy tails (t with 3 degrees of freedom)
+    feature            once for each feature, in all its items (log-normal, either sign)
+    mixed              the sum of both
+    growing            unsigned, heavy tails, times the feature's drive in the item
+    growing_feature    one size for each feature, times its drive in the item
+
+each times a sensitivity of the item (log-normal).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from scipy import sparse
+
+from sae_lens_med.features.stand_ins import StandIns, stand_ins
+
+Array = np.ndarray
+
+SIZES = (1, 5, 10, 20)
+DRAWS = 199
+KINDS = ("independent", "feature", "mixed", "growing", "growing_feature")
+FILE = Path(__file__).parent / "fixtures" / "casimedicos_drives.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class RealStudy:
+    """The cases."""
+
+    drive: sparse.csr_array
+    """`[n, d_sae]`."""
+    own: tuple[Array, ...]
+    """Per case, its 20 aligned features, best first."""
+
+    @cached_property
+    def item(self) -> Array:
+        """`[nnz]`, the case of each value of `drive`."""
+        return np.repeat(np.arange(len(self.own)), np.diff(self.drive.indptr))
+
+    @cached_property
+    def place(self) -> Array:
+        """`[n, d_sae]`, which value of `drive` a case and a feature have."""
+        found = np.full(self.drive.shape, -1)
+        found[self.item, self.drive.indices] = np.arange(self.drive.nnz)
+        return found
+
+    def at(self, sets: Sequence[Array]) -> Array:
+        """`[..., n, k]`: the values of `drive` of sets of features `[..., k]`, one entry per case."""
+        return np.stack([self.place[i][each] for i, each in enumerate(sets)], axis=-2)
+
+
+@cache
+def real_study() -> RealStudy:
+    """From the file."""
+    with safe_open(FILE, "np") as file:
+        shape = len(file.get_tensor("indptr")) - 1, int(file.metadata()["d_sae"])
+        parts = [file.get_tensor(name) for name in ("drive", "feature", "indptr")]
+        drive = sparse.csr_array((parts[0].astype(float), parts[1].astype(np.int64), parts[2]), shape)
+        return RealStudy(drive, tuple(file.get_tensor("aligned").astype(np.int64)))
+
+
+@cache
+def studies(n: int = 5) -> list[StandIns]:
+    """`n` choices of stand-ins for the aligned features."""
+    study = real_study()
+    return [stand_ins(study.drive, study.own, SIZES, DRAWS, np.random.default_rng(seed)) for seed in range(n)]
+
+
+def effects(kind: str, rng: np.random.Generator) -> Array:
+    """`[nnz]`, for every value of `drive`, of one null study."""
+    study = real_study()
+    alone, of_feature = np.zeros(study.drive.nnz), np.zeros(study.drive.nnz)
+    if kind in ("independent", "mixed", "growing"):
+        alone = rng.standard_normal(study.drive.nnz) / np.sqrt(rng.chisquare(3, study.drive.nnz) / 3)
+    if kind in ("feature", "mixed", "growing_feature"):
+        d_sae = study.drive.shape[1]
+        each = np.exp(rng.normal(size=d_sae)) * rng.choice([-1.0, 1.0], size=d_sae)
+        of_feature = each[study.drive.indices]
+    drawn = alone + of_feature
+    if kind.startswith("growing"):
+        drawn = np.abs(drawn) * study.drive.data
+    return drawn * np.exp(0.7 * rng.normal(size=len(study.own)))[study.item]
