@@ -216,6 +216,7 @@ def _moved_sums(shared: FloatArray, similarity: FloatArray, permutations: IntArr
 MONOSEMANTICITY = Metric(
     name="monosemanticity",
     number=14,
+    family="features",
     title="Monosemanticity",
     meaning="Mean similarity of the questions on which a feature fires, against that of any two questions.",
     range=(-1.0, 1.0),
@@ -231,6 +232,7 @@ MONOSEMANTICITY = Metric(
                 "한 특징이 활성화되는 질문들은 임의의 질문들보다 서로 더 비슷하다",
             ),
             may_not=Sentence("features are medical concepts", "특징이 의학 개념이다"),
+            floor=0.005,
         )
     },
     depends_on=(on_controls, on_embedder),

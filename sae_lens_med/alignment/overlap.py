@@ -215,6 +215,7 @@ def _require_pairs(stems: sparse.csr_array, explanations: sparse.csr_array) -> N
 OVERLAP = Metric(
     name="overlap",
     number=3,
+    family="readout",
     title="Overlap of feature sets",
     meaning="How much of the strongest features question and own explanation share (weighted Jaccard, P@k, R@k).",
     range=(0.0, 1.0),
@@ -231,6 +232,7 @@ OVERLAP = Metric(
                 "질문과 자기 해설이 길이가 같은 다시 짝지은 글보다 특징을 더 많이 공유한다",
             ),
             may_not=Sentence("the shared features are medical ones", "공유된 특징이 의학적 특징이다"),
+            floor=0.005,
         )
     },
     depends_on=(on_controls,),

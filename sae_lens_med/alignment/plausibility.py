@@ -155,6 +155,7 @@ def plausibility_values(
 PLAUSIBILITY = Metric(
     name="plausibility",
     number=6,
+    family="causal",
     title="Where the expert looks",
     meaning="Whether the tokens through which the aligned features move the answer are those the expert marked.",
     range=(0.0, 1.0),
@@ -170,6 +171,7 @@ PLAUSIBILITY = Metric(
                 "공유된 특징이 답을 움직이는 토큰이 전문가가 표시한 곳에 있다",
             ),
             may_not=Sentence("the model reasons as the expert does", "모델이 전문가처럼 추론한다"),
+            floor=0.02,
         )
     },
     depends_on=(on_concepts, on_model_runs),

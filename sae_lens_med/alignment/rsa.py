@@ -287,6 +287,7 @@ def _value(inputs: Inputs, group: Group, name: str, variant: str, result: Rsa, w
 RSA = Metric(
     name="rsa",
     number=12,
+    family="readout",
     title="Representational similarity (RSA)",
     meaning="Whether questions far apart in features have explanations far apart in wording, beyond shared wording of "
     "the questions and length.",
@@ -304,6 +305,8 @@ RSA = Metric(
                 "특징이 비슷한 질문들은 질문의 표현을 제외하고도 해설이 서로 비슷하다",
             ),
             may_not=Sentence("the features hold the expert's reasons", "특징에 전문가의 이유가 담겨 있다"),
+            floor=0.02,
+            least=0.0,
         )
     },
     depends_on=(on_controls, on_embedder),

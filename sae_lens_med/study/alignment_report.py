@@ -23,21 +23,20 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
 from sae_lens_med.languages import Language, Sentence
-from sae_lens_med.metrics.metric import Metric
+from sae_lens_med.metrics.metric import FAMILIES, Metric
 from sae_lens_med.pages import page_names, write_pages
 from sae_lens_med.records import MetricValue
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, json_sha256
 from sae_lens_med.statistics import ALPHA
 from sae_lens_med.study.claims import (
     VARIANT_NAMES,
-    Confirmatory,
-    confirmatory,
     limits_of,
     sentence_of,
     shared_reservations,
     title_of,
     warnings,
 )
+from sae_lens_med.study.counted import Confirmatory, by_family, confirmatory
 from sae_lens_med.study.folder import StudyFolder, read_study
 from sae_lens_med.study.measured import AlignmentFolder
 
@@ -104,9 +103,15 @@ def _view(
         "provenance": provenance,
         "disclaimers": (DISCLAIMER, DISCLAIMER_KO) if language.code == "en" else (DISCLAIMER_KO,),
         "warnings": warnings(folder.metrics, limits),
-        "entries": entries,
-        "n_tested": sum(entry.q is not None for entry in entries),
-        "forest": _forest(entries, language),
+        "families": [
+            {
+                "title": FAMILIES[family],
+                "entries": own,
+                "n_tested": sum(entry.q is not None for entry in own),
+            }
+            for family, own in by_family(entries)
+        ],
+        "forest": _forest([entry for entry in entries if entry.metric.family != "features"], language),
         "not_drawn": [entry.metric.title for entry in entries if not _drawable(entry)],
         "sentences": [sentence_of(entry, folder.metrics, limits, shared) for entry in entries],
         "shared": _shared(shared, entries, language),
