@@ -366,6 +366,7 @@ _NAMES = {
     "prevalence": "비율",
     "shift_mean": "옮긴 구간의 평균",
     "random_mean": "무작위 구간의 평균",
+    "position_mean": "다른 문항의 같은 위치에서의 평균",
 }
 
 TEXTS = _PAGES | _NAMES | METRIC_TEXTS

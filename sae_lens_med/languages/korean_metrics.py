@@ -125,8 +125,10 @@ METRIC_TEXTS = {
     "Concept labels permuted; feature and threshold are chosen again each time.": (
         "개념 표지를 섞고, 매번 특징과 임곗값을 다시 고름."
     ),
-    "The expert's spans shifted around the text, and random spans of equal lengths.": (
-        "전문가가 표시한 구간을 글 안에서 옮긴 것과, 길이가 같은 무작위 구간."
+    "The expert's spans shifted around the text, random spans of equal lengths, and other items' saliency at the "
+    "same relative places; the hardest counts.": (
+        "전문가가 표시한 구간을 글 안에서 옮긴 것, 길이가 같은 무작위 구간, 같은 상대 위치에 놓은 다른 문항의 중요도. "
+        "이 가운데 가장 엄격한 것을 씁니다."
     ),
     "The same for matched-random features: as often and as strongly active.": (
         "같은 빈도와 세기로 활성화되는 짝지은 무작위 특징에서의 같은 값."
