@@ -173,6 +173,13 @@ METRIC_NOTES = {
     "Interval: percentile bootstrap over items": "신뢰구간: 문항에 대한 백분위수 부트스트랩",
     "interval: percentile bootstrap over items": "신뢰구간: 문항에 대한 백분위수 부트스트랩",
     "null: explanations permuted within strata": "귀무분포: 층 안에서 해설을 섞음",
+    "{n} items are near-duplicates, in {k} clusters: one of each cluster is measured": (
+        "문항 {n}개가 거의 같은 문항이며 {k}개 묶음을 이룸. 묶음마다 하나만 측정함"
+    ),
+    "{n} subjects are read as {m}: spellings of one subject exchange": (
+        "과목 이름 {n}개를 {m}개로 읽음. 같은 과목의 다른 표기끼리는 서로 바꿈"
+    ),
+    "Items exchange within {n} blocks": "문항은 {n}개 구획(block) 안에서만 서로 바꿈",
     "null: explanations permuted within strata and among neighbours in length, at the sums, lengths and scripts of the "
     "own pairs": ("귀무분포: 자기 쌍의 활성 합, 길이, 문자 종류에 맞추어 층 안에서 길이가 비슷한 것끼리 해설을 섞음"),
     "null: none, because too few items exchange to adjust for length": (

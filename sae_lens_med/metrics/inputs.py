@@ -22,6 +22,7 @@ from scipy import sparse
 
 from sae_lens_med.concepts.matching import ConceptMatcher, mentions_in_spans
 from sae_lens_med.concepts.sets import ConceptSet
+from sae_lens_med.data.mappings import subject_stratum
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.features.vectors import (
     EXPLANATION_PARTS,
@@ -297,8 +298,11 @@ class Inputs:
 
 
 def stratum_labels(item: McqItem) -> list[tuple[str | None, ...]]:
-    """For `statistics.coarsen_strata`: language, subject and gold letter; then language and subject."""
-    return [(item.language, item.subject, item.gold_letter), (item.language, item.subject)]
+    """For `statistics.coarsen_strata`: language, subject (`data.mappings.subject_stratum`), block and gold letter; then
+    without the letter. A block is what a row's column `block` names, such as the author of its explanation: a likeness
+    of question and explanation that all items of a block share is then no alignment."""
+    place = (item.language, subject_stratum(item), item.provenance.get("block"))
+    return [(*place, item.gold_letter), place]
 
 
 def length_strata(items: Sequence[McqItem], lengths: FloatArray) -> Strata:
