@@ -30,6 +30,7 @@ from sae_lens_med.features.vectors import (
     Collected,
     FeatureMask,
     TokenScripts,
+    explained_items,
     feature_mask,
     idf_weights,
     max_pool,
@@ -340,12 +341,12 @@ def length_properties(lengths: FloatArray) -> FloatArray:
 
 
 def pool_features(features: Collected, explained: IntArray | None = None) -> Pooled:
-    """Mask, pool and weigh one collection. `explained`: the items to take; those that have an explanation when not
-    given."""
+    """Mask, pool and weigh one collection. `explained`: the items to take; when not given, those with a question and an
+    explanation of which something counts (`features.vectors.explained_items`)."""
     acts = features.acts
     scripts = token_scripts(acts, features.texts)
     mask = feature_mask(acts, scripts)
-    chosen = np.flatnonzero(features.has_explanation) if explained is None else explained
+    chosen = np.flatnonzero(explained_items(features)) if explained is None else explained
     stem_maxima = max_pool(acts, STEM_PARTS, mask.kept)
     stems, explanations = stem_maxima[chosen], max_pool(acts, EXPLANATION_PARTS, mask.kept)[chosen]
     weights = idf_weights(stems, explanations)
