@@ -138,7 +138,7 @@ def monosemantic(d: Data, _threads: int) -> Array:
     from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean
 
     found = monosemanticity(d.acts, d.embeddings)
-    return np.array([found.mean, *shuffled_mean(found, d.drawn)[:3]])
+    return np.array([found.mean, *shuffled_mean(found, np.ones(d.drawn.shape[1]), d.drawn)[0][:3]])
 
 
 def raters(d: Data, _threads: int) -> Array:

@@ -304,6 +304,19 @@ def coarsen_strata(labels: Sequence[Sequence[Hashable]], min_size: int = 2) -> S
     return Strata(index=index, level=level_of)
 
 
+def neighbours(strata: Strata, values: FloatArray, size: int) -> Strata:
+    """`strata`, each cut into bins of neighbours in `values` `[n]`, of `size` items or more; a stratum of fewer than
+    twice that many stays whole. Items without a stratum stay without."""
+    index = np.full(len(strata.index), -1, dtype=np.int64)
+    formed = 0
+    for group in strata.members():
+        bins = max(1, len(group) // size)
+        order = group[np.argsort(values[group], kind="stable")]
+        index[order] = formed + np.arange(len(group)) * bins // len(group)
+        formed += bins
+    return Strata(index=index, level=strata.level)
+
+
 def stratified_permutations(strata: Strata, permutations: int, rng: np.random.Generator) -> IntArray:
     """`[permutations, n]`: each row sends position i to a position of the same stratum, uniformly at random.
 

@@ -299,6 +299,7 @@ def _effect_table(found: Effects, weights: FloatArray) -> list[dict[str, Any]]:
 CAUSAL_AGREEMENT = Metric(
     name="causal-agreement",
     number=9,
+    family="causal",
     title="Expert-concept causal agreement",
     meaning="Whether a concept's features move the answer more in the questions whose expert names it.",
     range=(-1.0, 1.0),
@@ -316,6 +317,8 @@ CAUSAL_AGREEMENT = Metric(
             may_not=Sentence(
                 "the model weighs them for the expert's reasons", "모델이 전문가와 같은 이유로 그 개념을 중시한다"
             ),
+            floor=0.05,
+            least=0.0,
         )
     },
     depends_on=(on_concepts, on_model_runs),

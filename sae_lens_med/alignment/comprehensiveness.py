@@ -154,6 +154,7 @@ def _item_table(runs: Ablated) -> list[dict[str, Any]]:
 COMPREHENSIVENESS = Metric(
     name="comprehensiveness",
     number=7,
+    family="causal",
     title="Comprehensiveness (AOPC)",
     meaning="How much of the answer's probability goes when the features shared with the explanation are removed.",
     range=(-1.0, 1.0),
@@ -171,6 +172,8 @@ COMPREHENSIVENESS = Metric(
                 "줄어든다",
             ),
             may_not=Sentence("the answer is right for the expert's reasons", "정답의 이유가 전문가의 이유와 같다"),
+            floor=0.005,
+            least=0.0,
         )
     },
     depends_on=(on_model_runs,),

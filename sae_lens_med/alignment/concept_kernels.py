@@ -60,26 +60,34 @@ def null_max(
     permutations: IntArray,
     expected: FloatArray,
     scale: FloatArray,
+    nuisance: FloatArray,
+    slopes: FloatArray,
     kind: FloatArray,
 ) -> npt.NDArray[np.float64]:
-    """`[B, C]`: the largest `(W_f - n expected_f) scale_f / sqrt(n (R - n))` over features, at least 0.
+    """`[B, C]`: the largest `(W_f - n expected_f - slopes_f . N) scale_f / sqrt(n (R - n))` over features, at least 0.
 
-    W_f sums `data` over the n labelled rows. `expected` and `scale` are `[C, F]`, or `[1, F]` for all concepts alike.
+    W_f sums `data` over the n labelled rows, N `nuisance` (`[R, q]`; `slopes` `[F, q]`). `expected` and `scale` are
+    `[C, F]`, or `[1, F]` for all concepts alike.
     """
     n_rows, n_features = labels.shape[1], len(indptr) - 1
     null = np.zeros((len(permutations), len(labels)))
     taken = np.zeros((n_rows, LANES), dtype=np.int64)
     moved = np.zeros((n_rows, LANES), dtype=kind.dtype)
     sums, best, counts = np.zeros(LANES, kind.dtype), np.zeros(LANES), np.zeros(LANES)
+    totals, fitted = np.zeros((slopes.shape[1], LANES)), np.zeros(LANES)
     for begin in range(0, len(permutations), LANES):
         block = permutations[begin : begin + LANES]
         _sources(starts, block, taken)
         for c in range(len(labels)):
             _fill(labels[c], taken, len(block), moved)
             counts[:] = 0.0
+            totals[:] = 0.0
             for row in range(n_rows):
                 for lane in range(LANES):
                     counts[lane] += moved[row, lane]
+                for k in range(len(totals)):
+                    for lane in range(LANES):
+                        totals[k, lane] += nuisance[row, k] * moved[row, lane]
             which = min(c, len(expected) - 1)
             best[:] = 0.0
             for f in range(n_features):
@@ -91,8 +99,12 @@ def null_max(
                     for lane in range(LANES):
                         sums[lane] += value * own[lane]
                 mean, width = expected[which, f], scale[which, f]
+                fitted[:] = 0.0
+                for k in range(len(totals)):
+                    for lane in range(LANES):
+                        fitted[lane] += slopes[f, k] * totals[k, lane]
                 for lane in range(LANES):
-                    z = (sums[lane] - counts[lane] * mean) * width
+                    z = (sums[lane] - counts[lane] * mean - fitted[lane]) * width
                     best[lane] = z if z > best[lane] else best[lane]
             for lane in range(len(block)):
                 n = counts[lane]

@@ -23,6 +23,11 @@ labelled rows is compared in its own standard deviations, so that rare features 
 E and sd are those of the permutation within strata (van Elteren 1960); for grouped rows those of free permutation,
 which set the scale and nothing else: the p is the permutations'.
 
+**Nuisance.** Where strata are wide, a property of the rows (the length of a question) that goes with both the feature
+and the label makes them go together. Its values, centred within strata, are therefore taken from the ranks of each
+feature by least squares, and W_fc sums what is left: U = W_fc - slope_f . sum of the nuisance over labelled rows. Where
+either the feature's ranks or the label's chance is linear in it, U has the expectation 0 without an effect.
+
 Out of scope: finding concepts in texts, and the correction over layers.
 """
 
@@ -125,6 +130,7 @@ def concept_auroc(
     strata: Strata,
     permutations: IntArray,
     groups: IntArray | None = None,
+    nuisance: FloatArray | None = None,
     threads: int = 1,
 ) -> ConceptAuroc:
     """Metric #4, AUROC: see the module's text.
@@ -135,6 +141,7 @@ def concept_auroc(
         strata: of the rows, or of the groups where there are any.
         permutations: `[B, R]`, or `[B, G]` of the groups, drawn within `strata`.
         groups: `[R]`, ascending from 0 to G - 1: which group each row is of.
+        nuisance: `[R, q]`, taken from the ranks within strata (see the module); not for grouped rows.
         threads: that share the permutations; the result does not depend on it.
 
     Value on no data: NaN for a concept without both kinds of row, with z = 0 and p = 1. Raises `DataError` when the
@@ -148,8 +155,11 @@ def concept_auroc(
     pairs = counts * (rows - counts)
     u = above + of_zero[:, None] * counts - counts * (counts + 1) / 2
     auroc = np.divide(u, pairs, out=np.full((n_features, labels.shape[1]), np.nan), where=pairs > 0)
+    centred, slopes = np.zeros((rows, 0)), np.zeros((n_features, 0))
+    if nuisance is not None:
+        centred, slopes = _slopes(ranks, nuisance, strata)
     if groups is None:
-        expected, scale = _within_strata(ranks, labels, strata)
+        expected, scale = _within_strata(ranks, labels, strata, centred, slopes)
         expected /= np.maximum(counts, 1)[:, None]
         scale *= np.sqrt(np.maximum(pairs, 0))[:, None]
     else:
@@ -161,11 +171,13 @@ def concept_auroc(
     pointers, values, by_concept = _pointers(by_feature), by_feature.data.astype(kind.dtype), _by_concept(labels)
 
     def measure(some: IntArray) -> tuple[FloatArray]:
-        return (null_max(*pointers, values, by_concept, starts, some, expected, scale, kind),)
+        found = null_max(*pointers, values, by_concept, starts, some, expected, scale, centred, slopes, kind)
+        return (found,)
 
     (null,) = _in_threads(measure, permutations, threads)
     spread = np.sqrt(np.where(pairs > 0, pairs, np.inf))
-    z = (above - expected.T * counts) * scale.T / spread
+    fitted = slopes @ (centred.T @ labels.astype(np.float64))
+    z = (above - expected.T * counts - fitted) * scale.T / spread
     return ConceptAuroc(auroc=auroc, z=z, null_max=null)
 
 
@@ -280,9 +292,20 @@ def _rank_entries(acts: sparse.csr_array) -> tuple[sparse.csr_array, FloatArray,
     return sparse.csr_array((entry, (row, column)), shape=(rows, n_features)), of_zero, mean, variance
 
 
-def _within_strata(ranks: sparse.csr_array, labels: BoolArray, strata: Strata) -> tuple[FloatArray, FloatArray]:
-    """`[C, F]` each: expectation of the rank sum under permutation within strata, and one over its deviation (0 where
-    it does not vary)."""
+def _slopes(ranks: sparse.csr_array, nuisance: FloatArray, strata: Strata) -> tuple[FloatArray, FloatArray]:
+    """The nuisance `[R, q]` centred within strata, 0 for rows without one; and the least-squares slopes `[F, q]` of the
+    ranks on it."""
+    centred = np.zeros(nuisance.shape)
+    for group in strata.members():
+        centred[group] = nuisance[group] - nuisance[group].mean(axis=0)
+    return centred, np.asarray(ranks.T @ centred) @ np.linalg.pinv(centred.T @ centred)
+
+
+def _within_strata(
+    ranks: sparse.csr_array, labels: BoolArray, strata: Strata, centred: FloatArray, slopes: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """`[C, F]` each: expectation of the rank sum, less what the nuisance explains, under permutation within strata, and
+    one over its deviation (0 where it does not vary)."""
     fixed = ~strata.exchangeable
     expected = np.asarray(ranks.T @ (labels * fixed[:, None]).astype(np.float64)).T.copy()
     variance, largest = np.zeros_like(expected), np.zeros_like(expected)
@@ -291,9 +314,12 @@ def _within_strata(ranks: sparse.csr_array, labels: BoolArray, strata: Strata) -
         size, counts = len(group), labels[group].sum(axis=0).astype(np.float64)
         mean = np.asarray(own.sum(axis=0)) / size
         square = np.asarray((own * own).sum(axis=0)) / size
+        beside = centred[group]
+        left = square - 2 * (np.asarray(own.T @ beside) * slopes).sum(axis=1) / size
+        left = left + ((slopes @ (beside.T @ beside)) * slopes).sum(axis=1) / size
         weight = counts * (size - counts) / (size - 1)
         expected += np.outer(counts, mean)
-        variance += np.outer(weight, _no_rounding(square - mean**2, square))
+        variance += np.outer(weight, _no_rounding(left - mean**2, square))
         largest += np.outer(weight, square)
     return expected, np.sqrt(_inverse(_no_rounding(variance, largest)))
 

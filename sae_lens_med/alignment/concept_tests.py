@@ -4,7 +4,8 @@ Rows are questions: pooled stem features against "the question names the concept
 own name scores highest; that a feature stands for a concept says that the model *reads* it, not that it *uses* it.
 
 **Strata.** Long questions name more concepts and fire more features. Labels are therefore permuted among questions of
-one language and subject and of like length (`metrics.inputs.length_strata`).
+one language and subject and of like length (`metrics.inputs.length_strata`); of the ranks that make z, what the length
+still explains within these is taken away (`concept_scores`).
 
 **Which concepts.** Those that at least `MIN_NAMED` questions of the group name, and not all of them.
 
@@ -20,7 +21,7 @@ from scipy import sparse
 
 from sae_lens_med.alignment.concept_scores import ConceptAuroc, ConceptF1, concept_auroc, concept_f1, crossed_strata
 from sae_lens_med.features.vectors import n_columns
-from sae_lens_med.metrics.inputs import Inputs, length_strata
+from sae_lens_med.metrics.inputs import Inputs, length_properties, length_strata
 from sae_lens_med.metrics.metric import few, with_z
 from sae_lens_med.records import BoolArray, IntArray, MetricValue
 from sae_lens_med.statistics import (
@@ -150,7 +151,8 @@ def _measured(inputs: Inputs, group: str, variant: str) -> ConceptScores | None:
     acts = sparse.csr_array(pooled[:, live])
     chosen = labels.stem[rows][:, concepts]
     drawn = stratified_permutations(strata, inputs.permutations, inputs.rng(f"concepts {group}"))
-    auroc = concept_auroc(acts, chosen, strata, drawn, threads=inputs.threads)
+    lengths = length_properties(inputs.question_lengths[rows])
+    auroc = concept_auroc(acts, chosen, strata, drawn, nuisance=lengths, threads=inputs.threads)
     held_out = half_of_strata(strata, inputs.rng(f"held out {group}"))
     crossed = crossed_strata(strata, held_out)
     redrawn = stratified_permutations(crossed, inputs.permutations, inputs.rng(f"concepts held out {group}"))

@@ -131,6 +131,7 @@ _MAY_NOT = Sentence(
 CONCEPTS = Metric(
     name="concepts",
     number=4,
+    family="features",
     title="Features that stand for concepts (AUROC, held-out F1)",
     meaning="How well single features tell which questions name a concept, the best of all features for each.",
     range=(0.0, None),
@@ -146,6 +147,7 @@ CONCEPTS = Metric(
                 "일부 단일 특징이 어떤 질문에 개념이 나오는지를 우연한 선택보다 잘 구별한다",
             ),
             may_not=_MAY_NOT,
+            floor=0.1,
         ),
         "alignment/concept_f1": Claim(
             may=Sentence(
@@ -153,6 +155,7 @@ CONCEPTS = Metric(
                 "질문의 절반에서 고른 특징이 나머지 절반에서 어떤 질문에 개념이 나오는지를 구별한다",
             ),
             may_not=_MAY_NOT,
+            floor=0.02,
         ),
     },
     depends_on=(on_controls, on_concepts),

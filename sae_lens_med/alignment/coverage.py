@@ -36,6 +36,7 @@ def measure_coverage(inputs: Inputs) -> Measured:
 COVERAGE = Metric(
     name="coverage",
     number=5,
+    family="features",
     title="Coverage of the expert's concepts",
     meaning="Mean over the concepts that explanations name of the held-out F1 of the feature chosen for each.",
     range=(0.0, 1.0),
@@ -54,6 +55,7 @@ COVERAGE = Metric(
             may_not=Sentence(
                 "the model uses these concepts as the expert does", "모델이 전문가처럼 이 개념을 사용한다"
             ),
+            floor=0.02,
         )
     },
     depends_on=(on_controls, on_concepts),

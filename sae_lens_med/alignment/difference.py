@@ -142,6 +142,7 @@ def _value(similarities: Similarities, group: Group, variant: str) -> MetricValu
 DIFFERENCE = Metric(
     name="difference",
     number=2,
+    family="readout",
     title="Matched minus mismatched similarity",
     meaning="Similarity of question and own explanation, less the mean over the other explanations of its stratum.",
     range=(-2.0, 2.0),
@@ -157,6 +158,8 @@ DIFFERENCE = Metric(
                 "질문의 특징이 같은 층의 다른 해설보다 자기 해설의 특징과 더 비슷하다",
             ),
             may_not=Sentence("the model uses these features to answer", "모델이 답할 때 이 특징을 사용한다"),
+            floor=0.01,
+            least=0.0,
         )
     },
     depends_on=(on_controls,),

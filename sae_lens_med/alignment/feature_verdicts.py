@@ -271,6 +271,7 @@ def _corrected(p: FloatArray) -> FloatArray:
 VERDICTS = Metric(
     name="verdicts",
     number=16,
+    family="causal",
     title="Verdict per feature",
     meaning="Which features are both named by explanations and moving the answer: mentioned x causal, feature by "
     "feature.",

@@ -10,19 +10,26 @@ other. Without any n x n loop: `2 sum_{n<m} a_n a_m s_nm = |sum_n a_n v_n|² - s
 
 What it must be compared with: texts of one corpus resemble each other anyway. When activations are shuffled between
 texts, the expected score of *every* feature is the mean cosine of the corpus, exactly (over all pairs, where texts move
-freely). The p of one feature comes from shuffles of its own; the p of the mean over features from shuffles of the texts
-that move all features together, for which one `[N, N]` matrix stands for all features.
+freely). The p of the mean over features comes from shuffles of the texts, within strata of neighbours in length, that
+move all features together: one `[N, N]` matrix stands for all of them, `mean_f MS_f = sum_{n<m} G_nm s_nm` with
+`G = A diag(1 / (pair weight * number of features)) Aᵀ`.
+
+**Length.** Long texts fire more features together and have embeddings of their own, so that features seem to be about
+something where subjects are small and neighbours in length far. What is a function of the two lengths (the sum of the
+centred logs up to its cube, the square of their difference) is therefore taken from G and from s by least squares over
+all pairs, as in partial RSA (`rsa`), and p is that of its studentised statistic. Value and null stay on the scale of
+the score: the null is the value, less what its residuals give beyond those that were moved.
 
 Out of scope: making the embeddings.
 """
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from scipy import sparse
 
 from sae_lens_med.alignment.baselines import tfidf
+from sae_lens_med.alignment.rsa import MIN_ITEMS, moved_residuals, orthonormal, residual
 from sae_lens_med.alignment.similarity import cosine_matrix
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.vectors import n_columns
@@ -31,8 +38,6 @@ from sae_lens_med.metrics.inputs import Inputs, length_strata
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
 from sae_lens_med.records import FloatArray, IntArray, MetricValue
 from sae_lens_med.statistics import bootstrap_interval, permutation_p, quantile_interval, stratified_permutations
-
-_jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +90,7 @@ def measure_monosemanticity(inputs: Inputs) -> Measured:
                 notes.append(f"Monosemanticity: nothing in the group {group!r} can be exchanged; not measured.")
                 continue
             drawn = stratified_permutations(strata, inputs.permutations, inputs.rng(f"monosemanticity {group}"))
-            null = shuffled_mean(result, drawn)
+            null, p = shuffled_mean(result, inputs.question_lengths[rows], drawn)
             metrics.append(
                 MetricValue(
                     name="alignment/monosemanticity",
@@ -96,7 +101,7 @@ def measure_monosemanticity(inputs: Inputs) -> Measured:
                     interval=bootstrap_interval(result.score[result.measured], seed=inputs.seed),
                     null_mean=float(null.mean()),
                     null_interval=quantile_interval(null),
-                    p=permutation_p(result.mean, null),
+                    p=p,
                     group=group,
                     variant=variant,
                     masked={
@@ -114,8 +119,8 @@ def measure_monosemanticity(inputs: Inputs) -> Measured:
                         },
                     ),
                     notes=f"Embedding: {inputs.embedder_name}; interval: percentile bootstrap over features, which "
-                    "share texts, so it is too narrow; null: activations moved between questions within strata"
-                    + few(len(rows), " items"),
+                    "share texts, so it is too narrow; null: activations moved between questions within strata, length "
+                    "taken out; p of the studentised statistic" + few(len(rows), " items"),
                 )
             )
     notes.append(
@@ -162,18 +167,36 @@ def monosemanticity(acts: sparse.csr_array, embeddings: FloatArray) -> Monoseman
     )
 
 
-def shuffled_mean(result: Monosemanticity, permutations: IntArray) -> FloatArray:
-    """`[B]`: the mean score of the measured features when text n has the embedding of text `permutations[b, n]`.
+def shuffled_mean(result: Monosemanticity, lengths: FloatArray, permutations: IntArray) -> tuple[FloatArray, float]:
+    """`[B]`: the mean score of the measured features when text n has the embedding of text `permutations[b, n]`, both
+    free of length; and the p of the studentised statistic. See the module's text.
 
-    `mean_f MS_f = sum_{n<m} G_nm s_nm` with `G = A diag(1 / (pair weight * number of features)) Aᵀ`, so a permutation
-    costs N² look-ups whatever the number of features.
+    Args:
+        result: of N texts.
+        lengths: `[N]`, above 0, in any unit.
+        permutations: `[B, N]`.
+
+    Without a measured feature, or where nothing is left of either side, the null is the value itself and p is 1.
     """
-    if len(result.measured) == 0:
-        return np.full(len(permutations), result.corpus_mean)
+    n = len(lengths)
+    everything = np.full(len(permutations), result.mean)
+    if len(result.measured) == 0 or n < MIN_ITEMS:
+        return everything, 1.0
     chosen = result.scaled[:, result.measured]
     scale = 1.0 / (result.pair_weight[result.measured] * len(result.measured))
-    shared = (chosen @ sparse.diags_array(scale) @ chosen.T).toarray()
-    return _moved_sums(shared, result.similarity, permutations)
+    upper = np.triu_indices(n, 1)
+    shared = (chosen @ sparse.diags_array(scale) @ chosen.T).toarray()[upper]
+    log = np.log(np.maximum(lengths, 1.0))
+    log = log - log.mean()
+    added, apart = log[upper[0]] + log[upper[1]], log[upper[0]] - log[upper[1]]
+    confounds = orthonormal(np.column_stack([added, added**2, added**3, apart**2]))
+    left, right = residual(result.similarity[upper], confounds), residual(shared, confounds)
+    if not (left.any() and right.any()):
+        return everything, 1.0
+    rho, studentised = moved_residuals(left, right, confounds, permutations)
+    size = float(np.linalg.norm(left) * np.linalg.norm(right))
+    null = result.mean - size * (rho[0] - rho[1:])
+    return null, permutation_p(float(studentised[0]), studentised[1:])
 
 
 def _min_max(acts: sparse.csr_array) -> sparse.csr_array:
@@ -199,27 +222,15 @@ def _same_cosines(similarity: FloatArray) -> FloatArray:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-@_jit
-def _moved_sums(shared: FloatArray, similarity: FloatArray, permutations: IntArray) -> FloatArray:
-    sums = np.zeros(len(permutations))
-    for b in range(len(permutations)):
-        order = permutations[b]
-        total = 0.0
-        for i in range(len(shared)):
-            row = similarity[order[i]]
-            for j in range(i):
-                total += shared[i, j] * row[order[j]]
-        sums[b] = total
-    return sums
-
-
 MONOSEMANTICITY = Metric(
     name="monosemanticity",
     number=14,
+    family="features",
     title="Monosemanticity",
     meaning="Mean similarity of the questions on which a feature fires, against that of any two questions.",
     range=(-1.0, 1.0),
-    null="Activations shuffled between questions within strata; its level is the mean cosine of the corpus.",
+    null="Activations shuffled between questions within strata of neighbours in length, length taken out; its level is "
+    "about the mean cosine of the corpus.",
     needs=("embeddings",),
     source="Pach et al. 2504.02821",
     values=("alignment/monosemanticity",),
@@ -231,6 +242,7 @@ MONOSEMANTICITY = Metric(
                 "한 특징이 활성화되는 질문들은 임의의 질문들보다 서로 더 비슷하다",
             ),
             may_not=Sentence("features are medical concepts", "특징이 의학 개념이다"),
+            floor=0.005,
         )
     },
     depends_on=(on_controls, on_embedder),

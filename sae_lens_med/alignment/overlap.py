@@ -9,10 +9,13 @@ Stem i has the vector a_i and explanation j the vector e_j (`[F]`, >= 0, sparse)
 Large values mean overlap. Every pair is measured once, into `[n, n]` tables; a permutation then costs n look-ups.
 
 **Null**: explanations permuted within strata, which keeps every set as it is, and so every feature's frequency. Long
-texts have more features, so long questions overlap more with long explanations whatever they say. The tables are
-therefore adjusted, on the pairs that exchange (`similarity.adjust_within_strata`). Value and null stay on the scale of
-the overlap itself: the null is what the lengths and scripts of the own pairs alone would give, plus what is left of the
-re-paired ones.
+texts have more features, so long questions overlap more with long explanations whatever they say, and how much is no
+low polynomial of their lengths: J of two texts is at most the ratio of their sums. Two things hold that off. The tables
+are adjusted, on the pairs that exchange (`similarity.adjust_within_strata`), for the log of each vector's sum up to its
+cube, the log length and the script; and explanations exchange among `ALIKE` or more of a stratum that are neighbours in
+length. Value and null stay on the scale of the overlap itself: the null is what the sums, lengths and scripts of the
+own pairs alone would give, plus what is left of the re-paired ones. Where there are too few pairs for the fit there is
+no p.
 
 **Chance**, a floor beside it: two sets of these sizes drawn from F_live features alike, `E|T ∩ U| = |T| |U| / F_live`
 (hypergeometric). Features are not equally frequent, and two unrelated texts share the frequent ones.
@@ -34,11 +37,20 @@ from sae_lens_med.features.vectors import n_columns
 from sae_lens_med.metrics.depends import on_controls
 from sae_lens_med.metrics.inputs import Group, Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
-from sae_lens_med.records import FloatArray, MetricValue
-from sae_lens_med.statistics import bootstrap_interval, permutation_p, permuted_means, quantile_interval
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
+from sae_lens_med.statistics import (
+    bootstrap_interval,
+    neighbours,
+    permutation_p,
+    permuted_means,
+    quantile_interval,
+    stratified_permutations,
+)
 
 DEFAULT_K = 20
 """Features in a set."""
+ALIKE = 4
+"""Items of a stratum, neighbours in the length of their explanations, that exchange these at least."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,12 +80,14 @@ def measure_overlap(inputs: Inputs, k: int = DEFAULT_K) -> Measured:
     similarities = inputs.view(Similarities)
     codes = {v: (inputs.pooled_of(v).stems, inputs.pooled_of(v).explanations) for v in inputs.feature_variants}
     metrics: list[MetricValue] = []
+    exchanges = {group.name: _permutations(inputs, group) for group in inputs.explained_groups}
     for variant, (stems, explanations) in (codes | {"tfidf": similarities.words}).items():
         # The sums over shared features do not depend on the group: the tables serve all.
         tables = overlap_tables(stems, explanations, k)
         for group in inputs.explained_groups:
             chance = overlap_chance(stems[group.rows], explanations[group.rows], k)
             cells = np.ix_(group.rows, group.rows)
+            sides = _properties(inputs, group, stems, explanations)
             for name, table, floor in (
                 ("jaccard", tables.jaccard, None),
                 (f"precision_at_{k}", tables.precision, chance.precision),
@@ -82,7 +96,9 @@ def measure_overlap(inputs: Inputs, k: int = DEFAULT_K) -> Measured:
                 extra = {"k": float(k), "live_features": float(chance.n_live)}
                 if floor is not None:
                     extra["chance"] = float(floor.mean())
-                metrics.append(_value(inputs, group, f"alignment/overlap_{name}", variant, table[cells], extra))
+                called = f"alignment/overlap_{name}"
+                drawn = exchanges[group.name]
+                metrics.append(_value(inputs, group, called, variant, table[cells], sides, drawn, extra))
     live = next((m.extra["live_features"] for m in metrics if m.variant == "sae"), 0.0)
     note = f"Overlap: {live:.0f} features are active in at least one text; sets have at most {k}."
     return Measured(tuple(metrics), (note,))
@@ -152,23 +168,53 @@ def top_k_sets(vectors: sparse.csr_array, k: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(np.count_nonzero(chosen)), entries), shape=vectors.shape)
 
 
+def mass_properties(vectors: sparse.csr_array) -> FloatArray:
+    """`[n, 3]`: log(1 + sum) of each vector, standardised, its square and its cube."""
+    mass = np.log1p(np.asarray(vectors.sum(axis=1), dtype=np.float64).ravel())
+    spread = float(mass.std())
+    centred = (mass - mass.mean()) / (spread if spread > 1e-9 else 1.0)
+    return np.column_stack([centred, centred**2, centred**3])
+
+
+def _permutations(inputs: Inputs, group: Group) -> IntArray:
+    lengths = inputs.properties[1][group.rows, 0]
+    strata = neighbours(group.strata, lengths, ALIKE)
+    return stratified_permutations(strata, inputs.permutations, inputs.rng(f"overlap {group.name}"))
+
+
+def _properties(
+    inputs: Inputs, group: Group, stems: sparse.csr_array, explanations: sparse.csr_array
+) -> tuple[FloatArray, FloatArray]:
+    """What is adjusted for, of both sides: the sums of the vectors, the log length, the share of Hangul."""
+    stem, explanation = (
+        np.column_stack([mass_properties(vectors[group.rows]), side[group.rows][:, [0, 2]]])
+        for vectors, side in zip((stems, explanations), inputs.properties, strict=True)
+    )
+    return stem, explanation
+
+
 def _value(
-    inputs: Inputs, group: Group, name: str, variant: str, table: FloatArray, extra: dict[str, float]
+    inputs: Inputs,
+    group: Group,
+    name: str,
+    variant: str,
+    table: FloatArray,
+    sides: tuple[FloatArray, FloatArray],
+    permutations: IntArray,
+    extra: dict[str, float],
 ) -> MetricValue:
     """The mean of the diagonal of `table` `[m, m]` against permutations of the adjusted table, on the table's scale."""
     n = len(table)
     everyone = np.arange(n)
     own = np.diagonal(table).copy()
     value = float(own.mean())
-    adjusts = n >= MIN_ADJUSTED
-    stem, explanation = (side[group.rows] for side in inputs.properties)
-    used = adjust_within_strata(table, stem, explanation, group.strata) if adjusts else table
+    used = adjust_within_strata(table, *sides, group.strata) if n >= MIN_ADJUSTED else table
+    adjusts = used is not table
     offset = value - float(np.diagonal(used).mean())
-    exchangeable = group.strata.exchangeable.any()
-    null = permuted_means(used, group.permutations, everyone) + offset if exchangeable else np.zeros(0)
+    null = permuted_means(used, permutations, everyone) + offset if adjusts else np.zeros(0)
     extra = {**extra, "permutations": float(len(null))}
-    if adjusts and exchangeable:
-        unadjusted = permuted_means(table, group.permutations, everyone)
+    if adjusts:
+        unadjusted = permuted_means(table, permutations, everyone)
         extra |= {"unadjusted_null": float(unadjusted.mean()), "unadjusted_p": permutation_p(value, unadjusted)}
     masked = group.left_out
     if variant in inputs.feature_variants:
@@ -186,8 +232,13 @@ def _value(
         variant=variant,
         masked=masked,
         extra=extra,
-        notes="Interval: percentile bootstrap over items; null: explanations permuted within strata"
-        + (", at the lengths and scripts of the own pairs" if adjusts else ", not adjusted for length: too few items")
+        notes="Interval: percentile bootstrap over items; null: "
+        + (
+            "explanations permuted within strata and among neighbours in length, at the sums, lengths and scripts of "
+            "the own pairs"
+            if adjusts
+            else "none, because too few items exchange to adjust for length"
+        )
         + "; chance: hypergeometric, a floor"
         + few(n),
     )
@@ -215,11 +266,12 @@ def _require_pairs(stems: sparse.csr_array, explanations: sparse.csr_array) -> N
 OVERLAP = Metric(
     name="overlap",
     number=3,
+    family="readout",
     title="Overlap of feature sets",
     meaning="How much of the strongest features question and own explanation share (weighted Jaccard, P@k, R@k).",
     range=(0.0, 1.0),
-    null="Explanations permuted within strata of language, subject and gold letter, at the texts' own lengths; beside "
-    "it the hypergeometric chance.",
+    null="Explanations permuted within strata of language, subject and gold letter and among neighbours in length, at "
+    "the texts' own lengths; beside it the hypergeometric chance.",
     needs=("explanations",),
     source="Ružička 1958; frequency-preserving permutation",
     values=("alignment/overlap",),
@@ -231,6 +283,7 @@ OVERLAP = Metric(
                 "질문과 자기 해설이 길이가 같은 다시 짝지은 글보다 특징을 더 많이 공유한다",
             ),
             may_not=Sentence("the shared features are medical ones", "공유된 특징이 의학적 특징이다"),
+            floor=0.005,
         )
     },
     depends_on=(on_controls,),

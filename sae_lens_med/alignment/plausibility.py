@@ -3,7 +3,8 @@ DeYoung et al. 2020, arXiv 1911.03429).
 
 Per item, how much each counted stem token moves the answer through the aligned features (`saliency`), against the
 tokens that the expert marked: token-F1, IOU-F1 and AUPRC, each in [0, 1] and averaged over items (`span_scores`, which
-also has the two nulls: the spans shifted around the text, and random spans of equal lengths). p is that of the harder
+also has the nulls: the spans shifted around the text, random spans of equal lengths, and the saliency of other items at
+the same relative places, without which saliency that merely falls over the text would pass). p is that of the hardest
 null. The interval is a percentile bootstrap over items.
 
 **Variants** stand beside the metric (`sae`): all features instead of the aligned ones (`all_features`), where the
@@ -18,7 +19,7 @@ beside `activation`, which knows no gradient.
 Out of scope: the gradient (`saliency`), and the scores themselves (`span_scores`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,10 +27,11 @@ from sae_lens_med.alignment.causal_items import CausalItems
 from sae_lens_med.alignment.saliency import VARIANTS, Saliency
 from sae_lens_med.alignment.span_scores import SCORES, span_scores
 from sae_lens_med.metrics.depends import on_concepts, on_model_runs
+from sae_lens_med.metrics.duplicates import one_of_each
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
 from sae_lens_med.records import IntArray, MetricValue, Span
-from sae_lens_med.statistics import bootstrap_interval, permutation_p, quantile_interval
+from sae_lens_med.statistics import bootstrap_interval, quantile_interval
 
 VARIANT_NAMES = {"aligned": "sae", "all": "all_features", "activation": "activation", "residual": "raw"}
 """Kind of saliency -> the variant of its values."""
@@ -50,6 +52,8 @@ def measure_plausibility(inputs: Inputs) -> Measured:
     for name, what, char_spans in kinds:
         for group, ids in items.groups.items():
             own = [text for text in items.texts if text.id in ids]
+            places = np.array([items.position[text.id] for text in own], dtype=np.int64)
+            own = [own[k] for k in one_of_each(inputs.clusters[places])]
             values, more = plausibility_values(
                 [items.saliency[text.id] for text in own],
                 [span_tokens(text.char_spans, char_spans[text.id]) for text in own],
@@ -110,8 +114,10 @@ def plausibility_values(
     group: str = "all",
     name: str = "alignment/plausibility",
     what: str = PREMISES,
+    extra: Mapping[str, float] | None = None,
 ) -> tuple[list[MetricValue], list[str]]:
-    """Token-F1, IOU-F1 and AUPRC of every saliency against the items' spans (tokens, `[k, 2]` each); or a note."""
+    """Token-F1, IOU-F1 and AUPRC of every saliency against the items' spans (tokens, `[k, 2]` each); or a note.
+    `extra` goes to every value: the span that a causal claim needs (`study.counted`)."""
     metrics: list[MetricValue] = []
     notes: list[str] = []
     for variant in VARIANTS:
@@ -121,8 +127,7 @@ def plausibility_values(
             return [], [f"Group {group!r}: no item has {what}; plausibility is not measured."]
         for score in SCORES:
             value = found.value(score)
-            shift, random = found.null_shift[score], found.null_random[score]
-            harder = shift if permutation_p(value, shift) >= permutation_p(value, random) else random
+            harder = found.harder(score)
             metrics.append(
                 MetricValue(
                     name=f"{name}_{score}",
@@ -140,13 +145,13 @@ def plausibility_values(
                         harder,
                         {
                             "prevalence": float(found.prevalence.mean()),
-                            "shift_mean": float(shift.mean()),
-                            "random_mean": float(random.mean()),
+                            **{f"{name}_mean": float(null.mean()) for name, null in found.nulls(score).items()},
                             "permutations": float(draws),
+                            **(extra or {}),
                         },
                     ),
-                    notes=f"Spans: {what}; null: the harder of shifted and random spans; interval: percentile "
-                    "bootstrap over items" + few(n),
+                    notes=f"Spans: {what}; null: the hardest of shifted spans, random spans and other items' saliency "
+                    "at the same relative places; interval: percentile bootstrap over items" + few(n),
                 )
             )
     return metrics, notes
@@ -155,10 +160,12 @@ def plausibility_values(
 PLAUSIBILITY = Metric(
     name="plausibility",
     number=6,
+    family="causal",
     title="Where the expert looks",
     meaning="Whether the tokens through which the aligned features move the answer are those the expert marked.",
     range=(0.0, 1.0),
-    null="The expert's spans shifted around the text, and random spans of equal lengths.",
+    null="The expert's spans shifted around the text, random spans of equal lengths, and other items' saliency at the "
+    "same relative places; the hardest counts.",
     needs=("explanations", "spans", "model"),
     source="ERASER, DeYoung et al. 1911.03429",
     values=("alignment/plausibility",),
@@ -170,6 +177,7 @@ PLAUSIBILITY = Metric(
                 "공유된 특징이 답을 움직이는 토큰이 전문가가 표시한 곳에 있다",
             ),
             may_not=Sentence("the model reasons as the expert does", "모델이 전문가처럼 추론한다"),
+            floor=0.02,
         )
     },
     depends_on=(on_concepts, on_model_runs),

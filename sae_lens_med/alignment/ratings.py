@@ -244,6 +244,7 @@ def _table(ratings: Sequence[Rating], axis: str) -> tuple[list[str], FloatArray]
 RATINGS = Metric(
     name="ratings",
     number=15,
+    family="readout",
     title="Clinicians' ratings",
     meaning="How well raters agree (Cohen's kappa, Krippendorff's alpha), and whether they prefer the true rationale "
     "to a shuffled one.",
@@ -259,6 +260,8 @@ RATINGS = Metric(
                 "raters tell the true rationales from shuffled ones", "평가자가 실제 근거를 섞인 근거와 구별한다"
             ),
             may_not=Sentence("the rationale is what the model did", "그 근거가 모델이 실제로 한 일이다"),
+            floor=0.1,
+            least=0.0,
         )
     },
     depends_on=(on_controls, on_ratings),

@@ -294,6 +294,7 @@ def mention_weights(
 REASONING = Metric(
     name="reasoning",
     number=11,
+    family="causal",
     title="Fidelity of the chain of thought",
     meaning="Whether the model's own reasoning drives its answer: early answering, hints owned up to, concepts.",
     range=(0.0, 1.0),
@@ -311,6 +312,8 @@ REASONING = Metric(
             may_not=Sentence(
                 "the reasoning tells everything that drives the answer", "추론이 답을 움직이는 모든 것을 말해 준다"
             ),
+            floor=0.05,
+            least=0.0,
         )
     },
     depends_on=(on_concepts, on_model_runs),

@@ -147,6 +147,7 @@ def _rows(result: Retrieval, n: int) -> list[tuple[str, FloatArray, FloatArray, 
 RETRIEVAL = Metric(
     name="retrieval",
     number=1,
+    family="readout",
     title="Explanation retrieval (MRR, R@k)",
     meaning="How high the own explanation ranks among all when they are sorted by similarity to the question.",
     range=(0.0, 1.0),
@@ -163,6 +164,7 @@ RETRIEVAL = Metric(
                 "질문의 특징이 다시 짝지은 해설보다 자기 해설을 더 잘 찾아낸다",
             ),
             may_not=Sentence("the model uses these features to answer", "모델이 답할 때 이 특징을 사용한다"),
+            floor=0.01,
         )
     },
     depends_on=(on_controls,),

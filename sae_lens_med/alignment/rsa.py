@@ -101,14 +101,11 @@ def mantel(
     for name, matrix in [("x", x), ("y", y), *((f"partial[{i}]", z) for i, z in enumerate(partial))]:
         _require_dissimilarity(matrix, n, name)
     upper = np.triu_indices(n, 1)
-    confounds = _orthonormal([_ranks(z[upper]) for z in partial], powers, len(upper[0]))
-    left, right = (_residual(_ranks(matrix[upper]), confounds) for matrix in (x, y))
+    confounds = _powers([_ranks(z[upper]) for z in partial], powers, len(upper[0]))
+    left, right = (residual(_ranks(matrix[upper]), confounds) for matrix in (x, y))
     if not (left.any() and right.any()):
         return Rsa(value=0.0, null=np.zeros(len(permutations)), p=1.0, n_items=n, n_pairs=len(left))
-    left, right = left / np.linalg.norm(left), right / np.linalg.norm(right)
-    directions = np.stack([_square(column, n, upper) for column in (right, *confounds.T)])
-    orders = np.concatenate([np.arange(n)[None], permutations])
-    rho, studentised = _moved(_square(left, n, upper), directions, orders)
+    rho, studentised = moved_residuals(left, right, confounds, permutations)
     statistic = studentised if len(partial) else rho
     return Rsa(
         value=float(rho[0]),
@@ -117,6 +114,20 @@ def mantel(
         n_items=n,
         n_pairs=len(left),
     )
+
+
+def moved_residuals(
+    left: FloatArray, right: FloatArray, confounds: FloatArray, permutations: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """rho and T (`[B + 1]` each, the first of the items in place) of two residuals, neither of them 0, over the pairs
+    (i, j > i) of n items: `left` `[n_pairs]`, whose items move, and `right`; `confounds` `[n_pairs, q]` orthonormal,
+    what both are residuals on; `permutations` `[B, n]`."""
+    n = permutations.shape[1]
+    upper = np.triu_indices(n, 1)
+    left, right = left / np.linalg.norm(left), right / np.linalg.norm(right)
+    directions = np.stack([_square(column, n, upper) for column in (right, *confounds.T)])
+    orders = np.concatenate([np.arange(n)[None], permutations])
+    return _moved(_square(left, n, upper), directions, orders)
 
 
 def measure_rsa(inputs: Inputs) -> Measured:
@@ -218,22 +229,27 @@ def _ranks(values: FloatArray) -> FloatArray:
     return (2 * ranks - (len(ranks) + 1)) / max(1, len(ranks) - 1)
 
 
-def _orthonormal(ranks: Sequence[FloatArray], powers: int, n_pairs: int) -> FloatArray:
+def _powers(ranks: Sequence[FloatArray], powers: int, n_pairs: int) -> FloatArray:
     """`[n_pairs, q]`, orthonormal and each of mean 0: the span of the powers of every confound's ranks."""
     columns = [rank**power for rank in ranks for power in range(1, powers + 1)]
-    design = np.column_stack(columns) if columns else np.zeros((n_pairs, 0))
-    design -= design.mean(axis=0)
+    return orthonormal(np.column_stack(columns) if columns else np.zeros((n_pairs, 0)))
+
+
+def orthonormal(design: FloatArray) -> FloatArray:
+    """`[n_pairs, q]`, orthonormal and each of mean 0: what the columns of `design` `[n_pairs, k]` span."""
+    design = design - design.mean(axis=0)
     if not design.any():
         return design[:, :0]
     u, singular, _ = np.linalg.svd(design, full_matrices=False)
     return u[:, singular > 1e-9 * singular[0]]
 
 
-def _residual(ranks: FloatArray, confounds: FloatArray) -> FloatArray:
-    centred = ranks - ranks.mean()
-    residual = centred - confounds @ (confounds.T @ centred)
+def residual(values: FloatArray, confounds: FloatArray) -> FloatArray:
+    """Of `values` `[n_pairs]` on the constant and orthonormal `confounds` `[n_pairs, q]`."""
+    centred = values - values.mean()
+    left = centred - confounds @ (confounds.T @ centred)
     # What rounding leaves of a matrix that the confounds explain altogether is no residual.
-    return residual if np.linalg.norm(residual) > 1e-9 * np.linalg.norm(centred) else np.zeros_like(residual)
+    return left if np.linalg.norm(left) > 1e-9 * np.linalg.norm(centred) else np.zeros_like(left)
 
 
 def _require_dissimilarity(matrix: FloatArray, n: int, name: str) -> None:
@@ -287,6 +303,7 @@ def _value(inputs: Inputs, group: Group, name: str, variant: str, result: Rsa, w
 RSA = Metric(
     name="rsa",
     number=12,
+    family="readout",
     title="Representational similarity (RSA)",
     meaning="Whether questions far apart in features have explanations far apart in wording, beyond shared wording of "
     "the questions and length.",
@@ -304,6 +321,8 @@ RSA = Metric(
                 "특징이 비슷한 질문들은 질문의 표현을 제외하고도 해설이 서로 비슷하다",
             ),
             may_not=Sentence("the features hold the expert's reasons", "특징에 전문가의 이유가 담겨 있다"),
+            floor=0.02,
+            least=0.0,
         )
     },
     depends_on=(on_controls, on_embedder),

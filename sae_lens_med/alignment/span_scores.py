@@ -18,6 +18,12 @@ Nulls, drawn anew for each item: **shift**, all spans of the item moved by one u
 (keeps lengths and gaps); **random**, spans of these lengths placed uniformly without overlap (keeps lengths). Chance of
 AUPRC is about the share of tokens in spans.
 
+Both take every place for as likely as any other. Saliency is not like that: it falls over a text, or rises towards its
+end, in every item alike, and experts' spans have their usual places, too. A third null respects both: **position**, the
+item's spans against the saliency of another item of like length, at the same relative places. Saliencies are permuted
+among about `ALIKE` items that are neighbours in length; that of j at token t of T_i is s_j at token
+floor((t + 1/2) T_j / T_i). With one item there is no other, and p is 1.
+
 Out of scope: making the saliency, and characters to tokens.
 """
 
@@ -29,10 +35,12 @@ import numpy as np
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
-from sae_lens_med.statistics import permutation_p
+from sae_lens_med.statistics import Strata, permutation_p, permuted_means, stratified_permutations
 
 SCORES = ("token_f1", "iou_f1", "auprc")
 MIN_IOU = 0.5
+ALIKE = 4
+"""Items, neighbours in length, that exchange saliency under the null of position."""
 
 _jit = numba.njit(nogil=True, cache=True)
 
@@ -46,6 +54,7 @@ class SpanScores:
     null_shift: dict[str, FloatArray]
     """Name -> `[B]`, the mean over items under each draw."""
     null_random: dict[str, FloatArray]
+    null_position: dict[str, FloatArray]
     prevalence: FloatArray
     """`[n]`, the share of tokens in spans."""
     positions: IntArray
@@ -55,9 +64,22 @@ class SpanScores:
         """Mean over items; 0 without items."""
         return float(self.per_item[score].mean()) if len(self.positions) else 0.0
 
+    def nulls(self, score: str) -> dict[str, FloatArray]:
+        """`shift`, `random` and `position` -> `[B]`."""
+        return {
+            "shift": self.null_shift[score],
+            "random": self.null_random[score],
+            "position": self.null_position[score],
+        }
+
+    def harder(self, score: str) -> FloatArray:
+        """`[B]`, the null with the largest p; of equals the one with the largest mean."""
+        value = self.value(score)
+        return max(self.nulls(score).values(), key=lambda null: (permutation_p(value, null), float(null.sum())))
+
     def p(self, score: str) -> float:
-        """One-sided, of the harder null: the larger of the two p."""
-        return max(permutation_p(self.value(score), null[score]) for null in (self.null_shift, self.null_random))
+        """One-sided, of the hardest null."""
+        return permutation_p(self.value(score), self.harder(score))
 
 
 def span_scores(
@@ -72,7 +94,7 @@ def span_scores(
     Args:
         saliency: per item `[T]`, finite.
         spans: per item `[m, 2]`, start and end (exclusive) of each span, disjoint, within the T tokens.
-        draws: B of both nulls.
+        draws: B of each null.
         rng: of the nulls.
         threshold: tokens at or above it are predicted; without it as many as the expert's.
 
@@ -83,7 +105,7 @@ def span_scores(
         raise DataError(
             f"there are {len(saliency)} items with saliency and {len(spans)} with spans; every item needs both."
         )
-    positions, observed, prevalence = [], [], []
+    positions, observed, prevalence, kept = [], [], [], []
     nulls = np.zeros((2, draws, len(SCORES)))
     for i, (raw, given) in enumerate(zip(saliency, spans, strict=True)):
         values = np.asarray(raw, dtype=np.float64)
@@ -94,6 +116,7 @@ def span_scores(
         starts, lengths = marked[:, 0], marked[:, 1] - marked[:, 0]
         item = _Item(values, int(lengths.sum()), threshold)
         positions.append(i)
+        kept.append((values, starts, lengths))
         prevalence.append(lengths.sum() / len(values))
         observed.append(item.scores(starts[None], lengths[None])[0])
         shift = (starts[None] + rng.integers(len(values), size=(draws, 1))) % len(values)
@@ -101,13 +124,39 @@ def span_scores(
         nulls[1] += item.scores(*_random_spans(lengths, len(values), draws, rng))
     scores = np.array(observed).reshape(-1, len(SCORES))
     nulls /= max(1, len(positions))
+    exchanged = _exchanged(kept, draws, rng, threshold)
     return SpanScores(
         per_item={name: scores[:, k] for k, name in enumerate(SCORES)},
         null_shift={name: nulls[0, :, k] for k, name in enumerate(SCORES)},
         null_random={name: nulls[1, :, k] for k, name in enumerate(SCORES)},
+        null_position={name: exchanged[:, k] for k, name in enumerate(SCORES)},
         prevalence=np.array(prevalence),
         positions=np.array(positions, dtype=np.int64),
     )
+
+
+def _exchanged(
+    items: Sequence[tuple[FloatArray, IntArray, IntArray]],
+    draws: int,
+    rng: np.random.Generator,
+    threshold: float | None,
+) -> FloatArray:
+    """`[B, 3]`: the mean over items of `SCORES` with saliency permuted among neighbours in length; `items` are the
+    saliency, the starts and the lengths of the spans of each."""
+    n = len(items)
+    if n == 0:
+        return np.zeros((draws, len(SCORES)))
+    order = np.argsort([len(values) for values, _, _ in items], kind="stable")
+    index = np.empty(n, dtype=np.int64)
+    index[order] = np.arange(n) * max(1, n // ALIKE) // n
+    table = np.zeros((len(SCORES), n, n))
+    for i, (own, starts, lengths) in enumerate(items):
+        for j in np.flatnonzero(index == index[i]).tolist():
+            other = items[j][0]
+            moved = other[((np.arange(len(own)) + 0.5) * len(other) / len(own)).astype(np.int64)]
+            table[:, i, j] = _Item(moved, int(lengths.sum()), threshold).scores(starts[None], lengths[None])[0]
+    permutations = stratified_permutations(Strata(index, np.zeros(n, dtype=np.int64)), draws, rng)
+    return np.stack([permuted_means(scores, permutations, np.arange(n)) for scores in table], axis=1)
 
 
 class _Item:

@@ -306,6 +306,7 @@ def _drawn(per_concept: FloatArray, runs: range, draws: int, rng: np.random.Gene
 STEERING = Metric(
     name="steering",
     number=10,
+    family="causal",
     title="Steering specificity",
     meaning="How far a concept's feature moves the option that names it, over what it does to all other tokens.",
     range=(None, None),
@@ -321,6 +322,8 @@ STEERING = Metric(
                 "개념의 특징을 조종하면 무작위 방향보다 그 개념의 보기가 더 특이적으로 움직인다",
             ),
             may_not=Sentence("unsteered answers go through this feature", "조종하지 않은 답도 이 특징을 거친다"),
+            floor=0.1,
+            least=0.0,
         )
     },
     depends_on=(on_concepts, on_model_runs),

@@ -125,6 +125,7 @@ def sufficiency_value(
 SUFFICIENCY = Metric(
     name="sufficiency",
     number=8,
+    family="causal",
     title="Sufficiency (normalised faithfulness)",
     meaning="Share of the answer's margin that the features shared with the explanation keep up alone.",
     range=(None, None),
@@ -141,6 +142,8 @@ SUFFICIENCY = Metric(
                 "해설과 공유된 특징만으로 같은 세기로 활성화되는 다른 특징보다 답의 여유(margin)가 더 유지된다",
             ),
             may_not=Sentence("these features are all that the answer rests on", "답이 이 특징들에만 근거한다"),
+            floor=0.05,
+            least=0.0,
         )
     },
     depends_on=(on_model_runs,),

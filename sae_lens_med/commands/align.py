@@ -14,7 +14,7 @@ from sae_lens_med.runs.progress import console
 if TYPE_CHECKING:
     from sae_lens_med.metrics.inputs import ModelSide
     from sae_lens_med.records import McqItem, Provenance
-    from sae_lens_med.study.claims import Confirmatory
+    from sae_lens_med.study.counted import Confirmatory
     from sae_lens_med.study.measure import AlignmentRun
 
 Study = Annotated[Path, typer.Argument(help="Folder of a finished study (`sae-lens-med study`).")]
@@ -265,23 +265,27 @@ def _print_table(study: Path, entries: "Sequence[Confirmatory]") -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    say(f"Alignment of {study}: the numbers that count")
-    table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
-    table.add_column("value of", overflow="fold")
-    for column in ("n", "value", "null", "null, 95 %", "p", "q"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for entry in entries:
-        value = entry.value
-        table.add_row(
-            plain(value.name.removeprefix("alignment/")),
-            str(value.n),
-            f"{value.value:.4f}",
-            "" if value.null_mean is None else f"{value.null_mean:.4f}",
-            "" if value.null_interval is None else f"{value.null_interval[0]:.4f} to {value.null_interval[1]:.4f}",
-            "" if value.p is None else f"{value.p:.2g}",
-            "" if entry.q is None else f"{entry.q:.2g}",
-        )
-    console().print(table)
+    from sae_lens_med.metrics.metric import FAMILIES
+    from sae_lens_med.study.counted import by_family
+
+    say(f"Alignment of {study}: the numbers that count; q is over each table")
+    for family, own in by_family(entries):
+        table = Table(box=SIMPLE, show_edge=False, pad_edge=False, title=FAMILIES[family].en, title_justify="left")
+        table.add_column("value of", overflow="fold")
+        for column in ("n", "value", "null", "null, 95 %", "p", "q"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for entry in own:
+            value = entry.value
+            table.add_row(
+                plain(value.name.removeprefix("alignment/")),
+                str(value.n),
+                f"{value.value:.4f}",
+                "" if value.null_mean is None else f"{value.null_mean:.4f}",
+                "" if value.null_interval is None else f"{value.null_interval[0]:.4f} to {value.null_interval[1]:.4f}",
+                "" if value.p is None else f"{value.p:.2g}",
+                "" if entry.q is None else f"{entry.q:.2g}",
+            )
+        console().print(table)
 
 
 def _split(values: list[str] | None) -> list[str]:
@@ -292,7 +296,7 @@ def _split(values: list[str] | None) -> list[str]:
 def _print(study: Path, result: "AlignmentRun", *, as_json: bool) -> None:
     from sae_lens_med.runs.files import DISCLAIMER
     from sae_lens_med.study.alignment_report import gave_nothing
-    from sae_lens_med.study.claims import confirmatory
+    from sae_lens_med.study.counted import confirmatory
     from sae_lens_med.study.measured import AlignmentFolder
 
     entries = confirmatory(result.metrics)
@@ -306,10 +310,12 @@ def _print(study: Path, result: "AlignmentRun", *, as_json: bool) -> None:
             "confirmatory": [
                 {
                     "metric": e.metric.name,
+                    "family": e.metric.family,
                     "name": e.value.name,
                     "group": e.value.group,
                     "variant": e.value.variant,
                     "q": e.q,
+                    "stands_out": e.stands_out,
                 }
                 for e in entries
             ],

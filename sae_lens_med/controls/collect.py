@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sae_lens_med.data.leakage import mask_leakage
 from sae_lens_med.errors import ConfigError, ReleaseError, StudyError, nearest
 from sae_lens_med.features.store import CollectedFeatures, is_complete, load_features, read_manifest
 from sae_lens_med.features.vectors import Collected, counted_tokens, firing_counts
@@ -118,7 +119,8 @@ def _activations(side: ModelSide, items: Sequence[McqItem]) -> npt.NDArray[np.fl
     spread = [items[i] for i in np.linspace(0, len(items) - 1, min(len(items), CALIBRATION_TEXTS // 2)).astype(int)]
     tokenizer = side.model.text_tokenizer
     prompts = [question_prompt(item, tokenizer) for item in spread]
-    prompts += [explanation_prompt(item, tokenizer)[0] for item in spread if item.explanation is not None]
+    explained = [item for item in spread if item.explanation is not None and not mask_leakage(item).nothing_left]
+    prompts += [explanation_prompt(item, tokenizer)[0] for item in explained]
     hook, special = side.loaded_sae.hook_name, special_ids(side.model)
     reader = ResidualReader(side.model, [hook])
     content = [PARTS.index("stem"), PARTS.index("explanation")]

@@ -46,6 +46,15 @@ class MaskedText(Record):
     n_answer_marks: int
     """Answer letters and numbers that were masked."""
 
+    @property
+    def nothing_left(self) -> bool:
+        """Whether all of it was masked, so that there is no text to run: nothing but placeholders, white space and
+        punctuation."""
+        kept = bytearray(b"\1" * len(self.text))
+        for span in self.placeholders:
+            kept[span.start : span.end] = bytes(span.end - span.start)
+        return not any(keep and character.isalnum() for keep, character in zip(kept, self.text, strict=True))
+
 
 def mask_leakage(item: McqItem) -> MaskedText:
     """The explanation of `item` with each option text, answer mark and quote of the stem replaced by one

@@ -14,11 +14,14 @@ the columns of one publication of the set and what each becomes. A new set is a 
     own_schema    the rows are in this package's own schema (`rows`); `has` names the columns they are known by
     unused        columns that are known and left out
 
+`subjects` joins the spellings of one subject: name of the stratum -> the names that the rows give.
+
 A column `a.b` is the value `b` of the object `a`, or of each object in the list `a`.
 
 Out of scope: reading rows (`named`).
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sae_lens_med.errors import ConfigError, nearest
-from sae_lens_med.records import EXPLANATION_SOURCES, QUESTION_LANGUAGES
+from sae_lens_med.records import EXPLANATION_SOURCES, QUESTION_LANGUAGES, McqItem
 from sae_lens_med.runs.files import configs_dir
 from sae_lens_med.runs.parsing import ParseError, read_yaml
 
@@ -145,6 +148,8 @@ class SourceMapping:
     """The subjects that are kept; all where it is empty."""
     majority: tuple[str, float] | None = None
     """The option that is right most often, and for which share of all items: what an accuracy is compared with."""
+    subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Stratum -> the subjects, as the rows spell them, that are of it."""
     notes: tuple[str, ...] = ()
     known_by: KnownBy | None = None
 
@@ -172,6 +177,26 @@ def provenance_of(item_id: str) -> dict[str, str]:
         if each.known_by is not None and item_id.startswith(each.known_by.id_prefix):
             return {"dataset": each.dataset or each.hub, "licence": each.licence}
     return {}
+
+
+def subject_stratum(item: McqItem) -> str:
+    """The subject as strata read it: folded, and under one name where the item's data set spells it in several ways."""
+    folded = _folded(item.subject)
+    return _strata().get((item.provenance.get("dataset", ""), folded), folded)
+
+
+def _folded(subject: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", subject).casefold().split())
+
+
+@lru_cache(maxsize=1)
+def _strata() -> dict[tuple[str, str], str]:
+    return {
+        (each.dataset or each.hub, _folded(subject)): stratum
+        for each in _mappings().values()
+        for stratum, subjects in each.subjects.items()
+        for subject in subjects
+    }
 
 
 def _folder() -> Path:
@@ -217,10 +242,14 @@ def _mapping(name: str, values: dict[str, Any]) -> SourceMapping:
         forms=tuple(_form(each) for each in values.pop("forms")),
         keep_subjects=tuple(values.pop("keep_subjects", ())),
         notes=tuple(values.pop("notes", ())),
+        subjects={str(stratum): _names(spelt) for stratum, spelt in values.pop("subjects", {}).items()},
         majority=None if majority is None else (majority["option"], majority["share"]),
         known_by=None if known_by is None else KnownBy(**(known_by | {"columns": frozenset(known_by["columns"])})),
         **values,
     )
+    spelt = [_folded(subject) for subjects in found.subjects.values() for subject in subjects]
+    if twice := [subject for subject in spelt if spelt.count(subject) > 1]:
+        raise ValueError(f"the subject {twice[0]!r} is of two strata")
     for form in found.forms:
         if not found.open_questions and not form.own_schema and (form.answer is None or not _has_options(form)):
             raise ValueError("a form without options or answer is one of open questions; set open_questions")

@@ -44,8 +44,8 @@ from sae_lens_med.records import (
 from sae_lens_med.runs.files import json_sha256
 
 KORMEDMCQA_LETTERS = ("A", "B", "C", "D", "E")
-EXTRA_COLUMNS = ("year", "period", "q_number", "dataset", "split", "licence", "source")
-"""Columns that are kept in the provenance of the item, as text."""
+EXTRA_COLUMNS = ("year", "period", "q_number", "dataset", "split", "licence", "source", "block")
+"""Columns that are kept in the provenance of the item, as text; items exchange within a `block`, where there is one."""
 COLUMN_CHOICES = ("refuse", "ignore")
 """What is done with columns that nothing reads."""
 

@@ -84,6 +84,18 @@ def chance_level(metric: MetricValue, items: Sequence[McqItem]) -> float | None:
     return sum(1 / len(item.options) for item in items) / len(items) if items else None
 
 
+def at_chance(metrics: Sequence[MetricValue], items: Sequence[McqItem], group: str = "all") -> bool:
+    """Whether the model answers the items of a group no better than by guessing among the options (the interval of its
+    accuracy reaches down to that), or than its liking for letters alone would (`letter_p`); False where no accuracy of
+    the group says so."""
+    metric = find(metrics, ACCURACY, group)
+    if metric is None or metric.interval is None:
+        return False
+    chance = chance_level(metric, [item for item in items if item.answer is not None])
+    guesses = chance is not None and metric.interval[0] <= chance
+    return guesses or metric.extra.get("letter_p", 0.0) >= ALPHA
+
+
 def accuracy_sentence(
     model: str, metrics: Sequence[MetricValue], items: Sequence[McqItem], results: Sequence[ItemResult]
 ) -> Sentence:

@@ -40,6 +40,7 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from sae_lens_med import distributed
+from sae_lens_med.data.leakage import mask_leakage
 from sae_lens_med.errors import DataError, UnfitItemsError
 from sae_lens_med.features.reading import encoded, read_at_hook
 from sae_lens_med.features.rules import CALIBRATION_ITEMS, require_sae, require_settings, special_ids
@@ -123,7 +124,8 @@ def collect(
     Args:
         model: the model; it is run up to the SAE's hook only, without what is attached to it (`reader`).
         loaded_sae: the SAE, in float32, with its identity. Any SAELens SAE with activations >= 0.
-        items: unique ids; an item without an explanation gives its question alone.
+        items: unique ids; an item without an explanation, or of whose explanation the masks leave nothing, gives its
+            question alone.
         output: folder for the shards; new, empty, or holding the same collection, which is then finished.
         batch_tokens: most tokens of a batch, padding included (a longer text is a batch of its own). Changes speed and
             memory, not the result, so that it may change when a collection is resumed.
@@ -271,7 +273,7 @@ def _texts(
         begins = min((span.start for span in question.part_spans), default=0)
         first = next(i for i, (_, end) in enumerate(question.char_spans) if end > begins) if shots else 0
         texts.append(_Text(index, "question", question, first, {}))
-        if item.explanation is not None:
+        if item.explanation is not None and not mask_leakage(item).nothing_left:
             explanation, masked = explanation_prompt(item, tokenizer)
             counts = {
                 "option_text_chars": masked.n_option_chars,

@@ -182,10 +182,12 @@ _PAGES = {
         "확신이 낮은 문항부터 사람에게 넘길 때 남은 문항의 정확도. 곡선이 회색 띠 안에 있으면 무작위로 넘기는 것과 "
         "다르지 않습니다."
     ),
-    "Every number that counts (dot, filled where q is below 0.05 and the value above its null) with its 95 % interval, "
-    "over the band where 95 % of its own null lies. The axis is the distance from the null's mean in the null's "
-    "standard deviations; the numbers at the right are on each metric's own scale.": (
-        "결론에 쓰이는 모든 값(점. q가 0.05 미만이고 귀무값보다 크면 채움)과 95% 신뢰구간, 그리고 각 귀무분포의 95%가 "
+    "Every number that counts (dot, filled where it stands out: q below 0.05, the value above its null, and nothing "
+    "that holds the claim back) with its 95 % interval, over the band where 95 % of its own null lies. The axis is the "
+    "distance from the null's mean in the null's standard deviations; the numbers at the right are on each metric's "
+    "own scale.": (
+        "결론에 쓰이는 모든 값(점. q가 0.05 미만이고 귀무값보다 크며 결론을 막는 사유가 없으면 채움)과 95% 신뢰구간, "
+        "그리고 각 귀무분포의 95%가 "
         "놓인 띠. 가로축은 귀무 평균에서 떨어진 거리를 귀무분포의 표준편차로 나타낸 것이고, 오른쪽 숫자는 각 지표 "
         "본래의 척도입니다."
     ),
@@ -243,14 +245,15 @@ _PAGES = {
         "여러 지표에 공통되는 유보: 다음은 어느 지표로도 결론지을 수 없습니다."
     ),
     "The numbers as a table": "수치를 표로 보기",
-    "Each row is a number that counts in the correction for multiplicity: q is p after Benjamini-Hochberg over the {n} "
-    "numbers with a p. Intervals are 95 %.": (
-        "각 행은 다중비교 보정에 포함되는 값입니다. q는 p가 있는 {n}개 값을 Benjamini-Hochberg 방법으로 보정한 것이고, "
+    "{n} numbers with a p": "p가 있는 값 {n}개",
+    "Each row is a number that counts in the correction for multiplicity: q is p after Benjamini-Hochberg over the "
+    "numbers of its own table. Intervals are 95 %.": (
+        "각 행은 다중비교 보정에 포함되는 값입니다. q는 같은 표의 p를 Benjamini-Hochberg 방법으로 보정한 것이고, "
         "신뢰구간은 95%입니다."
     ),
-    "Each row is a number that counts in the correction for multiplicity: q is p after Benjamini-Hochberg over the {n} "
-    "numbers with a p. Intervals are 95 %. The figure is in report.html.": (
-        "각 행은 다중비교 보정에 포함되는 값입니다. q는 p가 있는 {n}개 값을 Benjamini-Hochberg 방법으로 보정한 것이고, "
+    "Each row is a number that counts in the correction for multiplicity: q is p after Benjamini-Hochberg over the "
+    "numbers of its own table. Intervals are 95 %. The figure is in report.html.": (
+        "각 행은 다중비교 보정에 포함되는 값입니다. q는 같은 표의 p를 Benjamini-Hochberg 방법으로 보정한 것이고, "
         "신뢰구간은 95%입니다. 그림은 report.ko.html에 있습니다."
     ),
     "Numbers that count, scrolls sideways": "결론에 쓰이는 값, 가로로 스크롤",
@@ -363,6 +366,7 @@ _NAMES = {
     "prevalence": "비율",
     "shift_mean": "옮긴 구간의 평균",
     "random_mean": "무작위 구간의 평균",
+    "position_mean": "다른 문항의 같은 위치에서의 평균",
 }
 
 TEXTS = _PAGES | _NAMES | METRIC_TEXTS

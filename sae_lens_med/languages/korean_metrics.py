@@ -114,10 +114,10 @@ METRIC_TEXTS = {
     "Explanations permuted within strata of language, subject and gold letter; the mean of the null is 0.": (
         "언어, 과목, 정답 글자로 나눈 층 안에서 해설을 섞음. 귀무 평균은 0입니다."
     ),
-    "Explanations permuted within strata of language, subject and gold letter, at the texts' own lengths; beside it "
-    "the hypergeometric chance.": (
-        "언어, 과목, 정답 글자로 나눈 층 안에서 글의 길이를 맞추어 해설을 섞음. 초기하분포의 무작위 수준도 함께 "
-        "보입니다."
+    "Explanations permuted within strata of language, subject and gold letter and among neighbours in length, at the "
+    "texts' own lengths; beside it the hypergeometric chance.": (
+        "언어, 과목, 정답 글자로 나눈 층에서 길이가 비슷한 것끼리 글의 길이를 맞추어 해설을 섞음. 초기하분포의 "
+        "무작위 수준도 함께 보입니다."
     ),
     "Concept labels permuted within strata of subject and length; the best feature is chosen again each time.": (
         "과목과 길이로 나눈 층 안에서 개념 표지를 섞고, 매번 가장 좋은 특징을 다시 고름."
@@ -125,8 +125,10 @@ METRIC_TEXTS = {
     "Concept labels permuted; feature and threshold are chosen again each time.": (
         "개념 표지를 섞고, 매번 특징과 임곗값을 다시 고름."
     ),
-    "The expert's spans shifted around the text, and random spans of equal lengths.": (
-        "전문가가 표시한 구간을 글 안에서 옮긴 것과, 길이가 같은 무작위 구간."
+    "The expert's spans shifted around the text, random spans of equal lengths, and other items' saliency at the "
+    "same relative places; the hardest counts.": (
+        "전문가가 표시한 구간을 글 안에서 옮긴 것, 길이가 같은 무작위 구간, 같은 상대 위치에 놓은 다른 문항의 중요도. "
+        "이 가운데 가장 엄격한 것을 씁니다."
     ),
     "The same for matched-random features: as often and as strongly active.": (
         "같은 빈도와 세기로 활성화되는 짝지은 무작위 특징에서의 같은 값."
@@ -171,11 +173,17 @@ METRIC_NOTES = {
     "Interval: percentile bootstrap over items": "신뢰구간: 문항에 대한 백분위수 부트스트랩",
     "interval: percentile bootstrap over items": "신뢰구간: 문항에 대한 백분위수 부트스트랩",
     "null: explanations permuted within strata": "귀무분포: 층 안에서 해설을 섞음",
-    "null: explanations permuted within strata, at the lengths and scripts of the own pairs": (
-        "귀무분포: 자기 쌍의 길이와 문자 종류에 맞추어 층 안에서 해설을 섞음"
+    "{n} items are near-duplicates, in {k} clusters: one of each cluster is measured": (
+        "문항 {n}개가 거의 같은 문항이며 {k}개 묶음을 이룸. 묶음마다 하나만 측정함"
     ),
-    "null: explanations permuted within strata, not adjusted for length: too few items": (
-        "귀무분포: 층 안에서 해설을 섞음(문항이 적어 길이를 보정하지 않음)"
+    "{n} subjects are read as {m}: spellings of one subject exchange": (
+        "과목 이름 {n}개를 {m}개로 읽음. 같은 과목의 다른 표기끼리는 서로 바꿈"
+    ),
+    "Items exchange within {n} blocks": "문항은 {n}개 구획(block) 안에서만 서로 바꿈",
+    "null: explanations permuted within strata and among neighbours in length, at the sums, lengths and scripts of the "
+    "own pairs": ("귀무분포: 자기 쌍의 활성 합, 길이, 문자 종류에 맞추어 층 안에서 길이가 비슷한 것끼리 해설을 섞음"),
+    "null: none, because too few items exchange to adjust for length": (
+        "귀무분포: 없음(길이를 보정하기에는 서로 바꿀 문항이 너무 적음)"
     ),
     "n = {n} is small, so this cannot carry a claim": "n = {n}은 작아서 결론의 근거가 되지 못함",
     "n = {n} items is small, so this cannot carry a claim": "문항 {n}개는 적어서 결론의 근거가 되지 못함",

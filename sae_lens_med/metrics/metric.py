@@ -8,6 +8,10 @@ one line in the room's `METRICS`; the command line, the runner and the report re
 each metric, of the variant `sae`, on the items left out of the SAE's training text where the study tells them apart,
 otherwise on all. Everything else (other groups, other variants, companions) is description and is not corrected.
 
+**Families** are corrected apart (`FAMILIES`): what is nearly certain of the features would otherwise lower the bar for
+what is said of causes. The family `features` does not change when explanations are permuted: it says what the features
+are like and stands beside the table of alignment, not in it.
+
 Out of scope: running metrics (`study.measure`), and what they are measured from (`inputs`).
 """
 
@@ -34,6 +38,16 @@ NEEDS: dict[Need, str] = {
     "embeddings": "embeddings of texts (TF-IDF where none are given)",
     "ratings": "a file of clinicians' ratings",
 }
+Family = Literal["readout", "causal", "features"]
+FAMILIES: dict[Family, Sentence] = {
+    "readout": Sentence("Read-out: what question and explanation share", "읽기: 질문과 해설이 공유하는 것"),
+    "causal": Sentence("Causal: what moves the answer", "인과: 답을 움직이는 것"),
+    "features": Sentence(
+        "Beside it: what the features are like, whatever the explanations say",
+        "참고: 해설의 내용과 무관한 특징 자체의 성질",
+    ),
+}
+"""What each family is about, in the order in which they are reported."""
 ALL = "all"
 """The name that stands for every metric of a list."""
 
@@ -57,6 +71,16 @@ class Claim:
     """When it stands out from its null."""
     may_not: Sentence
     """Not even then."""
+    floor: float = 0.0
+    """The smallest effect that is claimed whatever its p, in the metric's own unit: the value must lie this far above
+    its null and, where there is one, above `least`."""
+    least: float | None = None
+    """The value that means no effect, so that a value at or below it is never claimed, wherever its null lies; None
+    where only the null says what no effect is."""
+
+    def __post_init__(self) -> None:
+        if not self.floor >= 0:
+            raise ConfigError(f"the smallest effect that is claimed must be 0 or more, got {self.floor}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +91,8 @@ class Metric:
     """What `--metrics` calls it."""
     number: int
     """In the field's table, 1 to 15; 16 is the conclusion drawn from them feature by feature."""
+    family: Family
+    """What it is corrected with; no value of the family `causal` is claimed without a span (`study.counted`)."""
     title: str
     meaning: str
     """One sentence."""
@@ -108,6 +134,7 @@ class Metric:
         return {
             "name": self.name,
             "number": self.number,
+            "family": self.family,
             "title": self.title,
             "meaning": self.meaning,
             "range": list(self.range),

@@ -11,8 +11,9 @@ Made from `sae_lens_med.alignment.METRICS` by `sae-lens-med list-metrics --markd
 metric's own file and run that command again.
 
 `sae-lens-med align STUDY` measures them on a finished study. Every value stands beside its null. *Counts* names the
-values that the correction for multiplicity (Benjamini-Hochberg) counts; the claim is what such a value allows to be
-said when it stands out, and what it does not show even then.
+values that the correction for multiplicity (Benjamini-Hochberg) counts, each in its family: `readout`, `causal`, and
+`features`, which does not change when explanations are permuted and stands beside the alignment. The claim is what such
+a value allows to be said when it stands out, and what it does not show even then.
 
 """
 
@@ -29,8 +30,10 @@ def reference(metrics: Iterable[Metric]) -> str:
         )
         for name in metric.confirmatory:
             claim = metric.claims[name]
+            least = "" if claim.least is None else f", and {claim.least:g} as no effect"
             parts.append(
-                f"- **Counts**: `{name}`. May be concluded: that {claim.may.en}. Not shown by it: that "
+                f"- **Counts**: `{name}`, with the family {metric.family!r}. May be concluded: that {claim.may.en}. "
+                f"Smallest effect claimed: {claim.floor:g} above the null{least}. Not shown by it: that "
                 f"{claim.may_not.en}.\n"
             )
         parts.append("\n")

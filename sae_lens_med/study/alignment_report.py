@@ -15,29 +15,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from sae_lens_med import plots
 from sae_lens_med.alignment import METRICS
+from sae_lens_med.data.mappings import subject_stratum
 from sae_lens_med.errors import StudyError
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features
 from sae_lens_med.languages import Language, Sentence
-from sae_lens_med.metrics.metric import Metric
+from sae_lens_med.metrics.duplicates import near_duplicates
+from sae_lens_med.metrics.metric import FAMILIES, Metric
 from sae_lens_med.pages import page_names, write_pages
-from sae_lens_med.records import MetricValue
+from sae_lens_med.records import McqItem, MetricValue
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, json_sha256
 from sae_lens_med.statistics import ALPHA
 from sae_lens_med.study.claims import (
     VARIANT_NAMES,
-    Confirmatory,
-    confirmatory,
     limits_of,
     sentence_of,
     shared_reservations,
     title_of,
     warnings,
 )
+from sae_lens_med.study.counted import Confirmatory, by_family, confirmatory
 from sae_lens_med.study.folder import StudyFolder, read_study
 from sae_lens_med.study.measured import AlignmentFolder
 
@@ -96,7 +98,9 @@ def _view(
     language: Language,
 ) -> dict[str, Any]:
     say = language.text
-    limits = limits_of(records.metrics, list(records.items.values()))
+    items = list(records.items.values())
+    limits = limits_of(records.metrics, items)
+    notes = [*notes, *material_notes(items)]
     entries = confirmatory(folder.metrics)
     shared = shared_reservations(entries, folder.metrics, limits)
     provenance = records.provenance
@@ -104,9 +108,15 @@ def _view(
         "provenance": provenance,
         "disclaimers": (DISCLAIMER, DISCLAIMER_KO) if language.code == "en" else (DISCLAIMER_KO,),
         "warnings": warnings(folder.metrics, limits),
-        "entries": entries,
-        "n_tested": sum(entry.q is not None for entry in entries),
-        "forest": _forest(entries, language),
+        "families": [
+            {
+                "title": FAMILIES[family],
+                "entries": own,
+                "n_tested": sum(entry.q is not None for entry in own),
+            }
+            for family, own in by_family(entries)
+        ],
+        "forest": _forest([entry for entry in entries if entry.metric.family != "features"], language),
         "not_drawn": [entry.metric.title for entry in entries if not _drawable(entry)],
         "sentences": [sentence_of(entry, folder.metrics, limits, shared) for entry in entries],
         "shared": _shared(shared, entries, language),
@@ -130,6 +140,24 @@ def _view(
             ),
         ],
     }
+
+
+def material_notes(items: Sequence[McqItem]) -> list[str]:
+    """What items share that no permutation and no split may part: near-duplicates, subjects, blocks, each counted."""
+    sizes = np.bincount(near_duplicates([item.question for item in items]))
+    subjects, strata = {item.subject for item in items}, {subject_stratum(item) for item in items}
+    blocks = {item.provenance["block"] for item in items if "block" in item.provenance}
+    notes = []
+    if (sizes > 1).any():
+        notes.append(
+            f"{int(sizes[sizes > 1].sum())} items are near-duplicates, in {int(np.count_nonzero(sizes > 1))} clusters: "
+            "one of each cluster is measured."
+        )
+    if len(strata) < len(subjects):
+        notes.append(f"{len(subjects)} subjects are read as {len(strata)}: spellings of one subject exchange.")
+    if blocks:
+        notes.append(f"Items exchange within {len(blocks)} blocks.")
+    return notes
 
 
 def _drawable(entry: Confirmatory) -> bool:

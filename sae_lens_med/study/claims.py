@@ -1,9 +1,9 @@
 """One plain sentence for each confirmatory number, in English and Korean: what it allows to be said, and what not.
 
-Each metric brings its own claim (`Metric.claims`). The rules are those of `verdict`, for every metric: a claim is
-allowed only when the corrected p (q) is below `ALPHA`, the value lies above its null, `SMALL_N` items carry it, and the
-explanations are not illustrative. Against every claim stand the limits that hold here: a control that has learned
-nothing gives as much, shared words do, the explanations are a model's, the model answers at chance.
+Each metric brings its own claim (`Metric.claims`). A claim is allowed only when the number stands out (`counted`),
+`SMALL_N` items carry it, and the explanations are not illustrative. Against every claim stand the limits that hold
+here: a control that has learned nothing gives as much, shared words do, the explanations are a model's, the model
+answers the items of the claim no better than by chance.
 
 Effects of different variants are compared on a common scale: MRR itself, d_z for the difference, otherwise the distance
 from the null in units of the null's own spread.
@@ -14,14 +14,14 @@ Out of scope: the verdict of the study itself (`verdict`), and verdicts on singl
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sae_lens_med.alignment import METRICS
 from sae_lens_med.evaluation.accuracy import ACCURACY
-from sae_lens_med.evaluation.sentences import chance_level, find
+from sae_lens_med.evaluation.sentences import at_chance
 from sae_lens_med.languages import KOREAN, Language, Sentence, number
 from sae_lens_med.metrics.metric import Metric
 from sae_lens_med.records import McqItem, MetricValue
-from sae_lens_med.statistics import ALPHA, SMALL_N, benjamini_hochberg
+from sae_lens_med.statistics import SMALL_N
 from sae_lens_med.study import verdict
+from sae_lens_med.study.counted import Confirmatory, confirmatory
 
 LEARNED_NOTHING = ("shuffled_decoder", "random_model")
 WORDS = ("tfidf", "bm25")
@@ -33,42 +33,17 @@ VARIANT_NAMES = verdict.VARIANT_NAMES | {
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmatory:
-    """A number that counts in the correction for multiplicity."""
-
-    metric: Metric
-    value: MetricValue
-    q: float | None
-    """Its p after Benjamini-Hochberg over all confirmatory numbers of the study; None without a p."""
-
-    @property
-    def stands_out(self) -> bool:
-        """q below `ALPHA`, and the value above its null."""
-        return self.q is not None and self.q < ALPHA and self.value.value > (self.value.null_mean or 0.0)
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """What limits every reading of a study."""
 
     model_written: bool
     """Some explanations were written by a language model."""
     illustrative: bool
-    at_chance: bool
-    """The model does not answer above chance."""
+    at_chance: frozenset[str] = frozenset()
+    """The groups of items (`all`, `left_out`, ...) that the model answers no better than by guessing, or than its
+    liking for letters alone would."""
     reference_texts: bool = False
     """Some explanations are published texts that were not written to explain the items."""
-
-
-def confirmatory(values: Sequence[MetricValue]) -> tuple[Confirmatory, ...]:
-    """The numbers that count, in the order of the list, with q over all of them (see `metrics.metric`)."""
-    found: list[tuple[Metric, MetricValue]] = []
-    for metric in METRICS:
-        for name in metric.confirmatory:
-            found += [(metric, value) for value in _counted([v for v in values if v.name == name])]
-    with_p = [value.p for _, value in found if value.p is not None]
-    corrected = iter(benjamini_hochberg(with_p).tolist())
-    return tuple(Confirmatory(metric, value, None if value.p is None else next(corrected)) for metric, value in found)
 
 
 def value_name(name: str) -> str:
@@ -95,6 +70,9 @@ def sentence_of(
         may = Sentence(f"that {claim.may.en}", _that(claim.may.ko))
     elif few or limits.illustrative:
         may = Sentence("only what these texts gave", "이 글들에서 나온 수치 자체뿐")
+    elif held := entry.held_back:
+        en, ko = "; and ".join(each.en for each in held), "; ".join(each.ko for each in held)
+        may = Sentence(f"only the number itself, because {en}", f"수치 자체뿐({ko})")
     else:
         may = Sentence(
             "that no such effect was shown here, which is no proof that there is none",
@@ -102,7 +80,7 @@ def sentence_of(
         )
     may_not = [] if shown else [Sentence(f"that {claim.may.en}", _that(claim.may.ko))]
     may_not += [each for each in reservations(entry, values, limits) if each not in apart]
-    where_en, where_ko = _where(value)
+    where_en, where_ko = _where(value.group)
     en = (
         f"{entry.metric.title}, {value_name(value.name)}: on {value.n} {value.unit}{where_en} {number(value.value)} "
         f"({facts_en}). May be concluded: {may.en}."
@@ -132,12 +110,8 @@ def shared_reservations(
 def limits_of(metrics: Sequence[MetricValue], items: Sequence[McqItem]) -> Limits:
     """From the study's own metrics (accuracy) and items."""
     sources = verdict.explanation_sources(items)
-    accuracy = find(metrics, ACCURACY, "all")
-    chance = None if accuracy is None else chance_level(accuracy, [i for i in items if i.answer is not None])
-    at_chance = (
-        accuracy is not None and accuracy.interval is not None and chance is not None and accuracy.interval[0] <= chance
-    )
-    return Limits(sources["model"] > 0, sources["illustrative"] > 0, at_chance, sources["reference"] > 0)
+    groups = frozenset(m.group for m in metrics if m.name == ACCURACY and at_chance(metrics, items, m.group))
+    return Limits(sources["model"] > 0, sources["illustrative"] > 0, groups, sources["reference"] > 0)
 
 
 def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, ...]:
@@ -167,13 +141,16 @@ def warnings(values: Sequence[MetricValue], limits: Limits) -> tuple[Sentence, .
                 "아닙니다.",
             )
         )
-    if limits.at_chance:
+    for group in sorted(limits.at_chance & {"all", "left_out"}):
+        where_en, where_ko = ("", "") if group == "all" else (f" the items{_where(group)[0]}", _where(group)[1])
         sentences.append(
             Sentence(
-                "The model does not answer above chance. Alignment can still say what it reads and represents; it "
-                "cannot say that it answers rightly, or for the right reasons.",
-                "모델의 정확도가 무작위 추측보다 높지 않습니다. 일치도는 모델이 무엇을 읽고 표상하는지는 말할 수 "
-                "있지만, 옳게 답한다거나 옳은 이유로 답한다고는 말할 수 없습니다.",
+                f"The model does not answer{where_en} above chance (guessing, or its liking for letters alone). "
+                "Alignment can still say what it reads and represents; it cannot say that it answers rightly, or for "
+                "the right reasons.",
+                f"모델의 정확도가 무작위 추측이나 글자 선호만으로 얻는 수준보다 높지 않습니다{where_ko}. 일치도는 "
+                "모델이 무엇을 읽고 표상하는지는 말할 수 있지만, 옳게 답한다거나 옳은 이유로 답한다고는 말할 수 "
+                "없습니다.",
             )
         )
     few = sorted({_items(entry.value) for entry in confirmatory(values) if _items(entry.value) < SMALL_N})
@@ -205,16 +182,6 @@ def _that(clause: str) -> str:
     return f"{clause[:-1]}라는 것" if clause.endswith("이다") else f"{clause}는 것"
 
 
-def _counted(values: list[MetricValue]) -> list[MetricValue]:
-    """Of the values of one name: those of the SAE where there are such, on the left-out items where there are such."""
-    for key in ("sae", "model"):
-        values = [v for v in values if v.variant == key] or values
-    for group in ("left_out", "all"):
-        if some := [v for v in values if v.group == group]:
-            return some
-    return values
-
-
 def _items(value: MetricValue) -> int:
     """Items that a number rests on: concepts and features are counted over items or texts."""
     if value.unit == "items":
@@ -240,10 +207,10 @@ def _facts(entry: Confirmatory) -> tuple[str, str]:
     return "; ".join(en), "; ".join(ko)
 
 
-def _where(value: MetricValue) -> tuple[str, str]:
-    if value.group == "left_out":
+def _where(group: str) -> tuple[str, str]:
+    if group == "left_out":
         return " left out of the SAE's training text", "(SAE 학습에서 제외)"
-    return ("", "") if value.group == "all" else (f" ({value.group})", f"({value.group})")
+    return ("", "") if group == "all" else (f" ({group})", f"({group})")
 
 
 def reservations(entry: Confirmatory, values: Sequence[MetricValue], limits: Limits) -> list[Sentence]:
@@ -302,7 +269,7 @@ def reservations(entry: Confirmatory, values: Sequence[MetricValue], limits: Lim
                 "학습이 필요하다는 것(학습하지 않은 대조군을 측정하지 않음)",
             )
         )
-    if limits.at_chance:
+    if value.group in limits.at_chance:
         found.append(
             Sentence(
                 "that it serves right answers, because the model answers at chance",

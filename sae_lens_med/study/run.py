@@ -34,12 +34,13 @@ from sae_lens_med.alignment.item_features import item_features
 from sae_lens_med.alignment.retrieval import RETRIEVAL
 from sae_lens_med.alignment.similarities import Similarities
 from sae_lens_med.data import LoadedItems, mask_leakage
-from sae_lens_med.errors import ConfigError
+from sae_lens_med.errors import ConfigError, listed
 from sae_lens_med.evaluation.accuracy import accuracy_metrics
 from sae_lens_med.evaluation.methods import run_method
 from sae_lens_med.features.collect import collect, require_fit
 from sae_lens_med.features.contexts import top_contexts
 from sae_lens_med.features.store import load_features, nothing_fires, repair
+from sae_lens_med.features.vectors import explained_items
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
@@ -231,6 +232,7 @@ def _run_study(
             progress=progress,
         )
         silent = nothing_fires(features_folder) if distributed.ranks().first else None
+        nothing = _nothing_left(data.items, features_folder) if distributed.ranks().first else []
         ignored = [f"Columns of the data that nothing reads: {', '.join(data.ignored_columns)}."]
         n_left_out = [f"{len(data.bad_rows)} rows or items of the data were left out."]
         return [
@@ -240,6 +242,7 @@ def _run_study(
             *data.bad_rows,
             *(ignored if data.ignored_columns else []),
             *([silent] if silent else []),
+            *nothing,
         ]
 
     def run_evaluate() -> list[str]:
@@ -362,6 +365,21 @@ def choose_shown(
             used[subject[best]] += 1
             chosen.append(best)
     return chosen
+
+
+def _nothing_left(items: Sequence[McqItem], folder: Path) -> list[str]:
+    """The items with an explanation that are left out of the alignment because nothing of a text counts, by id."""
+    features = load_features(folder)
+    compared = explained_items(features)
+    notes = []
+    for what, left in (
+        ("the masks leave nothing of the explanation", ~features.has_explanation),
+        ("no token of the question counts", features.has_explanation & ~compared),
+    ):
+        ids = [item.id for item, out in zip(items, left, strict=True) if out and item.explanation is not None]
+        if ids:
+            notes.append(f"{len(ids)} items are left out of the alignment, because {what}: {listed(ids)}.")
+    return notes
 
 
 def _masked(item: McqItem) -> dict[str, int]:

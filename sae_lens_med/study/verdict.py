@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sae_lens_med.evaluation.accuracy import ACCURACY
-from sae_lens_med.evaluation.sentences import chance_level, find
+from sae_lens_med.evaluation.sentences import at_chance, find
 from sae_lens_med.languages import KOREAN, Sentence, number
 from sae_lens_med.records import ExplanationSource, McqItem, MetricValue
 from sae_lens_med.statistics import ALPHA, SMALL_N
@@ -273,9 +273,7 @@ def _may_not(
                 "SAE가 학습하지 않은 글에서도 그렇다는 것",
             )
         )
-    accuracy = find(metrics, ACCURACY, "all")
-    chance = None if accuracy is None else chance_level(accuracy, [i for i in items if i.answer is not None])
-    if accuracy is not None and accuracy.interval is not None and chance is not None and accuracy.interval[0] <= chance:
+    if at_chance(metrics, items, metric.group):
         sentences.append(
             Sentence(
                 "that these features serve the right answer, because the model does not answer above chance",

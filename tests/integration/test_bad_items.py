@@ -21,6 +21,7 @@ from sae_lens_med.evaluation.method import METHODS
 from sae_lens_med.evaluation.run import evaluate
 from sae_lens_med.features import collect as collect_module
 from sae_lens_med.features.collect import collect
+from sae_lens_med.features.store import load_features
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.models.engine import Engine
 from sae_lens_med.records import McqItem
@@ -97,6 +98,26 @@ def test_what_is_too_long_for_a_study_counts_explanations_too(
             run()
         assert list(error.value.reasons) == [items[1].id, items[3].id]
     assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_an_item_of_which_the_masks_leave_nothing_is_left_out_and_named(
+    model: MedBridge, sae: LoadedSae, tmp_path: Path
+) -> None:
+    items = list(SAMPLE.items)
+    first = items[0]
+    items[0] = replace(first, explanation=f"정답: 3. {first.options[2]}.", explanation_spans=())
+    found = run_study(model, sae, loaded(items), tmp_path / "s", progress=False, permutations=9)
+    assert any(
+        note
+        == f"1 items are left out of the alignment, because the masks leave nothing of the explanation: {first.id}."
+        for note in found.notes
+    )
+    assert first.id in (tmp_path / "s" / "report.md").read_text(encoding="utf-8")
+    features = load_features(tmp_path / "s" / "features")
+    assert features.has_explanation.tolist() == [False] + [True] * 5
+    bare = collect(model, sae, [replace(items[0], explanation=None, explanation_source=None)], output=tmp_path / "b")
+    own, without = features.acts, load_features(bare).acts
+    assert own.token_id[own.token_item == 0].tolist() == without.token_id.tolist()
 
 
 def test_items_that_a_method_cannot_ask_are_named_with_the_others(model: MedBridge) -> None:

@@ -32,7 +32,7 @@ from sae_lens_med.alignment.feature_verdicts import feature_verdicts
 from sae_lens_med.alignment.labels.scores import score_labels
 from sae_lens_med.alignment.labels.tasks import Example, LabelTask
 from sae_lens_med.alignment.monosemanticity import monosemanticity, shuffled_mean
-from sae_lens_med.alignment.overlap import top_k_sets, weighted_jaccard_table
+from sae_lens_med.alignment.overlap import ALIKE, mass_properties, top_k_sets, weighted_jaccard_table
 from sae_lens_med.alignment.reasoning_scores import against_answer_only, early_answering, hint_acknowledgement
 from sae_lens_med.alignment.retrieval import ranked
 from sae_lens_med.alignment.rsa import cosine_dissimilarity, mantel
@@ -45,11 +45,12 @@ from sae_lens_med.alignment.span_gate import Span
 from sae_lens_med.alignment.span_scores import span_scores
 from sae_lens_med.alignment.steering import Steered, SteeringPair, steering_values
 from sae_lens_med.features.vectors import idf_weights, weighted
-from sae_lens_med.metrics.inputs import length_strata
+from sae_lens_med.metrics.inputs import length_properties, length_strata
 from sae_lens_med.records import McqItem
 from sae_lens_med.statistics import (
     Strata,
     coarsen_strata,
+    neighbours,
     paired_contrast,
     permutation_p,
     permuted_means,
@@ -145,9 +146,14 @@ def similarity(seed: int, n: int = N, planted: float = 0.0) -> Values:
     adjusted = adjust_for_nuisance(cosine, x, y)
     difference, plain = (matched_minus_mismatched(s, study.strata, drawn) for s in (adjusted, cosine))
     ranks = ranked(adjusted, drawn, cuts=(1, 5))
-    overlap = adjust_within_strata(jaccard, x, y, study.strata)
+    sides = [
+        np.column_stack([mass_properties(vectors), log[:, :1]])
+        for vectors, log in ((study.stems, x), (study.explanations, y))
+    ]
+    near = stratified_permutations(neighbours(study.strata, y[:, 0], ALIKE), B, rng)
+    overlap = adjust_within_strata(jaccard, *sides, study.strata)
     common = (top_k_sets(study.stems, 8) @ top_k_sets(study.explanations, 8).T).toarray()
-    common = adjust_within_strata(common, x, y, study.strata)
+    common = adjust_within_strata(common, *sides, study.strata)
     left, right = (cosine_dissimilarity(cosine_matrix(s, s)) for s in (study.stems, study.explanations))
     lengths = [np.add.outer(p[:, 0], p[:, 0]) for p in (x, y)]
     rsa, partial = mantel(left, right, drawn), mantel(left, right, drawn, partial=lengths)
@@ -157,9 +163,9 @@ def similarity(seed: int, n: int = N, planted: float = 0.0) -> Values:
         "retrieval_mrr": (float(ranks.reciprocal_rank.mean()), ranks.null_mrr),
         "retrieval_at_1": (float(ranks.hits[1].mean()), ranks.null_hits[1]),
         "retrieval_at_5": (float(ranks.hits[5].mean()), ranks.null_hits[5]),
-        "overlap_jaccard": (float(np.diagonal(overlap).mean()), permuted_means(overlap, drawn, everyone)),
+        "overlap_jaccard": (float(np.diagonal(overlap).mean()), permuted_means(overlap, near, everyone)),
         "overlap_jaccard, unadjusted": (float(np.diagonal(jaccard).mean()), permuted_means(jaccard, drawn, everyone)),
-        "overlap_common": (float(np.diagonal(common).mean()), permuted_means(common, drawn, everyone)),
+        "overlap_common": (float(np.diagonal(common).mean()), permuted_means(common, near, everyone)),
         "rsa, not partialled": (rsa.value, rsa.null),
     }
     return _p(found, rng) | {"rsa_partial": (partial.p, partial.p)}
@@ -180,7 +186,7 @@ def concepts(seed: int, n: int = N, planted: float = 0.0) -> Values:
     if planted:
         acts[:, :5] += planted * labels * rng.gamma(4.0, size=labels.shape)
     stems = sparse.csr_array(acts)
-    auroc = concept_auroc(stems, labels, strata, drawn)
+    auroc = concept_auroc(stems, labels, strata, drawn, nuisance=length_properties(study.lengths[:, 0]))
     held_out = half_of_strata(strata, rng)
     redrawn = stratified_permutations(crossed_strata(strata, held_out), B, rng)
     f1 = concept_f1(stems, labels, held_out, redrawn)
@@ -205,14 +211,12 @@ def monosemantic(seed: int, n: int = N, planted: float = 0.0) -> Values:
         embeddings = np.hstack([embeddings, planted * np.sqrt(acts[:, :10])])
     result = monosemanticity(sparse.csr_array(acts), embeddings)
     common = result.measured[np.argsort(-np.diff(result.scaled.tocsc().indptr)[result.measured])[:1]]
-    found: Found = {
-        "monosemanticity": (result.mean, shuffled_mean(result, drawn)),
-        "monosemanticity, one feature": (
-            float(result.score[common[0]]),
-            shuffled_mean(monosemanticity(sparse.csr_array(acts[:, common]), embeddings), drawn),
-        ),
+    one = monosemanticity(sparse.csr_array(acts[:, common]), embeddings)
+    found = {
+        name: shuffled_mean(each, study.lengths[:, 0], drawn)[1]
+        for name, each in (("monosemanticity", result), ("monosemanticity, one feature", one))
     }
-    return _p(found, rng)
+    return {name: (p, p) for name, p in found.items()}
 
 
 def looking(seed: int, n: int = 15, planted: float = 0.0) -> Values:

@@ -33,7 +33,10 @@ def _slow_auroc(a: Array, label: Array) -> float:
 
 def _slow_z(a: Array, label: Array, strata: Strata) -> float:
     """Rank sum of the labelled, its expectation and variance in each stratum written out."""
-    ranks = stats.rankdata(a)
+    return _z_of(stats.rankdata(a), label, strata)
+
+
+def _z_of(ranks: Array, label: Array, strata: Strata) -> float:
     total, expected, variance = ranks[label].sum(), ranks[label & ~strata.exchangeable].sum(), 0.0
     for group in strata.members():
         r, m, n = ranks[group], label[group].sum(), len(group)
@@ -83,6 +86,29 @@ def test_auroc_z_and_the_null_equal_loops(kind: int, monkeypatch: pytest.MonkeyP
     assert (p[:, 3] == 1).all() and (overall >= p).all()
     threaded = concept_auroc(sparse.csr_array(acts), labels, strata, drawn, threads=3)
     np.testing.assert_array_equal(threaded.null_max, result.null_max)
+
+
+def test_a_nuisance_is_taken_from_the_ranks_within_strata() -> None:
+    rng = np.random.default_rng(4)
+    acts, labels, nuisance = _acts(rng, 30, 6), rng.random((30, 3)) < 0.4, rng.normal(size=(30, 2))
+    strata = coarsen_strata([(str(i % 4),) for i in range(29)] + [("alone",)])
+    drawn = stratified_permutations(strata, 20, rng)
+    result = concept_auroc(sparse.csr_array(acts), labels, strata, drawn, nuisance=nuisance)
+    beside = np.zeros((30, 2))
+    for group in strata.members():
+        beside[group] = nuisance[group] - nuisance[group].mean(axis=0)
+    left = []
+    for f in range(6):
+        ranks = stats.rankdata(acts[:, f])
+        dummies = np.stack([strata.index == s for s in range(-1, 4)], axis=1).astype(float)
+        slope = np.linalg.lstsq(np.hstack([beside, dummies]), ranks, rcond=None)[0][:2]
+        left.append(ranks - beside @ slope)
+    for c in range(3):
+        for f in range(6):
+            assert result.z[f, c] == pytest.approx(_z_of(left[f], labels[:, c], strata), abs=1e-9)
+        for b, order in enumerate(drawn):
+            largest = max(0.0, *(_z_of(left[f], labels[order, c], strata) for f in range(6)))
+            assert result.null_max[b, c] == pytest.approx(largest, rel=1e-5)
 
 
 def test_z_of_one_stratum_is_the_normal_approximation_of_mann_and_whitney() -> None:

@@ -231,11 +231,30 @@ def test_bm25_is_the_literal_formula() -> None:
 
 def test_length_strata_keep_language_and_subject_apart_and_like_lengths_together() -> None:
     items = [McqItem(f"q{i}", f"s{i % 2}", "en" if i < 40 else "ko", "w " * (i + 1), ("a", "b"), 0) for i in range(80)]
-    strata = length_strata(items, np.arange(80.0))
-    assert strata.n_alone == 0
+    lengths = np.arange(80.0) + 1
+    strata = length_strata(items, lengths)
     for group in strata.members():
         assert len({(items[i].language, items[i].subject) for i in group}) == 1
-        assert np.ptp(group) <= 20  # two bins of ten among each forty
+        assert len(group) in (2, 3)
+        assert lengths[group].max() <= np.exp(0.4) * lengths[group].min()
+    # Of 1, 3, 5, 7 ... and of 2, 4, 6, ... characters the first is too far from the next one.
+    assert np.flatnonzero(~strata.exchangeable).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "bins"),
+    [
+        ([10, 11, 12], [0, 0, 0]),
+        ([10, 11, 30], [0, 0, -1]),
+        ([10, 20, 40], [-1, -1, -1]),
+        ([10, 11, 12, 13, 14], [0, 0, 1, 1, 1]),
+        ([1000, 10, 101, 10, 100], [-1, 0, 1, 0, 1]),
+        ([10, 30, 31], [-1, 0, 0]),
+    ],
+)
+def test_a_small_subject_is_no_bin_of_any_length_range(lengths: list[int], bins: list[int]) -> None:
+    items = [McqItem(f"q{i}", "s", "en", "Which?", ("a", "b"), 0) for i in range(len(lengths))]
+    assert length_strata(items, np.array(lengths, dtype=np.float64)).index.tolist() == bins
 
 
 def test_inputs_that_do_not_belong_together_are_refused() -> None:

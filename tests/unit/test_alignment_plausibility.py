@@ -1,5 +1,7 @@
 """Metric #6: against ERASER's definitions in loops, scikit-learn's average precision, and planted saliency."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from scipy import stats
 
 from sae_lens_med.alignment.span_scores import SCORES, span_scores
 from sae_lens_med.errors import DataError
+from sae_lens_med.statistics import permutation_p
 
 Array = np.ndarray
 
@@ -122,19 +125,77 @@ def _study(rng: np.random.Generator, n: int, effect: float) -> tuple[list[Array]
 
 def test_saliency_that_knows_nothing_is_rejected_as_often_as_said() -> None:
     rng = np.random.default_rng(0)
-    rejected = np.zeros((3, 3), dtype=int)
+    rejected = np.zeros((3, 4), dtype=int)
     for _ in range(500):
         saliency, spans = _study(rng, 8, 0.0)
         # One span each: where it lies says nothing, by shift and by placement.
         result = span_scores(saliency, [g[:1] for g in spans], 199, rng)
         for k, name in enumerate(SCORES):
             value = result.value(name)
-            for j, null in enumerate((result.null_shift[name], result.null_random[name])):
+            for j, null in enumerate(result.nulls(name).values()):
                 rejected[k, j] += (1 + np.count_nonzero(null >= value - 1e-12)) / 200 <= 0.05
-            rejected[k, 2] += result.p(name) <= 0.05
+            rejected[k, 3] += result.p(name) <= 0.05
     low, high = stats.binom.ppf([0.005, 0.995], 500, 0.05)
-    # IOU-F1 has few values and may reject less often.
-    assert (rejected <= high).all() and (rejected[[0, 2]] >= low).all(), rejected
+    # IOU-F1 has few values, and the hardest of three is harder than each: both may reject less often. What is moved to
+    # another item's length has more ties than what stands in its own, so that the null of position may, too.
+    assert (rejected <= high).all() and (rejected[[0, 2], :2] >= low).all(), rejected
+
+
+def _falling(rng: np.random.Generator, n: int, effect: float) -> tuple[list[Array], list[Array]]:
+    """Saliency that falls over every text, and spans that mostly lie early, which have nothing else in common."""
+    saliency, spans = [], []
+    for _ in range(n):
+        tokens = int(np.clip(rng.lognormal(4.0, 0.5), 15, 250))
+        s = np.convolve(rng.normal(size=tokens + 4), np.ones(5) / 2, "valid") + 4 * np.exp(-np.arange(tokens) / 20)
+        start = int(0.8 * rng.beta(1, 4) * tokens)
+        end = min(tokens, start + max(1, int(rng.uniform(0.05, 0.4) * tokens)))
+        s[start:end] += effect
+        saliency.append(s * rng.lognormal())
+        spans.append(np.array([[start, end]]))
+    return saliency, spans
+
+
+def test_saliency_that_merely_falls_over_the_text_is_rejected_as_often_as_said() -> None:
+    rejected = np.zeros((3, 4), dtype=int)
+    for seed in range(500):
+        rng = np.random.default_rng([seed, 15])
+        result = span_scores(*_falling(rng, 16, 0.0), 99, rng)
+        for k, name in enumerate(SCORES):
+            value = result.value(name)
+            rejected[k, :3] += [permutation_p(value, null) <= 0.05 for null in result.nulls(name).values()]
+            rejected[k, 3] += result.p(name) <= 0.05
+    low, high = stats.binom.ppf([0.005, 0.995], 500, 0.05)
+    assert (rejected[[0, 2], :2] > 200).all(), rejected  # what every place for as likely as any other would say
+    assert (rejected[:, 2:] <= high).all() and rejected[0, 2] >= low, rejected
+
+
+def test_saliency_that_falls_and_knows_is_found() -> None:
+    hits = [
+        span_scores(*_falling(rng, 40, 1.0), 99, rng).p("auprc") <= 0.05
+        for rng in map(np.random.default_rng, range(20))
+    ]
+    assert np.sum(hits) >= 18, hits
+
+
+def test_the_null_of_position_is_another_items_saliency_at_the_same_places() -> None:
+    rng = np.random.default_rng(1)
+    saliency = [rng.normal(size=t) for t in (6, 9, 7, 30, 33, 40)]
+    spans = [_spans(rng, len(s), 2) for s in saliency]
+    result = span_scores(saliency, spans, 4000, rng)
+    # The six are one bin; mean over the items of one permutation, by hand, for all 720 of them.
+    exact = []
+    for order in permutations(range(6)):
+        scores = []
+        for i, j in enumerate(order):
+            size, other = len(saliency[i]), saliency[j]
+            moved = np.array([other[int((t + 0.5) * len(other) / size)] for t in range(size)])
+            scores.append(_slow(moved, spans[i], None)[2])
+        exact.append(np.mean(scores))
+    drawn = result.null_position["auprc"]
+    assert np.isin(drawn.round(9), np.round(exact, 9)).all()
+    assert drawn.mean() == pytest.approx(np.mean(exact), abs=0.004)
+    alone = span_scores(saliency[:1], spans[:1], 50, rng)
+    assert alone.p("auprc") == 1.0
 
 
 def test_saliency_that_knows_is_found_and_more_so_with_more_items() -> None:

@@ -18,7 +18,8 @@ from sae_lens_med.metrics.metric import NEEDS, Claim, Measured, Metric, Sentence
 from sae_lens_med.metrics.settings import MetricSettings, read_settings
 from sae_lens_med.records import MetricValue
 from sae_lens_med.study.alignment_report import REPORTS, write_alignment_report
-from sae_lens_med.study.claims import Limits, confirmatory, sentence_of, warnings
+from sae_lens_med.study.claims import Limits, sentence_of, warnings
+from sae_lens_med.study.counted import confirmatory
 from sae_lens_med.study.measure import AlignmentRun, run_alignment
 from tests.synthetic_study import synthetic, without_explanations, write_study
 
@@ -84,8 +85,9 @@ def test_the_report_holds_every_number_and_escapes_what_it_shows(finished: tuple
     entries = confirmatory(run.metrics)
     assert [e.value.name for e in entries] == [
         *("alignment/retrieval_mrr", "alignment/matched_minus_mismatched", "alignment/overlap_jaccard"),
+        "alignment/rsa_partial",
         *("alignment/concept_auroc_z", "alignment/concept_f1", "alignment/concept_coverage"),
-        *("alignment/rsa_partial", "alignment/monosemanticity"),
+        "alignment/monosemanticity",
     ]
     assert all(f'value="{e.q}"' in html for e in entries)
 
@@ -248,6 +250,7 @@ def _toy(name: str = "toy", value: str = "alignment/toy") -> Metric:
     return Metric(
         name=name,
         number=99,
+        family="readout",
         title="A toy",
         meaning="Three quarters of everything.",
         range=(0.0, 1.0),
@@ -313,7 +316,7 @@ def test_settings_of_metrics_are_read() -> None:
             MetricSettings(**settings)
 
 
-FREE = Limits(model_written=False, illustrative=False, at_chance=False)
+FREE = Limits(model_written=False, illustrative=False)
 
 
 def metric_value(name: str = "alignment/retrieval_mrr", /, **changed: Any) -> MetricValue:
@@ -350,7 +353,7 @@ def test_sentences_name_the_limits() -> None:
     assert "무작위 가중치 모델도 같거나 더 큼" in ko
     assert "the words alone give at least as much (TF-IDF)" in en
     assert "no control that has learned nothing was measured" in said([metric_value()])[0]
-    limits = Limits(model_written=True, illustrative=False, at_chance=True)
+    limits = Limits(model_written=True, illustrative=False, at_chance=frozenset({"all"}))
     en, ko = said([metric_value()], limits)
     assert "a language model wrote explanations" in en
     assert "the model answers at chance" in en

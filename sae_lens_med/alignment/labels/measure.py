@@ -195,6 +195,7 @@ def _value(scores: LabelScores, judge: Judge, seed: int) -> MetricValue:
 LABELS = Metric(
     name="labels",
     number=13,
+    family="features",
     title="Quality of feature labels (detection, fuzzing)",
     meaning="Whether a judge who reads a feature's label can tell the texts on which the feature fires.",
     range=(0.0, 1.0),
@@ -212,6 +213,8 @@ LABELS = Metric(
             may_not=Sentence(
                 "the label is what the feature does in the model", "그 이름이 모델 안에서 그 특징이 하는 일이다"
             ),
+            floor=0.02,
+            least=0.5,
         )
     },
     depends_on=(on_controls, on_concepts, on_model_runs, on_labels),
