@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sae_lens_med.cli import app
-from sae_lens_med.errors import DataError, ModelError, ReleaseError, SaeLensMedError, listed, shortened
+from sae_lens_med.data import load_items
+from sae_lens_med.errors import DataError, ModelError, ReleaseError, SaeLensMedError, StudyError, listed, shortened
 from sae_lens_med.saes.releases import load_sae
+from sae_lens_med.study.folder import read_study
 
 LONG = "x" * 5000
 
@@ -36,6 +38,18 @@ def test_a_long_name_is_cut_in_its_middle(name: str, sentence: str) -> None:
 )
 def test_what_is_not_long_stays_whole(sentence: str) -> None:
     assert str(DataError(sentence)) == sentence
+
+
+@pytest.mark.parametrize("near", ["sampel", "kormedmcqa-doctor", "med_qa"])
+def test_a_data_source_is_told_from_one_that_is_near(near: str) -> None:
+    with pytest.raises(DataError, match="is not a data source; did you mean .*(sample|kormedmcqa:doctor|medqa).*; use"):
+        load_items(near)
+
+
+def test_a_folder_that_is_no_study_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("", encoding="utf-8")
+    with pytest.raises(StudyError, match="is not a study folder: run `sae-lens-med study --output "):
+        read_study(tmp_path)
 
 
 def test_the_errors_of_every_room_are_short() -> None:
