@@ -4,12 +4,35 @@ Every message is one sentence that says what is wrong, where, and what to do ins
 prints it without a traceback; code catches `SaeLensMedError` for all of them.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
+LONGEST = 200
+"""Characters of a name or path that a sentence shows in full."""
+_LONGEST_PART = 400
+# What stands in quotes, a run without blanks, and what stands between marks: a path may have blanks. An apostrophe
+# within a word is no quote.
+_QUOTED = r"(?<!\w)'[^'\n]*'(?!\w)|\"[^\"\n]*\""
+_NAMES = re.compile(rf"{_QUOTED}|[^\s'\"]{{{LONGEST},}}|[^:;,'\"\n]{{{_LONGEST_PART},}}")
+
+
+def shortened(sentence: str) -> str:
+    """The sentence with every name in it that is very long cut in its middle: where a path begins and ends is what
+    tells it from others."""
+
+    def cut(found: re.Match[str]) -> str:
+        name, half = found[0], LONGEST // 2
+        return name if len(name) <= LONGEST + 2 else f"{name[:half]}...{name[-half:]}"
+
+    return _NAMES.sub(cut, sentence)
+
 
 class SaeLensMedError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose. Its names are `shortened`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class DataError(SaeLensMedError):

@@ -1,7 +1,7 @@
 """`collect`: the features of questions, explanations and generated answers in a folder. Heavy imports are inside."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from sae_lens_med.commands.options import (
     Limit,
     Model,
     Output,
+    Reading,
     Sae,
     Shots,
     SkipBadItems,
@@ -27,9 +28,6 @@ from sae_lens_med.commands.options import (
     open_model,
 )
 from sae_lens_med.commands.output import say, say_json
-
-if TYPE_CHECKING:
-    from sae_lens_med.data import LoadedItems
 
 
 def register(app: typer.Typer) -> None:
@@ -85,25 +83,17 @@ def collect(
     from sae_lens_med.runs.folder import require_output
 
     require_output(output, KIND)
-
-    def load(source: str) -> "LoadedItems":
-        return load_data(
-            source,
-            split,
-            skip_bad_items,
-            limit,
-            explanation_source,
-            exclude=exclude,
-            encoding=encoding,
-            answers_from=answers_from,
-            extra_columns=extra_columns,
+    reading = Reading(split, skip_bad_items, limit, explanation_source, exclude, encoding, answers_from, extra_columns)
+    if answers is not None and data is None and (given := reading.given - {"limit"}):
+        option = f"--{min(given).replace('_', '-')}"
+        raise ConfigError(
+            f"the data are read as that evaluation read them; leave out {option}, or name the questions with --data."
         )
-
     run = None if answers is None else read_evaluation(answers)
     if run is None:
         if data is None:
             raise ConfigError("there is nothing to collect from; name the questions with --data.")
-        examples, loaded = choose_shots(load(data), shots)
+        examples, loaded = choose_shots(load_data(data, reading), shots)
     else:
         if shots:
             raise ConfigError("the shots are those of the evaluation; leave out --shots with --answers.")
@@ -113,7 +103,7 @@ def collect(
                 str(about_data["source"]), about_data["split"], limit=limit, **about_data.get("reading", {})
             )
         else:
-            found = load(data)
+            found = load_data(data, reading)
         examples, loaded = items_of(run, found)
     from sae_lens_med.features.collect import collect as run_collection
     from sae_lens_med.features.collect import require_fit

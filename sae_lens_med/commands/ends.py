@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from sae_lens_med import distributed
 from sae_lens_med.commands import output
+from sae_lens_med.errors import shortened
 from sae_lens_med.runs import lock
 from sae_lens_med.runs.files import FULL, system_error
 
@@ -42,10 +43,16 @@ _ADVICE = {
 class Commands(TyperGroup):
     """The commands, each of which ends with a sentence when it is interrupted or the system refuses."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the options that stand before a command."""
+        with _short_complaints():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the arguments name."""
         try:
-            return super().invoke(ctx)
+            with _short_complaints():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             early = not lock.held() and "output" in self._options(ctx)
             again = " before anything was written; run the same command again."
@@ -80,6 +87,18 @@ class Commands(TyperGroup):
         """Of the command that was called."""
         command = self.commands.get(ctx.invoked_subcommand or "")
         return set() if command is None else {parameter.name for parameter in command.params}
+
+
+@contextmanager
+def _short_complaints() -> Iterator[None]:
+    """What typer says of options quotes them in full."""
+    try:
+        yield
+    except Exception as error:
+        # Typer's errors of usage have no public base class.
+        if hasattr(error, "exit_code") and isinstance(said := getattr(error, "message", None), str):
+            error.message = shortened(said)  # pyright: ignore[reportAttributeAccessIssue]
+        raise
 
 
 @contextmanager
@@ -118,7 +137,7 @@ def flushed(status: int) -> int:
 def _tell(sentence: str) -> None:
     if distributed.ranks().first:
         with suppress(OSError):  # stderr may be what is full
-            output.say(sentence, err=True)
+            output.say(shortened(sentence), err=True)
 
 
 def _of_the_system(error: Exception) -> tuple[int | None, str | None]:

@@ -21,6 +21,7 @@ from sae_lens_med.commands.options import (
     Limit,
     Output,
     Permutations,
+    Reading,
     Shots,
     SkipBadItems,
     Split,
@@ -207,6 +208,7 @@ def evaluate(
         stop=tuple(stop) if stop else None,
     )
     chosen.templates()
+    reading = Reading(split, skip_bad_items, limit, explanation_source, exclude, encoding, answers_from, extra_columns)
     if endpoint is not None:
         for option, given in (
             ("--model", model),
@@ -220,17 +222,7 @@ def evaluate(
         _evaluate_endpoint(
             endpoint,
             endpoint_model,
-            lambda: load_data(
-                data,
-                split,
-                skip_bad_items,
-                limit,
-                explanation_source,
-                exclude=exclude,
-                encoding=encoding,
-                answers_from=answers_from,
-                extra_columns=extra_columns,
-            ),
+            lambda: load_data(data, reading),
             chosen,
             output,
             key_variable=endpoint_key_variable,
@@ -267,17 +259,7 @@ def evaluate(
 
     require_output(output, KIND)
     interventions = () if intervention is None else read_interventions(intervention)
-    loaded = load_data(
-        data,
-        split,
-        skip_bad_items,
-        limit,
-        explanation_source,
-        exclude=exclude,
-        encoding=encoding,
-        answers_from=answers_from,
-        extra_columns=extra_columns,
-    )
+    loaded = load_data(data, reading)
     require_options(loaded.items, "accuracy")
     examples, loaded = choose_shots(loaded, shots)
     opened, attached = open_model(model, sae, device, dtype)

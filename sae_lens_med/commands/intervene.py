@@ -1,5 +1,6 @@
 """`intervene`: interventions on SAE features compared with the plain model. Heavy imports are inside the command."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from sae_lens_med.commands.options import (
     Limit,
     Model,
     Output,
+    Reading,
     Shots,
     SkipBadItems,
     Split,
@@ -154,30 +156,12 @@ def intervene(
 
     require_output(output, KIND)
     chosen = Method(method, template=template, chat=chat)
-    loaded = load_data(
-        data,
-        split,
-        skip_bad_items,
-        limit,
-        explanation_source,
-        exclude=exclude,
-        encoding=encoding,
-        answers_from=answers_from,
-        extra_columns=extra_columns,
-    )
+    reading = Reading(split, skip_bad_items, limit, explanation_source, exclude, encoding, answers_from, extra_columns)
+    loaded = load_data(data, reading)
     examples, loaded = choose_shots(loaded, shots)
     others = None
     if statistics_data is not None:
-        others = load_data(
-            statistics_data,
-            None,
-            skip_bad_items,
-            None,
-            explanation_source,
-            encoding=encoding,
-            answers_from=answers_from,
-            extra_columns=extra_columns,
-        )
+        others = load_data(statistics_data, replace(reading, split=None, limit=None, exclude=None))
     refs = list(sae or [])
     opened, attached = open_model(model, refs[0] if refs else None, device, dtype)
     saes = attached

@@ -5,6 +5,7 @@ Heavy imports are inside the functions.
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,32 +105,42 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def load_data(
-    data: str,
-    split: str | None,
-    skip_bad_items: bool,
-    limit: int | None,
-    explanation_source: str | None,
-    *,
-    exclude: Sequence[str] | None = None,
-    encoding: str | None = None,
-    answers_from: int | None = None,
-    extra_columns: str = "refuse",
-) -> "LoadedItems":
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the data of a command are read, as its options say."""
+
+    split: str | None = None
+    skip_bad_items: bool = False
+    limit: int | None = None
+    explanation_source: str | None = None
+    exclude: Sequence[str] | None = None
+    """As given: each may hold several ids, separated by commas."""
+    encoding: str | None = None
+    answers_from: int | None = None
+    extra_columns: str = "refuse"
+
+    @property
+    def given(self) -> set[str]:
+        """The fields that are not as without any option."""
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {name for name, (value, default) in values.items() if value not in (None, [], ()) and value != default}
+
+
+def load_data(data: str, reading: Reading) -> "LoadedItems":
     """The items that the options name; rows, items and columns that were left out, and what a named data set says of
     itself, are reported on stderr."""
     from sae_lens_med.data import load_items
 
     loaded = load_items(
         data,
-        split,
-        skip_bad_rows=skip_bad_items,
-        limit=limit,
-        explanation_source=explanation_source,
-        encoding=encoding,
-        answers_from=answers_from,
-        extra_columns=extra_columns,
-        exclude=[name.strip() for each in exclude or () for name in each.split(",") if name.strip()],
+        reading.split,
+        skip_bad_rows=reading.skip_bad_items,
+        limit=reading.limit,
+        explanation_source=reading.explanation_source,
+        encoding=reading.encoding,
+        answers_from=reading.answers_from,
+        extra_columns=reading.extra_columns,
+        exclude=[name.strip() for each in reading.exclude or () for name in each.split(",") if name.strip()],
     )
     _report_left_out(loaded.bad_rows)
     if loaded.ignored_columns:

@@ -20,6 +20,7 @@ from sae_lens_med.commands.options import (
     Model,
     Output,
     Permutations,
+    Reading,
     Sae,
     Seed,
     Shots,
@@ -81,17 +82,8 @@ def study(
     from sae_lens_med.records import require_explanation_sources
 
     _require_output(output)
-    loaded = load_data(
-        data,
-        split,
-        skip_bad_items,
-        limit,
-        explanation_source,
-        exclude=exclude,
-        encoding=encoding,
-        answers_from=answers_from,
-        extra_columns=extra_columns,
-    )
+    reading = Reading(split, skip_bad_items, limit, explanation_source, exclude, encoding, answers_from, extra_columns)
+    loaded = load_data(data, reading)
     require_explanation_sources(loaded.items, loaded.source)
     _run_study(
         model,
@@ -126,7 +118,7 @@ def demo(
     Example: sae-lens-med demo
     """
     _require_output(output)
-    loaded = load_data(DEMO_DATA, None, False, None, None)
+    loaded = load_data(DEMO_DATA, Reading())
     _run_study(
         DEMO_MODEL,
         DEMO_SAE,

@@ -12,7 +12,7 @@ from sae_lens_med.data.named import is_named, load_named
 from sae_lens_med.data.rows import LoadedItems
 from sae_lens_med.data.sample import load_sample
 from sae_lens_med.data.tables import ACCEPTED_FORMS
-from sae_lens_med.errors import DataError
+from sae_lens_med.errors import DataError, nearest
 
 __all__ = [
     "LoadedItems",
@@ -89,7 +89,10 @@ def load_items(
         _refuse({} if split is None else {"split": split}, source)
         if not source.strip() or "." not in source:
             sources = ", ".join([*(f"kormedmcqa:{name}" for name in (*COUNTS, "all")), *source_names()])
-            raise DataError(f"{source!r} is not a data source; use sample, {sources}, or {ACCEPTED_FORMS}.")
+            hint = nearest(source, ("sample", *sources.split(", ")))
+            raise DataError(
+                f"{source!r} is not a data source{hint.rstrip('?')}; use sample, {sources}, or {ACCEPTED_FORMS}."
+            )
         loaded = load_local(source, limit=limit, **given, **both)
     return replace(loaded, reading={**given, **both})
 

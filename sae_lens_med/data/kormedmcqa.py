@@ -64,7 +64,7 @@ def load_kormedmcqa(
     for name in COUNTS if config == "all" else (config,):
         splits = (loader or _load_from_hub)(name)
         check_config(name, splits)
-        rows = [RawRow(number, {**row, "subject": name}) for number, row in enumerate(splits[split], 1)]
+        rows = [RawRow(number, {**row, "subject": name, "lang": "ko"}) for number, row in enumerate(splits[split], 1)]
         provenance = {"dataset": HUB_ID, "config": name, "split": split, "licence": LICENCE}
         if split == "fewshot":
             provenance["repeats"] = "dev"

@@ -13,7 +13,8 @@ is a property of the file: it is refused as a whole, until the caller says from 
 What a row does not say, it gets by these rules:
 
 - id: `subject-year-period-q_number` where the row has all of these, else the file's name and the row number;
-- subject: `unspecified`; language: `ko` when the question holds Hangul, else `en`;
+- subject: `unspecified`;
+- language: `ko` when more than a tenth of the question's letters are Hangul (`LEAST_HANGUL`), else `en`;
 - explanation_source: `model` for `rationale_r1`, `expert` for `cot`, that of the named source whose columns the row has
   (`mappings`: CasiMedicos), else what the caller of the loader says, else None: a study then asks
   (`records.require_explanation_sources`).
@@ -69,6 +70,9 @@ _MAY_BE_MISSING = frozenset(_COMMON) - {"question"} | EXPLANATION_COLUMNS.keys()
 _MISSING = ("nan", "<na>", "na", "n/a", "none", "null")
 """How a table of texts writes that there is nothing, in small letters; never looked for in questions and options."""
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
+LEAST_HANGUL = 0.1
+"""Share of a question's letters. The questions of KorMedMCQA, foreign terms among them, have 0.18 at least; a Korean
+name in an English vignette is one letter in a hundred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +440,8 @@ def _id(values: dict[str, Any], default: str) -> str:
 
 def _language(values: dict[str, Any], question: str) -> str:
     if "lang" not in values:
-        return "ko" if _HANGUL.search(question) else "en"
+        n_letters = sum(map(str.isalpha, question))
+        return "ko" if len(_HANGUL.findall(question)) > LEAST_HANGUL * n_letters else "en"
     if values["lang"] not in QUESTION_LANGUAGES:
         raise FieldError("lang", f"must be one of {', '.join(QUESTION_LANGUAGES)}, got {short(values['lang'])}")
     return values["lang"]

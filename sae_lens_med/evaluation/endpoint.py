@@ -115,7 +115,7 @@ class Endpoint:
             )
         if parts.scheme not in ("http", "https") or not host or not _can_be_sent(self.base_url):
             raise ConfigError(
-                f"{a} {self.role}'s base URL begins with http:// or https:// and a host, not {self.base_url[:80]!r}; "
+                f"{a} {self.role}'s base URL begins with http:// or https:// and a host, not {self.base_url!r}; "
                 "it is ASCII without spaces."
             )
         if parts.query or parts.fragment:

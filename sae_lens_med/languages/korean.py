@@ -1,10 +1,11 @@
 """Korean texts of pages and figures, by their English, and units with their counters.
 
 `{...}` are filled in by whoever asks for the text; both texts have the same ones. What belongs to the metrics is in
-`korean_metrics`.
+`korean_metrics` and `korean_notes`.
 """
 
 from sae_lens_med.languages.korean_metrics import METRIC_NOTES, METRIC_TEXTS
+from sae_lens_med.languages.korean_notes import RUN_NOTES
 
 _PAGES = {
     # Sections, headings, columns.
@@ -383,4 +384,4 @@ UNITS = {
     "solved examples": "풀이 예시 {n}개",
 }
 
-NOTES = METRIC_NOTES
+NOTES = METRIC_NOTES | RUN_NOTES

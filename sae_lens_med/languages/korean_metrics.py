@@ -262,29 +262,8 @@ METRIC_NOTES = {
     "What partialling cannot take is what its measures of wording and length miss": (
         "표현과 길이의 척도가 놓친 것은 편상관으로 제거되지 않음"
     ),
-    "RSA: the group '{group}' has too few items that can be exchanged; not measured": (
-        "표상 유사성: 집단 '{group}'에는 서로 바꿀 수 있는 문항이 너무 적어 측정하지 않음"
-    ),
     "Monosemanticity: with TF-IDF embeddings, features that fire on a word make texts alike that contain that word": (
         "단일 의미성: TF-IDF 임베딩에서는 한 단어에 활성화되는 특징이 그 단어가 든 글들을 비슷하게 만듦"
-    ),
-    "Monosemanticity: nothing in the group '{group}' can be exchanged; not measured": (
-        "단일 의미성: 집단 '{group}'에는 서로 바꿀 수 있는 것이 없어 측정하지 않음"
-    ),
-    "Monosemanticity needs at least two questions; it is not measured": (
-        "단일 의미성에는 질문이 두 개 이상 필요하므로 측정하지 않음"
-    ),
-    "Concepts: no concept is named by {n} questions of the group '{group}' and not by all; not measured": (
-        "개념: 집단 '{group}'의 질문 {n}개 이상에 나오면서 모든 질문에 나오지는 않는 개념이 없어 측정하지 않음"
-    ),
-    "No concept has features that stand for it; steering is not measured": (
-        "대응하는 특징이 있는 개념이 없어 조종을 측정하지 않음"
-    ),
-    "No option names a concept that has a feature; steering is not measured": (
-        "특징이 있는 개념을 언급하는 보기가 없어 조종을 측정하지 않음"
-    ),
-    "No concept of the questions has features of its own; causal agreement is not measured": (
-        "질문의 개념에 고유한 특징이 없어 인과 효과의 일치를 측정하지 않음"
     ),
     "{title} (#{number}) was not measured: {reason}": "{title}({number}번): 측정하지 않음. 이유: {reason}",
     "{title} (#{number}) gave no value: {reason}": "{title}({number}번): 값이 나오지 않음. 이유: {reason}",

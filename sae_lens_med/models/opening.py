@@ -14,6 +14,7 @@ The identity of a model on disk is the SHA-256 of its weights and of what else d
 A model from the Hub is identified by its commit, which covers all of them.
 """
 
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from sae_lens_med.errors import ModelError, nearest
 from sae_lens_med.models import catalogue
@@ -77,7 +78,7 @@ def open_model(
             **options,
         )
     except _DAMAGED as error:
-        raise _cannot_open(name, source) from error
+        raise _cannot_open(name, source, Path(where), error) from error
     hf_model, found = opened
     _require_whole(name, found)
     _require_finite(name, hf_model)
@@ -180,7 +181,7 @@ def _canonical_name(name: str) -> str:
 def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str, Any]]:
     """Where a model's files are: (source, path or Hub id, identity for the provenance)."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False also for what no folder can be called
         weights = sorted(filter(is_file, folder.glob("*.safetensors")))
         if (folder / "adapter_config.json").is_file():
             raise ModelError(
@@ -228,9 +229,7 @@ def _settings(path: Path) -> Any:
     try:
         return {key: value for key, value in read_json(path).items() if key not in LABELS}
     except (ParseError, AttributeError) as error:
-        raise ModelError(
-            f"the model {str(path.parent)!r} could not be opened: its {path.name} is damaged ({error})."
-        ) from error
+        raise ModelError(f"the model {str(path.parent)!r} could not be opened: {_damage(path.parent)}.") from error
 
 
 def _commit(hub_id: str, revision: str | None) -> str:
@@ -239,9 +238,12 @@ def _commit(hub_id: str, revision: str | None) -> str:
     return Path(config).parent.name if isinstance(config, str) else revision or "main"
 
 
-def _cannot_open(name: str, source: str) -> ModelError:
+def _cannot_open(name: str, source: str, folder: Path, error: Exception) -> ModelError:
     if source != "hub":
-        return ModelError(f"the model {name!r} could not be opened; its config, tokenizer or weights are damaged.")
+        what = _damage(folder) or (
+            f"its config, tokenizer or weights are damaged ({_first_line(error)}); copy or download them again"
+        )
+        return ModelError(f"the model {name!r} could not be opened: {what}.")
     entry = catalogue.find(name)
     wheel = ""
     if entry is not None and entry.wheel is not None:
@@ -250,3 +252,21 @@ def _cannot_open(name: str, source: str) -> ModelError:
         f"the model {name!r} could not be downloaded from the Hub; check the name and the network{wheel}, or pass the "
         "folder of a local copy."
     )
+
+
+def _damage(folder: Path) -> str | None:
+    """Which file of a model cannot be read, and why; None where each of them can, by itself."""
+    for path in _there(folder, (*CONFIG_FILES, *TOKENIZER_FILES, "*.safetensors")):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    file.keys()
+            elif path.suffix == ".json" and not isinstance(read_json(path), dict):
+                raise ParseError("it is not a JSON object")
+        except (ParseError, SafetensorError, OSError) as error:
+            return f"its {path.name} is damaged ({_first_line(error)}); copy or download it again"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

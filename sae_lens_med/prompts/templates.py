@@ -6,10 +6,14 @@ use, all of it plain text, exactly as the data has it (the stem stripped):
     question                  the stem
     options                   in order, each with `letter` (A ...) and `text`
     letters                   the letters alone, in order
-    language                  `ko` or `en`, of the question
+    language                  `ko`, `en`, `es`, `fr` or `it`, of the question
     subject                   profession or specialty
     shots                     solved examples, each with `question`, `options`, `letters`, `answer` (its letter),
                               `answer_text`, and `explanation` where the data has one
+
+Instructions and answer cues are Korean or English, the languages in which answers are read (`prompts.answers`):
+questions in Spanish, French and Italian are put under the English ones (`LAID_OUT_AS`). A template of one's own may
+branch on `language`.
 
 The template `letter` is how a question is written wherever its features are collected and in the text that SAEs are
 trained on, so that an SAE has seen the format that it is measured on.
@@ -232,7 +236,7 @@ def _read(wanted: str) -> bytes:
             return path.read_bytes()
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         raise ConfigError(
-            f"the template {wanted[:200]!r} cannot be read ({getattr(error, 'strerror', None) or error})."
+            f"the template {wanted!r} cannot be read ({getattr(error, 'strerror', None) or error})."
         ) from error
     name = wanted.removesuffix(".j2")
     known = (*SHIPPED, *shipped_names())

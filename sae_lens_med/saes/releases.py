@@ -10,6 +10,7 @@ lies is `saes.listing`; making, checking and publishing a release is `saes.publi
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def load_sae(ref: str, device: str = "cpu", *, releases: Releases | None = None)
     if ref in known:
         raise ReleaseError(f"{ref!r} is a release; name one of its SAEs: {', '.join(_refs({ref: known[ref]}))}.")
     folder = Path(ref).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False also for what no folder can be called
         return load_folder(folder, device)
     name, found, sae_id = ref.partition(":")
     if found:

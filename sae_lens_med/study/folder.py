@@ -115,7 +115,8 @@ class StudyFolder:
 
 def read_study(study: Path) -> StudyFolder:
     """Read and check a study folder. Raises `StudyError` naming the file and what is wrong with it."""
-    if not study.is_dir():
+    # A folder with neither is no study that lost a file, but another folder.
+    if not any((study / name).is_file() for name in ("manifest.json", "questions.jsonl")):
         raise StudyError(f"{study} is not a study folder: run `sae-lens-med study --output {study}` first.")
     manifest = _json(study / "manifest.json")
     provenance, stages, notes = _checked(study / "manifest.json", lambda: _manifest(manifest))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sae_lens_med.data.encoding import require_encoding
 from sae_lens_med.data.rows import COLUMN_CHOICES
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.models.sinks import SINK_MULTIPLE
@@ -269,6 +270,8 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
             f"{where}: start_at_mean needs sae.normalize_activations to be one of {', '.join(PLAIN_SCALES)}: "
             "the mean of what is normalised row by row is another."
         )
+    if recipe.encoding is not None:
+        require_encoding(recipe.encoding)
     if recipe.heldout == 0:
         raise ConfigError(f"{where}: data.heldout must be between 0 and 1, got 0.")
     if recipe.sink_multiple == 1:
@@ -285,6 +288,11 @@ def _require_settings(recipe: Recipe, where: str) -> None:
     from sae_lens import LanguageModelSAERunnerConfig
     from sae_lens.registry import get_sae_training_class
 
+    from sae_lens_med.models.opening import DTYPES
+
+    if recipe.model_dtype not in DTYPES:
+        hint = nearest(recipe.model_dtype, DTYPES) or f"; use one of {', '.join(DTYPES)}."
+        raise ConfigError(f"{where}: there is no model.dtype {recipe.model_dtype!r}{hint}")
     config_class = get_sae_training_class(recipe.sae["architecture"])[1]
     require_values(recipe.runner, LanguageModelSAERunnerConfig, where)
     fields = {key: value for key, value in recipe.sae.items() if key != "architecture"}
@@ -311,7 +319,7 @@ def _resampling(values: dict[str, Any], where: str) -> Resampling | None:
     for key in ("every", "dead_steps", "rows"):
         whole(section.get(key, 1), f"resample_dead.{key}", where)
     until = section.get("until", 1.0)
-    if not isinstance(until, (int, float)) or not 0 < until <= 1:
+    if isinstance(until, bool) or not isinstance(until, int | float) or not 0 < until <= 1:
         raise ConfigError(
             f"{where}: resample_dead.until is a share of the training, above 0 and at most 1, got {until!r}."
         )
@@ -371,7 +379,7 @@ def _section(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
 
 def _source(value: Any, where: str) -> Source:
     if isinstance(value, str):
-        return Source(value)
+        return Source(text(value, "data.sources: path", where))
     if isinstance(value, dict) and "path" in value:
         _known(value, ("path", "max_rows"), f"{where}: data.sources")
         max_rows = value.get("max_rows")

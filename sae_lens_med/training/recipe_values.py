@@ -16,7 +16,6 @@ LEAST = {
     "context_size": 2,  # BOS and a token
     "training_tokens": 1,
     "train_batch_size_tokens": 1,
-    "lr": 0,
     "lr_end": 0,
     "lr_warm_up_steps": 0,
     "lr_decay_steps": 0,
@@ -34,10 +33,27 @@ LEAST = {
     "l1_warm_up_steps": 0,
     "l0_coefficient": 0,
     "l0_warm_up_steps": 0,
+    "pre_act_loss_coefficient": 0,
+    "aux_loss_coefficient": 0,
+    "residual_threshold": 0,
+    "max_iterations": 1,
+    "matryoshka_widths": 1,
     "center_batches": 1,
     "initial_density": 0,
 }
-"""The smallest value of a key, of the runner's and of the `sae` section."""
+"""The smallest value of a key, of the runner's and of the `sae` section; of a list, the smallest of its entries."""
+
+ABOVE_0 = (
+    "lr",
+    "decoder_init_norm",
+    "lp_norm",
+    "target_l0",
+    "topk_threshold_lr",
+    "jumprelu_bandwidth",
+    "jumprelu_init_threshold",
+    "jumprelu_tanh_scale",
+)
+"""Keys that 0 makes useless or impossible. Every key that holds a number is here or in `LEAST`."""
 
 MOST = {
     "context_size": 2**24,
@@ -47,6 +63,7 @@ MOST = {
     "n_checkpoints": 10_000,
     "d_sae": 2**24,
     "k": 2**24,
+    "matryoshka_widths": 2**24,
 }
 """The largest value of a key where a larger one can only be a slip: it would overflow, or fill the memory."""
 
@@ -70,23 +87,35 @@ def require_values(values: Mapping[str, Any], config_class: type, where: str) ->
             continue
         if not _fits(value, hints[key]):
             raise ConfigError(f"{where}: {key} must be {_in_words(hints[key])}, got {_shown(value)}.")
-        if key in LEAST and value is not None and value < LEAST[key]:
-            raise ConfigError(f"{where}: {key} must be at least {LEAST[key]}, got {_shown(value)}.")
-        most = MOST.get(key, MOST_OF_OTHERS)
-        if isinstance(value, int | float) and value > most:
-            raise ConfigError(f"{where}: {key} must be at most {most:,}, got {_shown(value)}.")
-        if key in BELOW_1 and value is not None and value >= 1:
-            raise ConfigError(f"{where}: {key} must be below 1, got {_shown(value)}.")
+        if isinstance(value, str):
+            text(value, key, where)
+        if isinstance(value, list) and not value:
+            raise ConfigError(f"{where}: {key} must have an entry at least.")
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, int | float) and not isinstance(each, bool):
+                _require_range(each, key, where)
         if key in CHOICES and value not in CHOICES[key]:
             hint = nearest(str(value), CHOICES[key]) or f"; there are {', '.join(CHOICES[key])}."
             raise ConfigError(f"{where}: SAELens has no {key} {value!r}{hint}")
 
 
-def number(value: Any, name: str, where: str, least: float, below: float = math.inf) -> float:
+def _require_range(value: float, key: str, where: str) -> None:
+    if key in LEAST and value < LEAST[key]:
+        raise ConfigError(f"{where}: {key} must be at least {LEAST[key]}, got {_shown(value)}.")
+    if key in ABOVE_0 and value <= 0:
+        raise ConfigError(f"{where}: {key} must be above 0, got {_shown(value)}.")
+    most = MOST.get(key, MOST_OF_OTHERS)
+    if value > most:
+        raise ConfigError(f"{where}: {key} must be at most {most:,}, got {_shown(value)}.")
+    if key in BELOW_1 and value >= 1:
+        raise ConfigError(f"{where}: {key} must be below 1, got {_shown(value)}.")
+
+
+def number(value: Any, name: str, where: str, least: float, below: float = MOST_OF_OTHERS) -> float:
     """A number of at least `least` and below `below`. Raises `ConfigError`."""
     if not _fits(value, float) or not least <= value < below:
-        limit = "" if math.isinf(below) else f" and below {below:g}"
-        raise ConfigError(f"{where}: {name} must be a number of at least {least:g}{limit}, got {_shown(value)}.")
+        limits = f"at least {least:g} and below {below:g}"
+        raise ConfigError(f"{where}: {name} must be a number of {limits}, got {_shown(value)}.")
     return float(value)
 
 
@@ -100,9 +129,11 @@ def whole(value: Any, name: str, where: str) -> int:
 
 
 def text(value: Any, name: str, where: str) -> str:
-    """A text. Raises `ConfigError`."""
+    """A text that is not blank. Raises `ConfigError`."""
     if not isinstance(value, str):
         raise ConfigError(f"{where}: {name} must be a string, got {_shown(value)}.")
+    if not value.strip():
+        raise ConfigError(f"{where}: {name} is empty; leave it out, or say what it is.")
     return value
 
 
@@ -120,7 +151,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(_fits(each, typing.get_args(hint)[0]) for each in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (isinstance(value, float) and math.isfinite(value))
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint) if hint in (bool, str, type(None)) else True

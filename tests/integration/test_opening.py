@@ -113,6 +113,27 @@ def test_a_configuration_that_no_model_can_have_is_refused(key: str, value: Any,
     assert "damaged" in refused(folder)
 
 
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", [cut, lambda _: b"", lambda _: b"\xff\xfe\x00", lambda _: b"[1, 2]"])
+def test_a_damaged_file_is_named_with_what_is_wrong_in_it(
+    name: str, damage: Callable[[bytes], bytes], folder: Path
+) -> None:
+    path = folder / name
+    path.write_bytes(damage(path.read_bytes()))
+    said = refused(folder)
+    assert f"could not be opened: its {name} is damaged (" in said
+    assert said.endswith("; copy or download it again.") and "()" not in said
+
+
+def test_files_that_are_sound_by_themselves_and_no_model_together(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert "its config, tokenizer or weights are damaged (" in refused(folder)
+
+
 def test_a_folder_in_the_place_of_the_weights_is_no_model(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()

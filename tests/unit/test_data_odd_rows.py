@@ -52,3 +52,31 @@ def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None
 def test_a_name_that_no_file_can_have_is_no_file(name: str) -> None:
     with pytest.raises(DataError, match="no such file"):
         load_items(name)
+
+
+VIGNETTE = (
+    "A 62-year-old man, Mr. {name}, comes to the emergency department with crushing chest pain that began an hour ago. "
+    "Which is the best next step?"
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "language"),
+    [
+        (VIGNETTE.format(name="Kim"), "en"),
+        (VIGNETTE.format(name="김철수 (金哲洙)"), "en"),  # a name
+        ("What does ㄱ, the first letter of 한글, stand for in Korean phonology?", "en"),
+        ("2 + 2 = ?", "en"),
+        ("가장 적절한 치료는?", "ko"),
+        ("① 2 + 2 = ② 4 는?", "ko"),
+        (
+            "Acetyl-CoA carboxylase, propionyl-CoA carboxylase, pyruvate carboxylase의 촉매 반응에 관여하는 조효소는?",
+            "ko",
+        ),
+        ("ㄱ. AST 상승 ㄴ. ALT 상승", "ko"),
+    ],
+)
+def test_a_question_is_korean_by_the_share_of_its_letters(question: str, language: str, tmp_path: Path) -> None:
+    assert one(tmp_path, {"question": question, "options": ["w", "x"], "answer": 1}).language == language
+    # What the row says holds.
+    assert one(tmp_path, {"question": question, "options": ["w", "x"], "answer": 1, "lang": "es"}).language == "es"

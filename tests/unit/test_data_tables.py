@@ -173,11 +173,16 @@ def test_excel_without_its_extra_names_the_extra(tmp_path: Path, monkeypatch: py
         load_items(str(tmp_path / "a.xlsx"))
 
 
-@pytest.mark.parametrize(("encoding", "named"), [("cp949", "cp949"), ("utf-16", "utf-16"), ("utf-16-le", "utf-16-le")])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        *("cp949", "johab", "utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"),
+        # Their bytes are ASCII, and so UTF-8.
+        *("iso2022_kr", "utf-7"),
+    ],
+)
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv.gz"])
-def test_an_encoding_is_named_once_and_read_when_it_is_given(
-    tmp_path: Path, name: str, encoding: str, named: str
-) -> None:
+def test_an_encoding_is_named_once_and_read_when_it_is_given(tmp_path: Path, name: str, encoding: str) -> None:
     text = as_csv() if "csv" in name else as_csv(divider="\t")
     if "jsonl" in name:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -187,7 +192,8 @@ def test_an_encoding_is_named_once_and_read_when_it_is_given(
     with pytest.raises(DataError) as error:
         load_items(str(path), skip_bad_rows=True)
     assert str(error.value) == (
-        f"{path}: the text is not UTF-8 but looks like {named}; read it with --encoding {named}, or save it as UTF-8."
+        f"{path}: the text is not UTF-8 but looks like {encoding}; read it with --encoding {encoding}, or save it as "
+        "UTF-8."
     )
     assert said(load_items(str(path), encoding=encoding)) == EXPECTED
     # A file that is UTF-8 stays UTF-8: the encoding is that of the others.
@@ -206,6 +212,40 @@ def test_an_encoding_that_is_not_the_files(tmp_path: Path) -> None:
             load_items(str(path), encoding=name)
     with pytest.raises(DataError, match="sample: this source does not take encoding"):
         load_items("sample", encoding="cp949")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "question"),
+    [
+        ("iso2022_jp", "頭痛の原因は何ですか?"),
+        ("iso2022_jp_2", "頭痛 두통?"),
+        ("hz", "头痛的原因是什么?"),
+        ("utf-7", "¿Cuál es la causa más común?"),
+        ("utf-16-le", "가" * 300 + "의원인은" * 50),
+        ("utf-16-be", "가" * 300 + "의원인은" * 50),
+    ],
+)
+def test_other_text_in_encodings_without_a_mark(tmp_path: Path, encoding: str, question: str) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"question": question, "options": ["1", "2"], "answer": 1}
+    path.write_bytes(f"{json.dumps(row, ensure_ascii=False)}\n".encode(encoding))
+    with pytest.raises(DataError, match=f"looks like {encoding}; read it with --encoding {encoding}, or"):
+        load_items(str(path))
+    assert load_items(str(path), encoding=encoding).items[0].question == question
+    for wrong in ("cp949", "latin-1"):  # which take any bytes of these
+        with pytest.raises(DataError, match=f"the text is not {wrong}.*; it looks like {encoding}"):
+            load_items(str(path), encoding=wrong)
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["Na+/K+ ATPase, CD4+-cells, Ca2+ and 3+4-1?", "a+b-c, +pregnancy- and +chest-", "pH ~{7}", "~5 mg", "\x1b[31mred"],
+)
+def test_ascii_is_not_taken_for_a_code(tmp_path: Path, question: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(as_csv([["question", "options", "answer"], [question, '["1", "2"]', "1"]]), encoding="ascii")
+    assert load_items(str(path)).items[0].question == question
+    assert load_items(str(path), encoding="cp949").items[0].question == question
 
 
 def test_a_cell_may_be_as_long_as_it_is(tmp_path: Path) -> None:

@@ -1,16 +1,23 @@
 """What a recipe may hold, and what is said of one that may not; where its run may be written."""
 
+import dataclasses
+import math
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
+from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from typer.testing import CliRunner
 
 from sae_lens_med.cli import app
 from sae_lens_med.errors import ConfigError, DataError, SaeLensMedError, StudyError
 from sae_lens_med.runs.files import configs_dir
+from sae_lens_med.saes import tied_l1
 from sae_lens_med.training.outputs import open_run, require_activations, require_texts
-from sae_lens_med.training.recipe import load_recipe
+from sae_lens_med.training.recipe import RUNNER_KEYS, Resampling, load_recipe, parse_recipe, sae_fields
+from sae_lens_med.training.recipe_values import ABOVE_0, LEAST
 
 RECIPES = sorted((configs_dir() / "recipes").glob("*.yaml"))
 
@@ -30,7 +37,19 @@ def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp
         ("lr.x=1", "'lr' is a value, not a section"),
         ("lr=abc", "tiny.yaml: lr must be a number, got 'abc'"),
         ("lr=.inf", "lr must be a number, got inf"),
-        ("lr=-1", "lr must be at least 0, got -1"),
+        ("lr=-1", "lr must be above 0, got -1"),
+        ("lr=0", "lr must be above 0, got 0"),
+        ("lr=.nan", "lr must be a number, got nan"),
+        ("model.name=''", "model.name is empty"),
+        ("model.name=' '", "model.name is empty"),
+        ("model.dtype=float61", "there is no model.dtype 'float61'; did you mean float16"),
+        ("data.folder=''", "data.folder is empty"),
+        ("data.sources=['']", "data.sources: path is empty"),
+        ("data.encoding=''", "data.encoding is empty"),
+        ("data.encoding=cp94", "there is no text encoding 'cp94'; did you mean cp949"),
+        ("hook_name=''", "hook_name is empty"),
+        ("device=' '", "device is empty"),
+        ("sae.architecture=''", "sae.architecture is empty"),
         ("lr_end=x", "lr_end must be a number or null, got 'x'"),
         ("training_tokens=1e6", "training_tokens must be a whole number, got 1000000.0"),
         ("train_batch_size_tokens=10000", "training_tokens \\(6400\\) must be train_batch_size_tokens \\(10000\\)"),
@@ -65,7 +84,7 @@ def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp
         ("data.leave_out=1", "data.leave_out must be a number of at least 0 and below 1, got 1"),
         ("data.heldout=abc", "data.heldout must be a number of at least 0 and below 1, got 'abc'"),
         ("data.heldout=0", "data.heldout must be between 0 and 1, got 0"),
-        ("data.sink_multiple=0.5", "data.sink_multiple must be a number of at least 1, got 0.5"),
+        ("data.sink_multiple=0.5", "sink_multiple must be a number of at least 1 and below .*, got 0.5"),
         ("data.sink_multiple=1", "data.sink_multiple must exceed 1, got 1"),
         ("data.buffer_tokens=1.5", "data.buffer_tokens must be a whole number of at least 1, got 1.5"),
         ("data.harvest_batch_tokens=0", "data.harvest_batch_tokens must be a whole number of at least 1, got 0"),
@@ -75,8 +94,57 @@ def test_the_recipes_that_ship_are_read_and_survive_a_round_trip(path: Path, tmp
     ],
 )
 def test_a_wrong_value_is_told_when_the_recipe_is_read(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SaeLensMedError, match=message):
         load_recipe("tiny", [override])
+
+
+def numbers_of_sections() -> list[tuple[str, str]]:
+    """(architecture, key) of every number that a recipe may hold, by the types of SAELens' own configs."""
+    tied_l1.register()
+    configs: list[tuple[str, str, type]] = [("tied_l1", "", LanguageModelSAERunnerConfig)]
+    configs += [(name, "sae.", classes[1]) for name, classes in SAE_TRAINING_CLASS_REGISTRY.items()]
+    found = [("tied_l1", f"data.{key}") for key in ("leave_out", "heldout", "sink_multiple", "buffer_tokens")]
+    found += [("tied_l1", "data.harvest_batch_tokens")]
+    found += [("tied_l1", f"resample_dead.{field.name}") for field in dataclasses.fields(Resampling)]
+    for name, section, config_class in configs:
+        hints = typing.get_type_hints(config_class)
+        keys = sae_fields(name, "")[1:] if section else RUNNER_KEYS
+        for key in keys:
+            kinds = typing.get_args(hints[key]) or (hints[key],)
+            if {int, float} & set(kinds):
+                found.append((name, f"{section}{key}"))
+    return found
+
+
+def test_every_number_of_a_recipe_has_a_range() -> None:
+    of_data = ("data", "resample_dead")
+    keys = {key.split(".")[-1] for _, key in numbers_of_sections() if key.split(".")[0] not in of_data}
+    assert {"lr", "k", "matryoshka_widths", "jumprelu_bandwidth"} < keys
+    assert keys == {*LEAST, *ABOVE_0} and not set(LEAST) & set(ABOVE_0)
+
+
+REQUIRED_OF = {"matryoshka_batchtopk": {"matryoshka_widths": [8, 16]}}
+
+
+@pytest.mark.parametrize(("architecture", "key"), numbers_of_sections())
+def test_no_number_out_of_its_range_is_taken(architecture: str, key: str) -> None:
+    values = load_recipe("tiny").to_dict()
+    values["resample_dead"] = {"every": 5, "dead_steps": 5}
+    if architecture != "tied_l1":
+        del values["resample_dead"]
+        values["sae"] = {"architecture": architecture, "d_sae": 16, **REQUIRED_OF.get(architecture, {})}
+    parse_recipe(values, "r")  # sound so far
+    *section, name = key.split(".")
+    target = values[section[0]] if section else values
+    least = 0 if name in ABOVE_0 else LEAST.get(name, 1) - 1 if LEAST.get(name, 1) else -1e-9
+    wrong = [math.nan, math.inf, -math.inf, -1, least, 10**400, True, "x", [[1]]]
+    for value in wrong:
+        target[name] = [value] if name == "matryoshka_widths" and value != [[1]] else value
+        if key in ("data.leave_out", "data.sink_multiple") and value == 0 and name == "leave_out":
+            continue  # nothing is left out
+        with pytest.raises(ConfigError, match=rf"\b{name}\b") as error:
+            parse_recipe(values, "r")
+        assert "\n" not in str(error.value) and str(error.value).endswith(".") and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 
 import sae_lens_med
 from sae_lens_med.alignment import METRICS
+from sae_lens_med.alignment.ablation import MATCHED_NULL
+from sae_lens_med.alignment.similarities import how_similar
 from sae_lens_med.cli import app
 from sae_lens_med.languages import ENGLISH, KOREAN
 from sae_lens_med.languages.korean import NOTES, TEXTS
+from sae_lens_med.metrics.metric import few
 from sae_lens_med.records import MetricValue
 from sae_lens_med.study.alignment_report import gave_nothing
 from sae_lens_med.study.claims import value_name
@@ -41,6 +44,67 @@ def package_texts() -> set[str]:
                 if called in ("say", "language.text") and isinstance(node.args[0].value, str):
                     found.add(node.args[0].value)
     return found
+
+
+def alignment_notes() -> set[str]:
+    """Every sentence that the metrics may note: the texts in the code of `alignment/` that are neither docstrings nor
+    errors nor what a metric's entry says, with something in the place of each value."""
+    found: set[str] = set()
+    for path in sorted((PACKAGE / "alignment").rglob("*.py")):
+        if path.name in SAYS_NOTHING:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        notes = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.keyword) and each.arg == "notes"}
+        queue: list[ast.AST] = [tree]
+        while queue:
+            node = queue.pop()
+            called = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Raise) or called in ("Metric", "Sentence", "Claim", "replace") or "Error" in called:
+                continue
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue  # a docstring
+            if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
+                texts = [" ".join(text.split()) for text in possible(node)]
+                found |= {text for text in texts if id(node) in notes or is_sentence(text)}
+                if not isinstance(node, ast.BinOp):
+                    continue
+            queue += ast.iter_child_nodes(node)
+    return found
+
+
+def is_sentence(text: str) -> bool:
+    long = text.count(" ") > (2 if text.endswith(".") else 5)
+    return long and text[0].isalnum() and "{" not in text
+
+
+SAYS_NOTHING = ("judges.py", "reasoning_texts.py", "ratings_file.py")
+"""They hold prompts, and errors of files."""
+
+
+def possible(node: ast.AST) -> list[str]:
+    """The texts that an expression may be."""
+    if isinstance(node, ast.Constant):
+        return [str(node.value)]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        sides = [[""] if isinstance(side, ast.Name) else possible(side) for side in (node.left, node.right)]
+        return [left + right for left in sides[0] for right in sides[1]]
+    if isinstance(node, ast.IfExp):
+        return possible(node.body) + possible(node.orelse)
+    if isinstance(node, ast.JoinedStr):
+        texts = [""]
+        for part in node.values:
+            texts = [text + more for text in texts for more in possible(part)]
+        return texts
+    if isinstance(node, ast.FormattedValue):
+        return ["'left_out'"] if node.conversion == ord("r") else possible(node.value)
+    if isinstance(node, ast.Call) and (called := ast.unparse(node.func)) in ("few", "how_similar"):
+        return [few(5), few(500)] if called == "few" else [how_similar(True), how_similar(False)]
+    shown = ast.unparse(node)
+    if shown == "MATCHED_NULL":
+        return [MATCHED_NULL]
+    return {"what": ["premises that the expert marked in the question"], "reason": ["nothing to remove"]}.get(
+        shown, ["7"]
+    )
 
 
 def fields(text: str) -> set[str]:
@@ -89,6 +153,27 @@ def test_notes_are_put_together_from_their_parts() -> None:
     )
     assert KOREAN.note("Something that nobody translated; null: items moved within strata.") is None
     assert ENGLISH.note(note) == note
+
+
+def test_every_note_of_a_metric_is_in_the_catalogue() -> None:
+    notes = alignment_notes()
+    assert len(notes) > 90
+    for said in (  # what is looked for, that the search finds it
+        "There is no file of ratings.",
+        "No item was given a hint, so hint acknowledgement is not measured.",
+        "effect: the same, less that of matched-random features of the question",
+        "Group 'left_out': no item has 7 concepts that differ in effect and in the expert's weight; causal agreement "
+        "is not measured.",
+    ):
+        assert said in notes
+    for note in notes:
+        korean = KOREAN.note(note)
+        assert korean is not None, note
+        words = set(re.findall("[A-Za-z_]{4,}", korean)) - AS_THEY_ARE
+        assert not words, (note, words)
+
+
+AS_THEY_ARE = {"Wilson", "Spearman", "Cohen", "Krippendorff", "Benjamini", "Hochberg", "AUROC", "prevalence_f", "JSON"}
 
 
 def visible(html: str) -> str:
