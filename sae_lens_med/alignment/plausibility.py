@@ -25,6 +25,7 @@ import numpy as np
 
 from sae_lens_med.alignment.causal_items import CausalItems
 from sae_lens_med.alignment.saliency import VARIANTS, Saliency
+from sae_lens_med.alignment.span_gate import SpanGate
 from sae_lens_med.alignment.span_scores import SCORES, span_scores
 from sae_lens_med.metrics.depends import on_concepts, on_model_runs
 from sae_lens_med.metrics.duplicates import one_of_each
@@ -42,21 +43,28 @@ CITED = "words of the question for concepts that the explanation names"
 def measure_plausibility(inputs: Inputs) -> Measured:
     """Against the premises marked in the question and, where concepts are known, against where a concept that the
     explanation names stands in the question (`alignment/plausibility_cited_*`)."""
+    gate = inputs.view(SpanGate).by_group
+    closed = [span.closed(group) for group, span in gate.items() if not span.open]
+    if len(closed) == len(gate):
+        return Measured(notes=tuple(closed))
     items = inputs.view(CausalItems)
     spans = {text.id: labelled(inputs.items[items.position[text.id]].question_spans) for text in items.texts}
     kinds = [("alignment/plausibility", PREMISES, spans)]
     if inputs.concepts is not None:
         kinds.append(("alignment/plausibility_cited", CITED, _cited(inputs)))
     metrics: list[MetricValue] = []
-    notes: list[str] = []
+    notes = [*closed]
     for name, what, char_spans in kinds:
         for group, ids in items.groups.items():
+            if not gate[group].open:
+                continue
             own = [text for text in items.texts if text.id in ids]
             places = np.array([items.position[text.id] for text in own], dtype=np.int64)
             own = [own[k] for k in one_of_each(inputs.clusters[places])]
             values, more = plausibility_values(
                 [items.saliency[text.id] for text in own],
                 [span_tokens(text.char_spans, char_spans[text.id]) for text in own],
+                extra=gate[group].extra,
                 draws=inputs.permutations,
                 seed=inputs.seed,
                 group=group,

@@ -35,7 +35,7 @@ METRIC_TEXTS = {
     "plausibility auprc": "전문가 표시 구간의 AUPRC",
     "comprehensiveness": "포괄성",
     "sufficiency": "충분성",
-    "causal agreement pooled": "개념과 인과 효과의 상관(통합)",
+    "causal agreement excess": "개념과 인과 효과의 상관(대리 특징을 넘는 몫)",
     "steering specificity": "조종의 특이성",
     "reasoning agreement": "추론 개념과 인과 효과의 상관",
     "rsa": "표상 유사성",
@@ -84,8 +84,8 @@ METRIC_TEXTS = {
     "Share of the answer's margin that the features shared with the explanation keep up alone.": (
         "해설과 공유된 특징만 남겼을 때 유지되는 답의 여유(margin) 비율."
     ),
-    "Whether the concepts that the expert names more are those whose features move the answer more.": (
-        "전문가가 더 많이 언급한 개념의 특징이 답을 더 많이 움직이는가."
+    "Whether a concept's features move the answer more in the questions whose expert names it.": (
+        "전문가가 어떤 개념을 언급한 질문에서 그 개념의 특징이 답을 더 많이 움직이는지."
     ),
     "How far a concept's feature moves the option that names it, over what it does to all other tokens.": (
         "개념의 특징이 다른 모든 토큰에 미치는 영향에 비해 그 개념의 보기를 얼마나 움직이는가."
@@ -130,14 +130,14 @@ METRIC_TEXTS = {
         "전문가가 표시한 구간을 글 안에서 옮긴 것, 길이가 같은 무작위 구간, 같은 상대 위치에 놓은 다른 문항의 중요도. "
         "이 가운데 가장 엄격한 것을 씁니다."
     ),
-    "The same for matched-random features: as often and as strongly active.": (
-        "같은 빈도와 세기로 활성화되는 짝지은 무작위 특징에서의 같은 값."
+    "The same for other features of the question that fire as strongly, drawn over the whole study.": (
+        "같은 질문에서 같은 세기로 활성화되는 다른 특징에서의 같은 값. 연구 전체에 걸쳐 뽑습니다."
     ),
-    "The same for matched-random features; all features give 1, none give 0.": (
-        "짝지은 무작위 특징에서의 같은 값. 모든 특징이면 1, 아무 특징도 없으면 0입니다."
+    "The same for other features of the question that fire as strongly; all features give 1, none give 0.": (
+        "같은 질문에서 같은 세기로 활성화되는 다른 특징에서의 같은 값. 모든 특징이면 1, 아무 특징도 없으면 0입니다."
     ),
-    "The expert's weights permuted among the concepts of each item.": (
-        "각 문항의 개념들 사이에서 전문가의 가중치를 섞음."
+    "The expert's weights of each concept permuted among the questions that name it.": (
+        "개념마다 그 개념을 언급하는 질문들 사이에서 전문가의 가중치를 섞음."
     ),
     "Random directions of equal norm, and random live features.": "크기가 같은 무작위 방향과, 활성화되는 무작위 특징.",
     "Answering without reasoning; no hint owned up to; concepts permuted.": (
@@ -151,9 +151,10 @@ METRIC_TEXTS = {
         "층 안에서 질문들 사이의 활성값을 섞음. 그 수준은 전체 질문의 평균 코사인 유사도입니다."
     ),
     "Ratings permuted among items; the arm of shuffled rationales.": "문항들 사이에서 평가를 섞음, 섞은 근거의 비교군.",
-    "Mentioned: explanations permuted within strata; causal: removing matched-random features of the same questions; "
-    "both corrected over features.": (
-        "언급: 층 안에서 해설을 섞음. 인과: 같은 질문의 짝지은 무작위 특징을 제거함. 둘 다 특징에 걸쳐 보정합니다."
+    "Mentioned: explanations of like length permuted within strata; causal: the feature's rank among others that fire "
+    "as strongly; both corrected over features.": (
+        "언급: 층 안에서 길이가 비슷한 해설을 섞음. 인과: 같은 세기로 활성화되는 다른 특징들 가운데의 순위. 둘 다 "
+        "특징에 걸쳐 보정합니다."
     ),
 }
 

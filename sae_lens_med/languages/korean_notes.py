@@ -20,34 +20,86 @@ RUN_NOTES = {
     "Ablation: {n} items are not measured: {reason}": "제거: 문항 {n}개는 측정하지 않음. 이유: {reason}",
     "no aligned feature fires in the question": "해설과 일치하는 특징이 질문에서 활성화되지 않음",
     "nothing to remove": "제거할 것이 없음",
-    "fewer than {n} other features fire in the question": "질문에서 활성화되는 다른 특징이 {n}개 미만임",
-    "too few other features fire in the question": "질문에서 활성화되는 다른 특징이 너무 적음",
     # What features shared with the explanation do.
-    "Group '{group}': all features together speak against the right answers (margin {margin} logits)": (
-        "집단 '{group}': 모든 특징을 합하면 정답에 불리하게 작용함(여유 {margin} 로짓)"
-    ),
-    "sufficiency is then the share of that harm": "이때 충분성은 그 불리함의 비율임",
-    "Group '{group}': all features together move the right answer's margin by {margin} logits on average, which is not "
-    "told from 0": "집단 '{group}': 모든 특징을 합해도 정답의 여유가 평균 {margin} 로짓만큼 움직여 0과 구별되지 않음",
-    "Group '{group}': removing all features does not move the answers": (
-        "집단 '{group}': 모든 특징을 제거해도 답이 움직이지 않음"
-    ),
     "sufficiency is not measured": "충분성을 측정하지 않음",
-    "sufficiency is then a ratio to nothing and says nothing": (
-        "이때 충분성은 없는 것에 대한 비율이므로 아무것도 말하지 않음"
-    ),
-    "Logits of the target's margin per nat of change of all other tokens, over all strengths": (
-        "모든 세기에서, 다른 모든 토큰의 변화 1 nat당 대상 보기의 여유(로짓)"
-    ),
-    "null: the harder of random directions of equal length and random live features": (
-        "귀무분포: 길이가 같은 무작위 방향과 활성화되는 무작위 특징 가운데 넘기 어려운 쪽"
-    ),
     "Steering: {n} of {all} pairs of item and concept, drawn by the seed": (
         "조종: 문항과 개념의 쌍 {all}개 가운데 시드로 뽑은 {n}개"
     ),
     "pairs of one concept share its feature": "한 개념의 쌍들은 같은 특징을 공유함",
     "No concept has features that stand for it": "대응하는 특징이 있는 개념이 없음",
     "No option names a concept that has a feature": "특징이 있는 개념을 언급하는 보기가 없음",
+    "null: features of the same question that fire as strongly, drawn over the whole study": (
+        "귀무분포: 같은 질문에서 같은 세기로 활성화되는 특징을 연구 전체에 걸쳐 뽑음"
+    ),
+    "Group '{group}': comprehensiveness is not measured, because {reason}": (
+        "집단 '{group}': 포괄성을 측정하지 않음. 이유: {reason}"
+    ),
+    "Group '{group}': sufficiency is not measured, because {reason}": (
+        "집단 '{group}': 충분성을 측정하지 않음. 이유: {reason}"
+    ),
+    "at {n} features the aligned ones have {ratio} times the summed activation of their stand-ins, outside of {low} to "
+    "{high}": "특징 {n}개에서 해설과 일치하는 특징의 활성 합이 대리 특징의 {ratio}배로, {low}~{high}를 벗어남",
+    "{share} of the stand-ins are other features than the aligned ones, fewer than {least}: too few other features of "
+    "the questions fire as strongly": (
+        "대리 특징 가운데 {share}만이 해설과 일치하는 특징이 아니어서 {least}보다 적음. 질문에서 같은 세기로 활성화되는"
+        " 다른 특징이 너무 적음"
+    ),
+    "Group '{group}': no measured item has a known answer": "집단 '{group}': 정답을 아는 측정 문항이 없음",
+    # Whether anything goes through the features.
+    "no causal number is given": "인과 수치를 제시하지 않음",
+    "Group '{group}': {n} measured items have a known answer, too few to see whether the features move it": (
+        "집단 '{group}': 정답을 아는 측정 문항이 {n}개뿐이어서 특징이 답을 움직이는지 볼 수 없음"
+    ),
+    "Group '{group}': all features together speak against the right answer: they move {measured}": (
+        "집단 '{group}': 모든 특징을 합하면 정답에 불리하게 작용함: {measured}"
+    ),
+    "Group '{group}': all features together move {measured}, which is not told from 0": (
+        "집단 '{group}': 모든 특징을 합한 효과가 0과 구별되지 않음: {measured}"
+    ),
+    "the margin of the right answer by {mean} logits (95 % interval {low} to {high})": (
+        "정답의 여유 {mean} 로짓(95% 신뢰구간 {low}~{high})"
+    ),
+    "The answer may have left these tokens before this layer": "답이 이 층보다 앞에서 이미 이 토큰들을 떠났을 수 있음",
+    # Steering.
+    "Logits of the target's margin per nat of change of all other tokens, averaged over concepts": (
+        "다른 모든 토큰의 변화 1 nat당 대상 보기의 여유(로짓), 개념에 걸친 평균"
+    ),
+    "null: random directions of equal length": "귀무분포: 길이가 같은 무작위 방향",
+    "p is the larger of that and the p of the shift against random live features": (
+        "p는 그 값과, 활성화되는 무작위 특징에 견준 이동의 p 가운데 큰 쪽"
+    ),
+    # Agreement.
+    "Causal agreement: {n} pairs of item and concept are left out: no other feature of the question fires as strongly "
+    "as the concept's": "인과 효과의 일치: 개념의 특징만큼 강하게 활성화되는 다른 특징이 질문에 없어 쌍 {n}개를 제외함",
+    "Group '{group}': {n} pairs of item and concept count (concepts of several questions whose experts name them in "
+    "some and not in others), fewer than {least}": (
+        "집단 '{group}': 세는 문항과 개념의 쌍이 {n}개로(여러 질문에 나오고 전문가가 일부에서만 언급하는 개념), "
+        "{least}개보다 적음"
+    ),
+    "Correlation over pairs of item and concept, freed of the items' and the concepts' levels": (
+        "문항과 개념의 쌍에 걸친 상관, 문항과 개념의 수준을 뺌"
+    ),
+    "null: the expert's weights of each concept permuted among its items": (
+        "귀무분포: 개념마다 그 문항들 사이에서 전문가의 가중치를 섞음"
+    ),
+    "{n} pairs of item and concept count, fewer than {least}, so the reasoning's concepts are not compared with what "
+    "moves the answer": (
+        "세는 문항과 개념의 쌍이 {n}개로 {least}개보다 적어, 추론의 개념을 답을 움직이는 것과 비교하지 않음"
+    ),
+    "null: mentions of each concept permuted among its items": "귀무분포: 개념마다 그 문항들 사이에서 언급을 섞음",
+    # Verdicts by rank.
+    "causal means that removing the feature moves the answer more than removing others does that fire as strongly "
+    "there": (
+        "인과란 그 특징을 제거할 때, 그곳에서 같은 세기로 활성화되는 다른 특징을 제거할 때보다 답이 더 움직인다는 뜻임"
+    ),
+    "{n} of those were removed": "그런 특징 {n}개를 제거해 봄",
+    "{n} features that are not tested fire in {items} of the items that were not used to choose, fewer than the "
+    "{least} that a test needs": (
+        "선택에 쓰지 않은 문항 {items}개에서 활성화되는, 검정하지 않는 특징이 {n}개로 검정에 필요한 {least}개보다 적음"
+    ),
+    "null: as many features of each kind, unrelated, among those chosen alike": (
+        "귀무분포: 같은 방법으로 고른 특징 안에서, 종류마다 같은 수의 서로 관련 없는 특징"
+    ),
     # Where the expert looks.
     "Group '{group}': no item has premises that the expert marked in the question": (
         "집단 '{group}': 전문가가 전제를 표시한 문항이 없음"
@@ -64,32 +116,13 @@ RUN_NOTES = {
     ),
     # Causal agreement.
     "No concept of the questions has features of its own": "질문의 개념에 고유한 특징이 없음",
-    "Group '{group}': no item has {n} concepts that differ in effect and in the expert's weight": (
-        "집단 '{group}': 효과와 전문가의 가중치가 서로 다른 개념이 {n}개 있는 문항이 없음"
-    ),
-    "Spearman within items": "문항 안의 스피어만 상관",
-    "effect: absolute change of the margin of the model's answer without the concept's features": (
-        "효과: 개념의 특징을 뺄 때 모델 답의 여유가 변하는 크기(절댓값)"
-    ),
-    "effect: the same, less that of matched-random features of the question": (
-        "효과: 같은 값에서 그 질문의 짝지은 무작위 특징의 값을 뺀 것"
-    ),
-    "null: the expert's weights permuted among the concepts of each item": (
-        "귀무분포: 각 문항의 개념들 사이에서 전문가의 가중치를 섞음"
-    ),
     # Verdicts.
-    "No chosen feature fires in {n} items that were not used to choose": (
-        "고른 특징 가운데 선택에 쓰지 않은 문항 {n}개에서 활성화되는 것이 없음"
-    ),
     "Verdicts: {n} features chosen on {chosen} items, tested on {tested} others": (
         "판정: 특징 {n}개를 문항 {chosen}개에서 고르고 다른 문항 {tested}개에서 검정함"
     ),
-    "causal means that removing the feature moves the answer more than removing matched features of the same "
-    "questions": ("인과란 그 특징을 제거할 때 같은 질문의 짝지은 특징을 제거할 때보다 답이 더 움직인다는 뜻임"),
     "Features chosen on one half of the items and tested on the other": (
         "문항의 절반에서 특징을 고르고 나머지 절반에서 검정함"
     ),
-    "null: as many features of each kind, unrelated": "귀무분포: 종류마다 같은 수의, 서로 관련 없는 특징",
     "A share of 0 with few causal features is no evidence of absence": (
         "인과 특징이 적을 때 비율이 0이라는 것은 없다는 증거가 아님"
     ),
@@ -112,12 +145,6 @@ RUN_NOTES = {
     "Of answers that moved to the hint": "힌트로 옮겨 간 답에서 구한 값",
     "null: the same rule on the reasoning without a hint": "귀무분포: 힌트 없는 추론에 같은 규칙을 적용함",
     "the rule finds words, so paraphrases are missed": "낱말을 찾는 규칙이므로 바꾸어 쓴 표현은 놓침",
-    "No item has three concepts that differ in effect and in mentions, so the reasoning's concepts are not compared "
-    "with what moves the answer": (
-        "효과와 언급 횟수가 서로 다른 개념이 세 개 있는 문항이 없어, 추론의 개념을 답을 움직이는 것과 비교하지 않음"
-    ),
-    "Pooled within-item Spearman correlation": "문항 안의 스피어만 상관(통합)",
-    "null: mentions permuted among the concepts of each item": "귀무분포: 각 문항의 개념들 사이에서 언급을 섞음",
     "The concepts of the reasoning are not compared: no concept's features were ablated": (
         "추론의 개념을 비교하지 않음: 특징을 제거해 본 개념이 없음"
     ),
