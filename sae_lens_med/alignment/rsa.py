@@ -22,8 +22,10 @@ a function of Z's ranks (cosines of noisy vectors depend on the vectors' lengths
 
 A permutation is one pass over the pairs: ranks and residuals do not change when items move.
 
-Variants: `sae`, the controls, `raw`, `pca`, and `tfidf` where the wording is not partialled out: nothing of it would be
-left. `bm25` is not symmetric and takes no part.
+What it does not find is not shown to be absent: it has far less power than matched minus mismatched.
+
+Variants: `sae`, the controls, `raw`, `pca`, and `tfidf` where the wording is not partialled out: it is what is taken
+out. `bm25` is not symmetric and takes no part.
 
 Out of scope: making the vectors (`similarities`).
 """
