@@ -147,8 +147,9 @@ METRIC_TEXTS = {
         "Mantel 검정: 층 안에서 문항을 섞음. 편상관에서는 스튜던트화한 통계량을 씁니다."
     ),
     "Labels shuffled among features; guessing is 0.5.": "특징들 사이에서 이름을 섞음. 추측하면 0.5입니다.",
-    "Activations shuffled between questions within strata; its level is the mean cosine of the corpus.": (
-        "층 안에서 질문들 사이의 활성값을 섞음. 그 수준은 전체 질문의 평균 코사인 유사도입니다."
+    "Activations shuffled between questions within strata of neighbours in length, length taken out; its level is "
+    "about the mean cosine of the corpus.": (
+        "길이가 이웃한 질문들의 층 안에서 활성값을 섞고 길이를 뺌. 그 수준은 대략 전체 질문의 평균 코사인 유사도입니다."
     ),
     "Ratings permuted among items; the arm of shuffled rationales.": "문항들 사이에서 평가를 섞음, 섞은 근거의 비교군.",
     "Mentioned: explanations of like length permuted within strata; causal: the feature's rank among others that fire "
@@ -224,6 +225,14 @@ METRIC_NOTES = {
     "p of the studentised statistic": "p는 스튜던트화한 통계량의 것",
     "pairs are not independent, so no interval is given": "쌍들이 독립이 아니므로 신뢰구간을 내지 않음",
     "Embedding: {name}": "임베딩: {name}",
+    "null: activations moved between questions within strata, length taken out": (
+        "귀무분포: 층 안에서 질문들 사이의 활성값을 옮기고 길이를 뺌"
+    ),
+    "explanations permuted within strata and among neighbours in length, at the sums, lengths and scripts of the own "
+    "pairs": "층 안에서 길이가 이웃한 해설들을 섞고, 합, 길이, 문자를 원래 쌍의 것에 맞춤",
+    "none, because too few items exchange to adjust for length": (
+        "없음. 바꿀 수 있는 문항이 너무 적어 길이를 맞출 수 없음"
+    ),
     "interval: percentile bootstrap over features, which share texts, so it is too narrow": (
         "신뢰구간: 특징에 대한 백분위수 부트스트랩(특징들이 글을 공유하므로 너무 좁음)"
     ),

@@ -110,7 +110,9 @@ RUN_NOTES = {
     "Spans: {what}": "구간: {what}",
     "premises that the expert marked in the question": "전문가가 질문에 표시한 전제",
     "words of the question for concepts that the explanation names": "해설이 언급하는 개념을 가리키는 질문의 낱말",
-    "null: the harder of shifted and random spans": "귀무분포: 옮긴 구간과 무작위 구간 가운데 넘기 어려운 쪽",
+    "null: the hardest of shifted spans, random spans and other items' saliency at the same relative places": (
+        "귀무분포: 옮긴 구간, 무작위 구간, 같은 상대 위치에 놓은 다른 문항의 중요도 가운데 넘기 가장 어려운 것"
+    ),
     "Plausibility: the marked premises are nearly the whole case, so they are told from the closing question only": (
         "전문가가 보는 곳: 표시된 전제가 증례의 거의 전부이므로 마지막 물음과만 구별됨"
     ),

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from sae_lens_med.alignment.align import align
 from sae_lens_med.alignment.baselines import bm25
-from sae_lens_med.alignment.concept_tests import concept_features
+from sae_lens_med.alignment.concept_features import concept_features
 from sae_lens_med.alignment.concepts import measure_concepts
 from sae_lens_med.alignment.coverage import measure_coverage
 from sae_lens_med.alignment.difference import measure_difference
