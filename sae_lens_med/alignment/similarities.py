@@ -94,9 +94,11 @@ class Similarities:
         """What was left out of each item before counting, `[n_items]` each."""
         acts = self.inputs.features.acts
         excluded = acts.excluded & tokens_of(acts, STEM_PARTS + EXPLANATION_PARTS)
+        named = self.inputs.compared.acts.excluded & ~acts.excluded
         leaks = [mask_leakage(item) if item.explanation is not None else None for item in self.inputs.items]
         return {
             "excluded_tokens": tokens_per_item(acts, excluded),
+            "option_word_tokens": tokens_per_item(acts, named),
             "option_text_chars": np.array([leak.n_option_chars if leak else 0 for leak in leaks], dtype=np.int64),
             "stem_quote_chars": np.array([leak.n_stem_chars if leak else 0 for leak in leaks], dtype=np.int64),
             "answer_marks": np.array([leak.n_answer_marks if leak else 0 for leak in leaks], dtype=np.int64),

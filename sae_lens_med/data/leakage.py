@@ -103,7 +103,7 @@ _LATIN_OR_DIGIT = re.compile("[0-9A-Za-z\u00c0-\u024f]")
 _PUNCTUATION = " .,;:!?。·\"'“”‘’"
 _SHORT_HANGUL, _SHORT_LATIN = 2, 4
 # What may follow a noun within its word: forms of 이다 (which go on), or particles that end the word.
-_PARTICLE = re.compile(
+PARTICLE = re.compile(
     "(?:이었|였|이라|이므로|이지|이며|이고|이다|입니|인데|이란|이면|이어|여서|라고|라는)"
     "|(?:은|는|이|가|을|를|의|에|에서|에게|와|과|도|로|으로|만|까지|부터|보다|처럼|이나|나|란|며|고|다|인|일|임|등)"
     "(?:는|도|만|의)?(?![\uac00-\ud7a3])"
@@ -198,7 +198,7 @@ def _stands_alone(text: str, start: int, end: int, needle: str) -> bool:
         if word.match(first) and word.match(before[-1:]):
             return False
     if _HANGUL.match(last) and _HANGUL.match(after):
-        return _PARTICLE.match(after) is not None
+        return PARTICLE.match(after) is not None
     # An English plural is the same word.
     return not (_LATIN_OR_DIGIT.match(last) and _LATIN_OR_DIGIT.match(after.removeprefix("s")))
 

@@ -116,10 +116,14 @@ def tokens_per_item(acts: FeatureActs, tokens: BoolArray) -> npt.NDArray[np.int6
     return np.bincount(acts.token_item[tokens], minlength=len(acts.item_ids)).astype(np.int64)
 
 
+_SIDES = (STEM_PARTS, EXPLANATION_PARTS)
+
+
 def explained_items(features: "Collected") -> BoolArray:
     """`[n_items]`, the items of which both a question and an explanation can be compared: at least one token of each
     counts."""
-    return features.has_explanation & (tokens_per_item(features.acts, counted_tokens(features.acts, STEM_PARTS)) > 0)
+    sides = [tokens_per_item(features.acts, counted_tokens(features.acts, part)) > 0 for part in _SIDES]
+    return features.has_explanation & sides[0] & sides[1]
 
 
 def token_scripts(acts: FeatureActs, texts: dict[str, dict[str, str]]) -> TokenScripts:

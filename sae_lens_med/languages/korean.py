@@ -326,6 +326,7 @@ _NAMES = {
     "option": "보기",
     # What was left out before counting.
     "excluded tokens": "제외한 토큰",
+    "option word tokens": "보기의 드문 단어 토큰",
     "activation sinks": "어텐션 싱크 토큰",
     "option text chars": "보기 내용 글자",
     "stem quote chars": "질문 인용 글자",

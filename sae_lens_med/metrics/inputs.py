@@ -24,6 +24,7 @@ from sae_lens_med.concepts.matching import ConceptMatcher, mentions_in_spans
 from sae_lens_med.concepts.sets import ConceptSet
 from sae_lens_med.data.mappings import subject_stratum
 from sae_lens_med.errors import ConfigError, DataError
+from sae_lens_med.features.option_words import without_option_words
 from sae_lens_med.features.vectors import (
     EXPLANATION_PARTS,
     STEM_PARTS,
@@ -216,7 +217,12 @@ class Inputs:
     @cached_property
     def pooled(self) -> Pooled:
         """Of the study's own features."""
-        return pool_features(self.features)
+        return pool_features(self.compared)
+
+    @cached_property
+    def compared(self) -> Collected:
+        """The study's features without the rare option words of explanations (`features.option_words`)."""
+        return without_option_words(self.features, self.items)
 
     @cached_property
     def _pooled_controls(self) -> dict[str, Pooled]:
@@ -227,7 +233,8 @@ class Inputs:
         if variant == "sae":
             return self.pooled
         if variant not in self._pooled_controls:
-            self._pooled_controls[variant] = pool_features(self.controls[variant], explained=self.pooled.explained)
+            control = without_option_words(self.controls[variant], self.items)
+            self._pooled_controls[variant] = pool_features(control, explained=self.pooled.explained)
         return self._pooled_controls[variant]
 
     @property
@@ -275,7 +282,7 @@ class Inputs:
     def properties(self) -> tuple[FloatArray, FloatArray]:
         """`[m, 3]` of stems and of explanations (`vectors.text_properties`), for the explained items."""
         stem, explanation = (
-            text_properties(self.features.acts, self.pooled.scripts, parts)[self.pooled.explained]
+            text_properties(self.compared.acts, self.pooled.scripts, parts)[self.pooled.explained]
             for parts in (STEM_PARTS, EXPLANATION_PARTS)
         )
         return stem, explanation
@@ -287,7 +294,7 @@ class Inputs:
 
     def explanation_texts(self) -> list[str]:
         """The masked explanations of the explained items."""
-        return [self.features.texts[self.items[i].id]["explanation"] for i in self.pooled.explained]
+        return [self.compared.texts[self.items[i].id]["explanation"] for i in self.pooled.explained]
 
     def question_texts(self) -> list[str]:
         """The questions, without options, of the explained items."""

@@ -131,6 +131,7 @@ def test_groups_and_counts() -> None:
         "stem_quote_chars": 0,
         "answer_marks": 38,
         "items_without_explanation": 2,
+        "option_word_tokens": 0,
         "near_duplicates": 0,
         "items_without_partner": 0,
         "dense_features": 1,
