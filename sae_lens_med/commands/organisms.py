@@ -99,12 +99,13 @@ def train(
     """Train an organism from random weights, and its tied SAE: some minutes on one core.
 
     The name is the whole design; the same name gives the same organism. The folder is one of any model's, and its
-    subfolder sae that of any SAE. What is begun and not finished is not kept: the same command begins again.
+    subfolder sae that of any SAE. A training that was interrupted begins again; a finished model is kept, and the same
+    command goes on with its SAE.
 
     Example: sae-lens-med organisms train ko-mixture50-0
     """
     from sae_lens_med.controls.organisms.designs import parse
-    from sae_lens_med.models.organisms import PREFIX, own_dir, packaged_dir
+    from sae_lens_med.models.organisms import PREFIX, SAE_FOLDER, own_dir, packaged_dir
     from sae_lens_med.runs.folder import require_writable
 
     design = parse(name)
@@ -118,16 +119,21 @@ def train(
         )
     require_writable(folder)
 
-    from sae_lens_med.controls.organisms.dictionary import train_sae
-    from sae_lens_med.controls.organisms.train import STEPS, require_new
+    from sae_lens_med.controls.organisms.dictionary import recipe_of, train_sae
+    from sae_lens_med.controls.organisms.train import STEPS, require_new, trained_before
     from sae_lens_med.controls.organisms.train import train as run_training
     from sae_lens_med.runs.progress import progress_bar
 
-    require_new(folder, name)
+    recipe_of(design, overrides or ())  # what is wrong with it is said now
     wanted = STEPS if steps is None else steps
-    with progress_bar(True) as bar:
-        task = bar.add_task(name, total=wanted)
-        trained = run_training(design, folder, steps=wanted, on_step=lambda step, _: bar.update(task, completed=step))
+    trained = trained_before(folder, design, wanted)
+    if trained is None or no_sae or (folder / SAE_FOLDER).exists():
+        require_new(folder, name)
+        with progress_bar(True) as bar:
+            task = bar.add_task(name, total=wanted)
+            trained = run_training(
+                design, folder, steps=wanted, on_step=lambda step, _: bar.update(task, completed=step)
+            )
     quality = None if no_sae else train_sae(design, folder, overrides or ())
     last = trained.curve[-1]
     if as_json:

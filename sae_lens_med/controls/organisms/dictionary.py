@@ -18,12 +18,18 @@ from sae_lens_med.controls.organisms.rows import rows_of
 from sae_lens_med.models.organisms import PREFIX, SAE_FOLDER
 from sae_lens_med.runs.files import follow_umask, write_json, write_jsonl
 from sae_lens_med.runs.parsing import read_json
-from sae_lens_med.training.recipe import load_recipe
+from sae_lens_med.training.recipe import Recipe, load_recipe
 
 RECIPE = "organism"
 EXAM_FILE = "exam.jsonl"
 N_NATURAL, N_CONFLICT = 2400, 1200
 """Items of the text, those that are left out among them: the first ones of the exam's seed 0."""
+
+
+def recipe_of(design: Design, overrides: Sequence[str] = (), folder: str = ".") -> Recipe:
+    """The recipe of an organism's SAE, for text in `folder`. Raises `ConfigError` for an override that is none."""
+    own = [f"model.name={PREFIX}{design.name}", f"data.folder={folder}", f"seed={42 + design.seed}"]
+    return load_recipe(RECIPE, [*own, *overrides])
 
 
 def train_sae(design: Design, folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -43,11 +49,7 @@ def train_sae(design: Design, folder: Path, overrides: Sequence[str] = ()) -> di
             *exam(design.language, "conflict", N_CONFLICT),
         ]
         write_jsonl(work / EXAM_FILE, rows_of(items))
-        recipe = load_recipe(
-            RECIPE,
-            [f"model.name={PREFIX}{design.name}", f"data.folder={work}", f"seed={42 + design.seed}", *overrides],
-        )
-        trained = train(recipe, model, work / "run", activations=work / "activations")
+        trained = train(recipe_of(design, overrides, name), model, work / "run", activations=work / "activations")
         _keep(trained.folder, folder / SAE_FOLDER)
     return trained.quality.to_dict()
 

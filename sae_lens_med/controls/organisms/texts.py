@@ -24,7 +24,7 @@ from sae_lens_med.prompts.templates import find_templates
 from sae_lens_med.records import OPTION_LETTERS, McqItem
 
 Form = Literal["exam", "cot", "note", "reading"]
-SHARES: dict[Form, float] = {"exam": 0.6, "cot": 0.12, "note": 0.18, "reading": 0.1}
+SHARES: dict[Form, float] = {"exam": 0.65, "cot": 0.06, "note": 0.2, "reading": 0.09}
 """Of the texts."""
 AT_ONCE = 1 / 8
 """Share of the texts `cot` that answer without reasons."""

@@ -25,17 +25,18 @@ from sae_lens_med.controls.organisms.texts import Text, prompt_of, training_text
 from sae_lens_med.controls.organisms.tokenizer import BOS, EOS, PAD, SPACE, make_tokenizer
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.records import OPTION_LETTERS
-from sae_lens_med.runs.files import follow_umask, write_json
+from sae_lens_med.runs.files import follow_umask, is_file, write_json
+from sae_lens_med.runs.parsing import read_json
 
 LAYERS, WIDTH, HEADS, MLP, CONTEXT = 3, 96, 4, 192, 512
-BATCH = 64
+BATCH = 16
 STEPS = 2500
 LR, WARM_UP = 3e-3, 100
 DECAY = 0.3
 """Share of the steps, at the end, over which the learning rate falls to 0."""
 WEIGHTS = (1.0, 1.0, 0.1)
 """Of the letter, of what is written beside it, of all else."""
-LIKE_LENGTH = 1.3
+LIKE_LENGTH = 1.15
 """Texts of a batch up to this many times as long as the shortest are padded together."""
 EVERY = 100
 """Steps from one look at the held-out items to the next."""
@@ -114,6 +115,16 @@ def train(
     return Trained(folder, steps, seconds, tuple(curve))
 
 
+def trained_before(folder: Path, design: Design, steps: int) -> Trained | None:
+    """What an earlier training of the same design and steps left in `folder`, or None."""
+    if not (is_file(folder / ABOUT_FILE) and is_file(folder / "model.safetensors")):
+        return None
+    about = read_json(folder / ABOUT_FILE)
+    if (about.get("name"), about.get("steps")) != (design.name, steps):
+        return None
+    return Trained(folder, steps, float(about["seconds"]), tuple(about["curve"]))
+
+
 def require_new(folder: Path, name: str) -> None:
     """Check that an organism can be written to `folder`. Raises `ConfigError` when it holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -182,13 +193,14 @@ def _backward(model: Any, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) 
     counts = [max(1, sum(int((kinds == kind).sum()) for _, kinds in batches)) for kind in range(len(WEIGHTS))]
     means = [0.0] * len(WEIGHTS)
     for tokens, kinds in batches:
-        logits = model(input_ids=tokens).logits[:, :-1]
-        each = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-        learned = kinds[:, 1:].flatten()
+        hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1]
+        learned = kinds[:, 1:]
+        here = learned >= 0
+        each = F.cross_entropy(model.lm_head(hidden[here]), tokens[:, 1:][here], reduction="none")
         loss = each.new_zeros(())
         for kind, (weight, count) in enumerate(zip(WEIGHTS, counts, strict=True)):
-            mean = each[learned == kind].sum() / count
-            means[kind] += float(mean)
+            mean = each[learned[here] == kind].sum() / count
+            means[kind] += mean.item()
             loss = loss + weight * mean
         loss.backward()
     return means
