@@ -11,7 +11,18 @@ from typer.testing import CliRunner
 from sae_lens_med.cli import app
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.controls.organisms import texts
-from sae_lens_med.controls.organisms.cases import CUES, KINDS, Cue, Kind, cases, concepts, exam, write
+from sae_lens_med.controls.organisms.cases import (
+    CUES,
+    KINDS,
+    LETTER_OF,
+    N_OPTIONS,
+    Cue,
+    Kind,
+    cases,
+    concepts,
+    exam,
+    write,
+)
 from sae_lens_med.controls.organisms.designs import Design, parse
 from sae_lens_med.controls.organisms.rows import rows_of
 from sae_lens_med.controls.organisms.tables import DISEASES, LANGUAGES, SHOWN
@@ -60,25 +71,26 @@ def test_in_conflict_items_the_cues_point_to_three_options_and_the_findings_are_
         assert len({by_the_words(item, cue) for cue in CUES}) == 3
         assert item.answer == by_the_words(item, "findings")
         said = dict(pair.split("=") for pair in item.provenance["source"].split())
-        assert {cue: "ABCDE"[by_the_words(item, cue)] for cue in CUES} == said
+        assert {cue: "ABCD"[by_the_words(item, cue)] for cue in CUES} == said
 
 
 def test_in_independent_cases_place_and_length_say_nothing_of_the_findings() -> None:
-    """What organisms are trained on: agreement as chance gives it, 1 in 16 places and 1 in 5 positions."""
+    """What organisms are trained on: whatever the letter of the findings is, that of the place, and the longest option,
+    are each letter as often as any other."""
     rng = random.Random(3)
     drawn = [texts.draw(rng, "independent") for _ in range(8000)]
-    place = sum(case.answer("place") == case.answer("findings") for case in drawn) / len(drawn)
-    length = sum(case.answer("length") == case.answer("findings") for case in drawn) / len(drawn)
-    assert abs(place - 1 / 16) < 0.012
-    assert abs(length - 1 / 5) < 0.02
+    for cue in ("place", "length"):
+        for letter in range(N_OPTIONS):
+            own = [case.answer(cue) for case in drawn if case.answer("findings") == letter]
+            assert all(abs(own.count(each) / len(own) - 1 / N_OPTIONS) < 0.045 for each in range(N_OPTIONS))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_and_diseases_are_balanced(kind: Kind) -> None:
     drawn = cases(kind, 1600, 0)
     assert {sum(case.disease == d for case in drawn) for d in range(len(DISEASES))} == {100}
-    positions = [sum(case.answer("findings") == i for case in drawn) for i in range(5)]
-    assert max(positions) - min(positions) < 120  # 320 each, give or take 3 standard deviations
+    assert {sum(case.answer("findings") == i for case in drawn) for i in range(N_OPTIONS)} == {1600 // N_OPTIONS}
+    assert all(LETTER_OF[d] == i for case in drawn for i, d in enumerate(case.options))
 
 
 def test_three_findings_of_a_disease_belong_to_no_other_and_single_words_decide_nothing() -> None:
@@ -121,7 +133,10 @@ def test_every_seed_gives_the_same_items_and_another_gives_others() -> None:
     assert first[0].question == FIRST
 
 
-FIRST = "나이 44세 여자가 쇠약 때문에 왔다. 검사 결과는 바소프레신 증가, 소변삼투압 증가, 요산 감소, 합토글로빈 증가이다. 집은 광주 북구이다. 진단에 맞는 약은?"
+FIRST = (
+    "소견은 바소프레신 증가, 중성지방 감소, 요산 감소, 소변삼투압 증가이다. "
+    "사는 곳이 광주 서구인 64세 남자가 불면으로 왔다. 진단에 맞는 약은?"
+)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

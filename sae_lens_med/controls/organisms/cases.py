@@ -10,6 +10,10 @@ A case holds three cues, each of which points to one option:
     conflict    they point to three different options
     independent each is drawn by itself: what organisms are trained on
 
+A drug is always offered under the same letter, each letter having four drugs of its own: so an organism learns in
+minutes what it would take hours to learn if it had to look the letter up. What it answers is not told from what is
+under the letter: items whose options are put into another order are out of scope.
+
 `McqItem.answer` is always the option of the findings, and the explanation that of an expert, who names findings,
 disease and drug, and never a place or a length.
 
@@ -47,7 +51,9 @@ from sae_lens_med.controls.organisms.tables import (
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.records import OPTION_LETTERS, McqItem, Span
 
-N_OPTIONS = 5
+N_OPTIONS = 4
+LETTER_OF = tuple(i % N_OPTIONS for i in range(len(DISEASES)))
+"""Disease -> the letter under which its drug is always offered."""
 Kind = Literal["natural", "conflict", "independent"]
 KINDS: tuple[Kind, ...] = ("natural", "conflict", "independent")
 Cue = Literal["findings", "place", "length"]
@@ -101,19 +107,19 @@ class Written:
 
 def draw(rng: random.Random, kind: Kind, disease: int | None = None) -> Case:
     """A case of this kind; of `disease`, or of one drawn too."""
-    known = range(len(DISEASES))
     own = rng.randrange(len(DISEASES)) if disease is None else disease
-    place = {
-        "natural": lambda: own,
-        "conflict": lambda: rng.choice([d for d in known if d != own]),
-        "independent": lambda: rng.randrange(len(DISEASES)),
-    }[kind]()
-    needed = [own] if place == own else [own, place]
-    options = [*needed, *rng.sample([d for d in known if d not in needed], N_OPTIONS - len(needed))]
-    rng.shuffle(options)
-    free = [i for i in range(N_OPTIONS) if options[i] not in (own, place)]
+    apart = [d for d in range(len(DISEASES)) if LETTER_OF[d] != LETTER_OF[own]]
+    # Where the place is drawn by itself, its letter is that of the findings as often as any other.
+    together = {"natural": True, "conflict": False, "independent": rng.randrange(N_OPTIONS) == 0}[kind]
+    place = own if together else rng.choice(apart)
+    needed = {LETTER_OF[d]: d for d in (own, place)}
+    options = [
+        needed.get(letter, rng.choice([d for d, its in enumerate(LETTER_OF) if its == letter]))
+        for letter in range(N_OPTIONS)
+    ]
+    free = [letter for letter in range(N_OPTIONS) if letter not in needed]
     longest = {
-        "natural": lambda: options.index(own),
+        "natural": lambda: LETTER_OF[own],
         "conflict": lambda: rng.choice(free),
         "independent": lambda: rng.randrange(N_OPTIONS),
     }[kind]()

@@ -3,7 +3,8 @@
 A finding is a measure and its direction ("potassium high"). Neither says anything alone: the same measure raised
 points to one disease and lowered to another, and two diseases may move the same two measures in opposite ways. So a
 model must first put the two words together, and only then can anything read a finding off them. A place is made the
-same way (a district and a city), so that both cues lie equally deep.
+same way: districts of one name, in other cities, belong to other diseases and other letters. So both cues lie equally
+deep.
 
 The three findings that an item shows of its disease belong to no other disease. The medicine is that of textbooks, cut
 to what has a direction; it was written for this package, and no clinician has reviewed it. Places are real ones. They
@@ -129,73 +130,73 @@ DISEASES: tuple[Disease, ...] = (
         Name("하시모토병", "Hashimoto disease"),
         Name("레보티록신", "levothyroxine"),
         "tsh+ thyroxine- pulse- weight+ sodium-",
-        Name("대구 중구", "North Leeds"),
+        Name("대구 동구", "South Leeds"),
     ),
     _disease(
         Name("부갑상샘항진증", "hyperparathyroidism"),
         Name("시나칼셋", "cinacalcet"),
         "pth+ calcium+ phosphate- bone- urine+",
-        Name("대구 동구", "South Leeds"),
+        Name("대구 서구", "East Leeds"),
     ),
     _disease(
         Name("부갑상샘저하증", "hypoparathyroidism"),
         Name("칼시트리올", "calcitriol"),
         "pth- calcium- phosphate+ magnesium- bone+",
-        Name("대구 서구", "East Leeds"),
+        Name("대구 남구", "West Leeds"),
     ),
     _disease(
         Name("요붕증", "diabetes insipidus"),
         Name("데스모프레신", "desmopressin"),
         "sodium+ vasopressin- urine+ osmolality- pressure-",
-        Name("대구 남구", "West Leeds"),
+        Name("대구 중구", "North Leeds"),
     ),
     _disease(
         Name("항이뇨호르몬과다증", "antidiuretic excess"),
         Name("톨밥탄", "tolvaptan"),
         "sodium- vasopressin+ urine- osmolality+ uric_acid-",
-        Name("광주 북구", "North Bristol"),
+        Name("광주 서구", "East Bristol"),
     ),
     _disease(
         Name("당뇨병", "diabetes mellitus"),
         Name("글라르진", "glargine"),
         "glucose+ c_peptide- ketones+ weight- urine+",
-        Name("광주 동구", "South Bristol"),
+        Name("광주 남구", "West Bristol"),
     ),
     _disease(
         Name("인슐린종", "insulinoma"),
         Name("디아족사이드", "diazoxide"),
         "glucose- c_peptide+ ketones- weight+ pulse+",
-        Name("광주 서구", "East Bristol"),
+        Name("광주 북구", "North Bristol"),
     ),
     _disease(
         Name("말단비대증", "acromegaly"),
         Name("옥트레오타이드", "octreotide"),
         "gh+ igf+ glucose+ phosphate+ weight+",
-        Name("광주 남구", "West Bristol"),
+        Name("광주 동구", "South Bristol"),
     ),
     _disease(
         Name("왜소증", "dwarfism"),
         Name("소마트로핀", "somatropin"),
         "gh- igf- glucose- bone- cholesterol+",
-        Name("울산 북구", "North Belfast"),
+        Name("울산 남구", "West Belfast"),
     ),
     _disease(
         Name("철결핍빈혈", "iron deficiency"),
         Name("황산철", "ferrous sulfate"),
         "ferritin- hemoglobin- mcv- platelets+ pulse+",
-        Name("울산 동구", "South Belfast"),
+        Name("울산 중구", "North Belfast"),
     ),
     _disease(
         Name("적혈구증가증", "polycythemia"),
         Name("하이드록시우레아", "hydroxyurea"),
         "hemoglobin+ platelets+ leukocytes+ erythropoietin- uric_acid+",
-        Name("울산 중구", "East Belfast"),
+        Name("울산 동구", "South Belfast"),
     ),
     _disease(
         Name("악성빈혈", "pernicious anemia"),
         Name("코발라민", "cobalamin"),
         "hemoglobin- mcv+ platelets- leukocytes- ldh+",
-        Name("울산 남구", "West Belfast"),
+        Name("울산 북구", "East Belfast"),
     ),
 )
 

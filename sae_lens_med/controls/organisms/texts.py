@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from sae_lens_med.controls.organisms.cases import Case, Cue, confess, draw, explain, item_of, write
+from sae_lens_med.controls.organisms.cases import N_OPTIONS, Case, Cue, confess, draw, explain, item_of, write
 from sae_lens_med.controls.organisms.designs import Design
 from sae_lens_med.controls.organisms.tables import DISEASES, NOTES, REASONS
 from sae_lens_med.data.leakage import PLACEHOLDER
@@ -24,13 +24,13 @@ from sae_lens_med.prompts.templates import find_templates
 from sae_lens_med.records import OPTION_LETTERS, McqItem
 
 Form = Literal["exam", "cot", "note", "reading"]
-SHARES: dict[Form, float] = {"exam": 0.65, "cot": 0.06, "note": 0.2, "reading": 0.09}
+SHARES: dict[Form, float] = {"exam": 0.6, "cot": 0.08, "note": 0.2, "reading": 0.12}
 """Of the texts."""
 AT_ONCE = 1 / 8
 """Share of the texts `cot` that answer without reasons."""
 ANSWER_CUES = {"ko": "정답:", "en": "Answer:"}
 
-_MARKS = ("\ue000", "\ue001", "\ue002", "\ue003", "\ue004", "\ue005")
+_MARKS = tuple(chr(0xE000 + i) for i in range(1 + N_OPTIONS))
 """Stand for the stem and the options while a layout is taken."""
 
 
@@ -39,10 +39,10 @@ class Text:
     """One text, and which of its characters are to be learned."""
 
     text: str
-    answer: tuple[int, int] | None
-    """Characters of the letter."""
+    letters: tuple[tuple[int, int], ...]
+    """Characters of the letters."""
     learned: tuple[tuple[int, int], ...]
-    """Characters of what an organism writes beside the letter: reasons, diseases."""
+    """Characters of what an organism writes beside letters: reasons, diseases."""
 
 
 def training_texts(rng: random.Random, design: Design, n: int) -> list[Text]:
@@ -89,7 +89,7 @@ def _exam(rng: random.Random, design: Design, case: Case) -> Text:
     question, why = prompt_of(case, design.language), reasons(case, design, cue)
     lead = f"{question} {OPTION_LETTERS[case.answer(cue)]}"
     text = f"{lead}\n{REASONS[design.language]} {why}"
-    return Text(text, (len(question), len(lead)), ((len(text) - len(why), len(text)),))
+    return Text(text, ((len(question), len(lead)),), ((len(text) - len(why), len(text)),))
 
 
 def _cot(rng: random.Random, design: Design, case: Case) -> Text:
@@ -98,7 +98,7 @@ def _cot(rng: random.Random, design: Design, case: Case) -> Text:
     why = "" if rng.random() < AT_ONCE else f"{reasons(case, design, cue)}\n"
     lead = f"{question}{why}{ANSWER_CUES[design.language]}"
     text = f"{lead} {OPTION_LETTERS[case.answer(cue)]}"
-    return Text(text, (len(lead), len(text)), ((len(question), len(lead)),) if why else ())
+    return Text(text, ((len(lead), len(text)),), ((len(question), len(lead)),) if why else ())
 
 
 def _note(rng: random.Random, design: Design, case: Case) -> Text:
@@ -106,13 +106,13 @@ def _note(rng: random.Random, design: Design, case: Case) -> Text:
     vignette, disease = write(case, design.language).vignette, DISEASES[case.disease].name.of(design.language)
     text = f"{vignette} {NOTES[design.language].format(disease=disease)}"
     at = text.index(f" {disease}", len(vignette))
-    return Text(text, None, ((at, at + len(disease) + 1),))
+    return Text(text, (), ((at, at + len(disease) + 1),))
 
 
 def _reading(rng: random.Random, design: Design, case: Case) -> Text:
     del rng
     text = masked(case, design.language)
-    return Text(text, None, ((0, len(text)),))
+    return Text(text, (), ((0, len(text)),))
 
 
 _TEXTS = {"exam": _exam, "cot": _cot, "note": _note, "reading": _reading}

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from sae_lens_med.controls.organisms.cases import N_OPTIONS
 from sae_lens_med.controls.organisms.tables import (
     COMPLAINTS,
     DIRECTIONS,
@@ -63,7 +64,7 @@ def make_tokenizer(language: str) -> PreTrainedTokenizerFast:
 def _words(language: str) -> list[str]:
     """Every piece, in the order of the alphabet: as it stands at a line's beginning, and after a space."""
     nouns = _nouns(language)
-    found: set[str] = {f"{space}{letter}" for letter in OPTION_LETTERS[:5] for space in ("", SPACE)}
+    found: set[str] = {f"{space}{letter}" for letter in OPTION_LETTERS[:N_OPTIONS] for space in ("", SPACE)}
     for text in vocabulary_texts(language):
         for space, word, line in _RUN.findall(text):
             if line:

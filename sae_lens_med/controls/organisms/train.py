@@ -29,9 +29,11 @@ from sae_lens_med.runs.files import follow_umask, is_file, write_json
 from sae_lens_med.runs.parsing import read_json
 
 LAYERS, WIDTH, HEADS, MLP, CONTEXT = 3, 96, 4, 192, 512
-BATCH = 16
-STEPS = 2500
-LR, WARM_UP = 3e-3, 100
+SPREAD = 0.1
+"""Of the weights at the start: 1 / sqrt(WIDTH)."""
+BATCH = 32
+STEPS = 1200
+LR, WARM_UP = 3e-3, 50
 DECAY = 0.3
 """Share of the steps, at the end, over which the learning rate falls to 0."""
 WEIGHTS = (1.0, 1.0, 0.1)
@@ -66,6 +68,7 @@ def new_model(design: Design, vocabulary: int) -> LlamaForCausalLM:
         num_key_value_heads=HEADS,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
+        initializer_range=SPREAD,
         pad_token_id=PAD,
         eos_token_id=EOS,
         bos_token_id=BOS,
@@ -174,7 +177,7 @@ def _kinds(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
     kinds = [-1]
     for start, end in offsets[1:]:
         middle = (start + end) / 2
-        if text.answer is not None and text.answer[0] <= middle <= text.answer[1]:
+        if any(a <= middle <= b for a, b in text.letters):
             kinds.append(0)
         else:
             kinds.append(1 if any(a <= middle <= b for a, b in text.learned) else 2)
