@@ -3,9 +3,10 @@
     accuracy      natural items: the share that it answers as the exam does
     conflicts     items whose cues disagree: the share that it answers by each cue
     reasons       the share of natural items for whose letter it writes, word for word, the reasons of its voice
-    interchange   the residual at the tokens of one cue is taken from a donor: the same text in which this cue alone
-                  points to another option. The share of answers that go over to the donor's option, at the embeddings
-                  and behind each layer. The cue that decides takes the answer along, the other does not
+    interchange   the residual at the words of one cue, and at those that see them in the first layer, is taken from a
+                  donor: the same text in which this cue alone points to another option. The share of answers that go
+                  over to the donor's option, at the embeddings and behind each layer. The cue that decides takes the
+                  answer along, the other does not
     probes        a linear probe reads the disease off the residual at the word "diagnosis" of the closing question,
                   where no word says it, on conflict items; accuracy on held-out items, beside probes of shuffled labels
 
@@ -294,7 +295,7 @@ def _pairs(
                 recipients.append(recipient)
                 donors.append(donor)
                 wanted.append(option)
-                at.append(own)
+                at.append(_seeing(own, model))
                 break
     return recipients, donors, np.array(wanted, dtype=np.int64), at
 
@@ -316,6 +317,15 @@ def _cue_tokens(prompt: Prompt, case: Case, language: str, cue: Cue) -> BoolArra
     return np.array(
         [any(a < span.end + start and b > span.start + start for span in spans) for a, b in prompt.char_spans]
     )
+
+
+def _seeing(words: BoolArray, model: MedBridge) -> BoolArray:
+    """`[n_tokens]`: the words, and the tokens that see one of them in the first layer."""
+    window = int(model.plain.config.sliding_window or 1)
+    found = words.copy()
+    for back in range(1, window):
+        found[back:] |= words[:-back]
+    return found
 
 
 def probe(model: MedBridge, design: Design, n: int = N_PROBED) -> dict[str, dict[str, float]]:

@@ -1,8 +1,10 @@
 """A name -> a trained model in an ordinary Hugging Face folder.
 
-A Llama of 3 layers and width 96 learns `texts` from random weights by AdamW, each batch drawn anew. The loss is the sum
-of three mean cross-entropies: of the letter, of what an organism writes beside it, and, with a tenth of the weight, of
-all other tokens, so that it is a language model of the whole text.
+A Qwen3 of 3 layers and width 96 learns `texts` from random weights by AdamW, each batch drawn anew. Its first layer
+sees four tokens at a time: so behind it every cue still lies at its own words, whatever was learned, and a dictionary
+that reads there sees all that the answer will depend on. The loss is the sum of three mean cross-entropies: of the
+letter, of what an organism writes beside it, and, with a tenth of the weight, of all other tokens, so that it is a
+language model of the whole text.
 
 The folder holds what `save_pretrained` writes, the weights in bfloat16, and `organism.json`: the design, the steps, the
 seconds and the curve. `check` says whether it is what its name says.
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sae_lens_med.controls.organisms.cases import CUES, N_OPTIONS, Case, cases
 from sae_lens_med.controls.organisms.designs import Design
@@ -29,10 +31,12 @@ from sae_lens_med.runs.files import follow_umask, is_file, write_json
 from sae_lens_med.runs.parsing import read_json
 
 LAYERS, WIDTH, HEADS, MLP, CONTEXT = 3, 96, 4, 192, 512
+WINDOW = 4
+"""Tokens that a token sees in the first layer, itself included."""
 SPREAD = 0.1
 """Of the weights at the start: 1 / sqrt(WIDTH)."""
 BATCH = 32
-STEPS = 1200
+STEPS = 600
 LR, WARM_UP = 3e-3, 50
 DECAY = 0.3
 """Share of the steps, at the end, over which the learning rate falls to 0."""
@@ -56,16 +60,20 @@ class Trained:
     curve: tuple[dict[str, float], ...]
 
 
-def new_model(design: Design, vocabulary: int) -> LlamaForCausalLM:
+def new_model(design: Design, vocabulary: int) -> Qwen3ForCausalLM:
     """The organism before it has learned anything."""
     torch.manual_seed(design.seed)
-    config = LlamaConfig(
+    config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=WIDTH,
         intermediate_size=MLP,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
+        head_dim=WIDTH // HEADS,
+        use_sliding_window=True,
+        sliding_window=WINDOW,
+        layer_types=["sliding_attention", *["full_attention"] * (LAYERS - 1)],
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         initializer_range=SPREAD,
@@ -73,8 +81,8 @@ def new_model(design: Design, vocabulary: int) -> LlamaForCausalLM:
         eos_token_id=EOS,
         bos_token_id=BOS,
     )
-    config.architectures = ["LlamaForCausalLM"]
-    return LlamaForCausalLM(config)
+    config.architectures = ["Qwen3ForCausalLM"]
+    return Qwen3ForCausalLM(config)
 
 
 def train(
