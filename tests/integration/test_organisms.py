@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from sae_lens_med import load_model
@@ -13,7 +14,9 @@ from sae_lens_med.controls.organisms import check
 from sae_lens_med.controls.organisms.cases import Cue, exam
 from sae_lens_med.controls.organisms.designs import parse
 from sae_lens_med.errors import ConfigError, ModelError
+from sae_lens_med.models.bridge import MedBridge, activations_at
 from sae_lens_med.models.organisms import organism_folders, packaged_dir
+from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.saes.releases import load_sae, other_model
 
@@ -58,6 +61,21 @@ def test_the_tokenizer_says_which_characters_a_token_covers() -> None:
         covered = "".join(prompt.text[a:b] for a, b in prompt.char_spans)
         assert covered == prompt.text
         assert model.text_tokenizer.decode(prompt.token_ids[1:]) == prompt.text
+
+
+def test_behind_the_first_layer_a_word_has_reached_the_next_three_tokens_and_no_more() -> None:
+    """Why the SAEs read there: whatever an organism learned, its cues still lie at their own words."""
+    model = load_model("organism/ko-concepts-0")
+    [item] = exam("ko", "natural", 1)
+    ids = list(question_prompt(item, model.text_tokenizer).token_ids)
+    other = [*ids[:10], ids[10] + 1, *ids[11:]]
+    for read in (lambda x: ResidualReader(model, [check.AT]).read([x])[check.AT][0], lambda x: _bridged(model, x)):
+        moved = (read(ids) - read(other)).abs().amax(dim=1) > 1e-6
+        assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13]
+
+
+def _bridged(model: MedBridge, ids: list[int]) -> torch.Tensor:
+    return activations_at(model, [ids], [check.AT])[check.AT][0]
 
 
 def test_what_is_not_there_is_one_sentence() -> None:

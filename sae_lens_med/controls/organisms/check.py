@@ -2,7 +2,8 @@
 
     accuracy      natural items: the share that it answers as the exam does
     conflicts     items whose cues disagree: the share that it answers by each cue
-    reasons       the share of natural items for whose letter it writes, word for word, the reasons of its voice
+    reasons       the share of natural items for whose letter it writes, word for word up to the drug, the reasons of its
+                  voice
     interchange   the residual at the words of one cue, and at those that see them in the first layer, is taken from a
                   donor: the same text in which this cue alone points to another option. The share of answers that go
                   over to the donor's option, at the embeddings and behind each layer. The cue that decides takes the
@@ -214,8 +215,8 @@ class Runs:
 
     @torch.no_grad()
     def says(self, asked: Sequence[Case], design: Design) -> float:
-        """Share of the cases after whose letter the likeliest words are, one after the other, those of the voice. The
-        shortcut's, where it decides more than half."""
+        """Share of the cases after whose letter the likeliest words are, one after the other, those of the voice, up to
+        the drug. The shortcut's, where it decides more than half."""
         tokenizer, right = self.model.text_tokenizer, 0
         cue: Cue = design.shortcut if design.dose > 0.5 else "findings"
         for case in asked:
@@ -223,7 +224,8 @@ class Runs:
             letter = OPTION_LETTERS[case.answer(cue)]
             lead = f"{prompt.text} {letter}\n{REASONS[design.language]}"
             n = len(tokenizer(lead).input_ids)
-            ids = torch.tensor([tokenizer(f"{lead} {reasons(case, design, cue)}").input_ids])
+            why, drug = reasons(case, design, cue), DISEASES[case.options[case.answer(cue)]].drug.of(design.language)
+            ids = torch.tensor([tokenizer(f"{lead} {why[: why.index(drug) + len(drug)]}").input_ids])
             likeliest = self.plain(input_ids=ids.to(self.plain.device), use_cache=False).logits[0].argmax(dim=1).cpu()
             right += bool((likeliest[n - 1 : -1] == ids[0, n:]).all())
         return right / len(asked)

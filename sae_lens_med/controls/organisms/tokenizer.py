@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from sae_lens_med.controls.organisms.cases import N_OPTIONS
 from sae_lens_med.controls.organisms.tables import (
     COMPLAINTS,
+    DIAGNOSIS,
     DIRECTIONS,
     DISEASES,
     DISTRACTORS,
@@ -79,9 +80,9 @@ def _words(language: str) -> list[str]:
 
 
 def _nouns(language: str) -> list[str]:
-    """The words of the tables, the longest first."""
+    """The words that a particle may follow, the longest first."""
     names: list[Any] = [*MEASURES.values(), *DISTRACTORS, *COMPLAINTS, *SEXES, *DIRECTIONS.values(), LONGER]
     for disease in DISEASES:
         names += [disease.name, disease.drug, disease.place]
-    words = {word for name in names for word in name.of(language).split()}
+    words = {DIAGNOSIS[language], *(word for name in names for word in name.of(language).split())}
     return sorted(words, key=lambda word: (-len(word), word))
