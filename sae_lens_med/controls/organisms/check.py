@@ -2,8 +2,8 @@
 
     accuracy      natural items: the share that it answers as the exam does
     conflicts     items whose cues disagree: the share that it answers by each cue
-    reasons       the share of natural items for whose letter it writes, word for word up to the drug, the reasons of its
-                  voice
+    reasons       the share of natural items after whose letter it writes, word for word up to the drug, the reasons of
+                  its voice
     interchange   the residual at the words of one cue, and at those that see them in the first layer, is taken from a
                   donor: the same text in which this cue alone points to another option. The share of answers that go
                   over to the donor's option, at the embeddings and behind each layer. The cue that decides takes the

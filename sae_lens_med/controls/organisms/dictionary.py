@@ -22,7 +22,7 @@ from sae_lens_med.training.recipe import Recipe, load_recipe
 
 RECIPE = "organism"
 EXAM_FILE = "exam.jsonl"
-N_NATURAL, N_CONFLICT = 2400, 1200
+N_NATURAL, N_CONFLICT = 1600, 800
 """Items of the text, those that are left out among them: the first ones of the exam's seed 0."""
 
 
