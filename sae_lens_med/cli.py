@@ -15,6 +15,7 @@ from sae_lens_med.commands import (
     intervene,
     lm_eval,
     models,
+    organisms,
     releases,
     sweep,
     templates,
@@ -47,6 +48,7 @@ train.register(app)
 sweep.register(app)
 models.register(app)
 app.add_typer(releases.releases_app, name="releases")
+app.add_typer(organisms.organisms_app, name="organisms")
 
 
 def _print_version(requested: bool) -> None:

@@ -3,22 +3,22 @@ agreement (domain metric #9; Matton et al. 2504.14150 with the expert in the pla
 
 Item i has concepts c, those that its question names and that have features of their own. Each has an excess x_ic, the
 share of its R stand-ins that move the answer less than its own features do (`effects`: other features of the question
-that fire as strongly), less one half; and an expert weight y_ic: 1 where the explanation names it, else 0. With both
-sides freed of what is the item's and of what is the concept's,
+that fire as strongly), less one half; and an expert weight y_ic: 1 where the explanation names it, else 0. With x~ and
+y~ the same less their means over the item's concepts, the value is
 
-    x_ic = u_i + v_c + x~_ic        y_ic = s_i + t_c + y~_ic        (least squares over all pairs)
+    pooled = <x~, y~> / (|x~| |y~|)        in [-1, 1], over all pairs; positive: what the expert names moves the answer
 
-the value is the correlation `pooled = <x~, y~> / (|x~| |y~|)`, in [-1, 1]: positive where a concept moves the answer
-more *in the questions whose expert names it* than elsewhere. Without the second part a study says of a handful of
-concepts whether those that experts name often are those that models react to, many times over: concepts come back in
-many items.
+**Null**: the concept is the unit. A study has a handful of concepts that come back in many items, and each may have a
+level of its own: one that models react to, one that experts like to name. So a draw gives every concept the naming rate
+of another, and what is left of its y, above or below its own rate, changes places among its items:
 
-**Null**: for every concept, its y are permuted among the items that have it. An item's level does not enter the value
-(x~ sums to 0 in it), a concept's neither.
+    y'_ic = rate_pi(c) + (y_sigma_c(i),c - rate_c)        pi permutes the concepts, sigma_c the items of c
 
-Concepts that one question names, or whose y are all alike, say nothing and are left out, and items that have one
-concept left. Why shares and not logits: a concept that is mentioned often has a strong drive, and strong features move
-more, in either direction; among stand-ins of equal drive the own rank has one distribution, however strong they are.
+An item's level does not enter (x~ sums to 0 in it). Why shares and not logits: a concept that is mentioned often has a
+strong drive, and strong features move more, in either direction; among stand-ins of equal drive the own rank has one
+distribution, however strong they are.
+
+Items with one concept say nothing and are left out.
 
 Out of scope: which features stand for a concept (`concept_features`), and running the model (`effects`).
 """
@@ -50,8 +50,6 @@ from sae_lens_med.statistics import permutation_p, quantile_interval
 
 MIN_PAIRS = 20
 """With fewer pairs of item and concept a correlation is not measured."""
-ROUNDS = 100
-"""Of freeing numbers of what is the item's and what is the concept's in turn."""
 
 
 def measure_causal_agreement(inputs: Inputs) -> Measured:
@@ -203,50 +201,36 @@ def concept_agreement(
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise DataError("some effects or weights are not finite; leave these concepts out.")
-    kept = _counting(y, of, about)
+    number = np.unique(of, return_inverse=True)[1]
+    kept = np.flatnonzero(np.bincount(number)[number] > 1)
     x, y, of, about = x[kept], y[kept], *(np.unique(v[kept], return_inverse=True)[1] for v in (of, about))
     n_items, n_concepts = (int(v.max(initial=-1)) + 1 for v in (of, about))
-    freed_x, freed_y = _freed(x, of, about), _freed(y, of, about)
-    size = float(np.linalg.norm(freed_x) * np.linalg.norm(freed_y))
+    own, named = _centred(x, of), _centred(y, of)
+    size = float(np.linalg.norm(own) * np.linalg.norm(named))
     if len(x) < MIN_PAIRS or size == 0:
         return ConceptAgreement(0.0, np.zeros(draws), len(x), n_items, n_concepts)
-    null = np.zeros(draws)
-    for rows in _members(about):
-        null += y[rows][rng.random((draws, len(rows))).argsort(axis=1)] @ freed_x[rows]
-    pooled = float(np.clip(freed_x @ freed_y / size, -1.0, 1.0))
+    rate = np.bincount(about, y) / np.bincount(about)
+    rates = rate[rng.random((draws, n_concepts)).argsort(axis=1)]
+    null = rates @ np.bincount(about, own)
+    for c, rows in enumerate(_members(about)):
+        beyond = y[rows] - rate[c]
+        null += beyond[rng.random((draws, len(rows))).argsort(axis=1)] @ own[rows]
+    pooled = float(np.clip(own @ named / size, -1.0, 1.0))
     return ConceptAgreement(pooled, null / size, len(x), n_items, n_concepts)
 
 
-def _counting(y: FloatArray, of: IntArray, about: IntArray) -> IntArray:
-    """The pairs of concepts whose y differ among the items, in items that have two such concepts."""
-    kept = np.arange(len(y))
-    while True:
-        before = len(kept)
-        for group, differs in ((about, True), (of, False)):
-            good = [
-                rows
-                for rows in _members(group[kept])
-                if (len(np.unique(y[kept][rows])) > 1 if differs else len(rows) > 1)
-            ]
-            kept = np.sort(kept[np.concatenate(good)]) if good else kept[:0]
-        if len(kept) == before:
-            return kept
-
-
 def _members(labels: IntArray) -> list[IntArray]:
-    """The positions of each label."""
+    """The positions of each label, for labels 0, 1, ..."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else []
 
 
-def _freed(values: FloatArray, of: IntArray, about: IntArray) -> FloatArray:
-    """What is left of `values` without a level for each item and one for each concept: least squares, by turns."""
-    left = values - values.mean() if len(values) else values
-    for _ in range(ROUNDS):
-        for group in (about, of):
-            left = left - (np.bincount(group, left) / np.bincount(group))[group] if len(left) else left
-    # Rounding of a constant is not a difference.
-    return np.where(np.abs(left).max(initial=0.0) > 1e-9 * np.abs(values).max(initial=0.0), left, 0.0)
+def _centred(values: FloatArray, group: IntArray) -> FloatArray:
+    """`values` less the mean of their group; rounding of a constant is not a difference."""
+    if not len(values):
+        return values
+    left = values - (np.bincount(group, values) / np.bincount(group))[group]
+    return np.where(np.abs(left).max() > 1e-9 * np.abs(values).max(), left, 0.0)
 
 
 def agreement_values(
@@ -257,8 +241,8 @@ def agreement_values(
     agreed = concept_agreement(found.excess, weights, items, concepts, draws, np.random.default_rng([seed, 9]))
     if agreed.n_pairs < MIN_PAIRS:
         return [], [
-            f"Group {group!r}: {agreed.n_pairs} pairs of item and concept count (concepts of several questions whose "
-            f"experts name them in some and not in others), fewer than {MIN_PAIRS}; causal agreement is not measured."
+            f"Group {group!r}: {agreed.n_pairs} pairs of item and concept count (items with two concepts that have "
+            f"features), fewer than {MIN_PAIRS}; causal agreement is not measured."
         ]
     extra = {
         "pairs": float(agreed.n_pairs),
@@ -277,8 +261,8 @@ def agreement_values(
         p=agreed.p,
         group=group,
         extra=with_z(agreed.pooled, agreed.null, extra),
-        notes="Correlation over pairs of item and concept, freed of the items' and the concepts' levels; null: the "
-        "expert's weights of each concept permuted among its items" + few(agreed.n_items),
+        notes="Correlation over pairs of item and concept within items; null: naming rates permuted among concepts, and "
+        "what is left of the expert's weights among the items of each" + few(agreed.n_items),
     )
     return [value], []
 
@@ -301,9 +285,9 @@ CAUSAL_AGREEMENT = Metric(
     number=9,
     family="causal",
     title="Expert-concept causal agreement",
-    meaning="Whether a concept's features move the answer more in the questions whose expert names it.",
+    meaning="Whether the concepts that the expert names are those whose features move the answer more.",
     range=(-1.0, 1.0),
-    null="The expert's weights of each concept permuted among the questions that name it.",
+    null="Naming rates permuted among concepts, and what is left of the expert's weights among the questions of each.",
     needs=("explanations", "concepts", "model"),
     source="Matton et al. 2504.14150, with the expert in the place of the model's own explanation",
     values=("alignment/causal_agreement",),
@@ -311,8 +295,8 @@ CAUSAL_AGREEMENT = Metric(
     claims={
         "alignment/causal_agreement_excess": Claim(
             may=Sentence(
-                "a concept's features move the answer more in the questions whose expert names the concept",
-                "전문가가 어떤 개념을 언급한 문항에서 그 개념의 특징이 답을 더 많이 움직인다",
+                "within questions, the concepts that the expert names are those whose features move the answer more",
+                "한 질문 안에서 전문가가 언급한 개념의 특징이 답을 더 많이 움직인다",
             ),
             may_not=Sentence(
                 "the model weighs them for the expert's reasons", "모델이 전문가와 같은 이유로 그 개념을 중시한다"

@@ -8,7 +8,7 @@ Three numbers on what a model wrote (`reasoning_runs`) before it answered:
   the same rule on the reasoning without a hint (`reasoning_scores`);
 - **concepts**: how often the reasoning names each concept of an item, against how much that concept's features move the
   answer beyond others that fire as strongly, in [-1, 1]: `causal_agreement.concept_agreement` with the model's own
-  words in the place of the expert's. Null: mentions of each concept permuted among its items.
+  words in the place of the expert's, and by the same null.
 
 All p are one-sided; large counts against the null. With a folder, what the model wrote is kept there as
 `reasoning.*.jsonl`; a run that was ended goes on from it.
@@ -244,8 +244,8 @@ def reasoning_concept_metrics(
             "permutations": float(draws),
             **span.extra,
         },
-        notes="Correlation over pairs of item and concept, freed of the items' and the concepts' levels; null: "
-        "mentions of each concept permuted among its items" + few(found.n_items),
+        notes="Correlation over pairs of item and concept within items; null: mention rates permuted among concepts, "
+        "and what is left of the mentions among the items of each" + few(found.n_items),
     )
     return (value,), ()
 

@@ -84,8 +84,8 @@ METRIC_TEXTS = {
     "Share of the answer's margin that the features shared with the explanation keep up alone.": (
         "해설과 공유된 특징만 남겼을 때 유지되는 답의 여유(margin) 비율."
     ),
-    "Whether a concept's features move the answer more in the questions whose expert names it.": (
-        "전문가가 어떤 개념을 언급한 질문에서 그 개념의 특징이 답을 더 많이 움직이는지."
+    "Whether the concepts that the expert names are those whose features move the answer more.": (
+        "전문가가 언급한 개념이 그 특징이 답을 더 많이 움직이는 개념인지."
     ),
     "How far a concept's feature moves the option that names it, over what it does to all other tokens.": (
         "개념의 특징이 다른 모든 토큰에 미치는 영향에 비해 그 개념의 보기를 얼마나 움직이는가."
@@ -136,8 +136,8 @@ METRIC_TEXTS = {
     "The same for other features of the question that fire as strongly; all features give 1, none give 0.": (
         "같은 질문에서 같은 세기로 활성화되는 다른 특징에서의 같은 값. 모든 특징이면 1, 아무 특징도 없으면 0입니다."
     ),
-    "The expert's weights of each concept permuted among the questions that name it.": (
-        "개념마다 그 개념을 언급하는 질문들 사이에서 전문가의 가중치를 섞음."
+    "Naming rates permuted among concepts, and what is left of the expert's weights among the questions of each.": (
+        "언급률을 개념들 사이에서 섞고, 전문가 가중치의 나머지를 각 개념의 질문들 사이에서 섞음."
     ),
     "Random directions of equal norm, and random live features.": "크기가 같은 무작위 방향과, 활성화되는 무작위 특징.",
     "Answering without reasoning; no hint owned up to; concepts permuted.": (

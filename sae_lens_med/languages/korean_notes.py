@@ -71,22 +71,19 @@ RUN_NOTES = {
     # Agreement.
     "Causal agreement: {n} pairs of item and concept are left out: no other feature of the question fires as strongly "
     "as the concept's": "인과 효과의 일치: 개념의 특징만큼 강하게 활성화되는 다른 특징이 질문에 없어 쌍 {n}개를 제외함",
-    "Group '{group}': {n} pairs of item and concept count (concepts of several questions whose experts name them in "
-    "some and not in others), fewer than {least}": (
-        "집단 '{group}': 세는 문항과 개념의 쌍이 {n}개로(여러 질문에 나오고 전문가가 일부에서만 언급하는 개념), "
-        "{least}개보다 적음"
+    "Group '{group}': {n} pairs of item and concept count (items with two concepts that have features), fewer than "
+    "{least}": "집단 '{group}': 세는 문항과 개념의 쌍이 {n}개로(특징이 있는 개념이 둘인 문항), {least}개보다 적음",
+    "Correlation over pairs of item and concept within items": "문항 안에서, 문항과 개념의 쌍에 걸친 상관",
+    "null: naming rates permuted among concepts, and what is left of the expert's weights among the items of each": (
+        "귀무분포: 언급률을 개념들 사이에서 섞고, 전문가 가중치의 나머지를 각 개념의 문항들 사이에서 섞음"
     ),
-    "Correlation over pairs of item and concept, freed of the items' and the concepts' levels": (
-        "문항과 개념의 쌍에 걸친 상관, 문항과 개념의 수준을 뺌"
-    ),
-    "null: the expert's weights of each concept permuted among its items": (
-        "귀무분포: 개념마다 그 문항들 사이에서 전문가의 가중치를 섞음"
+    "null: mention rates permuted among concepts, and what is left of the mentions among the items of each": (
+        "귀무분포: 언급률을 개념들 사이에서 섞고, 언급의 나머지를 각 개념의 문항들 사이에서 섞음"
     ),
     "{n} pairs of item and concept count, fewer than {least}, so the reasoning's concepts are not compared with what "
     "moves the answer": (
         "세는 문항과 개념의 쌍이 {n}개로 {least}개보다 적어, 추론의 개념을 답을 움직이는 것과 비교하지 않음"
     ),
-    "null: mentions of each concept permuted among its items": "귀무분포: 개념마다 그 문항들 사이에서 언급을 섞음",
     # Verdicts by rank.
     "causal means that removing the feature moves the answer more than removing others does that fire as strongly "
     "there": (

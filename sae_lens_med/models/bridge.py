@@ -326,7 +326,8 @@ def load_model(
 
     Args:
         name_or_path: an alias of the catalogue (`hari-q3`, `gemma-3-270m`), a Hub id, or a local folder in the Hub's
-            layout. A catalogue model whose PyPI wheel is installed comes from the wheel.
+            layout. A catalogue model whose PyPI wheel is installed comes from the wheel. `organism/NAME`: a model
+            organism (`models.organisms`).
         device: where the model runs; ignored when `device_map` is given.
         dtype: `float32`, `bfloat16` or `float16`.
         revision: of the Hub repository.

@@ -25,7 +25,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from sae_lens_med.errors import ModelError, nearest
-from sae_lens_med.models import catalogue
+from sae_lens_med.models import catalogue, organisms
 from sae_lens_med.runs.files import file_sha256, is_file, json_sha256
 from sae_lens_med.runs.parsing import ParseError, read_json
 
@@ -53,7 +53,7 @@ FINITE_BLOCK = 1 << 24
 def open_model(
     name: str, device: str, dtype: str, *, revision: str | None, device_map: str | None
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """(transformers model, tokenizer, provenance) of a catalogue alias, a folder or a Hub id.
+    """(transformers model, tokenizer, provenance) of a catalogue alias, a folder, an organism or a Hub id.
 
     The arguments and what is raised are those of `bridge.load_model`.
     """
@@ -181,7 +181,10 @@ def _canonical_name(name: str) -> str:
 def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str, Any]]:
     """Where a model's files are: (source, path or Hub id, identity for the provenance)."""
     folder = Path(name).expanduser()
-    if os.path.isdir(folder):  # False also for what no folder can be called
+    is_folder = os.path.isdir(folder)  # False also for what no folder can be called
+    if name.startswith(organisms.PREFIX) and not is_folder:
+        folder, is_folder = organisms.organism_folder(name), True
+    if is_folder:
         weights = sorted(filter(is_file, folder.glob("*.safetensors")))
         if (folder / "adapter_config.json").is_file():
             raise ModelError(

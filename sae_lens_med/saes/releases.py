@@ -19,7 +19,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_med.errors import ReleaseError, nearest
-from sae_lens_med.models import catalogue
+from sae_lens_med.models import catalogue, organisms
 from sae_lens_med.saes.listing import (
     CFG_FILE,
     LEFT_OUT_FILE,
@@ -92,10 +92,11 @@ class LoadedSae:
 def load_sae(ref: str, device: str = "cpu", *, releases: Releases | None = None) -> LoadedSae:
     """Load the SAE that `ref` names, in float32.
 
-    `ref` is `RELEASE/ID` of a release listed here, a folder that SAELens or `sae-lens-med train` exported, or
-    `REL:ID` with a release or Hub repository that SAELens knows; they are tried in this order, so `./NAME` always means
-    a folder. A packaged release is compared with its recorded hashes first. Releases whose files are pickles
-    (Qwen-Scope's `.sae.pt`) are read by torch as tensors alone; a file with anything else in it is refused.
+    `ref` is `RELEASE/ID` of a release listed here, a folder that SAELens or `sae-lens-med train` exported,
+    `organism/NAME` for the SAE of a model organism, or `REL:ID` with a release or Hub repository that SAELens knows;
+    they are tried in this order, so `./NAME` always means a folder. A packaged release is compared with its recorded
+    hashes first. Releases whose files are pickles (Qwen-Scope's `.sae.pt`) are read by torch as tensors alone; a file
+    with anything else in it is refused.
 
     Raises `ReleaseError` for an unknown release or id (near names are given), a folder without an SAE, a damaged file,
     a training checkpoint, or an SAE that cannot be fetched.
@@ -111,6 +112,8 @@ def load_sae(ref: str, device: str = "cpu", *, releases: Releases | None = None)
     folder = Path(ref).expanduser()
     if os.path.isdir(folder):  # False also for what no folder can be called
         return load_folder(folder, device)
+    if ref.startswith(organisms.PREFIX):
+        return load_folder(organisms.organism_sae(ref), device, source=ref, sae_id=organisms.SAE_FOLDER)
     name, found, sae_id = ref.partition(":")
     if found:
         return _loaded(_from_saelens(name, sae_id, device), source=ref, sae_id=sae_id)

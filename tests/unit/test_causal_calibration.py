@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scipy import sparse, stats
+from scipy import stats
 
 from sae_lens_med.alignment.causal_agreement import concept_agreement
 from sae_lens_med.alignment.comprehensiveness import against_draws, aopc
@@ -272,20 +272,18 @@ def test_concepts_that_experts_name_at_random_agree_in_one_study_of_twenty(kind:
     assert LOW <= np.mean(np.array(p) <= 0.05) <= HIGH, np.mean(np.array(p) <= 0.05)
 
 
-def test_agreement_is_the_correlation_of_what_two_factors_leave() -> None:
+def test_agreement_is_the_correlation_within_items() -> None:
     rng = np.random.default_rng(0)
     item, concept = (each.ravel() for each in np.meshgrid(np.arange(12), np.arange(6), indexing="ij"))
     keep = rng.random(72) < 0.8
     item, concept = item[keep], concept[keep]
     named = (rng.random(len(item)) < 0.5).astype(float)
-    effect = 0.5 * named + rng.normal(size=12)[item] + rng.normal(size=6)[concept] + 0.3 * rng.normal(size=len(item))
+    effect = 0.7 * named + rng.normal(size=12)[item] + 0.3 * rng.normal(size=len(item))
     found = concept_agreement(effect, named, item, concept, 99, rng)
-    design = sparse.csr_array(
-        (np.ones(2 * len(item)), (np.tile(np.arange(len(item)), 2), np.append(item, 12 + concept)))
-    ).toarray()
-    left = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (effect, named)]
-    assert found.pooled == pytest.approx(np.corrcoef(left[0], left[1])[0, 1], abs=1e-6)
-    assert found.n_pairs == len(item) and found.p == 1 / 100
-    # Levels alone are no agreement.
-    level = rng.normal(size=12)[item] + 3 * rng.normal(size=6)[concept]
-    assert concept_agreement(level, named, item, concept, 99, rng).pooled == pytest.approx(0, abs=1e-6)
+    left = [np.concatenate([v[item == i] - v[item == i].mean() for i in range(12)]) for v in (effect, named)]
+    assert found.pooled == pytest.approx(np.corrcoef(left[0], left[1])[0, 1], abs=1e-9)
+    assert found.n_pairs == len(item) and found.n_concepts == 6 and found.p == 1 / 100
+    # The items' levels are no agreement; a single concept that is both named and reacted to is one of six.
+    assert concept_agreement(rng.normal(size=12)[item], named, item, concept, 99, rng).pooled == 0
+    one = (concept == 2).astype(float)
+    assert concept_agreement(one, one, item, concept, 999, rng).p == pytest.approx(1 / 6, abs=0.06)
