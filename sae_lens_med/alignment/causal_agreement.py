@@ -261,8 +261,8 @@ def agreement_values(
         p=agreed.p,
         group=group,
         extra=with_z(agreed.pooled, agreed.null, extra),
-        notes="Correlation over pairs of item and concept within items; null: naming rates permuted among concepts, and "
-        "what is left of the expert's weights among the items of each" + few(agreed.n_items),
+        notes="Correlation over pairs of item and concept within items; null: naming rates permuted among concepts, "
+        "and what is left of the expert's weights among the items of each" + few(agreed.n_items),
     )
     return [value], []
 
