@@ -1,14 +1,16 @@
 """Does the model look where the expert looks? Token saliency against the expert's spans (domain metric #6; ERASER,
 DeYoung et al. 2020, arXiv 1911.03429).
 
-Per item, how much each counted stem token moves the answer through the aligned features (`saliency`), against the
+Per item, how much each counted stem token moves the answer through the features (`saliency`), against the
 tokens that the expert marked: token-F1, IOU-F1 and AUPRC, each in [0, 1] and averaged over items (`span_scores`, which
 also has the nulls: the spans shifted around the text, random spans of equal lengths, and the saliency of other items at
 the same relative places, without which saliency that merely falls over the text would pass). p is that of the hardest
 null. The interval is a percentile bootstrap over items.
 
-**Variants** stand beside the metric (`sae`): all features instead of the aligned ones (`all_features`), where the
-aligned ones fire whatever they do (`activation`), and no SAE at all (`raw`).
+**Variants** stand beside the metric (`sae`): the aligned features alone (`aligned_features`), where those fire whatever
+they do (`activation`), and no SAE at all (`raw`). The aligned features are those that the explanation has, too; they
+fire where the expert looks whether or not the model does, so that what goes through them cannot be the metric: a model
+organism that answers by a shortcut is called plausible by it.
 
 **Spans.** CasiMedicos marks the premises of the *question* (`McqItem.question_spans`); nearly all of the case is
 marked, so what they are told from is the closing question. Premises marked in the explanation are the expert's own
@@ -34,7 +36,7 @@ from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, 
 from sae_lens_med.records import IntArray, MetricValue, Span
 from sae_lens_med.statistics import bootstrap_interval, quantile_interval
 
-VARIANT_NAMES = {"aligned": "sae", "all": "all_features", "activation": "activation", "residual": "raw"}
+VARIANT_NAMES = {"all": "sae", "aligned": "aligned_features", "activation": "activation", "residual": "raw"}
 """Kind of saliency -> the variant of its values."""
 PREMISES = "premises that the expert marked in the question"
 CITED = "words of the question for concepts that the explanation names"
@@ -170,7 +172,7 @@ PLAUSIBILITY = Metric(
     number=6,
     family="causal",
     title="Where the expert looks",
-    meaning="Whether the tokens through which the aligned features move the answer are those the expert marked.",
+    meaning="Whether the tokens through which the features move the answer are those the expert marked.",
     range=(0.0, 1.0),
     null="The expert's spans shifted around the text, random spans of equal lengths, and other items' saliency at the "
     "same relative places; the hardest counts.",
@@ -181,8 +183,8 @@ PLAUSIBILITY = Metric(
     claims={
         "alignment/plausibility_auprc": Claim(
             may=Sentence(
-                "the tokens through which the shared features move the answer lie where the expert marked the question",
-                "공유된 특징이 답을 움직이는 토큰이 전문가가 표시한 곳에 있다",
+                "the tokens through which the features move the answer lie where the expert marked the question",
+                "특징이 답을 움직이는 토큰이 전문가가 표시한 곳에 있다",
             ),
             may_not=Sentence("the model reasons as the expert does", "모델이 전문가처럼 추론한다"),
             floor=0.02,

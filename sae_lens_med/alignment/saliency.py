@@ -4,8 +4,8 @@ Per item, F the margin of an option over the mean of the others, g_t its gradien
 of feature f at counted stem token t, d_f its decoder row and s_t the scale of SAEs that normalise each token (else 1):
 
     attribution_tf = c_tf s_t d_f · g_t           first-order effect of the feature at the token; error term kept
-    aligned_t      = sum over the aligned features of attribution_tf        the metric
-    all_t          = sum over all features                                  control: any feature
+    all_t          = sum over all features of attribution_tf                the metric
+    aligned_t      = sum over the aligned features of attribution_tf        companion
     activation_t   = sum over the aligned features of c_tf |d_f|            control: where they fire, whatever they do
     residual_t     = x_t · g_t                                              control: no SAE
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import AboveHook
 
 
-VARIANTS = ("aligned", "all", "activation", "residual")
+VARIANTS = ("all", "aligned", "activation", "residual")
 """The saliencies of an item; the first is the metric."""
 TOP_FEATURES = 200
 """Features of an item whose first-order effect is kept, those with the largest."""

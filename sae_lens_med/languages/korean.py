@@ -320,7 +320,7 @@ _NAMES = {
     "model": "모델",
     "model with random weights": "무작위 가중치 모델",
     "SAE with shuffled directions": "방향을 섞은 SAE",
-    "all_features": "모든 특징",
+    "aligned_features": "해설과 일치하는 특징",
     "activation": "활성값",
     "stem": "질문",
     "option": "보기",
