@@ -76,7 +76,7 @@ METRIC_TEXTS = {
         "해설에 나오는 개념마다 고른 특징의 F1을 선택에 쓰지 않은 문항에서 구하여 평균한 값."
     ),
     "Whether the tokens through which the features move the answer are those the expert marked.": (
-        "일치하는 특징이 답을 움직이는 토큰이 전문가가 표시한 토큰인가."
+        "특징이 답을 움직이는 토큰이 전문가가 표시한 토큰인가."
     ),
     "How much of the answer's probability goes when the features shared with the explanation are removed.": (
         "해설과 공유된 특징을 제거하면 답의 확률이 얼마나 줄어드는가."
