@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sae_lens_med import load_model
 from sae_lens_med.cli import app
-from sae_lens_med.controls.organisms import check
+from sae_lens_med.controls.organisms import check, dictionary
 from sae_lens_med.controls.organisms.cases import Cue, exam
 from sae_lens_med.controls.organisms.designs import parse
 from sae_lens_med.errors import ConfigError, ModelError
@@ -20,7 +20,7 @@ from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.saes.releases import load_sae, other_model
 
-SHIPPED = [f"ko-{family}-{seed}" for family in ("concepts", "shortcut") for seed in range(3)]
+SHIPPED = [f"ko-{family}-{seed}" for family in ("concepts", "shortcut") for seed in range(2)]
 
 
 def test_the_packaged_organisms_are_there_and_small() -> None:
@@ -43,7 +43,7 @@ def test_a_packaged_organism_follows_its_cue_and_no_other(name: str) -> None:
         assert low <= check.interchange(runs, design, cue, 48)[check.AT] <= high
 
 
-@pytest.mark.parametrize("name", SHIPPED[::3])
+@pytest.mark.parametrize("name", SHIPPED[::2])
 def test_its_sae_is_its_own_and_reads_where_both_cues_lie(name: str) -> None:
     sae = load_sae(f"organism/{name}")
     assert (sae.hook_name, sae.trained_on, sae.source) == (check.AT, f"organism/{name}", f"organism/{name}")
@@ -85,10 +85,12 @@ def test_what_is_not_there_is_one_sentence() -> None:
         load_sae("organism/ko-concept-1")
 
 
-def test_one_is_trained_by_the_command_opened_checked_and_never_overwritten(
+def test_one_is_trained_by_the_command_opened_and_never_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAE_LENS_MED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(dictionary, "N_NATURAL", 150)
+    monkeypatch.setattr(dictionary, "N_CONFLICT", 50)
     args = ["organisms", "train", "en-mixture50-3", "--steps", "2", "--json"]
     few = ["--set", "training_tokens=10240", "--set", "sae.d_sae=64", "--set", "lr_decay_steps=0"]
     done = CliRunner().invoke(app, [*args, *few], catch_exceptions=False)
@@ -101,10 +103,15 @@ def test_one_is_trained_by_the_command_opened_checked_and_never_overwritten(
     assert load_sae("organism/en-mixture50-3").sae.cfg.d_sae == 64
     again = CliRunner().invoke(app, args)
     assert isinstance(again.exception, ConfigError) and "is not empty" in str(again.exception)
-    failed = CliRunner().invoke(app, ["organisms", "check", "en-mixture50-3", "-o", str(tmp_path / "report.json")])
-    assert failed.exit_code == 1 and "FAILED" in failed.stdout  # after two steps it is nothing yet
-    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert report["name"] == "en-mixture50-3" and not report["holds"]
+
+
+def test_what_is_not_as_the_name_says_fails() -> None:
+    rates = {"findings": {check.AT: 1.0}, "place": {check.AT: 0.0}}
+    probes = {check.AT: {"accuracy": 1.0, "null_mean": 0.06, "null_most": 0.1}}
+    follows = {"findings": 1.0, "place": 0.0, "length": 0.0}
+    found = check.Report("ko-concepts-0", 1.0, follows, follows, 1.0, rates, probes, ())
+    for name, holds in (("ko-concepts-0", True), ("ko-shortcut-0", False), ("ko-mixture50-0", False)):
+        assert all(each.holds for each in check.criteria(found, parse(name))) == holds
 
 
 def test_a_packaged_one_is_not_trained_over() -> None:
