@@ -244,6 +244,11 @@ def agreement_values(
             f"Group {group!r}: {agreed.n_pairs} pairs of item and concept count (items with two concepts that have "
             f"features), fewer than {MIN_PAIRS}; causal agreement is not measured."
         ]
+    if not agreed.null.any():
+        return [], [
+            f"Group {group!r}: the experts name every concept that has features, or none, or all of them move the answer "
+            "alike; causal agreement is not measured."
+        ]
     extra = {
         "pairs": float(agreed.n_pairs),
         "concepts": float(agreed.n_concepts),
