@@ -246,7 +246,7 @@ def agreement_values(
         ]
     if not agreed.null.any():
         return [], [
-            f"Group {group!r}: the experts name every concept that has features, or none, or all of them move the answer "
+            f"Group {group!r}: the experts name every concept that has features, or none, or all move the answer "
             "alike; causal agreement is not measured."
         ]
     extra = {

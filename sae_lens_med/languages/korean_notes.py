@@ -73,8 +73,8 @@ RUN_NOTES = {
     "as the concept's": "인과 효과의 일치: 개념의 특징만큼 강하게 활성화되는 다른 특징이 질문에 없어 쌍 {n}개를 제외함",
     "Group '{group}': {n} pairs of item and concept count (items with two concepts that have features), fewer than "
     "{least}": "집단 '{group}': 세는 문항과 개념의 쌍이 {n}개로(특징이 있는 개념이 둘인 문항), {least}개보다 적음",
-    "Group '{group}': the experts name every concept that has features, or none, or all of them move the answer alike": (
-        "집단 '{group}': 전문가가 특징이 있는 개념을 모두 언급하거나 하나도 언급하지 않거나, 모든 개념이 답을 똑같이 움직임"
+    "Group '{group}': the experts name every concept that has features, or none, or all move the answer alike": (
+        "집단 '{group}': 전문가가 특징이 있는 개념을 모두 언급하거나 전혀 언급하지 않거나, 모두가 답을 똑같이 움직임"
     ),
     "Correlation over pairs of item and concept within items": "문항 안에서, 문항과 개념의 쌍에 걸친 상관",
     "null: naming rates permuted among concepts, and what is left of the expert's weights among the items of each": (
