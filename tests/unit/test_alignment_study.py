@@ -104,7 +104,7 @@ def test_a_second_run_measures_nothing_and_writes_the_same(finished: tuple[Path,
 
 
 def test_changed_settings_are_said_and_measured_again(lexicon: Path, tmp_path: Path) -> None:
-    study = write_study(tmp_path / "study", *synthetic(n=24))
+    study = write_study(tmp_path / "study", *synthetic(n=60))
     again(study, lexicon, ["overlap", "concepts"])
     told: list[tuple[str, str]] = []
     other = again(study, lexicon, ["overlap"], permutations=50, on_metric=lambda *what: told.append(what))
@@ -112,7 +112,8 @@ def test_changed_settings_are_said_and_measured_again(lexicon: Path, tmp_path: P
     assert other.changed == {"overlap": ("permutations: 99 -> 50",)}
     names = [(v.name, v.variant, v.group) for v in other.metrics]
     assert len(names) == len(set(names))
-    assert {v.extra["permutations"] for v in other.metrics if "overlap" in v.name} == {50.0}
+    # 0 where too few items exchange to adjust for length.
+    assert {v.extra["permutations"] for v in other.metrics if "overlap" in v.name} - {0.0} == {50.0}
     assert {v.extra["permutations"] for v in other.metrics if "concept" in v.name} == {99.0}
     # A metric that does not use concepts does not depend on which were given.
     rows = lexicon.read_text(encoding="utf-8").splitlines(keepends=True)
