@@ -223,7 +223,7 @@ def off_target_divergence(before: FloatArray, after: FloatArray, target: IntArra
     return np.maximum((np.exp(log_p) * gap).sum(axis=-1), 0.0)
 
 
-def steering_specificity(shift: FloatArray, divergence: FloatArray, floor: float = 1e-3) -> FloatArray:
+def steering_specificity(shift: FloatArray, divergence: FloatArray, floor: float = 1e-2) -> FloatArray:
     """`[...]`: `mean_i shift / max(mean_i divergence, floor)` over the items in the last axis.
 
     Args:

@@ -79,11 +79,12 @@ class Places:
     def filled(self, noise: FloatArray) -> IntArray:
         """`[D, k]`: for each draw of Gumbel noise (`[D, c]`) one candidate per place, by its position, none twice.
 
-        A place whose pool other places have used up takes the nearest candidate that is left; -1 where none is.
+        A place whose pool other places have used up takes the nearest candidate that is left: there is one, since there
+        are no fewer candidates than places.
         """
         draws = len(noise)
         free = np.ones(noise.shape, dtype=bool)
-        found = np.full((draws, len(self.log_odds)), -1, dtype=np.int64)
+        found = np.zeros((draws, len(self.log_odds)), dtype=np.int64)
         rows = np.arange(draws)
         for j, odds in enumerate(self.log_odds):
             pool = np.flatnonzero(np.isfinite(odds))
@@ -92,8 +93,7 @@ class Places:
             chosen, stuck = pool[best], np.isneginf(score[rows, best])
             if stuck.any():
                 chosen[stuck] = np.where(free[stuck], self.gap[j], np.inf).argmin(axis=1)
-            some = free[rows, chosen]
-            found[some, j] = chosen[some]
+            found[:, j] = chosen
             free[rows, chosen] = False
         return found
 

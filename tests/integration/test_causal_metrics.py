@@ -1,5 +1,7 @@
 """The causal metrics on a model whose answer is computed by known features: what is planted is found, and no more."""
 
+import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -173,7 +175,7 @@ def test_the_verdict_of_every_planted_feature_is_right(case: Case) -> None:
     assert {verdicts.verdict[f] for f in MENTIONED_UNUSED} == {"present_unused"}
     assert verdicts.verdict[24:].count("neither") >= 3  # FDR 5 %
     assert tests.comparators == len(NOISE) - 4
-    assert (tests.effect[list(MENTIONED_UNUSED)] < 1e-5).all() and (tests.signed[list(EVERY)] > 0.1).all()
+    assert (tests.effect[list(MENTIONED_UNUSED)] < 1e-5).all() and (tests.effect[list(EVERY)] > 0.1).all()
     [value] = verdict_values(verdicts, tests, ["mentioned"] * len(TESTED), case.span)
     assert value.value == 8 / len(TESTED) and value.extra["n_hidden_driver"] == 8
 
@@ -250,7 +252,7 @@ def test_steering_a_feature_that_the_answer_reads_is_specific(case: Case, hidden
     value, other = specificity(case), specificity(hidden_case)
     assert value.value > 0 and value.p is not None and value.p < 0.05
     assert value.extra["shift_at_10"] > value.extra["shift_at_5"] > 0 and value.extra["shift_at_-5"] > 0
-    assert other.value == pytest.approx(0, abs=1e-2) and other.p is not None and other.p > 0.2
+    assert other.extra["shift"] == pytest.approx(0, abs=0.02) and other.p is not None and other.p > 0.2
 
 
 def test_a_run_that_was_ended_goes_on_and_gives_the_same(case: Case, tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_a_run_that_was_ended_goes_on_and_gives_the_same(case: Case, tmp_path: P
 
 
 def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case: Case, tmp_path: Path) -> None:
-    measured = {}
+    measured, files = {}, {}
     for name, of in (("known", case), ("hidden", hidden_case)):
         inputs = _inputs(of, tmp_path / name)
         for metric in METRICS:
@@ -291,6 +293,7 @@ def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case:
             for value in found.metrics:
                 assert metric.owns(value.name)
                 measured[name, value.name, value.variant, value.group] = value
+            files |= {(name, file): content for file, content in found.files.items()}
             for file, content in found.files.items():
                 assert json.dumps(content, allow_nan=False) if file.endswith(".json") else isinstance(content, str)
 
@@ -312,9 +315,13 @@ def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case:
         assert p("known", metric) < 0.05 < p("hidden", metric), metric
     assert p("known", "steering_specificity") < 0.1 < p("hidden", "steering_specificity")  # four concepts
     assert p("known", "comprehensiveness", group="left_out") < 0.05
-    verdicts = [measured[name, "alignment/verdict_shared_reasoning", "sae", "all"] for name in ("known", "hidden")]
-    assert verdicts[0].value > 0 == verdicts[1].value
-    assert all(verdict.extra["n_hidden_driver"] > 0 for verdict in verdicts)
+    assert measured["hidden", "alignment/verdict_shared_reasoning", "sae", "all"].value == 0
+    for name, moving in (("known", EVERY), ("hidden", HIDDEN_CAUSAL)):
+        # Some 45 comparators are too few for the correction: what is looked at is the p of each feature.
+        rows = list(csv.DictReader(io.StringIO(files[name, "verdicts.csv"])))
+        ranked = {int(row["feature"]): float(row["causal_p"]) for row in rows if row["causal_p"]}
+        assert max(p for f, p in ranked.items() if f in moving) < min(p for f, p in ranked.items() if f not in moving)
+        assert len(set(ranked) & set(MENTIONED_CAUSAL)) >= 3 and len(set(ranked) & set(MENTIONED_UNUSED)) >= 3
     assert measured["known", "alignment/comprehensiveness", "sae", "left_out"].n == 21
     assert measured["known", "alignment/comprehensiveness", "sae", "all"].n == 80
     # The whole is there, and a second run has nothing to do.

@@ -233,7 +233,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, m
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no.jsonl: no such file; use a .jsonl"):
         load_items(str(tmp_path / "no.jsonl"))
-    with pytest.raises(DataError, match="'smaple' is not a data source; use sample, kormedmcqa:doctor"):
+    with pytest.raises(
+        DataError, match="'smaple' is not a data source; did you mean sample; use sample, kormedmcqa:doctor"
+    ):
         load_items("smaple")
     with pytest.raises(DataError, match="sample: this source does not take split"):
         load_items("sample", "test")

@@ -246,7 +246,7 @@ def test_sources_and_splits_that_are_none(tmp_path: Path) -> None:
         load_items("medqa", explanation_source="expert")
     with pytest.raises(DataError, match="no.jsonl: no such file"):
         load_items(f"medqa:{tmp_path / 'no.jsonl'}")
-    with pytest.raises(DataError, match="'medq' is not a data source; use sample, .*medqa"):
+    with pytest.raises(DataError, match="'medq' is not a data source; did you mean medqa, .*; use sample, .*medqa"):
         load_items("medq")
     bad = tmp_path / "twice.json"
     bad.write_text('{"1": {"QUESTION": "a", "QUESTION": "b"}}', encoding="utf-8")

@@ -114,13 +114,13 @@ def test_every_shipped_release_is_intact():
 
 
 def test_every_shipped_sae_is_strictly_tied():
-    """M reads and writes: W_dec = W_encᵀ, with unit rows but for the rounding to bfloat16, whose step is 2**-8."""
+    """M reads and writes: W_dec = W_encᵀ, with unit rows but for the rounding to bfloat16, by 2**-8 at most."""
     tied = 0
     for release in packaged_releases().read().values():
         for sae in release.saes if release.packaged else ():
             state = load_file(release.folder / sae.path / "sae_weights.safetensors")
             assert torch.equal(state["W_dec"], state["W_enc"].T)
-            assert (state["W_dec"].double().norm(dim=1) - 1).abs().max() < 2**-9
+            assert (state["W_dec"].double().norm(dim=1) - 1).abs().max() < 2**-8
             assert release.manifest()["recipes"][sae.id]["unshrink"] is False
             tied += 1
     assert tied == 3

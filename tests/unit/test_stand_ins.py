@@ -63,7 +63,7 @@ def test_the_odds_of_a_place_have_the_own_drive_as_their_mean(seed: int, k: int)
     assert found is not None
     odds = np.exp(found.log_odds - found.log_odds.max(axis=1, keepdims=True))
     share = odds / odds.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(share @ drive, drive[own], rtol=1e-3)
+    np.testing.assert_allclose(share @ drive, drive[own], rtol=1e-2)
     inside = np.abs(np.log(drive[None] / drive[own][:, None])) <= np.log(CALIPER) + 1e-9
     assert ((share > 0) == inside).mean() > 0.99
     np.testing.assert_allclose(found.gap, np.abs(np.log(drive[None] / drive[own][:, None])), atol=1e-12)
