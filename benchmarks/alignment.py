@@ -71,6 +71,7 @@ class Data:
         self.saliency = [rng.normal(size=n) for n in tokens]
         self.spans = [np.sort(rng.choice(n + 1, 6, replace=False)).reshape(3, 2) for n in tokens]
         self.of = np.repeat(np.arange(items), rng.integers(2, 9, size=items))
+        self.about = np.arange(len(self.of)) % CONCEPTS
         self.effects, self.weights = rng.normal(size=(2, len(self.of)))
         self.ratings = np.where(rng.random((3, items)) < 0.1, np.nan, rng.integers(1, 6, size=(3, items)))
         self.permutations = permutations
@@ -122,8 +123,8 @@ def plausible(d: Data, _threads: int) -> Array:
 def agreement(d: Data, _threads: int) -> Array:
     from sae_lens_med.alignment.causal_agreement import concept_agreement
 
-    found = concept_agreement(d.effects, d.weights, d.of, d.permutations, np.random.default_rng(0))
-    return np.array([found.mean])
+    found = concept_agreement(d.effects, d.weights, d.of, d.about, d.permutations, np.random.default_rng(0))
+    return np.array([found.pooled])
 
 
 def rsa(d: Data, _threads: int) -> Array:

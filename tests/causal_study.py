@@ -24,6 +24,7 @@ from safetensors import safe_open
 from scipy import sparse
 
 from sae_lens_med.features.stand_ins import StandIns, stand_ins
+from sae_lens_med.features.vectors import n_columns
 
 Array = np.ndarray
 
@@ -50,7 +51,7 @@ class RealStudy:
     @cached_property
     def place(self) -> Array:
         """`[n, d_sae]`, which value of `drive` a case and a feature have."""
-        found = np.full(self.drive.shape, -1)
+        found = np.full((len(self.own), n_columns(self.drive)), -1)
         found[self.item, self.drive.indices] = np.arange(self.drive.nnz)
         return found
 
@@ -83,7 +84,7 @@ def effects(kind: str, rng: np.random.Generator) -> Array:
     if kind in ("independent", "mixed", "growing"):
         alone = rng.standard_normal(study.drive.nnz) / np.sqrt(rng.chisquare(3, study.drive.nnz) / 3)
     if kind in ("feature", "mixed", "growing_feature"):
-        d_sae = study.drive.shape[1]
+        d_sae = n_columns(study.drive)
         each = np.exp(rng.normal(size=d_sae)) * rng.choice([-1.0, 1.0], size=d_sae)
         of_feature = each[study.drive.indices]
     drawn = alone + of_feature

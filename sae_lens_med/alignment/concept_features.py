@@ -56,13 +56,13 @@ class ConceptFeatures:
             return {}
         n_concepts, n_mentions = len(labels.concepts.ids), len(concept)
         per_mention = sparse.csr_array((np.ones(len(token)), (mention, token)), (n_mentions, len(counted))) @ fires
-        per_mention.data[:] = 1.0
+        per_mention = sparse.csr_array(per_mention > 0, dtype=np.float64)
         of_concept = sparse.csr_array((np.ones(n_mentions), (concept, np.arange(n_mentions))), (n_concepts, n_mentions))
         named = np.asarray(of_concept.sum(axis=1)).ravel()
         # A token of two mentions of one concept is one token.
         inside = sparse.csr_array((np.ones(len(token)), (concept[mention], token)), (n_concepts, len(counted)))
         inside.sum_duplicates()
-        inside.data[:] = 1.0
+        inside.data = np.ones_like(inside.data)
         n_inside = np.asarray(inside.sum(axis=1)).ravel()
         hits, tokens_in = sparse.coo_array(of_concept @ per_mention), sparse.csr_array(inside @ fires)
         c, f = hits.coords

@@ -298,7 +298,8 @@ def _slopes(ranks: sparse.csr_array, nuisance: FloatArray, strata: Strata) -> tu
     centred = np.zeros(nuisance.shape)
     for group in strata.members():
         centred[group] = nuisance[group] - nuisance[group].mean(axis=0)
-    return centred, np.asarray(ranks.T @ centred) @ np.linalg.pinv(centred.T @ centred)
+    slopes = np.asarray(ranks.T @ centred) @ np.linalg.pinv(centred.T @ centred)
+    return centred, np.asarray(slopes, dtype=np.float64)
 
 
 def _within_strata(

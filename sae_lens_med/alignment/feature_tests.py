@@ -179,15 +179,12 @@ def causal_tests(found: Effects, drive: FloatArray, tested: IntArray, min_items:
     known = np.isfinite(expected)
 
     def sums(features: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
-        at = np.searchsorted(features, feature[known], sorter=(order := np.argsort(features)))
-        at = order[np.minimum(at, len(features) - 1)] if len(features) else at
-        mine = features[at] == feature[known] if len(features) else np.zeros(0, dtype=bool)
-        rows = np.flatnonzero(known)[mine] if len(features) else np.zeros(0, dtype=np.int64)
-        index = at[mine] if len(features) else rows
-        total = [
-            np.bincount(index, weights=v[rows], minlength=len(features)) for v in (found.effect, expected, found.signed)
-        ]
-        return total[0], total[1], total[2], np.bincount(index, minlength=len(features))
+        rows = [np.flatnonzero(known & (feature == f)) for f in features.tolist()]
+        moved, usual, signed = (
+            np.array([values[own].sum() for own in rows], dtype=np.float64)
+            for values in (found.effect, expected, found.signed)
+        )
+        return moved, usual, signed, np.array([len(own) for own in rows], dtype=np.int64)
 
     others = np.unique(feature[compared])
     moved, usual, _, n_others = sums(others)

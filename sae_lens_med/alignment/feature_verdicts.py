@@ -224,9 +224,10 @@ def unrelated_counts(kinds: Sequence[tuple[int, int, int]]) -> FloatArray:
     within each kind `(features, in the first column, in the second)`."""
     from scipy.stats import hypergeom  # importing it takes a second
 
-    total = np.ones(1)
+    total = np.ones(1, dtype=np.float64)
     for n, first, second in kinds:
-        total = np.convolve(total, hypergeom(n, first, second).pmf(np.arange(min(first, second) + 1)))
+        own = np.asarray(hypergeom.pmf(np.arange(min(first, second) + 1), n, first, second), dtype=np.float64)
+        total = np.asarray(np.convolve(total, own), dtype=np.float64)
     return total
 
 

@@ -257,11 +257,13 @@ def steering_values(
     number = {key: c for c, key in enumerate(dict.fromkeys((p.concept, p.feature) for p in found.pairs))}
     concept = np.array([number[p.concept, p.feature] for p in found.pairs])
     own = steering_specificity(found.shift[0], found.divergence[0])
-    of = [concept == c for c in range(len(number))]
+    of, runs = [concept == c for c in range(len(number))], len(found.shift)
     shift = np.stack([found.shift[:, :, rows].mean(axis=(1, 2)) for rows in of], axis=1)  # [1 + 2 D, concepts]
     specific = np.stack(
         [
-            steering_specificity(*(a[:, :, rows].reshape(len(a), -1) for a in (found.shift, found.divergence)))
+            steering_specificity(
+                found.shift[:, :, rows].reshape(runs, -1), found.divergence[:, :, rows].reshape(runs, -1)
+            )
             for rows in of
         ],
         axis=1,

@@ -161,7 +161,7 @@ class ItemCollector:
             where, default_id = f"{name}: row {row.number}", f"{id_prefix}-{row.number:05d}"
             try:
                 if row.values is None:
-                    raise DataError(row.problem)
+                    raise DataError(str(row.problem))
                 if self._exclude and (own := _id(without_missing(row.values), default_id)) in self._exclude:
                     self._exclude[own] += 1
                     self._left_out.append(f"{where}: item {own!r}: excluded")

@@ -224,7 +224,7 @@ def _texts_of(
         where = f"{path}: row {row.number}"
         try:
             if row.values is None:
-                raise DataError(row.problem)
+                raise DataError(str(row.problem))
             if (shape := _shape(row)) is None:
                 bad(f"{path}: {_unknown(row)}")
                 continue

@@ -85,7 +85,7 @@ class Case:
     @property
     def span(self):
         ran, _ = run_edits(self.above, self.texts, lambda text, hooked: Planned((Only(()),)), progress=False)
-        gold = [(each, self.gold[each.id]) for each in ran]
+        gold = [(each, answer) for each in ran if (answer := self.gold[each.id]) is not None]
         return span_of(np.array([margin(r.whole, g) - margin(r.logits[0], g) for r, g in gold]), 0)
 
 

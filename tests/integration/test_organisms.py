@@ -38,8 +38,8 @@ def test_a_packaged_organism_follows_its_cue_and_no_other(name: str) -> None:
     assert np.mean(runs.answers(natural.prompts) == natural.by("findings")) >= 0.98
     conflict = check._asked(model, design, "conflict", 64)
     assert np.mean(runs.answers(conflict.prompts) == conflict.by(own)) >= 0.96
-    cue: Cue
-    for cue, low, high in ((own, 0.9, 1.0), (other, 0.0, 0.05)):
+    bounds: tuple[tuple[Cue, float, float], ...] = ((own, 0.9, 1.0), (other, 0.0, 0.05))
+    for cue, low, high in bounds:
         assert low <= check.interchange(runs, design, cue, 48)[check.AT] <= high
 
 

@@ -146,14 +146,14 @@ def similarity(seed: int, n: int = N, planted: float = 0.0) -> Values:
     adjusted = adjust_for_nuisance(cosine, x, y)
     difference, plain = (matched_minus_mismatched(s, study.strata, drawn) for s in (adjusted, cosine))
     ranks = ranked(adjusted, drawn, cuts=(1, 5))
-    sides = [
+    stems, explanations = (
         np.column_stack([mass_properties(vectors), log[:, :1]])
         for vectors, log in ((study.stems, x), (study.explanations, y))
-    ]
+    )
     near = stratified_permutations(neighbours(study.strata, y[:, 0], ALIKE), B, rng)
-    overlap = adjust_within_strata(jaccard, *sides, study.strata)
+    overlap = adjust_within_strata(jaccard, stems, explanations, study.strata)
     common = (top_k_sets(study.stems, 8) @ top_k_sets(study.explanations, 8).T).toarray()
-    common = adjust_within_strata(common, *sides, study.strata)
+    common = adjust_within_strata(common, stems, explanations, study.strata)
     left, right = (cosine_dissimilarity(cosine_matrix(s, s)) for s in (study.stems, study.explanations))
     lengths = [np.add.outer(p[:, 0], p[:, 0]) for p in (x, y)]
     rsa, partial = mantel(left, right, drawn), mantel(left, right, drawn, partial=lengths)
@@ -258,7 +258,8 @@ def steering(seed: int, n: int = 12, planted: float = 0.0) -> Values:
         0.1 * strength * rng.gamma(2.0, size=shift.shape),
     )
     [value] = steering_values(steered, strengths, Span(1.0, (0.5, 1.5), n), draws=B, seed=seed)
-    return {f"steering, {kind}": (value.extra[f"p_{kind}"],) * 2 for kind in ("direction", "live")}
+    p = {kind: value.extra[f"p_{kind}"] for kind in ("direction", "live")}
+    return {f"steering, {kind}": (each, each) for kind, each in p.items()}
 
 
 def agreement(seed: int, n: int = 12, planted: float = 0.0) -> Values:

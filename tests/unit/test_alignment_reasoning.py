@@ -23,6 +23,7 @@ from sae_lens_med.alignment.reasoning_texts import (
     sentences,
     without_answer,
 )
+from sae_lens_med.alignment.span_gate import Span
 from sae_lens_med.concepts.matching import ConceptMatcher
 from sae_lens_med.concepts.sets import Concept, ConceptSet
 from sae_lens_med.errors import DataError
@@ -148,6 +149,7 @@ def test_shares_count_sentences() -> None:
     ]
 
 
+SPAN = Span(1.0, (0.5, 1.5), 30)
 CONCEPTS = ConceptSet(
     tuple(Concept(name, "disease", (name,)) for name in ("asthma", "angina", "anemia", "colitis")), "by hand"
 )
@@ -167,13 +169,15 @@ def test_concepts_that_the_reasoning_names_and_that_move_the_answer_agree() -> N
     weights = mention_weights(np.array(items), concepts, texts, matcher)
     assert weights[:4].tolist() == [texts[0].count(name) for name in names]
     found = reasoning_agreement(np.array(effects), np.array(items), concepts, texts, matcher, 199, rng)
-    assert found.pooled == pytest.approx(1.0)
-    assert found.p_pooled == 1 / 200
-    (value,), _ = reasoning_concept_metrics(np.array(effects), np.array(items), concepts, texts, matcher, draws=99)
-    assert (value.name, value.value, value.p) == ("alignment/reasoning_agreement", pytest.approx(1.0), 0.01)
-    none, notes = reasoning_concept_metrics(np.zeros(8), np.array(items[:8]), concepts[:8], texts, matcher)
+    assert found.pooled == pytest.approx(1.0, abs=0.01)
+    assert found.p == 1 / 200
+    (value,), _ = reasoning_concept_metrics(
+        np.array(effects), np.array(items), concepts, texts, matcher, SPAN, draws=99
+    )
+    assert (value.name, value.value, value.p) == ("alignment/reasoning_agreement", pytest.approx(1.0, abs=0.01), 0.01)
+    none, notes = reasoning_concept_metrics(np.zeros(8), np.array(items[:8]), concepts[:8], texts, matcher, SPAN)
     assert none == ()
-    assert "No item has three concepts" in notes[0]
+    assert "8 pairs of item and concept count, fewer than 20" in notes[0]
     with pytest.raises(DataError, match="pass one per item"):
         mention_weights(np.array([5]), ["asthma"], ["text"], matcher)
 

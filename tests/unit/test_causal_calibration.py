@@ -23,6 +23,7 @@ from sae_lens_med.alignment.feature_tests import (
 )
 from sae_lens_med.alignment.feature_verdicts import feature_verdicts, unrelated_counts
 from sae_lens_med.alignment.sufficiency import normalised_faithfulness
+from sae_lens_med.features.vectors import n_columns
 from sae_lens_med.statistics import permutation_p
 from tests.causal_study import DRAWS, KINDS, SIZES, effects, real_study, studies
 
@@ -113,7 +114,7 @@ class Choice:
     def __init__(self, seed: int) -> None:
         study, rng, self.settings = real_study(), np.random.default_rng(seed), EffectSettings(seed=seed)
         choosing, testing = (np.sort(half) for half in np.array_split(rng.permutation(len(study.own)), 2))
-        often = np.zeros(study.drive.shape[1])
+        often = np.zeros(n_columns(study.drive))
         for i in choosing:
             often[study.own[i][:10]] += 1
         mentioned = np.lexsort((np.arange(len(often)), -often))[:25]
@@ -132,7 +133,7 @@ class Choice:
         moved = effects(kind, rng)[self.at]
         moved = np.where(np.isin(self.feature, self.features[:planted]), 8 * np.abs(moved) + 1, moved)
         found = Effects(*self.names, np.abs(moved), moved, np.zeros((len(moved), 0)))
-        return causal_tests(found, real_study().drive.data[self.at], self.features)
+        return causal_tests(found, np.asarray(real_study().drive.data[self.at], np.float64), self.features)
 
 
 @cache
@@ -235,7 +236,7 @@ def test_the_count_of_shared_features_heeds_how_they_were_chosen() -> None:
 def _concepts(seed: int) -> tuple[Array, Array, Array, Array, Array]:
     """Pairs of case and concept: item, concept, places of own features `[N, 3]` (-1: none) and of stand-ins, drive."""
     study, rng = real_study(), np.random.default_rng(seed)
-    common = np.bincount(study.drive.indices, minlength=study.drive.shape[1])
+    common = np.bincount(study.drive.indices, minlength=n_columns(study.drive))
     concepts = rng.choice(np.flatnonzero((common >= 8) & (common <= 40)), (25, 3), replace=False)
     sets: dict[str, dict[str, tuple[int, ...]]] = {}
     for i in range(len(study.own)):

@@ -1,5 +1,7 @@
 """Rare words of options in explanations: which tokens do not count, in English and Korean; nothing else moves."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -14,7 +16,7 @@ def item(name: str, *options: str, language: str = "en") -> McqItem:
     return McqItem(name, "s", language, "Which is it?", options, 0, explanation="x")
 
 
-def words(items: list[McqItem], texts: list[str | None]) -> list[list[str]]:
+def words(items: list[McqItem], texts: Sequence[str | None]) -> list[list[str]]:
     found = rare_option_words(items, texts)
     return [[(text or "")[a:b] for a, b in own] for own, text in zip(found, texts, strict=True)]
 

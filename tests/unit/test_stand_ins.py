@@ -8,6 +8,7 @@ from scipy import sparse
 
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.features.stand_ins import CALIPER, places, stand_ins
+from sae_lens_med.features.vectors import n_columns
 from tests.causal_study import SIZES, real_study, studies
 
 Array = np.ndarray
@@ -38,7 +39,7 @@ def test_features_recur_over_the_items_of_a_draw_as_the_own_ones_do() -> None:
     weight = np.array([sum(k > j for k in SIZES) / len(SIZES) for j in range(SIZES[-1])])
 
     def profile(sets: list[Array]) -> Array:
-        total = np.zeros(study.drive.shape[1])
+        total = np.zeros(n_columns(study.drive))
         for each in sets:
             np.add.at(total, each, weight[: len(each)])
         return total
@@ -48,7 +49,7 @@ def test_features_recur_over_the_items_of_a_draw_as_the_own_ones_do() -> None:
     among = drawn @ drawn.T
     spread = np.diagonal(among).mean() - among[~np.eye(len(drawn), dtype=bool)].mean()
     assert (own @ own - (drawn @ own).mean()) / spread == pytest.approx(1.0, abs=0.15)
-    common = np.bincount(study.drive.indices, minlength=study.drive.shape[1])
+    common = np.bincount(study.drive.indices, minlength=n_columns(study.drive))
     assert (drawn @ common / drawn.sum(axis=1)).mean() == pytest.approx(own @ common / own.sum(), rel=0.2)
 
 
