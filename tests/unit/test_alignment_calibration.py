@@ -415,7 +415,7 @@ POWER: dict[str, tuple[str, float, tuple[int, int, int]]] = {
     "plausibility_auprc, the harder null": ("looking", 1.0, (4, 10, 40)),
     "steering, direction": ("steering", 2.0, (3, 10, 40)),
     "steering, live": ("steering", 2.0, (3, 10, 40)),
-    "causal_agreement": ("agreement", 0.3, (10, 30, 120)),
+    "causal_agreement": ("agreement", 0.7, (5, 20, 120)),
     "reasoning_aoc": ("reasoning", 0.2, (10, 30, 120)),
     "reasoning_hint": ("reasoning", 0.2, (10, 30, 120)),
     "labels_detection": ("labelled", 0.08, (5, 10, 30)),
