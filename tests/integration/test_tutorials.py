@@ -42,7 +42,7 @@ def test_a_study_from_loading_to_report(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"sae", "raw", "pca", "tfidf"} <= {variant for variant, _ in compared}
     assert all(float(p) >= 0.002 for _, p in compared)  # 1 / (500 + 1), as printed
     assert "not for clinical use" in said.lower()
-    assert re.search(r"^alignment/overlap_jaccard sae +n 12  0\.\d+  null 0\.\d+  p [01]\.\d+$", said, re.MULTILINE)
+    assert re.search(r"^alignment/retrieval_mrr sae +n 12  0\.\d+  null 0\.\d+  p [01]\.\d+$", said, re.MULTILINE)
     [plain], [ablated], [steered] = (
         re.findall(rf"^{run} +(A .*)$", said, re.MULTILINE) for run in ("plain", "ablated", "steered")
     )
