@@ -326,7 +326,7 @@ def test_every_causal_metric_of_a_study_from_its_inputs(case: Case, hidden_case:
     assert measured["known", "alignment/comprehensiveness", "sae", "all"].n == 80
     # The whole is there, and a second run has nothing to do.
     before = {path.name: path.read_bytes() for path in (tmp_path / "known").iterdir()}
-    assert len(before) == 5
+    assert len(before) == 6
     again = _inputs(case, tmp_path / "known")
     COMPREHENSIVENESS.measure(again)
     assert again.view(CausalItems).above.tokens_run == 0
