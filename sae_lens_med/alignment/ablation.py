@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sae_lens_med.alignment.causal_items import CausalItems
+from sae_lens_med.alignment.span_gate import Span, SpanGate
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.features.stand_ins import StandIns, stand_ins
 from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, Planned, margin, probability
@@ -197,15 +198,27 @@ class AblationRuns:
             notes.append(f"Ablation: {sum(r == reason for r in skipped.values())} items are not measured: {reason}.")
         return tuple(notes)
 
-    @property
-    def by_group(self) -> list[tuple[str, Ablated]]:
-        """The groups of which at least two items were measured."""
-        parts = []
+    def comparable(self) -> tuple[list[tuple[str, Ablated, Span]], list[str]]:
+        """The groups of which a number may be given, and why not of the others: at least two items were measured, all
+        features together support their answers, and drive is matched. Where no group's span is open, nothing is run."""
+        spans = self.inputs.view(SpanGate).by_group
+        closed = [span.closed(group) for group, span in spans.items() if not span.open]
+        if len(closed) == len(spans):
+            return [], closed
+        parts: list[tuple[str, Ablated, Span]] = []
+        notes = [*self.notes, *closed]
         for group, ids in self.inputs.view(CausalItems).groups.items():
             rows = np.flatnonzero([name in ids for name in self.outcomes.ids])
-            if len(rows) > 1:
-                parts.append((group, self.outcomes.subset(rows)))
-        return parts
+            if len(rows) < 2 or not spans[group].open:
+                continue
+            part = self.outcomes.subset(rows)
+            if part.unmatched is None:
+                parts.append((group, part, spans[group]))
+            else:
+                notes.append(
+                    f"Group {group!r}: what the aligned features do is not measured, because {part.unmatched}."
+                )
+        return parts, notes
 
 
 def ablation_plan(ids: Sequence[str], drawn: StandIns, settings: AblationSettings) -> Plan:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sae_lens_med.alignment.ablation import MATCHED_NULL, Ablated, AblationRuns
-from sae_lens_med.alignment.span_gate import Span, SpanGate
+from sae_lens_med.alignment.span_gate import Span
 from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
@@ -30,21 +30,14 @@ from sae_lens_med.statistics import bootstrap_interval, null_z, permutation_p, q
 
 def measure_comprehensiveness(inputs: Inputs) -> Measured:
     """Of every group, and item by item in `causal_items.json`."""
-    spans = inputs.view(SpanGate).by_group
-    closed = [span.closed(group) for group, span in spans.items() if not span.open]
-    if len(closed) == len(spans):
-        return Measured(notes=tuple(closed))
     runs = inputs.view(AblationRuns)
+    parts, notes = runs.comparable()
+    if not parts:
+        return Measured(notes=tuple(notes))
     masked = inputs.pooled.mask.counts
-    metrics: list[MetricValue] = []
-    notes = [*runs.notes, *closed]
-    for group, part in runs.by_group:
-        if not spans[group].open:
-            continue
-        if part.unmatched is not None:
-            notes.append(f"Group {group!r}: comprehensiveness is not measured, because {part.unmatched}.")
-            continue
-        metrics.append(comprehensiveness_value(part, spans[group], seed=inputs.seed, group=group, masked=masked))
+    metrics = [
+        comprehensiveness_value(part, span, seed=inputs.seed, group=group, masked=masked) for group, part, span in parts
+    ]
     return Measured(tuple(metrics), tuple(notes), {"causal_items.json": _item_table(runs.outcomes)})
 
 

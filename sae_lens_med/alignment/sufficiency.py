@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sae_lens_med.alignment.ablation import MATCHED_NULL, Ablated, AblationRuns
-from sae_lens_med.alignment.span_gate import Span, SpanGate
+from sae_lens_med.alignment.span_gate import Span
 from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_model_runs
 from sae_lens_med.metrics.inputs import Inputs
@@ -30,21 +30,10 @@ from sae_lens_med.statistics import bootstrap_interval, permutation_p, quantile_
 
 def measure_sufficiency(inputs: Inputs) -> Measured:
     """Of every group whose answers all features together support."""
-    spans = inputs.view(SpanGate).by_group
-    closed = [span.closed(group) for group, span in spans.items() if not span.open]
-    if len(closed) == len(spans):
-        return Measured(notes=tuple(closed))
-    runs = inputs.view(AblationRuns)
-    masked = inputs.pooled.mask.counts
+    parts, notes = inputs.view(AblationRuns).comparable()
     metrics: list[MetricValue] = []
-    notes = [*runs.notes, *closed]
-    for group, part in runs.by_group:
-        if not spans[group].open:
-            continue
-        if part.unmatched is not None:
-            notes.append(f"Group {group!r}: sufficiency is not measured, because {part.unmatched}.")
-            continue
-        found = sufficiency_value(part, spans[group], seed=inputs.seed, group=group, masked=masked)
+    for group, part, span in parts:
+        found = sufficiency_value(part, span, seed=inputs.seed, group=group, masked=inputs.pooled.mask.counts)
         if found is None:
             notes.append(f"Group {group!r}: no measured item has a known answer; sufficiency is not measured.")
         else:

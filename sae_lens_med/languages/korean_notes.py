@@ -31,11 +31,8 @@ RUN_NOTES = {
     "null: features of the same question that fire as strongly, drawn over the whole study": (
         "귀무분포: 같은 질문에서 같은 세기로 활성화되는 특징을 연구 전체에 걸쳐 뽑음"
     ),
-    "Group '{group}': comprehensiveness is not measured, because {reason}": (
-        "집단 '{group}': 포괄성을 측정하지 않음. 이유: {reason}"
-    ),
-    "Group '{group}': sufficiency is not measured, because {reason}": (
-        "집단 '{group}': 충분성을 측정하지 않음. 이유: {reason}"
+    "Group '{group}': what the aligned features do is not measured, because {reason}": (
+        "집단 '{group}': 해설과 일치하는 특징의 효과를 측정하지 않음. 이유: {reason}"
     ),
     "at {n} features the aligned ones have {ratio} times the summed activation of their stand-ins, outside of {low} to "
     "{high}": "특징 {n}개에서 해설과 일치하는 특징의 활성 합이 대리 특징의 {ratio}배로, {low}~{high}를 벗어남",

@@ -32,7 +32,7 @@ def test_a_long_name_is_cut_in_its_middle(name: str, sentence: str) -> None:
     [
         "the model's head isn't the study's; " + "name it, " * 60 + "or don't.",
         listed([f"item 'a{i}': its stem is empty" for i in range(50)]) + ".",
-        "/tmp/" + "/".join(["folder"] * 25) + "/file.csv: no such file.",
+        "/data/" + "/".join(["folder"] * 25) + "/file.csv: no such file.",
         "it says 'no' (\"" + "a" * 190 + "\") and 'yes'.",
     ],
 )
