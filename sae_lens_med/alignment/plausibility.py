@@ -30,7 +30,6 @@ from sae_lens_med.alignment.saliency import VARIANTS, Saliency
 from sae_lens_med.alignment.span_gate import SpanGate
 from sae_lens_med.alignment.span_scores import SCORES, span_scores
 from sae_lens_med.metrics.depends import on_concepts, on_model_runs
-from sae_lens_med.metrics.duplicates import one_of_each
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few, with_z
 from sae_lens_med.records import IntArray, MetricValue, Span
@@ -61,8 +60,6 @@ def measure_plausibility(inputs: Inputs) -> Measured:
             if not gate[group].open:
                 continue
             own = [text for text in items.texts if text.id in ids]
-            places = np.array([items.position[text.id] for text in own], dtype=np.int64)
-            own = [own[k] for k in one_of_each(inputs.clusters[places])]
             values, more = plausibility_values(
                 [items.saliency[text.id] for text in own],
                 [span_tokens(text.char_spans, char_spans[text.id]) for text in own],

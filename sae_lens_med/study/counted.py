@@ -9,7 +9,7 @@ confirmatory value the SAE's counts, on the items left out of its training text 
   (`span_low` and `span_high` of `MetricValue.extra`, an interval). Where it is not above 0, the features together do
   not carry the answer at these tokens, and what some of them do says nothing. A number without a span is not claimed;
 - **the match**: the drive of the features over that of their stand-ins (`matched_ratio_min`, `matched_ratio_max`, the
-  least and largest over sizes), where it is given, must lie within `MATCHED`;
+  least and largest over sizes), where it is given, must lie within `alignment.ablation.RATIOS`;
 - **the size**: the value must lie `Claim.floor` above its null and above `Claim.least`.
 
 Out of scope: the sentences on the numbers (`claims`).
@@ -19,13 +19,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sae_lens_med.alignment import METRICS
+from sae_lens_med.alignment.ablation import RATIOS
 from sae_lens_med.languages import Sentence, number
 from sae_lens_med.metrics.metric import FAMILIES, Family, Metric
 from sae_lens_med.records import MetricValue
 from sae_lens_med.statistics import ALPHA, benjamini_hochberg
-
-MATCHED = (0.8, 1.25)
-"""Where the drive of features over that of their stand-ins must lie, so that the one is compared with its like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +132,9 @@ def _span(value: MetricValue) -> Sentence | None:
 
 def _match(value: MetricValue) -> Sentence | None:
     least, most = value.extra.get("matched_ratio_min"), value.extra.get("matched_ratio_max")
-    if least is None or most is None or (least >= MATCHED[0] and most <= MATCHED[1]):
+    if least is None or most is None or (least >= RATIOS[0] and most <= RATIOS[1]):
         return None
-    low, high = (number(bound) for bound in MATCHED)
+    low, high = (number(bound) for bound in RATIOS)
     return Sentence(
         f"the features drive {number(least)} to {number(most)} times as much as those they are compared with, outside "
         f"{low} to {high}, so that they are not compared with their like",

@@ -43,6 +43,7 @@ def make_tokenizer(language: str) -> PreTrainedTokenizerFast:
         *((word, -1.0) for word in words),
     ]
     core = Tokenizer(models.Unigram(pieces, unk_id=UNK, byte_fallback=True))
+    # The stubs of tokenizers leave these three attributes read-only.
     core.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="never")  # type: ignore[assignment]
     core.decoder = decoders.Sequence(  # type: ignore[assignment]
         [decoders.ByteFallback(), decoders.Metaspace(SPACE, prepend_scheme="never"), decoders.Fuse()]
