@@ -13,7 +13,13 @@ from scipy import sparse
 from scipy.stats import binom
 
 from sae_lens_med.alignment.align import align
+from sae_lens_med.alignment.concept_features import concept_features
+from sae_lens_med.alignment.feature_tests import mention_p
+from sae_lens_med.alignment.feature_verdicts import _mentioned
+from sae_lens_med.concepts.matching import ConceptMatcher
+from sae_lens_med.concepts.sets import Concept, ConceptSet
 from sae_lens_med.data.leakage import PLACEHOLDER, mask_leakage
+from sae_lens_med.metrics.inputs import Inputs, label_concepts
 from sae_lens_med.records import PARTS, FeatureActs, McqItem, MetricValue
 
 Array = np.ndarray
@@ -213,3 +219,47 @@ def test_what_the_expert_says_in_other_words_of_the_question_is_alignment() -> N
             items.append(_item(i, rng, stem, explanation))
         found.append(_value(_collected(items, rng), items).p)
     assert all(p == 1 / (B + 1) for p in found)
+
+
+def test_a_cue_that_goes_along_with_a_concept_is_not_the_concepts_feature() -> None:
+    """Every question that names asthma names Seoul, too. By which questions it fires in, the feature of Seoul would be
+    as much one of asthma; and a feature that fires on every word of asthma and on a fifth of all others is less one."""
+    rng = np.random.default_rng(0)
+    items = []
+    for i in range(60):
+        words = _words(rng, 30, _english).split()
+        if i % 2:
+            words[7], words[19] = "asthma", "Seoul"
+        items.append(_item(i, rng, " ".join(words), _words(rng, 20, _english)))
+    words = _collected(items, rng)
+    matcher = ConceptMatcher(ConceptSet((Concept("asthma", "disease", ("asthma",)),), "by hand"))
+    written = [
+        words.texts[items[i].id]["question" if part == PARTS.index("stem") else "explanation"][a:b]
+        for i, part, a, b in zip(
+            words.acts.token_item, words.acts.token_part, words.acts.char_start, words.acts.char_end, strict=True
+        )
+    ]
+    often = np.array([word == "asthma" for word in written]) | (rng.random(len(written)) < 0.2)
+    acts = sparse.csr_array(sparse.hstack([sparse.csr_array(often[:, None].astype(np.float32)), words.acts.acts]))
+    study = Inputs(
+        items=tuple(items),
+        features=replace(words, acts=replace(words.acts, acts=acts)),
+        concepts=label_concepts(items, words.texts, matcher),
+    )
+    own = int(acts[[written.index("asthma")]].indices.max())
+    assert concept_features(study) == {"asthma": (own, 0)}
+
+
+def test_long_explanations_alone_do_not_mention_a_feature() -> None:
+    """Long questions have long explanations, and both have more of everything."""
+    p, unadjusted = [], []
+    for seed in range(10):
+        case, items = _long_with_long(seed)
+        study = Inputs(items=tuple(items), features=case, permutations=B)
+        stems, explanations = study.pooled.stems, study.pooled.explanations
+        features = np.flatnonzero(np.bincount(stems.indices) >= 5)
+        p += _mentioned(study, features, np.zeros(0, dtype=np.int64)).tolist()
+        drawn = study.explained_groups[0].permutations
+        unadjusted += mention_p(stems, explanations, features, drawn).tolist()
+    assert np.mean(np.array(p) <= 0.05) <= 0.06
+    assert np.mean(np.array(unadjusted) <= 0.05) > 0.15

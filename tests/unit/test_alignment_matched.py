@@ -67,3 +67,11 @@ def test_spans_become_runs_of_the_tokens_they_touch() -> None:
     assert span_tokens(tokens, [(0, 4), (4, 9)]).tolist() == [[0, 2], [2, 3]]  # a token belongs to the first
     assert span_tokens(tokens, []).shape == (0, 2)
     assert span_tokens(tokens[[0, 2, 4]], [(0, 15)]).tolist() == [[0, 3]]
+
+
+def test_excess_is_the_rank_among_the_stand_ins_whatever_their_size() -> None:
+    random = np.array([[1.0, 2.0, 3.0, 0.0], [0.0, 0.0, 1.0, 5.0]])
+    found = Effects(("a", "a"), ("x", "y"), np.array([2.0, 0.0]), np.zeros(2), random)
+    assert found.excess.tolist() == [(2 + 1 / 2) / 4 - 1 / 2, (2 / 2) / 4 - 1 / 2]
+    many = Effects(("a", "a"), ("x", "y"), 1000 * found.effect, np.zeros(2), 1000 * random)
+    assert many.excess.tolist() == found.excess.tolist()
