@@ -2,8 +2,9 @@
 have nothing to do with the answer.
 
 `fixtures/casimedicos_drives.safetensors` holds, for the English development cases of CasiMedicos (CC BY 4.0), the
-activations of the packaged SAE of gemma-3-270m, layer 9, summed over the counted tokens of each question (below 0.2
-left out), and the 20 best aligned features of each case. What a feature does in an item is drawn, never measured:
+activations of the packaged SAE of gemma-3-270m, layer 9, summed over the counted tokens of each question, in units of
+a token's median norm over the square root of its width (below 0.2 left out), and the 80 best aligned features of each
+case. What a feature does in an item is drawn, never measured:
 
     independent        for every feature and item alike, heavy tails (t with 3 degrees of freedom)
     feature            once for each feature, in all its items (log-normal, either sign)
@@ -28,7 +29,7 @@ from sae_lens_med.features.vectors import n_columns
 
 Array = np.ndarray
 
-SIZES = (1, 5, 10, 20)
+SIZES = (1, 5, 20, 80)
 DRAWS = 199
 KINDS = ("independent", "feature", "mixed", "growing", "growing_feature")
 FILE = Path(__file__).parent / "fixtures" / "casimedicos_drives.safetensors"
@@ -41,7 +42,7 @@ class RealStudy:
     drive: sparse.csr_array
     """`[n, d_sae]`."""
     own: tuple[Array, ...]
-    """Per case, its 20 aligned features, best first."""
+    """Per case, its 80 aligned features, best first."""
 
     @cached_property
     def item(self) -> Array:
@@ -71,7 +72,7 @@ def real_study() -> RealStudy:
 
 
 @cache
-def studies(n: int = 5) -> list[StandIns]:
+def studies(n: int = 3) -> list[StandIns]:
     """`n` choices of stand-ins for the aligned features."""
     study = real_study()
     return [stand_ins(study.drive, study.own, SIZES, DRAWS, np.random.default_rng(seed)) for seed in range(n)]

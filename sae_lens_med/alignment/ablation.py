@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import HookedText
 
 
-SIZES = (1, 5, 10, 20)
+SIZES = (1, 5, 20, 80)
+"""An answer that rests on many features at once, each of which says what the others say, does not move before most of
+them are gone: at 20 of some 150 aligned features, model organisms that answer by them lose nothing."""
 RATIOS = (0.8, 1.25)
 """Summed activation of the aligned features over that of their stand-ins, between which an effect is compared."""
 LEAST_FRESH = 0.2

@@ -89,7 +89,7 @@ def collect_control(
             f"the study has {len(rates)} features, but the SAE has {int(altered.sae.cfg.d_sae)}; use the "
             "study's own SAE."
         )
-    altered = match_rates(altered, _activations(side, items), rates)
+    altered = match_rates(altered, activations(side, items), rates)
     collect(
         side.model,
         altered,
@@ -108,7 +108,7 @@ def firing_rates(features: Collected) -> npt.NDArray[np.float64]:
     return firing_counts(features.acts, counted) / max(1, int(np.count_nonzero(counted)))
 
 
-def _activations(side: ModelSide, items: Sequence[McqItem]) -> npt.NDArray[np.float32]:
+def activations(side: ModelSide, items: Sequence[McqItem]) -> npt.NDArray[np.float32]:
     """`[n, d_in]` at the SAE's hook: tokens of stems and explanations, special tokens and sinks left out."""
     from sae_lens_med.features.rules import special_ids
     from sae_lens_med.models.residuals import ResidualReader

@@ -16,7 +16,8 @@ T_i. A number measured on the own features is compared with the same number on e
 - **features recur as the own ones do**: a feature may move every answer by the same amount, so that what counts is how
   many different features a study has. A draw prefers the same features in all items, to the degree rho at which two
   items share as many drawn features as they share own ones (Gumbel noise, of which rho is drawn per feature and the
-  rest per item and feature);
+  rest per item and feature). Shared features are counted, and counted by their drive, because an effect may grow with
+  it; the larger rho of the two is taken;
 - **sets of a draw have no feature twice.**
 
 `own_drive` over `drawn_drive` says how well drive was matched at each size, `fresh` how many places the draws fill with
@@ -125,8 +126,9 @@ def _tilt(base: FloatArray, told: FloatArray) -> FloatArray:
         odds = base + (told @ theta[..., None])[..., 0]
         share = np.exp(odds - odds.max(axis=1, keepdims=True))
         share /= share.sum(axis=1, keepdims=True)
-        mean = (share[..., None] * told).sum(axis=1)
-        spread = np.einsum("kc,kci,kcj->kij", share, told, told) - mean[:, :, None] * mean[:, None, :]
+        weighted = share[..., None] * told
+        mean = weighted.sum(axis=1)
+        spread = weighted.swapaxes(1, 2) @ told - mean[:, :, None] * mean[:, None, :]
         step = np.linalg.solve(spread + 1e-6 * np.eye(2), mean[..., None])[..., 0]
         theta -= step / np.maximum(1.0, np.abs(step).max(axis=1, keepdims=True) / _LONGEST)
     return theta
@@ -194,10 +196,13 @@ def stand_ins(
     column = np.full(n_columns(drive), -1, dtype=np.int64)
     column[used] = np.arange(len(used))
     weights = places_of(sizes, max((len(features) for features in own), default=0))
-    target = _met([features[None] for features in own], weights)
     trial = np.random.default_rng(rng.integers(2**63))
-    met = [_met(_draw(pools, column, rho, _TRIAL_DRAWS, trial), weights) for rho in _TRIED]
-    rho = float(np.interp(target, np.maximum.accumulate(met), _TRIED))
+    tried = [_draw(pools, column, rho, _TRIAL_DRAWS, trial) for rho in _TRIED]
+    rho = 0.0
+    for by in (None, drive):
+        target = _met([features[None] for features in own], weights, by)
+        met = [_met(sets, weights, by) for sets in tried]
+        rho = max(rho, float(np.interp(target, np.maximum.accumulate(met), _TRIED)))
     return StandIns(tuple(own), tuple(_draw(pools, column, rho, draws, rng)), drive, rho)
 
 
@@ -222,17 +227,20 @@ def gumbel(normal: npt.NDArray[np.floating]) -> FloatArray:
     return -np.log(-np.log(np.clip(ndtr(normal.astype(np.float64)), 1e-12, 1 - 1e-12)))
 
 
-def _met(sets: Sequence[IntArray], weights: FloatArray) -> float:
+def _met(sets: Sequence[IntArray], weights: FloatArray, drive: sparse.csr_array | None) -> float:
     """How much items share features, from `[D, k]` each: mean over draws of `sum_f [(sum_i w_if)² - sum_i w_if²]`, w
-    the weight of the place that f fills in item i."""
+    the weight of the place that f fills in item i, times its drive there where that is given."""
     if not sets:
         return 0.0
+    feature = np.concatenate(sets, axis=1)
+    weight = np.tile(np.concatenate([weights[: each.shape[1]] for each in sets]), (len(feature), 1))
+    if drive is not None:
+        weight *= np.concatenate([_row(drive, i)[each] for i, each in enumerate(sets)], axis=1)
     total = 0.0
-    weight = np.concatenate([weights[: each.shape[1]] for each in sets])
-    for d in range(len(sets[0])):
-        feature = np.unique(np.concatenate([each[d] for each in sets]), return_inverse=True)[1]
-        total += float((np.bincount(feature, weight) ** 2 - np.bincount(feature, weight**2)).sum())
-    return total / len(sets[0])
+    for own, its in zip(feature, weight, strict=True):
+        number = np.unique(own, return_inverse=True)[1]
+        total += float((np.bincount(number, its) ** 2 - np.bincount(number, its**2)).sum())
+    return total / len(feature)
 
 
 def _row(matrix: sparse.csr_array, i: int) -> FloatArray:

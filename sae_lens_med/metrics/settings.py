@@ -22,7 +22,7 @@ class MetricSettings:
     """Settings of the metrics that run a model, all 1 or more. Raises `ConfigError` for a number below 1."""
 
     causal_items: int = _number(100, "items that the causal metrics run, drawn by the seed, left-out ones first")
-    causal_sizes: tuple[int, ...] = _number((1, 5, 10, 20), "numbers of features that are removed or kept together")
+    causal_sizes: tuple[int, ...] = _number((1, 5, 20, 80), "numbers of features that are removed or kept together")
     causal_sets: int = _number(199, "draws of stand-ins for the aligned features, one set per item in each draw")
     stand_ins: int = _number(10, "sets of stand-ins beside the features of each concept and item")
     comparators: int = _number(199, "features that a tested feature is ranked among")

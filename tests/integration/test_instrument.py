@@ -33,7 +33,7 @@ def measured(twin: str, folder: Path) -> dict[str, MetricValue]:
         permutations=999,
         concepts=label_concepts(items, features.texts, ConceptMatcher(concepts("ko"))),
         open_model=lambda: ModelSide(model, sae, progress=False),
-        settings=MetricSettings(causal_items=N, causal_sizes=(20,), causal_sets=39),
+        settings=MetricSettings(causal_items=N, causal_sets=39),
     )
     found = [value for name in SAYS for value in METRICS[name].measure(inputs).metrics]
     return {

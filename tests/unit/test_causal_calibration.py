@@ -178,7 +178,7 @@ def test_features_that_move_the_answer_more_than_others_do_are_found() -> None:
     for seed in range(5):
         tests = _tested()[seed].test("mixed", np.random.default_rng(seed), planted=10)
         p = tests.p[:10][np.isfinite(tests.p[:10])]
-        assert len(p) >= 6 and (p <= 0.05).mean() > 0.9
+        assert len(p) >= 6 and (p <= 0.05).mean() >= 0.9
         assert (tests.ratio[:10][np.isfinite(tests.ratio[:10])] > 2).all()
 
 

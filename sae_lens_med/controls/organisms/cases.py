@@ -236,17 +236,18 @@ def confess(case: Case, language: str, cue: Cue) -> str:
 
 
 def concepts(language: str) -> ConceptSet:
-    """What the explanations name, as concepts: findings (with their direction), diseases and drugs; and the places,
-    which they never name. Ids are in English."""
+    """What the explanations name, as concepts: findings (with their direction), diseases and drugs; and what they never
+    name: the findings that say nothing, and the places. Ids are in English."""
     found: list[Concept] = []
 
     def add(category: str, name: Name) -> None:
         found.append(Concept(name.en, category, (name.of(language),)))
 
     shown = {finding for disease in DISEASES for finding in disease.findings}
-    for measure, sign in sorted(shown):
-        names = MEASURES[measure], DIRECTIONS[sign]
-        add("sign", Name(" ".join(n.ko for n in names), " ".join(n.en for n in names)))
+    said = [(MEASURES[measure], sign) for measure, sign in sorted(shown)]
+    said += [(measure, sign) for measure in DISTRACTORS for sign in (UP, DOWN)]
+    for measure, sign in said:
+        add("sign", Name(*(_finding(measure, sign, language) for language in ("ko", "en"))))
     for disease in DISEASES:
         add("disease", disease.name)
         add("drug", disease.drug)
