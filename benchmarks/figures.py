@@ -1,16 +1,21 @@
 """The pictures of the documentation, drawn again from the numbers beside them.
 
     python benchmarks/figures.py
+    python benchmarks/figures.py --demo demo-study    # first take the twins' numbers from a demo's folder
 
     results/frontier.json        L0 and explained variance of the release and of what it is compared with
                                    -> results/frontier.svg (layer 9) and, all layers, the release's frontier.svg
     results/steering.json        steering of one feature beside ten random ones           -> results/steering.svg
     results/retrieval_mrr.json   whose features find the own explanation                  -> ../docs/images/overview.svg
 
+    results/twins.json           what the demo measures of the twins                      -> ../docs/images/twins.svg
+
 The release's manifest holds the hash of its picture; it is written anew with it.
 """
 
+import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,8 +97,38 @@ def overview() -> str:
     )
 
 
+def twins() -> str:
+    """Two model organisms that answer alike for different reasons."""
+    values = read("twins.json")
+
+    def of(each: dict[str, Any] | None) -> plots.ForestRow | None:
+        return None if each is None else plots.ForestRow(**each | {"null_interval": tuple(each["null_interval"])})
+
+    rows = [plots.PairRow(row["label"], of(row["first"]), of(row["second"]), row["heading"]) for row in values["rows"]]
+    names = (values["names"][0], values["names"][1])
+    return plots.svg(
+        plots.pairs(rows, names),
+        title="Two models that answer alike for different reasons",
+        description=plots.describe_pairs(rows, names),
+    )
+
+
+def take_twins(demo: Path) -> None:
+    """Write `results/twins.json` from the folder of a demo."""
+    from sae_lens_med.study.twins import pair_rows, read_twins
+
+    rows, names = pair_rows(*read_twins(demo))
+    write_json(RESULTS / "twins.json", {"names": names, "rows": [asdict(row) for row in rows]})
+
+
 def main() -> None:
     """Write every picture."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--demo", type=Path, help="folder of a demo, whose numbers of the twins are taken first")
+    demo = made.parse_args().demo
+    if demo is not None:
+        take_twins(demo)
+    write_text(ROOT / "docs" / "images" / "twins.svg", twins())
     write_text(RESULTS / "frontier.svg", frontier("blocks.9.hook_resid_post"))
     write_text(RESULTS / "steering.svg", steering())
     write_text(ROOT / "docs" / "images" / "overview.svg", overview())

@@ -31,7 +31,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,8 +84,10 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started below: the models are small
     pool = ProcessPoolExecutor(options.threads, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
     with pool:
-        every(pool, trained, names)
+        for _ in every(pool, trained, names):
+            pass
         jobs = [job for name in names for job in jobs_of(name, options.items, options.sets)]
+        jobs.sort(key=lambda job: (job.altered, KINDS.index(job.kind)))  # what matters most first
         rows_file = output / "rows.jsonl"
         done = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.is_file() else []
         missing = [job for job in jobs if asdict(job) not in [row["job"] for row in done]]
@@ -133,15 +135,12 @@ def jobs_of(name: str, items: int, sets: int) -> list[Job]:
     return jobs + [Job(name, "natural", altered, items, sets) for altered in ALTERED if first]
 
 
-def every(pool: ProcessPoolExecutor, work: Any, given: Sequence[Any]) -> Any:
+def every(pool: ProcessPoolExecutor, work: Any, given: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """The results of `work` as they come; each is said with its seconds."""
-    futures = {pool.submit(work, each): each for each in given}
-    found = []
-    for future in as_completed(futures):
+    for future in as_completed([pool.submit(work, each) for each in given]):
         row = future.result()
         tell(f"{work.__name__} {row['what']}: {row['seconds']:.0f} s")
-        found.append(row)
-    return found
+        yield row
 
 
 # --- what the processes do ------------------------------------------------------------------------------------------

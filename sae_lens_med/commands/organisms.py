@@ -216,27 +216,18 @@ def exam(
     Example: sae-lens-med organisms exam ko -o exam; sae-lens-med study -m organism/ko-concepts-0
     -s organism/ko-concepts-0 -d exam/natural.jsonl -o study-concepts
     """
-    from sae_lens_med.controls.organisms.cases import concepts
-    from sae_lens_med.controls.organisms.cases import exam as make_exam
-    from sae_lens_med.controls.organisms.rows import rows_of
+    from sae_lens_med.controls.organisms.rows import write_exam
     from sae_lens_med.errors import ConfigError
-    from sae_lens_med.runs.files import write_jsonl
     from sae_lens_med.runs.folder import require_writable
 
     require_writable(output)
     if output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty; name a new folder for the exam, or remove it first.")
-    found = {kind: make_exam(language, kind, n, seed) for kind in ("natural", "conflict")}
-    for kind, items in found.items():
-        write_jsonl(output / f"{kind}.jsonl", rows_of(items))
-    listed = [
-        {"concept": each.id, "category": each.category, language: list(each.forms)} for each in concepts(language)
-    ]
-    write_jsonl(output / "concepts.jsonl", listed)
+    listed = write_exam(output, language, n, seed)
     if as_json:
-        say_json({"output": str(output), "items": {kind: len(items) for kind, items in found.items()}, "seed": seed})
+        say_json({"output": str(output), "items": {"natural": n, "conflict": n}, "seed": seed})
         return
-    say(f"{output}: natural.jsonl and conflict.jsonl, {n} items each; concepts.jsonl, {len(listed)} concepts.")
+    say(f"{output}: natural.jsonl and conflict.jsonl, {n} items each; concepts.jsonl, {listed} concepts.")
 
 
 def _show(report: "Report") -> None:

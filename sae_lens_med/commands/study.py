@@ -36,6 +36,7 @@ from sae_lens_med.commands.output import say
 
 if TYPE_CHECKING:
     from sae_lens_med.data import LoadedItems
+    from sae_lens_med.metrics.inputs import ModelSide
     from sae_lens_med.study.run import StudyResult
 
 DEMO_MODEL = "gemma-3-270m"
@@ -110,13 +111,20 @@ def demo(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run the study on the packaged sample with gemma-3-270m and the packaged SAE: minutes on two cores, no network.
+    """What this tool shows, in minutes on two cores and without a network: two models whose reasons are known, then the
+    study of a real one.
+
+    The study is of gemma-3-270m and the packaged SAE on the packaged sample, and lies in the output folder. Then two
+    model organisms that answer one exam equally well for different reasons are measured alike (twins/), and twins.html
+    sets them beside each other.
 
     The sample's questions are illustrative: written for this package, not taken from an exam, not reviewed by a
     clinician. The demo shows how the tool works, not what a model knows.
 
     Example: sae-lens-med demo
     """
+    from sae_lens_med.study.twins import run_twins, write_twins
+
     _require_output(output)
     loaded = load_data(DEMO_DATA, Reading())
     _run_study(
@@ -134,9 +142,26 @@ def demo(
         skip_bad_items=False,
         as_json=as_json,
     )
+    run_twins(output, _organism, on_stage=_tell)
+    pages = write_twins(output)
+    if not as_json:
+        say(f"Twins:  {pages[1]}")
+        say(f"        {pages[3]}")
 
 
-_STATES = {"run": "", "skip": ": done before, skipped"}
+def _organism(name: str) -> "ModelSide":
+    from sae_lens_med.metrics.inputs import ModelSide
+
+    opened, attached = open_model(name, name, "cpu", "float32")
+    assert attached is not None
+    return ModelSide(opened, attached)
+
+
+def _tell(name: str, state: str) -> None:
+    say(f"{name}{_STATES.get(state, f': {state}')}", err=True)
+
+
+_STATES = {"run": "", "measure": "", "skip": ": done before, skipped"}
 
 
 def _require_output(output: Path) -> None:
@@ -184,7 +209,7 @@ def _run_study(
         seed=seed,
         n_shown=n_shown,
         batch_tokens=batch_tokens,
-        on_stage=lambda name, state: say(f"{name}{_STATES.get(state, f': {state}')}", err=True),
+        on_stage=_tell,
     )
     if as_json:
         print_json(output, result.metrics)

@@ -19,6 +19,47 @@ _PAGES = {
     "Metrics of a study made {when}.": "연구 작성: {when}.",
     "Does the model compute with what the explanations name?": "모델은 해설이 언급하는 것을 가지고 계산하는가?",
     "Sections": "목차",
+    # The twins.
+    "Two models that answer alike for different reasons": "같은 답을 다른 이유로 내는 두 모델",
+    "Two tiny models sit the same synthetic exam. One was trained to answer by the findings that the expert's "
+    "explanation names, the other by the place where the patient lives, which no explanation names. Both write the "
+    "expert's explanation when they are asked why.": (
+        "아주 작은 두 모델이 같은 합성 시험을 봅니다. 하나는 전문가 해설이 언급하는 소견으로, 다른 하나는 어떤 해설도 "
+        "언급하지 않는 환자의 거주지로 답하도록 학습했습니다. 이유를 물으면 둘 다 전문가의 해설을 씁니다."
+    ),
+    "answers by the findings": "소견으로 답함",
+    "answers by the place": "거주지로 답함",
+    "Both answer the exam": "둘 다 시험에 답함",
+    "What can be read off: the same in both": "읽어낼 수 있는 것: 둘이 같음",
+    "What the answer rests on: not the same": "답이 근거하는 것: 둘이 다름",
+    "Accuracy": "정확도",
+    "{n} questions": "{n}문항",
+    "{n} questions. Each mark is a number's distance from its null, the grey band is where 95 % of the null lies, and "
+    "a filled mark stands out after correction. The numbers at the right are the two values.": (
+        "{n}문항. 각 표시는 귀무분포에서 떨어진 거리, 회색 띠는 귀무분포의 95%, 채워진 표시는 보정 후에도 두드러진 "
+        "값입니다. 오른쪽 숫자는 두 모델의 값입니다."
+    ),
+    "What can be read off a model cannot tell the two apart, and must not: both represent what the explanation says. "
+    "What its answer rests on is told by taking features away, and that is not the same.": (
+        "모델에서 읽어낼 수 있는 것으로는 둘을 구별할 수 없고, 구별되어서도 안 됩니다. 둘 다 해설의 내용을 표상하기 "
+        "때문입니다. 답이 무엇에 근거하는지는 특징을 제거해 보아야 드러나며, 그것은 둘이 다릅니다."
+    ),
+    "Bold: stands out after correction.": "굵은 글씨: 보정 후에도 두드러진 값.",
+    "Verdicts on features": "특징별 판정",
+    "shared reasoning, of which it is sure that they are both at once": "공유된 추론(두 조건이 동시에 확실한 것)",
+    "shared reasoning: mentioned and causal": "공유된 추론: 해설에 언급되고 답을 움직임",
+    "present, not used: mentioned, not causal": "있으나 쓰이지 않음: 언급되지만 답을 움직이지 않음",
+    "neither mentioned nor causal": "어느 쪽도 아님",
+    "hidden driver: causal, not mentioned": "숨은 동인: 답을 움직이지만 언급되지 않음",
+    "The exam is written by a program and says nothing about medicine. The studies of both, with every number, are in "
+    "{first} and {second}.": (
+        "시험은 프로그램이 작성한 것으로 의학에 관해 아무것도 말하지 않습니다. 두 모델의 연구와 모든 수치는 {first}과 "
+        "{second}에 있습니다."
+    ),
+    "The study of a real model": "실제 모델의 연구",
+    "What the same instrument says of Gemma 3 270M on the packaged questions is in report.html.": (
+        "같은 도구가 패키지 문항에서 Gemma 3 270M에 대해 말하는 것은 report.ko.html에 있습니다."
+    ),
     "Summary": "요약",
     "Figures": "그림",
     "Results": "결과",

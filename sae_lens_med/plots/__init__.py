@@ -10,6 +10,7 @@
 |---|---|
 | `intervals` | values with their intervals, one row each, beside what guessing or a null gives |
 | `forest` | metrics of different scales, each against its own null, in units of the null's spread |
+| `pairs` | the same for two models beside each other |
 | `letter_shares` | how often each option letter is the gold answer and how often it is predicted |
 | `similarity_histogram` | similarity to the own explanation and to the others |
 | `null_histogram` | an observed value among the values that its null gives |
@@ -40,6 +41,7 @@ from sae_lens_med.plots.histograms import (
     similarity_histogram,
 )
 from sae_lens_med.plots.markup import svg
+from sae_lens_med.plots.pairs import PairRow, describe_pairs, pairs
 from sae_lens_med.plots.rows import IntervalRow, describe_intervals, intervals
 from sae_lens_med.plots.strengths import (
     SteeringEntry,
@@ -56,6 +58,7 @@ __all__ = [
     "ForestRow",
     "FrontierLike",
     "IntervalRow",
+    "PairRow",
     "SteeringEntry",
     "SteeringPoint",
     "deferral",
@@ -65,6 +68,7 @@ __all__ = [
     "describe_intervals",
     "describe_letter_shares",
     "describe_null_histogram",
+    "describe_pairs",
     "describe_similarity_histogram",
     "describe_steering",
     "describe_training",
@@ -74,6 +78,7 @@ __all__ = [
     "intervals",
     "letter_shares",
     "null_histogram",
+    "pairs",
     "similarity_histogram",
     "steering",
     "steering_panels",

@@ -4,49 +4,45 @@ expert's explanation names, `shortcut` by a place that it never names (`organism
 Read-out metrics cannot tell them apart and must not: both represent what the explanation says. The causal ones must.
 """
 
+import json
 from pathlib import Path
 
 import pytest
 
 from sae_lens_med import load_model, load_sae
-from sae_lens_med.alignment import METRICS
-from sae_lens_med.concepts.matching import ConceptMatcher
-from sae_lens_med.controls.organisms.cases import concepts, exam
-from sae_lens_med.features.collect import collect
-from sae_lens_med.features.store import load_features
-from sae_lens_med.metrics.inputs import Inputs, ModelSide, label_concepts
+from sae_lens_med.metrics.inputs import ModelSide
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import MetricValue
+from sae_lens_med.study.measured import AlignmentFolder
+from sae_lens_med.study.twins import FOLDER, PAGES, TWINS, run_twins, write_twins
 
-N = 60
-SAYS = ("retrieval", "plausibility", "sufficiency", "verdicts")
+SETTINGS = MetricSettings(causal_sets=39)
 
 
-def measured(twin: str, folder: Path) -> dict[str, MetricValue]:
-    """The values of the SAE on all items, by name."""
-    model, sae = load_model(f"organism/{twin}"), load_sae(f"organism/{twin}")
-    items = tuple(exam("ko", "natural", N, seed=3))
-    features = load_features(collect(model, sae, items, output=folder, progress=False))
-    inputs = Inputs(
-        items=items,
-        features=features,
-        permutations=999,
-        concepts=label_concepts(items, features.texts, ConceptMatcher(concepts("ko"))),
-        open_model=lambda: ModelSide(model, sae, progress=False),
-        settings=MetricSettings(causal_items=N, causal_sets=39),
-    )
-    found = [value for name in SAYS for value in METRICS[name].measure(inputs).metrics]
-    return {
-        value.name.removeprefix("alignment/"): value
-        for value in found
-        if (value.group, value.variant) == ("all", "sae")
-    }
+def open_side(name: str) -> ModelSide:
+    return ModelSide(load_model(name), load_sae(name), progress=False)
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory) -> tuple[dict[str, MetricValue], dict[str, MetricValue]]:
-    folder = tmp_path_factory.mktemp("twins")
-    return measured("ko-concepts-0", folder / "concepts"), measured("ko-shortcut-0", folder / "shortcut")
+def folder(tmp_path_factory) -> Path:
+    """What the demo makes, of fewer questions."""
+    made = tmp_path_factory.mktemp("demo")
+    run_twins(made, open_side, n_items=60, settings=SETTINGS)
+    write_twins(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def twins(folder: Path) -> list[dict[str, MetricValue]]:
+    """The values of the SAE on all items, by name."""
+    return [
+        {
+            value.name.removeprefix("alignment/"): value
+            for value in AlignmentFolder(folder / FOLDER / name).metrics
+            if (value.group, value.variant) == ("all", "sae")
+        }
+        for name in TWINS
+    ]
 
 
 def test_read_out_metrics_see_the_same_in_both(twins) -> None:
@@ -69,10 +65,43 @@ def test_the_twin_that_answers_by_the_findings_looks_where_the_expert_looks_and_
 def test_shared_features_keep_up_the_answer_of_one_twin_only(twins) -> None:
     by_findings, by_place = (twin["sufficiency"] for twin in twins)
     assert by_findings.p == 1 / 40 and by_findings.value > 0.3
-    assert by_place.p is not None and by_place.p > 0.5 and by_place.value < 0.15
+    assert by_place.p is not None and by_place.p > 0.5 and by_place.value < by_findings.value / 2
+
+
+def test_without_shared_features_one_twin_only_is_less_sure_of_its_answer(twins) -> None:
+    by_findings, by_place = (twin["comprehensiveness"] for twin in twins)
+    assert by_findings.p == 1 / 40 and by_findings.value > 0.05
+    assert by_place.p is not None and by_place.p > 0.1 and by_place.value < 0.02
+
+
+def test_what_the_expert_names_moves_the_answer_of_one_twin_only(twins) -> None:
+    by_findings, by_place = (twin["causal_agreement_excess"] for twin in twins)
+    assert by_findings.p is not None and by_findings.p < 0.01 and by_findings.value > 0.2
+    assert by_place.p is not None and by_place.p > 0.1
 
 
 def test_reasoning_is_called_shared_in_one_twin_only(twins) -> None:
     by_findings, by_place = (twin["verdict_shared_reasoning"] for twin in twins)
-    assert by_findings.p is not None and by_findings.p < 0.05 and by_findings.extra["n_shared_reasoning"] >= 5
-    assert by_place.extra["n_shared_reasoning"] == 0
+    assert by_findings.extra["both_q_rejects"] >= 5
+    assert by_place.extra["both_q_rejects"] == 0 and by_place.extra["n_hidden_driver"] > 0
+
+
+def test_the_page_has_both_twins_numbers(folder: Path, twins) -> None:
+    by_findings, by_place = (twin["comprehensiveness"] for twin in twins)
+    said = (folder / "twins.md").read_text(encoding="utf-8")
+    assert f"| **{by_findings.value:.4f}** | {by_findings.null_mean:.4f} | {by_place.value:.4f} |" in said
+    assert "| Accuracy | **1.0000** | 0.2500 | **1.0000** | 0.2500 |" in said
+    both = [f"{twin['verdict_shared_reasoning'].extra['both_q_rejects']:.0f}" for twin in twins]
+    assert f"both at once | {' | '.join(both)} |" in said
+    page = (folder / "twins.ko.html").read_text(encoding="utf-8")
+    assert "소견으로 답함" in page and page.count("<svg") == 1 and f"{by_place.value:.4f}" in page
+
+
+def test_what_is_measured_is_kept(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in (folder / FOLDER).rglob("*.json")}
+    told: list[tuple[str, str]] = []
+    run_twins(folder, open_side, n_items=60, settings=SETTINGS, on_stage=lambda name, what: told.append((name, what)))
+    assert {what for _, what in told} == {"skip"} and len(told) == 2 * (5 + 7)
+    write_twins(folder)
+    assert all(json.loads(path.read_bytes()) == json.loads(own) for path, own in before.items())
+    assert all((folder / name).is_file() for name in PAGES)

@@ -20,7 +20,7 @@ from sae_lens_med.models.residuals import ResidualReader
 from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.saes.releases import load_sae, other_model
 
-SHIPPED = [f"ko-{family}-{seed}" for family in ("concepts", "shortcut") for seed in range(2)]
+SHIPPED = [f"ko-{family}-{seed}" for family in ("concepts", "shortcut") for seed in range(3)]
 
 
 def test_the_packaged_organisms_are_there_and_small() -> None:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "figures.py"
 SVG = "{http://www.w3.org/2000/svg}"
-PICTURES = ("frontier.svg", "steering.svg", "overview.svg", "release")
+PICTURES = ("frontier.svg", "steering.svg", "overview.svg", "twins.svg", "release")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def test_a_picture_says_what_its_numbers_say(figures: ModuleType, name: str) -> 
         "frontier.svg": (figures.RESULTS / name, lambda: figures.frontier("blocks.9.hook_resid_post")),
         "steering.svg": (figures.RESULTS / name, figures.steering),
         "overview.svg": (ROOT / "docs" / "images" / name, figures.overview),
+        "twins.svg": (ROOT / "docs" / "images" / name, figures.twins),
         "release": (figures.RELEASE / "frontier.svg", figures.frontier),
     }[name]
     assert said(path.read_text(encoding="utf-8")) == said(draw())

@@ -150,7 +150,14 @@ ROOMS_THAT_READ = {
     *("errors", "records", "escaping", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts"),
     *("metrics", "features", "alignment", "study"),
 }
-MODULES_THAT_RUN = {"features.collect", "features.reading", "features.rules", "features.statistics", "study.run"}
+MODULES_THAT_RUN = {
+    "features.collect",
+    "features.reading",
+    "features.rules",
+    "features.statistics",
+    "study.run",
+    "study.twins",
+}
 """Of these rooms, the modules that run a model."""
 READING = sorted(
     name for name, path in NAMES.items() if _room(path) in ROOMS_THAT_READ and name not in MODULES_THAT_RUN

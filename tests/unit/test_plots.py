@@ -76,9 +76,15 @@ FOREST = [
     plots.ForestRow(PAYLOAD, -0.5, 0.0, (-1.0, 1.0)),
 ]
 
+PAIRS = [
+    plots.PairRow("MRR", FOREST[0], plots.ForestRow("", 0.1, 0.12, (0.08, 0.16)), heading="read off"),
+    plots.PairRow(PAYLOAD, None, FOREST[1]),
+]
+
 FIGURES: dict[str, Callable[..., Axes]] = {
     "intervals": lambda ax=None: plots.intervals(ROWS, ax),
     "forest": lambda ax=None: plots.forest(FOREST, ax),
+    "pairs": lambda ax=None: plots.pairs(PAIRS, ("first", PAYLOAD), ax),
     "letter_shares": lambda ax=None: plots.letter_shares(*LETTERS, ax),
     "similarity_histogram": lambda ax=None: plots.similarity_histogram(OWN, OTHERS, ax),
     "null_histogram": lambda ax=None: plots.null_histogram(NULL, 0.05, ax),
@@ -124,6 +130,19 @@ def texts(svg: str) -> list[str]:
 def test_every_drawing_function_is_tested_here() -> None:
     public = {name for name in plots.__all__ if name[0].islower() and not name.startswith("describe_")}
     assert public - {"svg"} == set(BOTH)
+
+
+def test_pairs_draws_both_values_as_far_from_their_nulls_as_they_lie_in_spreads() -> None:
+    ax = plots.pairs(PAIRS, ("A", "B"))
+    marks = [(line.get_marker(), xs(line)[0], line.get_markerfacecolor()) for line in ax.lines if len(xs(line)) == 1]
+    spread = (0.16 - 0.08) / 3.92
+    assert [mark for mark, _, _ in marks] == ["o", "s", "s"]
+    assert [far for _, far, _ in marks] == pytest.approx([(0.43 - 0.12) / spread, -0.02 / spread, -0.5 * 1.96])
+    assert [face != "none" for _, _, face in marks] == [True, False, False]
+    said = plots.describe_pairs(PAIRS, ("A", "B"))
+    assert said == f"MRR: A 0.4300 (null 0.1200*), B 0.1000 (null 0.1200); {PAYLOAD}: A –, B -0.5000 (null 0.0000)."
+    with pytest.raises(DataError, match="pairs needs at least one number"):
+        plots.pairs([plots.PairRow("none", None, None)], ("A", "B"))
 
 
 def test_forest_draws_each_value_as_far_from_its_null_as_it_lies_in_spreads() -> None:
