@@ -1,9 +1,14 @@
 """Fixtures that several test folders share, and a word in the summary on what was not there to test with."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, and for all that the tests start: the models are so small that a second thread costs more
+# than it computes, by far where as many tests run at once as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from sae_lens_med.models import catalogue
 from sae_lens_med.models.bridge import MedBridge, load_model
