@@ -178,7 +178,7 @@ class TestKernels:
     def test_segments_grow_where_partial_sums_would_take_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kernels_cuda, "MIN_SEGMENT", 1)
         monkeypatch.setattr(kernels_cuda, "BUFFER_BYTES", 4 * 29 * 40)
-        check(make(d_sae=17, density=0.5))
+        check(make(density=0.5))
 
     def test_the_same_input_gives_the_same_bits(self, bf16_filter: bool) -> None:
         case = make(d_sae=17, density=0.3)
