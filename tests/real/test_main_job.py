@@ -1,4 +1,4 @@
-"""The main job on the real model and the shipped SAE: what README and docs show, and a study on the sample."""
+"""The main job on the real model and the shipped SAE: what README and docs show. A study is in the tutorial."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,6 @@ from sae_lens_med.commands.intervene import EXAMPLE
 from sae_lens_med.evaluation.conditions.spec import parse_conditions
 from sae_lens_med.evaluation.methods import Method, ask
 from sae_lens_med.models.bridge import MedBridge, residuals
-from sae_lens_med.study.run import run_study
 
 pytestmark = pytest.mark.real
 
@@ -64,21 +63,6 @@ def test_items_left_out_of_training_are_those_of_the_rule() -> None:
 
     assert loaded.left_out_ids
     assert all(is_left_out(item_id) for item_id in loaded.left_out_ids)
-
-
-def test_a_study_of_some_of_the_sample(gemma: MedBridge, tmp_path: Path) -> None:
-    data = slm.load_items("sample", limit=12)
-    loaded = slm.load_sae(f"{RELEASE}/{SAE_ID}")
-    result = run_study(gemma, loaded, data, tmp_path / "study", permutations=200, progress=False)
-    names = {(m.name, m.variant) for m in result.metrics}
-    assert ("accuracy", "model") in names
-    for variant in ("sae", "raw", "pca", "tfidf"):
-        assert ("alignment/matched_minus_mismatched", variant) in names
-    assert all(m.null_mean is not None for m in result.metrics if m.name.startswith("alignment/matched"))
-    html = result.report_html.read_text(encoding="utf-8")
-    assert "illustrative" in html
-    again = run_study(gemma, loaded, data, tmp_path / "study", permutations=200, progress=False)
-    assert set(again.skipped) == {"collect", "evaluate", "align", "examples", "report"}
 
 
 def test_the_features_of_the_example_fire_on_the_sample(gemma: MedBridge) -> None:

@@ -1,4 +1,4 @@
-"""Every p value under its null: 1,000 studies without any alignment, made to be hard; and power, growing with n.
+"""Every p value under its null: 500 studies or more without any alignment, made to be hard; and power, growing with n.
 
 The studies have what real ones have and what is no alignment: features that fire at rates from one in three hundred
 texts to nearly all of them; texts of very different lengths, long stems beside long explanations (`LENGTH`); subjects
@@ -58,9 +58,9 @@ from sae_lens_med.statistics import (
 )
 
 Array = np.ndarray
-STUDIES, B, ALPHA = 1000, 99, 0.05
-BAND = tuple(float(q) / STUDIES for q in stats.binom.interval(0.99, STUDIES, ALPHA))
-"""Of the share of rejections; (0.033, 0.069)."""
+STUDIES, B, ALPHA = 500, 99, 0.05
+MANY = {"similarity": 1000}
+"""Measures of more studies: what the adjustment of a difference takes away is little, and 500 do not show it."""
 N, FEATURES = 40, 60
 SUBJECTS, LETTERS = (0.5, 0.3, 0.2), (0.4, 0.3, 0.2, 0.1)
 LENGTH = 0.7
@@ -346,7 +346,7 @@ def rated(seed: int, n: int = 25, planted: float = 0.0) -> Values:
     drawn = stratified_permutations(Strata(np.zeros(n, np.int64), np.zeros(n, np.int64)), B, rng)
     few = np.where(skipped, np.nan, np.clip(grades, 2, 4))
     contrast = paired_contrast(rng.normal(size=n) * rng.gamma(1.0, size=n) + planted, B, rng)
-    values = np.where(skipped, np.nan, opinion)
+    values = np.where(skipped, np.nan, opinion.round(1))  # alpha's cost grows with the square of how many differ
     first, second = grades[:2]
     found: Found = {
         "kappa": (cohen_kappa(first, second, "quadratic") or 0, cohen_kappa_null(first, second, drawn, "quadratic")),
@@ -376,10 +376,16 @@ CONSERVATIVE = {"plausibility_auprc, the harder null", "plausibility_token_f1, t
 """The larger p of two nulls."""
 
 
+def _band(studies: int = STUDIES) -> tuple[float, float]:
+    """Of the share of rejections; (0.026, 0.076) of 500, (0.033, 0.069) of 1,000."""
+    low, high = stats.binom.interval(0.99, studies, ALPHA)
+    return float(low) / studies, float(high) / studies
+
+
 @cache
 def _rejected(measure: str) -> dict[str, tuple[float, float]]:
     """Share of studies with p <= 0.05 by name: plain, and with ties broken at random."""
-    studies = [MEASURES[measure](seed) for seed in range(STUDIES)]
+    studies = [MEASURES[measure](seed) for seed in range(MANY.get(measure, STUDIES))]
     return {
         name: tuple(np.mean([[p <= ALPHA + 1e-12 for p in study[name]] for study in studies], axis=0))
         for name in studies[0]
@@ -388,7 +394,7 @@ def _rejected(measure: str) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_studies_without_alignment_are_called_aligned_one_time_in_twenty(measure: str) -> None:
-    low, high = BAND
+    low, high = _band(MANY.get(measure, STUDIES))
     for name, (plain, tie_free) in _rejected(measure).items():
         if name in CONFOUNDED:
             continue
@@ -401,14 +407,14 @@ def test_the_confound_is_there_and_the_adjustment_is_what_takes_it_away() -> Non
     rejected = _rejected("similarity")
     assert rejected["overlap_jaccard, unadjusted"][0] > 0.3
     assert rejected["rsa, not partialled"][0] > 0.15
-    assert rejected["difference, unadjusted"][0] > BAND[1]
+    assert rejected["difference, unadjusted"][0] > _band(MANY["similarity"])[1]
 
 
 POWER: dict[str, tuple[str, float, tuple[int, int, int]]] = {
-    "difference": ("similarity", 0.25, (20, 40, 120)),
-    "retrieval_mrr": ("similarity", 0.25, (20, 40, 120)),
-    "overlap_jaccard": ("similarity", 0.25, (20, 40, 120)),
-    "rsa_partial": ("similarity", 0.6, (20, 40, 120)),
+    "difference": ("similarity", 0.25, (20, 40, 80)),
+    "retrieval_mrr": ("similarity", 0.25, (20, 40, 80)),
+    "overlap_jaccard": ("similarity", 0.25, (20, 40, 80)),
+    "rsa_partial": ("similarity", 0.6, (20, 40, 80)),
     "concept_auroc_z": ("concepts", 0.2, (20, 40, 120)),
     "coverage": ("concepts", 0.2, (20, 40, 120)),
     "monosemanticity": ("monosemantic", 0.8, (20, 40, 120)),
@@ -446,8 +452,8 @@ def test_without_effects_a_feature_is_called_aligned_and_causal_in_one_study_of_
     rng = np.random.default_rng(0)
     p = rng.random((2, STUDIES, 60))
     called = [feature_verdicts(a, b).counts["shared_reasoning"] > 0 for a, b in zip(*p, strict=True)]
-    assert np.mean(called) <= BAND[1]
+    assert np.mean(called) <= _band()[1]
     # Mentioned and not causal: what is found must be called that, and nothing may be called shared.
     mentioned = np.where(np.arange(60) < 20, p[0] * 1e-4, p[0])
     called = [feature_verdicts(a, b).counts["shared_reasoning"] > 0 for a, b in zip(mentioned, p[1], strict=True)]
-    assert np.mean(called) <= BAND[1]
+    assert np.mean(called) <= _band()[1]
