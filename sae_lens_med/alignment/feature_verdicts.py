@@ -14,7 +14,9 @@ and both have more of everything.
 
 **Value**: the share of tested features that are shared reasoning. Null: as many features of each kind, unrelated,
 *among those chosen alike*: the ones chosen for being mentioned are mentioned more often, and the ones chosen for their
-effect move more, whatever the two have to do with one another (a sum of two hypergeometric counts).
+effect move more, whatever the two have to do with one another (a sum of two hypergeometric counts). Where nearly all
+features are mentioned, unrelated columns share as many, and the count tells nothing; `both_q` of each feature, its
+larger p corrected, does not depend on that.
 
 Out of scope: the two p, and choosing the features (`feature_tests`).
 """
