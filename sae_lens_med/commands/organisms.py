@@ -168,7 +168,7 @@ def check(
     from sae_lens_med.errors import ModelError
     from sae_lens_med.models.organisms import PREFIX, organism_folder
     from sae_lens_med.runs.files import is_file, write_json
-    from sae_lens_med.runs.folder import require_writable
+    from sae_lens_med.runs.folder import require_writable_file
     from sae_lens_med.runs.parsing import read_json
 
     folder = Path(name).expanduser()
@@ -178,7 +178,7 @@ def check(
         raise ModelError(f"the folder {folder} has no organism.json; name a folder that `organisms train` wrote.")
     design = parse(str(read_json(folder / "organism.json").get("name")))
     if output is not None:
-        require_writable(output.parent)
+        require_writable_file(output)
 
     from sae_lens_med.controls.organisms.check import check as run_check
     from sae_lens_med.models.bridge import load_model

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+from sae_lens_med.data.fields import short
 from sae_lens_med.data.kormedmcqa import COUNTS, load_kormedmcqa
 from sae_lens_med.data.leakage import MaskedText, mask_leakage
 from sae_lens_med.data.local import load_local
@@ -13,6 +14,7 @@ from sae_lens_med.data.rows import LoadedItems
 from sae_lens_med.data.sample import load_sample
 from sae_lens_med.data.tables import ACCEPTED_FORMS
 from sae_lens_med.errors import DataError, nearest
+from sae_lens_med.records import EXPLANATION_SOURCES
 
 __all__ = [
     "LoadedItems",
@@ -53,8 +55,8 @@ def load_items(
         split: of the Hub data set.
         skip_bad_rows: leave out rows that cannot be used and say so in `LoadedItems.bad_rows`.
         limit: keep only this many items, from the first.
-        explanation_source: of a file: who wrote the explanations where the rows do not say, `expert`, `model` or
-            `illustrative`.
+        explanation_source: of a file: who wrote the explanations where the rows do not say, `expert`, `model`,
+            `illustrative` or `reference`.
         encoding: of the files that are not UTF-8, such as `cp949`.
         answers_from: the number that a file gives to the first option, 0 or 1. None: 1, and a file that seems to count
             from 0 is refused.
@@ -64,6 +66,11 @@ def load_items(
 
     Raises `DataError`: for a file as a whole, or for all rows that cannot be used, naming file, row and field.
     """
+    if explanation_source is not None and explanation_source not in EXPLANATION_SOURCES:
+        raise DataError(
+            f"explanations are by one of {', '.join(EXPLANATION_SOURCES)}, got {short(explanation_source)}"
+            f"{nearest(explanation_source, EXPLANATION_SOURCES).rstrip('?')}."
+        )
     prefix, _, config = source.partition(":")
     of_files = {
         "explanation_source": (explanation_source, None),

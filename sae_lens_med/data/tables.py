@@ -84,7 +84,7 @@ def read_rows(path: Path, encoding: str | None = None, *, encoding_option: str |
         rows = _read_excel(path)
     else:
         text = decoded(_bytes(path), path, encoding, encoding_option)
-        raw = _json_lines(text) if ".jsonl" in name[-9:] else _csv_rows(path, text)
+        raw = _json_lines(path, text) if ".jsonl" in name[-9:] else _csv_rows(path, text)
         rows = [_require_text(row) for row in raw]
     rows = _as_written(path, rows)
     if not rows:
@@ -117,7 +117,8 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _json_lines(text: str) -> Iterator[RawRow]:
+def _json_lines(path: Path, text: str) -> Iterator[RawRow]:
+    _require_lines(path, text)
     # Only \n and \r\n end a line of JSON; str.splitlines would also cut at U+2028 inside a string.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -134,6 +135,22 @@ def _json_lines(text: str) -> Iterator[RawRow]:
             yield RawRow(number, None, f"not a JSON object but {_type_name(values)}")
         else:
             yield RawRow(number, values)
+
+
+def _require_lines(path: Path, text: str) -> None:
+    """Raise `DataError` for one JSON value in the place of one object a line: a list of rows, or an object over several
+    lines."""
+    first = text.lstrip()[:1]
+    lines = text.strip().split("\n", 1)
+    if first not in ("[", "{") or (first == "{" and (len(lines) == 1 or lines[0].rstrip().endswith("}"))):
+        return
+    try:
+        value = parse_json(text)
+    except ParseError:  # told of its rows
+        return
+    if isinstance(value, dict) or (value and all(isinstance(each, dict) for each in value)):
+        what = "one JSON list" if isinstance(value, list) else "one JSON object over several lines"
+        raise DataError(f"{path}: the file is {what}; write one JSON object a line, as `jq -c '.[]'` does of a list.")
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[RawRow]:
@@ -205,7 +222,7 @@ def _read_parquet(path: Path) -> list[RawRow]:
             f"{path}: a text column contains bytes that are not UTF-8; save the file again as UTF-8."
         ) from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({_in_one_line(error)}).") from error
+        raise DataError(f"{path}: not a readable parquet file ({_in_one_line(error)}); write it again.") from error
     return [RawRow(number, values) for number, values in enumerate(rows, 1)]
 
 

@@ -15,6 +15,7 @@ A model from the Hub is identified by its commit, which covers all of them.
 """
 
 import os
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ TOKENIZER_FILES = (
     *("vocab.json", "merges.txt", "vocab.txt", "*.model", "*.tiktoken"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*"),
 )
+_HUB_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 SHOWN = 6
 """Weights that an error names."""
 _DAMAGED = (
@@ -60,7 +62,7 @@ def open_model(
     if dtype not in DTYPES:
         raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES) or '.'}")
     if device_map is None:
-        _require_device(device)
+        require_device(device)
     source, where, identity = _locate(name, revision)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -90,9 +92,10 @@ def open_model(
     return hf_model, tokenizer, {"name": _canonical_name(name), "source": source, "dtype": dtype, **identity}
 
 
-def _require_device(device: str) -> None:
+def require_device(device: str) -> None:
+    """Raise `ModelError` for a device that nothing can be computed on here."""
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # `meta` makes tensors, but they hold nothing
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
             f"the device {device!r} is not available here ({str(error).splitlines()[0].rstrip('.')[:100]}); use "
@@ -198,7 +201,13 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str,
             )
         weights_sha256 = json_sha256({w.name: file_sha256(w) for w in weights})
         return "local", folder, {"sha256": weights_sha256, **_files_identity(folder)}
+    if is_file(folder):
+        raise ModelError(f"{name!r} is a file; name the folder of a model, which holds config.json and *.safetensors.")
     entry = catalogue.find(name)
+    if entry is None and "/" in name and not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"there is no folder {name!r}, and no Hub id is written so; check the path, or write an id as owner/name."
+        )
     if entry is None and "/" not in name:
         aliases = [e.alias for e in catalogue.CATALOGUE]
         raise ModelError(

@@ -246,6 +246,19 @@ def require_writable(path: Path) -> None:
         raise StudyError(f"{where}the disk of {there} is full; free some space, or choose a folder on another disk.")
 
 
+def require_writable_file(path: Path) -> None:
+    """Check that `path` is, or can become, a file that this user may write to, on a disk with room.
+
+    A device is none: what is written atomically would take its place. Raises `StudyError`.
+    """
+    require_writable(path.parent)
+    require_names(path)
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder; name a file.")
+    if os.path.lexists(path) and not path.is_file():
+        raise StudyError(f"{path} is {'no regular file' if path.exists() else 'a link to nothing'}; name another file.")
+
+
 def require_names(path: Path) -> None:
     """Check that a folder can be called `path` and have files in it. Raises `StudyError`."""
     if long := [part for part in path.parts if len(os.fsencode(part)) > _NAME_BYTES]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from sae_lens_med.errors import ReleaseError
 from sae_lens_med.runs.files import atomic_path, file_sha256, write_json, write_text
+from sae_lens_med.runs.folder import require_writable
 from sae_lens_med.saes.listing import (
     CARD_FILE,
     CFG_FILE,
@@ -90,7 +91,8 @@ def package_release(
         force: replace a release of that name; without it, one that exists is an error.
 
     Paths in the JSON files that are absolute or lead upwards are cut to their last part: a release does not name the
-    machine that made it. Nothing is changed when anything fails. Raises `ReleaseError`.
+    machine that made it. Nothing is changed when anything fails. Raises `ReleaseError`, and `StudyError` for a target
+    that cannot be written to.
     """
     if dtype not in STORED_DTYPES:
         raise ReleaseError(f"Weights cannot be stored as {dtype!r}; use one of {', '.join(STORED_DTYPES)}.")
@@ -100,6 +102,7 @@ def package_release(
     folder, staging = target / release, target / f".{release}.{os.getpid()}.new"
     if folder.exists() and not force:
         raise ReleaseError(f"{folder} already exists; choose another name or --target, or add --force to replace it.")
+    require_writable(target)
     target.mkdir(parents=True, exist_ok=True)
     try:
         saes: dict[str, str] = {}
@@ -230,12 +233,12 @@ def _check_listed(release: Release, sae_id: str) -> list[Check]:
 def export_release(release: Release, folder: Path, *, force: bool = False) -> Path:
     """Copy a packaged release to `folder` as a Hub repository holds it, and return `folder`.
 
-    Raises `ReleaseError` when the release is damaged, or when `folder` holds anything and `force` is False; with
-    `force`, files of the same names are replaced and others are left alone.
+    Raises `ReleaseError` when the release is damaged, or when `folder` holds anything and `force` is False, and
+    `StudyError` when it cannot be written to; with `force`, files of the same names are replaced and others are left
+    alone.
     """
     plan = publish_plan(release)
-    if folder.exists() and not folder.is_dir():
-        raise ReleaseError(f"{folder} is a file; choose a folder.")
+    require_writable(folder)  # before a link to itself is followed
     if folder.resolve() == release.folder.resolve():
         raise ReleaseError(f"{folder} is the packaged release itself; choose another folder.")
     if folder.is_dir() and any(folder.iterdir()) and not force:

@@ -99,8 +99,11 @@ def load_sae(ref: str, device: str = "cpu", *, releases: Releases | None = None)
     with anything else in it is refused.
 
     Raises `ReleaseError` for an unknown release or id (near names are given), a folder without an SAE, a damaged file,
-    a training checkpoint, or an SAE that cannot be fetched.
+    a training checkpoint, or an SAE that cannot be fetched, and `ModelError` for a device that is not there.
     """
+    from sae_lens_med.models.opening import require_device
+
+    require_device(device)  # what fails for it is no fault of the SAE
     releases = releases or packaged_releases()
     known = releases.read()
     for separator in ("/", ":"):

@@ -71,6 +71,12 @@ def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_model("zzzz")
     with pytest.raises(ModelError, match="dtype must be one of float32, bfloat16, float16, got 'float'"):
         load_model("hari-q3", dtype="float")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match="model.safetensors' is a file; name the folder of a model"):
+        load_model(str(tmp_path / "model.safetensors"))
+    for name in (str(tmp_path / "misspelt"), "./models/mine", "../mine", "~nobody/mine", "models/mine/final"):
+        with pytest.raises(ModelError, match="^there is no folder .*, and no Hub id is written so; check the path"):
+            load_model(name)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="'nobody/nothing' could not be downloaded from the Hub; check the name"):

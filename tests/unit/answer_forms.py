@@ -444,7 +444,30 @@ CUT = [
     ("cut-last-line", "발열이 없다.\n\nB. 천", "truncated"),
 ]
 
-_KOREAN = LABELS + MARKDOWN + SENTENCES + BARE + REASONING + OPTION_TEXT + NONE
+# Where the walk of a stranger found another letter, or none.
+WALKED = [
+    ("arrow-correction", "정답: B → C", "C"),
+    ("arrow-correction-glyph", "정답은 B ➜ C입니다.", "C"),
+    ("typo", "정답은 B(오타, C가 맞음)", "C"),
+    ("typo-colon", "정답: B (typo: C)", "C"),
+    ("neither", "정답은 A도 B도 아니다.", "no_answer"),
+    ("neither-numbers", "정답은 1번도, 2번도 아닙니다.", "no_answer"),
+    ("neither-of-three", "정답은 A도 B도 C도 아니다.", "no_answer"),
+    ("cannot-be", "정답이 C일 리는 없다.", "no_answer"),
+    ("cannot-possibly-be", "정답이 C일 리 만무하다.", "no_answer"),
+    ("unlikely-then-likely", "A가 정답일 가능성은 낮고 C가 정답일 가능성이 높다.", "C"),
+    ("unlikely", "C가 정답일 가능성은 거의 없다.", "no_answer"),
+    ("option-word-right", "결론적으로 C번 보기가 맞습니다.", "C"),
+    ("option-word-chosen", "C 선택지를 고르겠습니다.", "C"),
+    ("arrow-glyph", "정답➜C", "C"),
+    ("what-remains", "A는 틀렸다. B도 틀렸다. 남은 것은 C다.", "C"),
+    ("best-fits", "Among the options, C best fits.", "C"),
+    ("fits-best", "C fits best with these findings.", "C"),
+    ("leaves", "Eliminating A and B leaves C.", "C"),
+    ("leaves-others", "The artery leaves A deep notch.", "no_answer"),
+    ("double-brackets", "[[C]]", "C"),
+]
+_KOREAN = WALKED + LABELS + MARKDOWN + SENTENCES + BARE + REASONING + OPTION_TEXT + NONE
 # name, text, options, whether it was cut, what is read
 FORMS = (
     [(name, text, LUNG, False, read) for name, text, read in _KOREAN]

@@ -215,9 +215,13 @@ def test_bytes_that_are_not_utf8_name_their_row(tmp_path: Path) -> None:
         ("a.csv", b'question,options,answer\nq,"[""x"",""y""]",1.5\n', "must be a whole number from 1 to 2 or a"),
         ("a.jsonl", b"{'id': 1}\n", r"row 1: not a JSON object \(Expecting property name"),
         ("a.jsonl", b"[" * 200_000, "row 1: not a JSON object"),
+        ("a.jsonl", b'[{"question": "q?"}]', "a.jsonl: the file is one JSON list; write one JSON object a line, as"),
+        ("a.jsonl", b'\n[\n{"question": "q?"},\n{}\n]\n', "a.jsonl: the file is one JSON list; write one JSON object"),
+        ("a.jsonl", b'{\n "question": "q?"\n}\n', "a.jsonl: the file is one JSON object over several lines; write"),
+        ("a.jsonl", b'[{"question": "q?"}]\n{}\n', "row 1: not a JSON object but a list"),
         ("a.jsonl.gz", b"no gzip", "not a complete gzip file"),
         ("a.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9], "not a complete gzip file"),
-        ("a.parquet", b"no parquet", "not a readable parquet file"),
+        ("a.parquet", b"no parquet", r"not a readable parquet file .*; write it again"),
         ("a.txt", b"x", r"a.txt: this file type is not supported; use a .jsonl, .csv, .tsv, .parquet or .xlsx file"),
         ("a.json", b"[]", r"a.json: this file type is not supported; write one JSON object a line, as .jsonl"),
         ("a.xls", b"", r"a.xls: this file type is not supported; save it as .xlsx or .csv"),
@@ -239,6 +243,10 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         load_items("smaple")
     with pytest.raises(DataError, match="sample: this source does not take split"):
         load_items("sample", "test")
+    with pytest.raises(
+        DataError, match="^explanations are by one of expert, model, .*, got 'exprt'; did you mean expert.$"
+    ):
+        load_items("sample", explanation_source="exprt")
     path = write(tmp_path / "a.jsonl", GEN | {"answer": 9})
     with pytest.raises(DataError, match="none of the 1 rows is usable; the first problem is: .*row 1: field 'answer'"):
         load_items(path, skip_bad_rows=True)

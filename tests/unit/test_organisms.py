@@ -28,7 +28,7 @@ from sae_lens_med.controls.organisms.rows import rows_of
 from sae_lens_med.controls.organisms.tables import DISEASES, LANGUAGES, SHOWN
 from sae_lens_med.data import load_items
 from sae_lens_med.data.leakage import mask_leakage
-from sae_lens_med.errors import ConfigError, ModelError
+from sae_lens_med.errors import ConfigError, ModelError, StudyError
 from sae_lens_med.models.organisms import organism_folder
 from sae_lens_med.prompts.templates import find_templates
 from sae_lens_med.records import McqItem
@@ -240,3 +240,16 @@ def test_notes_name_the_disease_of_the_findings_whatever_decides() -> None:
             text = texts._note(rng, parse(name), case)
             [(a, b)] = text.learned
             assert text.text[a:b].strip() == DISEASES[case.disease].name.ko
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_model_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object) -> None:
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr("sae_lens_med.models.bridge.load_model", opened)
+    for given, said in ((tmp_path, "is a folder; name a file"), (Path("/dev/null"), "is no regular file")):
+        found = CliRunner().invoke(app, ["organisms", "check", "ko-concepts-0", "-o", str(given)])
+        assert isinstance(found.exception, StudyError)
+        assert said in str(found.exception)

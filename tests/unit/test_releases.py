@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sae_lens_med.commands.releases import releases_app
-from sae_lens_med.errors import ReleaseError
+from sae_lens_med.errors import ModelError, ReleaseError, StudyError
 from sae_lens_med.runs.files import configs_dir
 from sae_lens_med.saes.listing import Releases, packaged_releases
 from sae_lens_med.saes.publish import export_release, package_release, publish_plan, verify_release
@@ -304,8 +304,22 @@ def test_export_is_the_release_and_overwrites_only_when_told(releases: Releases,
         (releases.weights / NAME, "is the packaged release itself"),
         (out / "mine.txt", "is a file"),
     ]:
-        with pytest.raises(ReleaseError, match=message):
+        with pytest.raises((ReleaseError, StudyError), match=message):
             export_release(releases.get(NAME), folder, force=True)
+
+
+def test_export_goes_to_no_link_that_leads_nowhere(releases: Releases, tmp_path: Path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("loop", "dangling", "loop/below"):
+        with pytest.raises(StudyError, match="is a link to nothing; choose a folder"):
+            export_release(releases.get(NAME), tmp_path / name)
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "", "cuda:99"])
+def test_a_device_that_is_not_there_is_no_fault_of_the_sae(releases: Releases, device: str):
+    with pytest.raises(ModelError, match=f"^the device '{device}' is not available here .*; use cpu, or cuda"):
+        load_sae(f"{NAME}/{IDS[0]}", device, releases=releases)
 
 
 def test_publishing_is_a_dry_run_by_default(releases: Releases, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ import yaml
 from sae_lens_med import distributed
 from sae_lens_med.errors import StudyError
 from sae_lens_med.runs.files import atomic_path, told_apart, write_json
-from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest, require_writable
+from sae_lens_med.runs.folder import Kind, RunFolder, read_manifest, require_writable, require_writable_file
 from sae_lens_med.runs.provenance import changes
 
 KIND = Kind(
@@ -150,6 +150,23 @@ def test_a_folder_that_is_not_ours(tmp_path: Path) -> None:
     below = file / "deep" / "er"
     with pytest.raises(StudyError, match=f"^{below} cannot be made: {file} is a file; choose a folder.$"):
         RunFolder(below, KIND, BEGIN)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("old", encoding="utf-8")
+    (tmp_path / "loop").symlink_to("loop")
+    for given in (tmp_path / "new.json", tmp_path / "old.json", tmp_path / "deep" / "new.json"):
+        require_writable_file(given)
+    for given, said in (
+        (tmp_path, "is a folder; name a file"),
+        (Path("/dev/null"), "is no regular file; name another file"),
+        (tmp_path / "loop", "is a link to nothing; name another file"),
+        (tmp_path / "old.json" / "below", "old.json is a file; choose a folder"),
+        (tmp_path / ("n" * 300), "has 300 bytes, more than the 255"),
+    ):
+        with pytest.raises(StudyError, match=said):
+            require_writable_file(given)
+    assert (tmp_path / "old.json").read_text(encoding="utf-8") == "old"
 
 
 def test_what_an_interrupted_run_may_leave_is_ours(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ _EN_WORD = r"(?i:(?:option|choice|the answer is|answer|it is|its) ?)?"
 # What says that the option before it was a mistake.
 _CORRECTION = (
     r"(?:(?:수정|정정|교정|변경|고침|번복|재수정)(?:됨|함|합니다|하면|하자면|하겠습니다|된 답|된 정답|답)?"
+    r"|오타|오기|실수"
     r"|죄송(?:합니다|해요)(?=[,.!])|아니(?:다|요|야|지|에요)?(?=[ ,.!])|아닙니다(?=[ ,.!])|잠깐(?:만요?)?"
-    r"|(?i:correction|corrected(?: to)?|edit(?:ed)?(?: to)?|revised(?: to)?|changed to|updated(?: to)?"
+    r"|(?i:correction|corrected(?: to)?|edit(?:ed)?(?: to)?|revised(?: to)?|changed to|typo|updated(?: to)?"
     r"|(?:oh |oops |uh |um )?(?:no|wait|sorry|oops|hmm?)(?=[ ]?[,.:;!–-])|no wait|wait no|i mean|i meant|or rather"
     r"|make that|scratch that|actually))"
 )
@@ -64,6 +65,12 @@ def _patterns(last: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str], str], 
                 rf"{away}(?:[을를]| ?(?:→|➡|⇒|->|=>)) ?"
                 rf"(?=\(?{bare}번?\)?번?(?:로|으로) ?(?:{_MINDS}))",
                 "",
+            ),
+            # 정답: B → C, and nothing after it: three are a sequence
+            (
+                "→|➡|⇒|->|=>",
+                rf"((?:정답|답|(?i:\banswer))(?:은|는| is)? ?[:=]? ?){away} ?(?:→|➡|⇒|->|=>) ?(?={stays})",
+                r"\1",
             ),
             # B라고 생각할 수 있으나 실제로는 C
             (r"으나|지만|는데|나", rf"{several}{_SUPPOSED},? {ko}", ""),

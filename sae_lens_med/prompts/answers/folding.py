@@ -32,7 +32,8 @@ def _circled() -> dict[int, str]:
 
 _REMOVED = "\"'“”‘’„«»`*_$\u00ad\u200b\u200c\u200d\u2060\ufeff\ufe0f" + "".join(map(chr, range(0xE000, 0xE100)))
 _BEFORE_NFKC = _circled() | dict.fromkeys(map(ord, _REMOVED))
-_BRACKETS = str.maketrans("[]{}【】「」『』《》〈〉〔〕", "()" * 8)
+_BRACKETS = str.maketrans("[]{}【】「」『』《》〈〉〔〕", "()" * 8) | dict.fromkeys(map(ord, "➔➙➛➜➝➞⟶⟹↦"), "→")
+_DOUBLE = re.compile(r"\(\(([^()\n]{1,300})\)\)")
 _MARKUP = (
     (re.compile(r"~~[^~\n]{1,300}~~|<(del|s|strike)>[^<\n]{0,300}</\1>", re.IGNORECASE), ""),  # struck out
     (re.compile(r"([0-9])\u20e3"), r"(\1)"),  # keycaps
@@ -80,7 +81,7 @@ def fold(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_BEFORE_NFKC)).translate(_BEFORE_NFKC)
     for pattern, plain in _MARKUP:
         text = pattern.sub(plain, text)
-    text = text.translate(_BRACKETS)
+    text = _DOUBLE.sub(r"(\1)", text.translate(_BRACKETS))
     for _ in range(2):  # fonts within fonts
         text = _LATEX_FONT.sub(r"\1", text)
     for pattern, plain in (*_SPACE, (_LINE_START, ""), *_SPACE[1:]):

@@ -19,8 +19,12 @@ _SLOT, _PROSE = "<slot>", "<prose>"  # in the rules: a target in an answer slot,
 _NOT_CLAIMED = (
     r"(?!번?\)?(?:이|가|은|는|도)? ?(?:바로 )?(?:정답|답)?(?:이|은|일|인)? ?"
     r"(?:아니|아닙|아님|아닌|아닐|않|없|라면|까(?![가-힣])|것 같지만|것처럼|처럼|수(?:는|가|도)? ?[없있]"
-    r"|(?:이다|[가지])?\?|되지|될 (?:수|리)|되기 (?:어|힘)|되려면|된다면|되었다면|리(?:가)? ?없|에서 ?(?:제외|빠)"
-    r"|맞(?:나요?|는지|을까|습니까|는가)))"
+    r"|(?:이다|[가지])?\?|되지|될 (?:수|리)|되기 (?:어|힘)|되려면|된다면|되었다면"
+    r"|리(?:가|는|도)? ?(?:없|만무)|에서 ?(?:제외|빠)"
+    r"|맞(?:나요?|는지|을까|습니까|는가)"
+    r"|가능성(?:은|이|도)? ?(?:매우|아주|거의|극히|더)? ?(?:낮|없|희박|적)))"
+    # A도 B도 아니다
+    rf"(?!번?\)?도,? ?(?:\(?(?:{MARK}|[A-Z]|[1-9]\d?)번?\)?도,? ?){{1,8}}(?:아니|아닙|아님|아닌))"
     r"(?!번?\)?(?:인지|인가요?|일지)(?![가-힣]))"
     r"(?!번?\)?(?:[을를]? ?(?:제외|빼고)| (?:이외|외)(?:에|의)?(?![가-힣])| ?(?:\((?i:x)\)|[❌✗✘×~])))"
     r"(?!번?\)?이?라는 ?(?:주장|생각|의견|견해|답변?)(?:은|는|이|가)? ?(?:틀|잘못|옳지|맞지|오답))"
@@ -59,6 +63,7 @@ _KO_FILLER = (
     r"|다음과 같(?:습니다|다|이)[.:]?"
     rf"|option|(?:{MARK}|[A-Z]|\d)번?[이가] 아니[라고],?)[ \n]{{0,2}}){{0,3}}"
 )
+_KO_OPTION = "(?: ?(?:보기|선택지|선지|옵션))?"
 _EN_SAID = ("nt think", "nt believe", "not think", "not believe", "wrong to say", "one would say", "students think")
 """What others say, or nobody does; apostrophes are folded away."""
 _EN_NOT_SAID = "".join(f"(?<!{said} {the})" for said in _EN_SAID for the in ("", "the ", "that the "))
@@ -92,7 +97,7 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # B가 정답입니다 / B 선택지가 답이다
     (
         "explicit",
-        rf"{_SLOT}(?:(?: ?(?:보기|선택지|선지|옵션))?[이가은는만도]| (?:모두|둘 다)) ?(?:바로 )?(?:최종 )?"
+        rf"{_SLOT}(?:{_KO_OPTION}[이가은는만도]| (?:모두|둘 다)) ?(?:바로 )?(?:최종 )?"
         r"(?:정답|답(?=[이입임.]|$|\n))",
     ),
     # B 정답입니다
@@ -152,7 +157,7 @@ _RULES: tuple[tuple[Strength, str], ...] = (
     # 가장 적절한 것은 B / 옳지 않은 것은 C입니다
     (
         "opinion",
-        r"(?:가장|제일|옳은|옳지 않은|틀린|잘못된|적절한|적절하지 않은|맞는|해당하는|해당하지 않는)[^.\n:]{0,40}?"
+        r"(?:가장|제일|남은|옳은|옳지 않은|틀린|잘못된|적절한|적절하지 않은|맞는|해당하는|해당하지 않는)[^.\n:]{0,40}?"
         rf"(?:은|는|:) ?{_KO_FILLER}{_PROSE}{_KO_END}",
     ),
     # the most likely diagnosis is B
@@ -161,10 +166,11 @@ _RULES: tuple[tuple[Strength, str], ...] = (
         r"(?i:\bmost (?:likely|appropriate|suitable|probable|consistent|common)\b[^.\n:]{0,60}?(?:\bis\b|\bbe\b|:) ?"
         rf"{_EN_FILLER}){_PROSE}{_EN_END}",
     ),
-    # B가 가장 적절합니다 / B가 맞습니다
+    # B가 가장 적절합니다 / B번 보기가 맞습니다
     (
         "opinion",
-        rf"{_PROSE}[이가만] ?(?:가장|제일|더)? ?(?:적절|적합|맞|옳|올바|알맞|타당|정확|합당|합리){_NOT_TAKEN_BACK}",
+        rf"{_PROSE}{_KO_OPTION}[이가만] ?(?:가장|제일|더)? ?"
+        rf"(?:적절|적합|맞|옳|올바|알맞|타당|정확|합당|합리){_NOT_TAKEN_BACK}",
     ),
     # B is correct / E seems best
     (
@@ -173,10 +179,19 @@ _RULES: tuple[tuple[Strength, str], ...] = (
         r"(?:(?:therefore|thus|clearly|probably|likely|the|most|also) ){0,3}(?:correct|right|best|appropriate)\b"
         rf"{_NOT_TAKEN_BACK}",
     ),
+    # B best fits / B fits best
+    (
+        "opinion",
+        rf"{_PROSE} (?:best (?:fits|matches|explains|describes)|(?:fits|matches) (?:best|most closely))\b"
+        rf"{_NOT_TAKEN_BACK}",
+    ),
+    # this leaves B
+    ("opinion", rf"(?i:\bleav(?:es|ing) (?:us with |only |just )?{_EN_FILLER}){_PROSE}{_EN_END}"),
     # B를 선택합니다 / B로 하겠습니다 / B라고 생각한다
     (
         "opinion",
-        rf"{_PROSE}(?:(?:을|를|로|으로) ?(?:(?:정답|답)(?:으로)? ?)?(?:선택|고르|고릅|골라|골랐|고른|택하|택합|택했"
+        rf"{_PROSE}{_KO_OPTION}"
+        r"(?:(?:을|를|로|으로) ?(?:(?:정답|답)(?:으로)? ?)?(?:선택|고르|고릅|골라|골랐|고른|택하|택합|택했"
         r"|결정|판단|결론|하겠|하죠|할게|정하|정합|정했|답하|답합|답변|찍|가겠|갈게|갈래|할래|합니다|제출|제시합|확정합|확정하|갑니다|봅니다|보겠|보입니다|생각(?:합|한|됩|된|하겠))"
         r"|이?라고 ?(?:생각|판단|봅니다|본다|보겠|답하|답변|확신|추정)"
         r"|(?:일|인) ?것(?:으로|이라고)? ?(?:같|생각|판단|보입|보인|입니다|이다)"
