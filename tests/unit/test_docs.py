@@ -232,7 +232,7 @@ def _numbers(text: str) -> Counter[str]:
 @pytest.mark.parametrize("name", READMES)
 def test_the_findings_are_numbers_of_the_results(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    findings = re.search(r"^## (?:What was found so far|지금까지 알아낸 것)\n(.*?)^!\[", text, re.MULTILINE | re.DOTALL)
+    findings = re.search(r"^## (?:What was found so far|지금까지 알아낸 것)\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert findings
     results = _numbers((ROOT / "benchmarks/README.md").read_text(encoding="utf-8"))
     found = _numbers(findings[1])
