@@ -102,7 +102,10 @@ def twins() -> str:
     values = read("twins.json")
 
     def of(each: dict[str, Any] | None) -> plots.ForestRow | None:
-        return None if each is None else plots.ForestRow(**each | {"null_interval": tuple(each["null_interval"])})
+        if each is None:
+            return None
+        low, high = each.pop("null_interval")
+        return plots.ForestRow(**each, null_interval=(low, high))
 
     rows = [plots.PairRow(row["label"], of(row["first"]), of(row["second"]), row["heading"]) for row in values["rows"]]
     names = (values["names"][0], values["names"][1])

@@ -186,5 +186,5 @@ if __name__ == "__main__":
     if os.environ["RANK"] == "0":
         for n in (1, 3):
             shutil.copytree(where / "run-stopped", where / f"run-resumed-{n}")
-    vars(distributed)["_number"] = itertools.count(100)  # the third has not counted the first job's blocks
+    distributed.__dict__["_number"] = itertools.count(100)  # the third has not counted the first job's blocks
     three(where, model)
