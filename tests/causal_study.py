@@ -72,7 +72,7 @@ def real_study() -> RealStudy:
 
 
 @cache
-def studies(n: int = 3) -> list[StandIns]:
+def studies(n: int = 5) -> list[StandIns]:
     """`n` choices of stand-ins for the aligned features."""
     study = real_study()
     return [stand_ins(study.drive, study.own, SIZES, DRAWS, np.random.default_rng(seed)) for seed in range(n)]

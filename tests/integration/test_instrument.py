@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from sae_lens_med import load_model, load_sae
+from sae_lens_med.languages import number
 from sae_lens_med.metrics.inputs import ModelSide
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import MetricValue
 from sae_lens_med.study.measured import AlignmentFolder
 from sae_lens_med.study.twins import FOLDER, PAGES, TWINS, run_twins, write_twins
 
-SETTINGS = MetricSettings(causal_sets=39)
+N = 100
+"""With fewer questions too few of them name one place for a feature to stand for it, and #9 has nothing to compare."""
+SETTINGS = MetricSettings(causal_items=N, causal_sets=19)
 
 
 def open_side(name: str) -> ModelSide:
@@ -27,7 +30,7 @@ def open_side(name: str) -> ModelSide:
 def folder(tmp_path_factory) -> Path:
     """What the demo makes, of fewer questions."""
     made = tmp_path_factory.mktemp("demo")
-    run_twins(made, open_side, n_items=60, settings=SETTINGS)
+    run_twins(made, open_side, n_items=N, settings=SETTINGS)
     write_twins(made)
     return made
 
@@ -64,13 +67,13 @@ def test_the_twin_that_answers_by_the_findings_looks_where_the_expert_looks_and_
 
 def test_shared_features_keep_up_the_answer_of_one_twin_only(twins) -> None:
     by_findings, by_place = (twin["sufficiency"] for twin in twins)
-    assert by_findings.p == 1 / 40 and by_findings.value > 0.3
+    assert by_findings.p == 1 / 20 and by_findings.value > 0.3
     assert by_place.p is not None and by_place.p > 0.5 and by_place.value < by_findings.value / 2
 
 
 def test_without_shared_features_one_twin_only_is_less_sure_of_its_answer(twins) -> None:
     by_findings, by_place = (twin["comprehensiveness"] for twin in twins)
-    assert by_findings.p == 1 / 40 and by_findings.value > 0.05
+    assert by_findings.p == 1 / 20 and by_findings.value > 0.05
     assert by_place.p is not None and by_place.p > 0.1 and by_place.value < 0.02
 
 
@@ -89,18 +92,19 @@ def test_reasoning_is_called_shared_in_one_twin_only(twins) -> None:
 def test_the_page_has_both_twins_numbers(folder: Path, twins) -> None:
     by_findings, by_place = (twin["comprehensiveness"] for twin in twins)
     said = (folder / "twins.md").read_text(encoding="utf-8")
-    assert f"| **{by_findings.value:.4f}** | {by_findings.null_mean:.4f} | {by_place.value:.4f} |" in said
+    numbers = (by_findings.value, by_findings.null_mean, by_place.value, by_place.null_mean)
+    assert f"7 Comprehensiveness | {' | '.join(map(number, numbers))} |" in said
     assert "| Accuracy | **1.0000** | 0.2500 | **1.0000** | 0.2500 |" in said
     both = [f"{twin['verdict_shared_reasoning'].extra['both_q_rejects']:.0f}" for twin in twins]
     assert f"both at once | {' | '.join(both)} |" in said
     page = (folder / "twins.ko.html").read_text(encoding="utf-8")
-    assert "소견으로 답함" in page and page.count("<svg") == 1 and f"{by_place.value:.4f}" in page
+    assert "소견으로 답함" in page and page.count("<svg") == 1 and number(by_place.value) in page
 
 
 def test_what_is_measured_is_kept(folder: Path) -> None:
     before = {path: path.read_bytes() for path in (folder / FOLDER).rglob("*.json")}
     told: list[tuple[str, str]] = []
-    run_twins(folder, open_side, n_items=60, settings=SETTINGS, on_stage=lambda name, what: told.append((name, what)))
+    run_twins(folder, open_side, n_items=N, settings=SETTINGS, on_stage=lambda name, what: told.append((name, what)))
     assert {what for _, what in told} == {"skip"} and len(told) == 2 * (5 + 7)
     write_twins(folder)
     assert all(json.loads(path.read_bytes()) == json.loads(own) for path, own in before.items())

@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 def test_sets_of_real_cases_are_as_strong_at_every_size_and_mostly_other_features() -> None:
-    study, drawn = real_study(), studies()[0]
+    study, drawn = real_study(), studies(2)[0]
     n = len(study.own)
     own = np.array([drawn.own_drive(i, SIZES) for i in range(n)])
     random = np.array([drawn.drawn_drive(i, SIZES) for i in range(n)])
@@ -54,7 +54,7 @@ def test_features_recur_over_the_items_of_a_draw_as_the_own_ones_do() -> None:
     own, drawn = (
         [profile(list(study.own), by_drive) for by_drive in (False, True)],
         [
-            np.stack([profile([s[d] for s in each.sets], by_drive) for each in studies() for d in range(15)])
+            np.stack([profile([s[d] for s in each.sets], by_drive) for each in studies(2) for d in range(15)])
             for by_drive in (False, True)
         ],
     )
