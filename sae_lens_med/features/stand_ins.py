@@ -8,9 +8,11 @@ T_i. A number measured on the own features is compared with the same number on e
 - **drive is matched**, at every place, hence at every size, and so is how common features are: a place takes features
   whose drive is within a factor of `CALIPER` of its own's, with odds
 
-      exp(-d² / (2 SPREAD²) + theta · (a_g / a_f - 1, d)),    d = ln(items with g) - ln(items with f),
+      exp(-d² / (2 SPREAD²) + theta · (a_g / a_f - aim, d)),    d = ln(items with g) - ln(items with f),
 
-  theta such that the expected drive and the expected d are the own's (exponential tilting);
+  theta such that the expected drive is `aim` times the own's and the expected d 0 (exponential tilting). The aim is 1
+  but for what is lost because a set has no feature twice: later places find the strong ones taken. For the places
+  between two sizes it is set so that in trial draws the drawn drive is the own's over the study;
 - **own features may be drawn**, for themselves or for one another: barred from the draws, what is drawn would come from
   what the own features left over. Where nothing else is as strong, a place stands for itself and adds no contrast;
 - **features recur as the own ones do**: a feature may move every answer by the same amount, so that what counts is how
@@ -46,6 +48,8 @@ SPREAD = 1.0
 _TRIED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Values of rho between which it is interpolated."""
 _TRIAL_DRAWS = 12
+_AIMED, _AIM_DRAWS = 2, 40
+"""How often the aims are set, and trial draws each time."""
 _STEPS, _LONGEST = 15, 4.0
 """Of Newton's method, and the longest step along one axis."""
 
@@ -99,12 +103,15 @@ class Places:
         return found
 
 
-def places(own: IntArray, candidates: IntArray, drive: FloatArray, common: FloatArray) -> Places | None:
+def places(
+    own: IntArray, candidates: IntArray, drive: FloatArray, common: FloatArray, aim: FloatArray | None = None
+) -> Places | None:
     """Pools of the places of `own` (`[k]`, features) among `candidates` (`[c]`), with the odds of the module's text.
 
     Args:
         drive: `[d_sae]`, of this item; positive for all of both.
         common: `[d_sae]`, how many items of the study have each feature, >= 1 for all of both.
+        aim: `[k]`, expected drive over the own's; None: 1.
 
     None where a place has no candidate within the caliper, or there are fewer candidates than places.
     """
@@ -114,7 +121,8 @@ def places(own: IntArray, candidates: IntArray, drive: FloatArray, common: Float
         return None
     apart = np.log(common[candidates])[None] - np.log(common[own])[:, None]
     base = np.where(inside, -0.5 * (apart / SPREAD) ** 2, -np.inf)
-    told = np.stack([np.where(inside, np.expm1(delta), 0.0), np.where(inside, apart, 0.0)], axis=-1)
+    above = np.expm1(delta) - (0.0 if aim is None else aim[:, None] - 1)
+    told = np.stack([np.where(inside, above, 0.0), np.where(inside, apart, 0.0)], axis=-1)
     return Places(candidates, base + (told @ _tilt(base, told)[..., None])[..., 0], np.abs(delta))
 
 
@@ -184,18 +192,12 @@ def stand_ins(
     if draws < 1:
         raise ConfigError(f"stand-ins need at least one draw, got {draws}.")
     common = np.maximum(np.bincount(drive.indices, minlength=n_columns(drive)), 1).astype(np.float64)
-    pools: list[Places | None] = []
-    for i, features in enumerate(own):
-        row = _row(drive, i)
-        if not (row[features] > 0).all():
-            silent = features[row[features] <= 0].tolist()
-            raise DataError(f"features {silent} do not fire in item number {i}, so that nothing can stand for them.")
-        active = drive.indices[drive.indptr[i] : drive.indptr[i + 1]].astype(np.int64)
-        pools.append(places(features, active, row, common) if len(features) else None)
+    most = max((len(features) for features in own), default=0)
+    pools = _pools(drive, own, common, np.ones(most))
     used = np.unique(np.concatenate([np.zeros(0, np.int64), *(p.candidates for p in pools if p is not None)]))
     column = np.full(n_columns(drive), -1, dtype=np.int64)
     column[used] = np.arange(len(used))
-    weights = places_of(sizes, max((len(features) for features in own), default=0))
+    weights = places_of(sizes, most)
     trial = np.random.default_rng(rng.integers(2**63))
     tried = [_draw(pools, column, rho, _TRIAL_DRAWS, trial) for rho in _TRIED]
     rho = 0.0
@@ -203,7 +205,42 @@ def stand_ins(
         target = _met([features[None] for features in own], weights, by)
         met = [_met(sets, weights, by) for sets in tried]
         rho = max(rho, float(np.interp(target, np.maximum.accumulate(met), _TRIED)))
+    aims = np.ones(most)
+    for _ in range(_AIMED):
+        drawn = _draw(pools, column, rho, _AIM_DRAWS, trial)
+        # A set answers to a higher aim by about twice as much: strong features are taken that later places had.
+        aims *= np.sqrt(_lost(drawn, own, drive, sizes, most))
+        pools = _pools(drive, own, common, aims)
     return StandIns(tuple(own), tuple(_draw(pools, column, rho, draws, rng)), drive, rho)
+
+
+def _pools(
+    drive: sparse.csr_array, own: Sequence[IntArray], common: FloatArray, aims: FloatArray
+) -> list[Places | None]:
+    """The places of every item; None for one without own features. `aims` `[most places]`."""
+    pools: list[Places | None] = []
+    for i, features in enumerate(own):
+        row = _row(drive, i)
+        if not (row[features] > 0).all():
+            silent = features[row[features] <= 0].tolist()
+            raise DataError(f"features {silent} do not fire in item number {i}, so that nothing can stand for them.")
+        active = drive.indices[drive.indptr[i] : drive.indptr[i + 1]].astype(np.int64)
+        pools.append(places(features, active, row, common, aims[: len(features)]) if len(features) else None)
+    return pools
+
+
+def _lost(
+    sets: Sequence[IntArray], own: Sequence[IntArray], drive: sparse.csr_array, sizes: Sequence[int], most: int
+) -> FloatArray:
+    """`[most]`, for each place: own drive over the drive of `sets` (`[D, k]` per item), of the places that become part
+    of a set at the same one of `sizes`."""
+    mine, drawn = np.zeros(most), np.zeros(most)
+    for i, (features, each) in enumerate(zip(own, sets, strict=True)):
+        row = _row(drive, i)
+        mine[: len(features)] += row[features]
+        drawn[: len(features)] += row[each].mean(axis=0)
+    part = np.searchsorted(np.asarray(sizes), np.arange(most), side="right")
+    return (np.bincount(part, mine) / np.maximum(np.bincount(part, drawn), 1e-300))[part]
 
 
 def _draw(

@@ -1,10 +1,8 @@
 """The causal nulls under the null: the product's own sets of real features, effects that have nothing to do with them.
 
 500 studies for each way in which effects come about (`tests.causal_study`); the share of p at or below 0.05 must lie in
-the binomial 99 % band. Of #7 and #8 it is 0.02 to 0.03 where effects belong to features, so that only the upper end is
-held there, and up to 0.076 where they grow with the drive: sets of 80 are matched in drive to a hundredth or two, which
-is a little liberal. There 0.09 is let pass; counting shared features alone, and not their drive, gives 0.106. The nulls
-that were here before are tested beside them and fail: the tests can.
+the binomial 99 % band. Where effects belong to features, #7 and #8 are a little cautious (0.03), so that only the upper
+end is held there. The nulls that were here before are tested beside them and fail: the tests can.
 """
 
 from functools import cache
@@ -76,8 +74,7 @@ def _ablation_p(kind: str) -> Array:
 def test_aligned_features_without_effect_are_found_to_matter_in_one_study_of_twenty(kind: str) -> None:
     rejected = (_ablation_p(kind) <= 0.05).mean(axis=0)
     least = 0.01 if kind == "feature" else LOW
-    most = 0.09 if kind.startswith("growing") else HIGH
-    assert ((rejected >= least) & (rejected <= most)).all(), rejected
+    assert ((rejected >= least) & (rejected <= HIGH)).all(), rejected
 
 
 @pytest.mark.parametrize(("kind", "least"), [("feature", 0.12), ("growing_feature", 0.2)])
@@ -134,7 +131,7 @@ class Choice:
 
     def test(self, kind: str, rng: np.random.Generator, planted: int = 0) -> FeatureTests:
         moved = effects(kind, rng)[self.at]
-        moved = np.where(np.isin(self.feature, self.features[:planted]), 12 * np.abs(moved) + 2, moved)
+        moved = np.where(np.isin(self.feature, self.features[:planted]), 8 * np.abs(moved) + 1, moved)
         found = Effects(*self.names, np.abs(moved), moved, np.zeros((len(moved), 0)))
         return causal_tests(found, np.asarray(real_study().drive.data[self.at], np.float64), self.features)
 
@@ -178,11 +175,14 @@ def test_after_correction_hardly_a_feature_is_called_causal(kind: str) -> None:
 
 
 def test_features_that_move_the_answer_more_than_others_do_are_found() -> None:
+    p, ratio = [], []
     for seed in range(5):
         tests = _tested()[seed].test("mixed", np.random.default_rng(seed), planted=10)
-        p = tests.p[:10][np.isfinite(tests.p[:10])]
-        assert len(p) >= 6 and (p <= 0.05).mean() >= 0.9
-        assert (tests.ratio[:10][np.isfinite(tests.ratio[:10])] > 2).all()
+        tested = np.isfinite(tests.p[:10])
+        assert tested.sum() >= 6
+        p += tests.p[:10][tested].tolist()
+        ratio += tests.ratio[:10][tested].tolist()
+    assert np.mean(np.array(p) <= 0.05) > 0.9 and np.mean(np.array(ratio) > 2) > 0.9
 
 
 def test_a_feature_that_stands_against_itself_is_no_null() -> None:
