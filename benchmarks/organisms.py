@@ -35,16 +35,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import reporting
 from reporting import say, tell
+
+if TYPE_CHECKING:
+    from sae_lens_med.controls.organisms.cases import Kind
 
 FAMILIES = ("concepts", "shortcut", "mixture25", "mixture50", "mixture75", "shortcut-honest", "shortcut-length")
 SEEDS = {"concepts": 10, "shortcut": 10}
 """Seeds of a family; of the others `OTHER_SEEDS`."""
 OTHER_SEEDS = 3
-KINDS = ("natural", "conflict")
+KINDS: "tuple[Kind, ...]" = ("natural", "conflict")
 ALTERED = ("shuffled_decoder", "random_model")
 READ_OUT = ("retrieval", "difference")
 CAUSAL = ("plausibility", "comprehensiveness", "sufficiency", "causal-agreement", "verdicts", "reasoning")
@@ -58,7 +61,7 @@ class Job:
     """One measurement."""
 
     organism: str
-    kind: str
+    kind: "Kind"
     altered: str
     items: int
     sets: int
@@ -200,7 +203,7 @@ def _measured(job: Job, folder: Path) -> dict[str, Any]:
 
     model, sae = load_model(f"organism/{job.organism}"), load_sae(f"organism/{job.organism}")
     language = job.organism.split("-", 1)[0]
-    items = tuple(exam(language, job.kind, job.items, seed=EXAM_SEED + job.seed))  # type: ignore[arg-type]
+    items = tuple(exam(language, job.kind, job.items, seed=EXAM_SEED + job.seed))
     features = load_features(collect(model, sae, items, output=folder / "own", progress=False))
     if job.altered:
         rates = firing_rates(features)

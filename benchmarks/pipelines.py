@@ -83,7 +83,8 @@ class Clock:
         try:
             yield
         finally:
-            SAETrainer.step, ActivationsStore.get_activations = original_step, original_acts  # type: ignore[method-assign]
+            SAETrainer.step = original_step  # type: ignore[method-assign]  # as it was
+            ActivationsStore.get_activations = original_acts  # type: ignore[method-assign]  # as it was
 
     def report(self, batch: int, whole: float, model_seconds: float, model_tokens: int) -> dict[str, Any]:
         """Seconds and tokens per second of a pipeline that took `whole` seconds, of which the model's calls took some.

@@ -129,7 +129,7 @@ def flushed(status: int) -> int:
             _tell(f"error: nothing can be written to stdout ({_of_the_system(error)[1]}).")
         # Python flushes once more when it ends.
         with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]  # there is one
         return status or 1
     return status
 

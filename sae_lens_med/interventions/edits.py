@@ -335,7 +335,7 @@ class AboveHook:
     def _given(self, rows: torch.Tensor) -> Iterator[None]:
         """The activation at the hook is `rows`; layers below do not run."""
         if not self._below:
-            with self._hooked(lambda activation, hook: rows.view_as(activation)):  # noqa: ARG005
+            with self._hooked(lambda activation, hook: rows.view_as(activation)):  # noqa: ARG005 - their names
                 yield
             return
 
