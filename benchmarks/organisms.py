@@ -87,7 +87,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started below: the models are small
     pool = ProcessPoolExecutor(options.threads, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
     with pool:
-        for _ in every(pool, trained, names):
+        for _ in every(pool, trained, [name for name in names if not is_there(name)]):
             pass
         jobs = [job for name in names for job in jobs_of(name, options.items, options.sets)]
         jobs.sort(key=lambda job: (job.altered, KINDS.index(job.kind)))  # what matters most first
@@ -146,6 +146,19 @@ def every(pool: ProcessPoolExecutor, work: Any, given: Sequence[Any]) -> Iterato
         yield row
 
 
+def is_there(name: str) -> bool:
+    """Whether an organism is trained, with its SAE, and checked."""
+    from sae_lens_med.models.organisms import SAE_FOLDER, organism_folders, own_dir
+
+    folder = organism_folders().get(name)
+    return folder is not None and (folder / SAE_FOLDER / "cfg.json").is_file() and checked(own_dir(), name).is_file()
+
+
+def checked(own: Path, name: str) -> Path:
+    """Where the report of `organisms check` on an organism is kept."""
+    return own / "checks" / f"{name}.json"
+
+
 # --- what the processes do ------------------------------------------------------------------------------------------
 
 
@@ -166,7 +179,7 @@ def trained(name: str) -> dict[str, Any]:
         train(design, folder)
     if not is_file(folder / SAE_FOLDER / "cfg.json"):
         train_sae(design, folder)
-    kept = own_dir() / "checks" / f"{name}.json"
+    kept = checked(own_dir(), name)
     if not is_file(kept):
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, check(load_model(f"organism/{name}"), design).to_dict())
@@ -232,7 +245,7 @@ def _measured(job: Job, folder: Path) -> dict[str, Any]:
     verdict = next((value for value in values if value.name == "alignment/verdict_shared_reasoning"), None)
     if verdict is not None:
         claims[verdict.name] = verdict.extra["both_q_rejects"] > 0
-    check = own_dir() / "checks" / f"{job.organism}.json"
+    check = checked(own_dir(), job.organism)
     return {
         "claims": claims,
         "values": {

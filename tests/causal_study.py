@@ -26,10 +26,11 @@ from scipy import sparse
 
 from sae_lens_med.features.stand_ins import StandIns, stand_ins
 from sae_lens_med.features.vectors import n_columns
+from sae_lens_med.metrics.settings import MetricSettings
 
 Array = np.ndarray
 
-SIZES = (1, 5, 20, 80)
+SIZES = MetricSettings().causal_sizes
 DRAWS = 199
 KINDS = ("independent", "feature", "mixed", "growing", "growing_feature")
 FILE = Path(__file__).parent / "fixtures" / "casimedicos_drives.safetensors"

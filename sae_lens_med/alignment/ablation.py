@@ -8,6 +8,9 @@ features that stand for them over the whole study (`features.stand_ins`; the fir
     only T_K, only R_d               K the largest size: sufficiency
     no feature                       the empty end of normalised faithfulness, and of the span (`span_gate`)
 
+An answer that rests on many features, each of which says what the others say, does not move before most of them are
+gone: model organisms that answer by their 150 aligned features lose nothing at 20 of them. So the sizes go up to 80.
+
 The error term stays in all of them. Passes of the layers above the hook per item: at most `2 + K' + D (K' + 1)` with K'
 sizes, and fewer where sets repeat.
 
@@ -39,9 +42,6 @@ if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import HookedText
 
 
-SIZES = (1, 5, 20, 80)
-"""An answer that rests on many features at once, each of which says what the others say, does not move before most of
-them are gone: at 20 of some 150 aligned features, model organisms that answer by them lose nothing."""
 RATIOS = (0.8, 1.25)
 """Summed activation of the aligned features over that of their stand-ins, between which an effect is compared."""
 LEAST_FRESH = 0.2
@@ -57,9 +57,9 @@ MATCHED_NULL = (
 class AblationSettings:
     """What is removed, and how many draws stand beside it."""
 
-    sizes: tuple[int, ...] = SIZES
+    sizes: tuple[int, ...]
     """Numbers of features, ascending; an item with fewer aligned features gives what it has."""
-    sets: int = 199
+    sets: int
     """D, draws: the least p is 1 / (D + 1)."""
     keep: bool = True
     """Whether sets are also kept alone (#8)."""

@@ -25,7 +25,15 @@ from sae_lens_med.controls.organisms.cases import (
 )
 from sae_lens_med.controls.organisms.designs import Design, parse
 from sae_lens_med.controls.organisms.rows import rows_of
-from sae_lens_med.controls.organisms.tables import DISEASES, LANGUAGES, SHOWN
+from sae_lens_med.controls.organisms.tables import (
+    DIRECTIONS,
+    DISEASES,
+    DISTRACTORS,
+    LANGUAGES,
+    MEASURES,
+    SHOWN,
+    Disease,
+)
 from sae_lens_med.data import load_items
 from sae_lens_med.data.leakage import mask_leakage
 from sae_lens_med.errors import ConfigError, ModelError, StudyError
@@ -53,8 +61,6 @@ def drug(language: str, option: str) -> str:
 
 
 def spoken(disease: object, language: str) -> set[str]:
-    from sae_lens_med.controls.organisms.tables import DIRECTIONS, MEASURES, Disease
-
     assert isinstance(disease, Disease)
     return {f"{MEASURES[m].of(language)} {DIRECTIONS[sign].of(language)}" for m, sign in disease.findings}
 
@@ -165,7 +171,9 @@ def test_concepts_are_found_in_questions_and_explanations(language: str) -> None
         asked = {mention.concept_id for mention in matcher.find(item.question)}
         assert {DISEASES[case.disease].name.en, DISEASES[case.disease].drug.en} <= named
         assert len(named & asked) == SHOWN  # the findings
-        assert DISEASES[case.place].place.en in asked - named
+        measure, sign = case.distractor
+        says_nothing = f"{DISTRACTORS[measure].en} {DIRECTIONS[sign].en}"
+        assert asked - named == {DISEASES[case.place].place.en, says_nothing}
 
 
 def test_rows_lose_nothing() -> None:
