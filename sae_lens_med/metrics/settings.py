@@ -40,6 +40,8 @@ class MetricSettings:
             numbers = value if isinstance(value, tuple) else (value,)
             if not numbers or min(numbers) < 1:
                 raise ConfigError(f"the setting {each.name!r} needs whole numbers above 0, got {value}.")
+        if list(self.causal_sizes) != sorted(set(self.causal_sizes)):
+            raise ConfigError(f"the setting 'causal_sizes' needs ascending numbers, got {self.causal_sizes}.")
 
 
 def meanings() -> dict[str, tuple[Any, str]]:

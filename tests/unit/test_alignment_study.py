@@ -315,6 +315,9 @@ def test_settings_of_metrics_are_read() -> None:
     for settings in wrongly:
         with pytest.raises(ConfigError, match=f"setting '{next(iter(settings))}' needs whole numbers above 0"):
             MetricSettings(**settings)
+    for sizes in ("5+1", "5+5"):
+        with pytest.raises(ConfigError, match="'causal_sizes' needs ascending numbers"):
+            read_settings([f"causal_sizes={sizes}"])
 
 
 FREE = Limits(model_written=False, illustrative=False)
