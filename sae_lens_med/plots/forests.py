@@ -73,12 +73,7 @@ def forest(rows: Sequence[ForestRow], ax: "Axes | None" = None, *, language: Lan
             ax.plot([row.distance(row.value)], [y + 0.1], "o", clip_on=False, label="value", **style)
         low, high = min(ends), max(ends)
         if max(-low, high) > LINEAR_TO:
-            ax.set_xscale("symlog", linthresh=LINEAR_WITHIN, linscale=1.5)
-            steps = [s for s in (-100, -30, -10, -2, 0, 2, 10, 30, 100, 300, 1000) if 1.4 * low <= s <= 1.4 * high]
-            ax.set_xticks(steps)
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.minorticks_off()
-            ax.set_xlim(1.25 * low, 1.25 * high)
+            reach_far(ax, low, high)
         else:
             room = 0.04 * (high - low)
             ax.set_xlim(low - room, high + room)
@@ -87,6 +82,16 @@ def forest(rows: Sequence[ForestRow], ax: "Axes | None" = None, *, language: Lan
         ax.spines["left"].set_visible(False)
         ax.set_xlabel(language.text("distance from the null's mean, in the null's standard deviations"))
     return ax
+
+
+def reach_far(ax: "Axes", low: float, high: float) -> None:
+    """A horizontal axis of distances from `low` to `high`, logarithmic beyond `LINEAR_WITHIN`."""
+    ax.set_xscale("symlog", linthresh=LINEAR_WITHIN, linscale=1.5)
+    steps = (-100, -30, -10, -2, 0, 2, 10, 30, 100, 300, 1000)
+    ax.set_xticks([step for step in steps if 1.4 * low <= step <= 1.4 * high])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.set_xlim(1.25 * low, 1.25 * high)
 
 
 def describe_forest(rows: Sequence[ForestRow], *, language: Language = ENGLISH) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.languages import ENGLISH, Language, number
-from sae_lens_med.plots.forests import HALF_BAND, LABEL_CHARS, LINEAR_WITHIN, ForestRow
+from sae_lens_med.plots.forests import HALF_BAND, LABEL_CHARS, ForestRow, reach_far
 from sae_lens_med.plots.style import BLUE, VERMILLION, drawing, grid, ink, legend, shown
 
 if TYPE_CHECKING:
@@ -66,12 +66,7 @@ def pairs(
                 ends.append(far)
         for colour, mark, name in zip((BLUE, VERMILLION), ("o", "s"), names, strict=True):
             (handles[name],) = ax.plot([], [], mark, color=colour, markersize=6)
-        ax.set_xscale("symlog", linthresh=LINEAR_WITHIN, linscale=1.5)
-        low, high = min(ends), max(ends)
-        ax.set_xticks([s for s in (-100, -30, -10, -2, 0, 2, 10, 30, 100, 300) if 1.4 * low <= s <= 1.4 * high])
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.minorticks_off()
-        ax.set_xlim(1.4 * low, 1.4 * high)
+        reach_far(ax, min(ends), max(ends))
         ax.set_ylim(at - 0.45, places[0] - 0.65 - (extra if rows[0].heading is not None else 0.0))
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
