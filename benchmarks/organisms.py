@@ -274,7 +274,7 @@ def _altered(how: str, model: Any, sae: Any, items: Any, rates: Any) -> tuple[An
 
 
 def _short(value: Any) -> dict[str, Any]:
-    kept = ("span_low", "matched_ratio_min", "matched_ratio_max", "pairs", "both_q_rejects")
+    kept = ("span_low", "alone_low", "matched_ratio_min", "matched_ratio_max", "pairs", "both_q_rejects")
     extra = {name: x for name, x in value.extra.items() if name in kept or name.startswith("n_")}
     return {"value": value.value, "null": value.null_mean, "p": value.p, "n": value.n, **extra}
 

@@ -1,13 +1,18 @@
-"""Does anything go through the features at all? The gate before every causal number (#6 to #11, #16).
+"""Does the answer go through the features at all? The gate before every causal number (#6 to #11, #16).
 
-Per item whose right answer is known, F the margin of the right option over the mean of the others (in logits),
+Per item whose right answer is known, F the margin of the right option over the mean of the others (in logits), edits at
+the counted stem tokens:
 
-    span = F(all features) - F(no feature)        removed at the counted stem tokens, the error term kept
+    span  = F(x)  - F(no feature)        what removing all features takes, the error term kept
+    alone = F(x̂) - F(no feature)        what the features without the error term give more than it gives without them
 
-averaged over items; the interval is a percentile bootstrap over items. The right option, and not the model's own
-answer: whatever is done to a text takes from the answer that was the likeliest. Where the interval does not lie above
-0, what single features do is noise, or the answer has left these tokens before this layer, and no causal number is
-given.
+averaged over items; the intervals are percentile bootstraps over items. The right option, and not the model's own
+answer: whatever is done to a text takes from the answer that was the likeliest.
+
+Both intervals must lie above 0. Where that of the span does not, what single features do is noise, or the answer has
+left these tokens before this layer. Where that of `alone` does not, the answer goes through what the dictionary misses:
+removing features then damages a text as adding noise does, which is the case of a dictionary that has learned nothing.
+No causal number is given in either.
 
 Out of scope: which features, and how much of the span each keeps up (`sufficiency`).
 """
@@ -37,23 +42,33 @@ class Span:
     """Logits; NaN without items."""
     interval: tuple[float, float] | None
     """None with fewer than two items."""
+    alone: float
+    """Logits; NaN without items."""
+    alone_interval: tuple[float, float] | None
+    """None with fewer than two items."""
     n: int
 
     @property
     def open(self) -> bool:
-        """Whether causal numbers may be given: the interval lies above 0."""
-        return self.interval is not None and self.interval[0] > 0
+        """Whether causal numbers may be given: both intervals lie above 0."""
+        return all(found is not None and found[0] > 0 for found in (self.interval, self.alone_interval))
 
     @property
     def extra(self) -> dict[str, float]:
         """For `MetricValue.extra`."""
-        if self.interval is None:
+        if self.interval is None or self.alone_interval is None:
             return {}
-        return {"span": self.mean, "span_low": self.interval[0], "span_high": self.interval[1]}
+        return {
+            "span": self.mean,
+            "span_low": self.interval[0],
+            "span_high": self.interval[1],
+            "alone": self.alone,
+            "alone_low": self.alone_interval[0],
+        }
 
     def closed(self, group: str) -> str:
         """The sentence that stands in the place of the numbers."""
-        if self.interval is None:
+        if self.interval is None or self.alone_interval is None:
             return (
                 f"Group {group!r}: {self.n} measured items have a known answer, too few to see whether the features "
                 "move it; no causal number is given."
@@ -65,9 +80,16 @@ class Span:
                 f"Group {group!r}: all features together speak against the right answer: they move {measured}; no "
                 "causal number is given."
             )
+        if low <= 0:
+            return (
+                f"Group {group!r}: all features together move {measured}, which is not told from 0; no causal number "
+                "is given. The answer may have left these tokens before this layer."
+            )
+        low, high = self.alone_interval
         return (
-            f"Group {group!r}: all features together move {measured}, which is not told from 0; no causal number is "
-            "given. The answer may have left these tokens before this layer."
+            f"Group {group!r}: the features alone, without what the SAE misses, give {self.alone:.3g} logits of margin "
+            f"more than that does without them (95 % interval {low:.3g} to {high:.3g}), which does not lie above 0: "
+            "the answer goes through what the SAE misses; no causal number is given."
         )
 
 
@@ -78,22 +100,25 @@ class SpanGate:
         self.inputs = inputs
 
     @cached_property
-    def per_item(self) -> dict[str, float]:
-        """Item id -> span, of the items whose answer is known."""
+    def per_item(self) -> dict[str, tuple[float, float]]:
+        """Item id -> span and alone, of the items whose answer is known."""
         items = self.inputs.view(CausalItems)
         texts = [text for text in items.texts if text.gold is not None]
-        results, _ = items.run("span", texts, _nothing_left, {}, label="all or no features")
+        settings = {"edits": "no feature, no error term"}
+        results, _ = items.run("span", texts, _all_or_nothing, settings, label="all or no features")
         gold = {text.id: text.gold for text in texts}
-        return {
-            each.id: float(margin(each.whole, answer) - margin(each.logits[0], answer))
-            for each in results
-            if (answer := gold[each.id]) is not None
-        }
+        found: dict[str, tuple[float, float]] = {}
+        for each in results:
+            answer = gold[each.id]
+            if answer is not None:
+                whole, (empty, spliced) = margin(each.whole, answer), margin(each.logits, answer)
+                found[each.id] = float(whole - empty), float(spliced - empty)
+        return found
 
     def of(self, ids: Collection[str]) -> Span:
         """Of the measured items among `ids`."""
-        spans = np.array([span for name, span in self.per_item.items() if name in ids], dtype=np.float64)
-        return span_of(spans, self.inputs.seed)
+        pairs = [pair for name, pair in self.per_item.items() if name in ids]
+        return span_of(np.array(pairs, dtype=np.float64).reshape(-1, 2), self.inputs.seed)
 
     @cached_property
     def by_group(self) -> dict[str, Span]:
@@ -101,13 +126,14 @@ class SpanGate:
         return {group: self.of(ids) for group, ids in self.inputs.view(CausalItems).groups.items()}
 
 
-def span_of(spans: FloatArray, seed: int) -> Span:
-    """Mean and interval of spans `[n]`."""
-    mean = float(spans.mean()) if len(spans) else float("nan")
-    return Span(mean, bootstrap_interval(spans, seed=seed), len(spans))
+def span_of(pairs: FloatArray, seed: int) -> Span:
+    """Means and intervals of span and alone `[n, 2]`."""
+    span, alone = (bootstrap_interval(pairs[:, k], seed=seed) for k in (0, 1))
+    means = pairs.mean(axis=0) if len(pairs) else np.full(2, np.nan)
+    return Span(float(means[0]), span, float(means[1]), alone, len(pairs))
 
 
-def _nothing_left(text: AnswerText, hooked: "HookedText") -> Planned:  # noqa: ARG001 - the form of a plan
-    from sae_lens_med.interventions.edits import Only  # needs torch, which this module does not
+def _all_or_nothing(text: AnswerText, hooked: "HookedText") -> Planned:  # noqa: ARG001 - the form of a plan
+    from sae_lens_med.interventions.edits import Only, Splice  # needs torch, which this module does not
 
-    return Planned((Only(()),))
+    return Planned((Only(()), Splice()))

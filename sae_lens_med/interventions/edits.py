@@ -7,8 +7,8 @@ What lies below the hook is the same for all edits of a text, and so is everythi
 changes: neither is computed again. Edits run as rows of one batch, those that begin to differ at like tokens together;
 only the last position goes through the LM head, and only the words that are asked for.
 
-An edit is one of `Without`, `Only`, `Clamp` and `Push`. The error term x − x̂ stays as it is in all of them, so that
-`Without` equals `ablate(mode="zero")` at the same tokens up to rounding.
+An edit is one of `Without`, `Only`, `Clamp`, `Push` and `Splice`. The error term x − x̂ stays as it is in all but the
+last, so that `Without` equals `ablate(mode="zero")` at the same tokens up to rounding.
 
 `gradient` gives d(sum_w a_w logit_w)/dx at the chosen tokens by one backward pass through the layers above; because
 the decoder is linear, the derivative by the activation of feature f at token t is `s_t d_f · gradient_t`, for all
@@ -71,7 +71,12 @@ class Push:
     like: Clamp
 
 
-Edit = Without | Only | Clamp | Push
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """The reconstruction x̂ stands at the chosen tokens: all features, without the error term."""
+
+
+Edit = Without | Only | Clamp | Push | Splice
 
 
 @dataclass(slots=True, eq=False)
@@ -302,6 +307,9 @@ class AboveHook:
 
     def _change(self, text: HookedText, edit: Edit) -> torch.Tensor:
         """`[m, d_in]`, what the edit adds to the activation at the chosen tokens."""
+        if isinstance(edit, Splice):
+            x = text.x[text.at].flatten(1)
+            return self.dictionary.through(x).to(x) - x
         if isinstance(edit, Push):
             like = self._change(text, edit.like)
             direction = torch.from_numpy(edit.direction).to(like)
@@ -322,6 +330,8 @@ class AboveHook:
         return text._kept["all"]
 
     def _require(self, edit: Edit) -> None:
+        if isinstance(edit, Splice):
+            return
         if isinstance(edit, Push):
             self._require(edit.like)
             return

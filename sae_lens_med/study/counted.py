@@ -7,7 +7,9 @@ confirmatory value the SAE's counts, on the items left out of its training text 
 
 - **the span**, for every causal number: the margin of the answer with all features less that with none, in logits
   (`span_low` and `span_high` of `MetricValue.extra`, an interval). Where it is not above 0, the features together do
-  not carry the answer at these tokens, and what some of them do says nothing. A number without a span is not claimed;
+  not carry the answer at these tokens, and what some of them do says nothing. The same of the features alone, without
+  the error term (`alone_low`): where they give no more than it does, the answer goes through what the SAE misses. A
+  number without both is not claimed;
 - **the match**: the drive of the features over that of their stand-ins (`matched_ratio_min`, `matched_ratio_max`, the
   least and largest over sizes), where it is given, must lie within `alignment.ablation.RATIOS`;
 - **the size**: the value must lie `Claim.floor` above its null and above `Claim.least`.
@@ -107,14 +109,19 @@ def _counted(values: list[MetricValue]) -> list[MetricValue]:
 
 
 def _span(value: MetricValue) -> Sentence | None:
-    low, high = value.extra.get("span_low"), value.extra.get("span_high")
-    if low is None or high is None:
+    low, high, alone = (value.extra.get(key) for key in ("span_low", "span_high", "alone_low"))
+    if low is None or high is None or alone is None:
         return Sentence(
             "it was measured without asking whether all features together move the answer; measure it again",
             "모든 특징이 함께 답을 움직이는지 확인하지 않고 측정한 값임(다시 측정해야 함)",
         )
-    if low > 0:
+    if low > 0 and alone > 0:
         return None
+    if low > 0:
+        return Sentence(
+            "the answer goes through what the SAE misses here: the features alone do not give more of it",
+            "여기서는 답이 SAE가 재구성하지 못한 부분을 통해 나옴(특징만으로는 그보다 더 나오지 않음)",
+        )
     shown_en = f"{number(low)} to {number(high)} logits"
     shown_ko = f"{number(low)}~{number(high)} 로짓"
     if high < 0:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
-from sae_lens_med.interventions import ablate, clamp
-from sae_lens_med.interventions.edits import AboveHook, Clamp, Only, Push, Without
+from sae_lens_med.interventions import ablate, clamp, splice
+from sae_lens_med.interventions.edits import AboveHook, Clamp, Only, Push, Splice, Without
 from sae_lens_med.interventions.positions import at
 from tests.tiny import ARCHES, HIDDEN, Arch, tiny_model, tiny_sae
 
@@ -43,13 +43,13 @@ def test_edits_equal_interventions_through_the_bridge(arch: Arch, hook: str) -> 
     late = [int(f) for f in fires if text.first[f] > 3][:3]
     sets = [tuple(fires[:5].tolist()), (int(fires[2]),), tuple(late), tuple(fires[::2].tolist())]
     words = [5, 50, 77, 200]
-    edits = [*map(Without, sets), Only(sets[0]), Only(()), Clamp(int(fires[0]), 2.5)]
+    edits = [*map(Without, sets), Only(sets[0]), Only(()), Clamp(int(fires[0]), 2.5), Splice()]
     whole, found, size = above.logits(text, edits, words)
     where = at(chosen)
     every = set(range(sae.cfg.d_sae))
     pairs = [ablate(sae, each, positions=where) for each in sets]
     pairs += [ablate(sae, sorted(every - set(sets[0])), positions=where), ablate(sae, every, positions=where)]
-    pairs += [clamp(sae, {int(fires[0]): 2.5}, positions=where)]
+    pairs += [clamp(sae, {int(fires[0]): 2.5}, positions=where), splice(sae, positions=where)]
     np.testing.assert_allclose(whole, _by_hooks(model, ids, [])[words], atol=1e-5)
     for row, pair in zip(found, pairs, strict=True):
         slow = _by_hooks(model, ids, pair)[words]

@@ -31,7 +31,7 @@ from sae_lens_med.features.stand_ins import drives, stand_ins
 from sae_lens_med.features.store import load_features
 from sae_lens_med.features.vectors import STEM_PARTS, counted_tokens, max_pool
 from sae_lens_med.interventions.edit_runs import Planned, margin, run_edits
-from sae_lens_med.interventions.edits import AboveHook, Only, Without
+from sae_lens_med.interventions.edits import AboveHook, Only, Splice, Without
 from sae_lens_med.metrics.inputs import Inputs, ModelSide, label_concepts, pool_features, stratum_labels
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import Span
@@ -84,9 +84,11 @@ class Case:
 
     @property
     def span(self):
-        ran, _ = run_edits(self.above, self.texts, lambda text, hooked: Planned((Only(()),)), progress=False)
+        plan = Planned((Only(()), Splice()))
+        ran, _ = run_edits(self.above, self.texts, lambda text, hooked: plan, progress=False)
         gold = [(each, answer) for each in ran if (answer := self.gold[each.id]) is not None]
-        return span_of(np.array([margin(r.whole, g) - margin(r.logits[0], g) for r, g in gold]), 0)
+        margins = np.array([[margin(r.whole, g), *margin(r.logits, g)] for r, g in gold])
+        return span_of(margins[:, [0, 2]] - margins[:, [1]], 0)
 
 
 @pytest.fixture(scope="module")

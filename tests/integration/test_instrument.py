@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 
 from sae_lens_med import load_model, load_sae
+from sae_lens_med.alignment import METRICS
+from sae_lens_med.alignment.span_gate import SpanGate
+from sae_lens_med.concepts.matching import ConceptMatcher
+from sae_lens_med.controls.collect import activations, firing_rates
+from sae_lens_med.controls.organisms.cases import concepts, exam
+from sae_lens_med.controls.untrained import match_rates, shuffled_sae
+from sae_lens_med.features.collect import collect
+from sae_lens_med.features.store import load_features
 from sae_lens_med.languages import number
-from sae_lens_med.metrics.inputs import ModelSide
+from sae_lens_med.metrics.inputs import Inputs, ModelSide, label_concepts
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.records import MetricValue
 from sae_lens_med.study.measured import AlignmentFolder
-from sae_lens_med.study.twins import FOLDER, PAGES, TWINS, run_twins, write_twins
+from sae_lens_med.study.twins import CAUSAL, FOLDER, PAGES, TWINS, run_twins, write_twins
 
 N = 100
 """With fewer questions too few of them name one place for a feature to stand for it, and #9 has nothing to compare."""
@@ -56,7 +64,7 @@ def test_read_out_metrics_see_the_same_in_both(twins) -> None:
 
 def test_the_answers_of_both_go_through_their_features(twins) -> None:
     for twin in twins:
-        assert twin["sufficiency"].extra["span_low"] > 5  # logits
+        assert min(twin["sufficiency"].extra[key] for key in ("span_low", "alone_low")) > 5  # logits
 
 
 def test_the_twin_that_answers_by_the_findings_looks_where_the_expert_looks_and_the_other_does_not(twins) -> None:
@@ -87,6 +95,31 @@ def test_reasoning_is_called_shared_in_one_twin_only(twins) -> None:
     by_findings, by_place = (twin["verdict_shared_reasoning"] for twin in twins)
     assert by_findings.extra["both_q_rejects"] >= 5
     assert by_place.extra["both_q_rejects"] == 0 and by_place.extra["n_hidden_driver"] > 0
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_of_a_dictionary_that_has_learned_nothing_no_causal_number_is_given(name: str, tmp_path: Path) -> None:
+    """Its features fire as often as the trained ones. Removing them all costs the answer something, as noise does."""
+    organism = TWINS[name]
+    model, sae, items = load_model(organism), load_sae(organism), tuple(exam("ko", "natural", 40, seed=2))
+    rates = firing_rates(load_features(collect(model, sae, items, output=tmp_path / "own", progress=False)))
+    shuffled = shuffled_sae(sae)
+    side = ModelSide(model, shuffled, progress=False)
+    side = ModelSide(model, match_rates(shuffled, activations(side, items), rates), progress=False)
+    features = load_features(collect(model, side.loaded_sae, items, output=tmp_path / "shuffled", progress=False))
+    inputs = Inputs(
+        items=items,
+        features=features,
+        concepts=label_concepts(items, features.texts, ConceptMatcher(concepts("ko"))),
+        open_model=lambda: side,
+        settings=MetricSettings(causal_items=len(items), causal_sets=19),
+    )
+    span = inputs.view(SpanGate).by_group["all"]
+    assert span.interval is not None and span.interval[0] > 0
+    assert span.alone_interval is not None and span.alone_interval[1] < 0 and not span.open
+    for metric in CAUSAL:
+        found = METRICS[metric].measure(inputs)
+        assert not found.metrics and any("goes through what the SAE misses" in note for note in found.notes), metric
 
 
 def test_the_page_has_both_twins_numbers(folder: Path, twins) -> None:
