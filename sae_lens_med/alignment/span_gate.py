@@ -1,18 +1,18 @@
 """Does the answer go through the features at all? The gate before every causal number (#6 to #11, #16).
 
-Per item whose right answer is known, F the margin of the right option over the mean of the others (in logits), edits at
-the counted stem tokens:
+F is the margin of the right option over the mean of the others (in logits), over the items whose right answer is known;
+edits at the counted stem tokens; means over items, percentile bootstraps over items.
 
-    span  = F(x)  - F(no feature)        what removing all features takes, the error term kept
-    alone = F(x̂) - F(no feature)        what the features without the error term give more than it gives without them
+    span  = F(x) - F(no feature)                what removing all features takes, the error term kept
+    alone = (F(x̂) - F(no feature)) / span      the share of it that the features give without the error term
 
-averaged over items; the intervals are percentile bootstraps over items. The right option, and not the model's own
-answer: whatever is done to a text takes from the answer that was the likeliest.
+(`alone` is the faithfulness of #8, of the whole dictionary.) The right option, and not the model's own answer: whatever
+is done to a text takes from the answer that was the likeliest.
 
-Both intervals must lie above 0. Where that of the span does not, what single features do is noise, or the answer has
-left these tokens before this layer. Where that of `alone` does not, the answer goes through what the dictionary misses:
-removing features then damages a text as adding noise does, which is the case of a dictionary that has learned nothing.
-No causal number is given in either.
+The interval of the span must lie above 0: otherwise what single features do is noise, or the answer has left these
+tokens before this layer. That of `alone` must lie above `LEAST_ALONE`: otherwise the answer goes through what the SAE
+misses, and removing features damages a text as adding noise does; so it is with a dictionary that has learned nothing.
+No causal number is given in either case.
 
 Out of scope: which features, and how much of the span each keeps up (`sufficiency`).
 """
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from sae_lens_med.interventions.edits import HookedText
 
 
+LEAST_ALONE = 0.5
+"""Half: the features give more of the answer than they leave to the error term."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Of some items."""
@@ -43,19 +47,19 @@ class Span:
     interval: tuple[float, float] | None
     """None with fewer than two items."""
     alone: float
-    """Logits; NaN without items."""
+    """Share of `mean`; NaN where that does not lie above 0."""
     alone_interval: tuple[float, float] | None
-    """None with fewer than two items."""
+    """None where `interval` does not lie above 0."""
     n: int
 
     @property
     def open(self) -> bool:
-        """Whether causal numbers may be given: both intervals lie above 0."""
-        return all(found is not None and found[0] > 0 for found in (self.interval, self.alone_interval))
+        """Whether causal numbers may be given."""
+        return self.alone_interval is not None and self.alone_interval[0] > LEAST_ALONE
 
     @property
     def extra(self) -> dict[str, float]:
-        """For `MetricValue.extra`."""
+        """For `MetricValue.extra`; only an open gate has values."""
         if self.interval is None or self.alone_interval is None:
             return {}
         return {
@@ -68,7 +72,7 @@ class Span:
 
     def closed(self, group: str) -> str:
         """The sentence that stands in the place of the numbers."""
-        if self.interval is None or self.alone_interval is None:
+        if self.interval is None:
             return (
                 f"Group {group!r}: {self.n} measured items have a known answer, too few to see whether the features "
                 "move it; no causal number is given."
@@ -80,16 +84,16 @@ class Span:
                 f"Group {group!r}: all features together speak against the right answer: they move {measured}; no "
                 "causal number is given."
             )
-        if low <= 0:
+        if self.alone_interval is None:
             return (
                 f"Group {group!r}: all features together move {measured}, which is not told from 0; no causal number "
                 "is given. The answer may have left these tokens before this layer."
             )
         low, high = self.alone_interval
         return (
-            f"Group {group!r}: the features alone, without what the SAE misses, give {self.alone:.3g} logits of margin "
-            f"more than that does without them (95 % interval {low:.3g} to {high:.3g}), which does not lie above 0: "
-            "the answer goes through what the SAE misses; no causal number is given."
+            f"Group {group!r}: without what the SAE misses, the features give {self.alone:.3g} of the margin that "
+            f"removing them takes (95 % interval {low:.3g} to {high:.3g}), not surely more than {LEAST_ALONE:g}: the "
+            "answer goes through what the SAE misses; no causal number is given."
         )
 
 
@@ -101,7 +105,7 @@ class SpanGate:
 
     @cached_property
     def per_item(self) -> dict[str, tuple[float, float]]:
-        """Item id -> span and alone, of the items whose answer is known."""
+        """Item id -> `F(x) - F(no feature)` and `F(x̂) - F(no feature)`, of the items whose answer is known."""
         items = self.inputs.view(CausalItems)
         texts = [text for text in items.texts if text.gold is not None]
         settings = {"edits": "no feature, no error term"}
@@ -127,10 +131,20 @@ class SpanGate:
 
 
 def span_of(pairs: FloatArray, seed: int) -> Span:
-    """Means and intervals of span and alone `[n, 2]`."""
-    span, alone = (bootstrap_interval(pairs[:, k], seed=seed) for k in (0, 1))
-    means = pairs.mean(axis=0) if len(pairs) else np.full(2, np.nan)
-    return Span(float(means[0]), span, float(means[1]), alone, len(pairs))
+    """Of items with `F(x) - F(no feature)` and `F(x̂) - F(no feature)`, `[n, 2]`."""
+    if not len(pairs):
+        return Span(float("nan"), None, float("nan"), None, 0)
+    mean, kept = pairs.mean(axis=0).tolist()
+    interval = bootstrap_interval(pairs[:, 0], seed=seed)
+    if interval is None or interval[0] <= 0:
+        return Span(mean, interval, float("nan"), None, len(pairs))
+
+    def share(positions: FloatArray) -> FloatArray:
+        whole, alone = np.moveaxis(pairs[positions.astype(np.int64)], -1, 0)
+        return alone.mean(axis=-1) / whole.mean(axis=-1)
+
+    shares = bootstrap_interval(np.arange(len(pairs), dtype=np.float64), statistic=share, seed=seed)
+    return Span(mean, interval, kept / mean, shares, len(pairs))
 
 
 def _all_or_nothing(text: AnswerText, hooked: "HookedText") -> Planned:  # noqa: ARG001 - the form of a plan

@@ -53,11 +53,10 @@ RUN_NOTES = {
     "Group '{group}': all features together move {measured}, which is not told from 0": (
         "집단 '{group}': 모든 특징을 합한 효과가 0과 구별되지 않음: {measured}"
     ),
-    "Group '{group}': the features alone, without what the SAE misses, give {mean} logits of margin more than that "
-    "does without them (95 % interval {low} to {high}), which does not lie above 0: the answer goes through what the "
-    "SAE misses": (
-        "집단 '{group}': SAE가 재구성하지 못한 부분 없이 특징만 둘 때의 여유가 특징 없이 그 부분만 둘 때보다 {mean} "
-        "로짓(95% 신뢰구간 {low}~{high}) 커서 0보다 크다고 할 수 없음. 답이 SAE가 재구성하지 못한 부분을 통해 나옴"
+    "Group '{group}': without what the SAE misses, the features give {share} of the margin that removing them takes (95"
+    " % interval {low} to {high}), not surely more than {least}: the answer goes through what the SAE misses": (
+        "집단 '{group}': SAE가 재구성하지 못한 부분을 빼면 특징이 주는 여유는 특징을 제거할 때 잃는 여유의 {share}배("
+        "95% 신뢰구간 {low}~{high})로, {least}보다 크다고 할 수 없음. 답이 SAE가 재구성하지 못한 부분을 통해 나옴"
     ),
     "the margin of the right answer by {mean} logits (95 % interval {low} to {high})": (
         "정답의 여유 {mean} 로짓(95% 신뢰구간 {low}~{high})"

@@ -7,9 +7,8 @@ confirmatory value the SAE's counts, on the items left out of its training text 
 
 - **the span**, for every causal number: the margin of the answer with all features less that with none, in logits
   (`span_low` and `span_high` of `MetricValue.extra`, an interval). Where it is not above 0, the features together do
-  not carry the answer at these tokens, and what some of them do says nothing. The same of the features alone, without
-  the error term (`alone_low`): where they give no more than it does, the answer goes through what the SAE misses. A
-  number without both is not claimed;
+  not carry the answer at these tokens, and what some of them do says nothing. Nor where the share of it that they give
+  without the error term (`alone_low`) is not above `LEAST_ALONE`. A number without both is not claimed;
 - **the match**: the drive of the features over that of their stand-ins (`matched_ratio_min`, `matched_ratio_max`, the
   least and largest over sizes), where it is given, must lie within `alignment.ablation.RATIOS`;
 - **the size**: the value must lie `Claim.floor` above its null and above `Claim.least`.
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 
 from sae_lens_med.alignment import METRICS
 from sae_lens_med.alignment.ablation import RATIOS
+from sae_lens_med.alignment.span_gate import LEAST_ALONE
 from sae_lens_med.languages import Sentence, number
 from sae_lens_med.metrics.metric import FAMILIES, Family, Metric
 from sae_lens_med.records import MetricValue
@@ -115,12 +115,14 @@ def _span(value: MetricValue) -> Sentence | None:
             "it was measured without asking whether all features together move the answer; measure it again",
             "모든 특징이 함께 답을 움직이는지 확인하지 않고 측정한 값임(다시 측정해야 함)",
         )
-    if low > 0 and alone > 0:
+    if low > 0 and alone > LEAST_ALONE:
         return None
     if low > 0:
         return Sentence(
-            "the answer goes through what the SAE misses here: the features alone do not give more of it",
-            "여기서는 답이 SAE가 재구성하지 못한 부분을 통해 나옴(특징만으로는 그보다 더 나오지 않음)",
+            f"the answer goes through what the SAE misses here: without that, the features surely give {number(alone)} of "
+            f"it only, not more than {number(LEAST_ALONE)}",
+            f"여기서는 답이 SAE가 재구성하지 못한 부분을 통해 나옴(특징만으로는 답의 {number(alone)}만 확실하며 "
+            f"{number(LEAST_ALONE)}보다 크지 않음)",
         )
     shown_en = f"{number(low)} to {number(high)} logits"
     shown_ko = f"{number(low)}~{number(high)} 로짓"

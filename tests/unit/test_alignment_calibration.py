@@ -257,7 +257,7 @@ def steering(seed: int, n: int = 12, planted: float = 0.0) -> Values:
         shift,
         0.1 * strength * rng.gamma(2.0, size=shift.shape),
     )
-    [value] = steering_values(steered, strengths, Span(1.0, (0.5, 1.5), 0.9, (0.4, 1.4), n), draws=B, seed=seed)
+    [value] = steering_values(steered, strengths, Span(1.0, (0.5, 1.5), 0.9, (0.8, 1.0), n), draws=B, seed=seed)
     p = {kind: value.extra[f"p_{kind}"] for kind in ("direction", "live")}
     return {f"steering, {kind}": (each, each) for kind, each in p.items()}
 

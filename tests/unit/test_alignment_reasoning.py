@@ -149,7 +149,7 @@ def test_shares_count_sentences() -> None:
     ]
 
 
-SPAN = Span(1.0, (0.5, 1.5), 0.9, (0.4, 1.4), 30)
+SPAN = Span(1.0, (0.5, 1.5), 0.9, (0.8, 1.0), 30)
 CONCEPTS = ConceptSet(
     tuple(Concept(name, "disease", (name,)) for name in ("asthma", "angina", "anemia", "colitis")), "by hand"
 )

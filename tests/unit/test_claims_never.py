@@ -21,7 +21,7 @@ from sae_lens_med.study.counted import confirmatory
 from sae_lens_med.study.verdict import conclusion
 
 FREE = Limits(model_written=False, illustrative=False)
-SPAN = {"span_low": 0.4, "span_high": 0.9, "alone_low": 0.3, "items": 100.0, "texts": 100.0}
+SPAN = {"span_low": 0.4, "span_high": 0.9, "alone_low": 0.8, "items": 100.0, "texts": 100.0}
 CLAIMS = {name: metric for metric in METRICS for name in metric.confirmatory}
 
 
@@ -106,13 +106,13 @@ def span(low: float, high: float, alone: float) -> dict[str, float]:
 
 SPANS: dict[str, tuple[dict[str, float], str, str]] = {
     "an old study": ({}, "measure it again", "다시 측정해야 함"),
-    "half a span": ({"span_high": 0.3, "alone_low": 0.3}, "measure it again", "다시 측정해야 함"),
+    "half a span": ({"span_high": 0.3, "alone_low": 0.8}, "measure it again", "다시 측정해야 함"),
     "features alone never tried": ({"span_low": 0.4, "span_high": 0.9}, "measure it again", "다시 측정해야 함"),
-    "around 0": (span(-0.2, 0.17, -0.1), "do not move the answer here", "답을 움직이지 않음"),
-    "from 0": (span(0.0, 0.17, 0.1), "may have left these tokens before", "이미 이 토큰들을 떠났을"),
-    "negative": (span(-0.9, -0.2, -0.9), "speak against the answer", "반대로 작용함"),
+    "around 0": (span(-0.2, 0.17, 0.9), "do not move the answer here", "답을 움직이지 않음"),
+    "from 0": (span(0.0, 0.17, 0.9), "may have left these tokens before", "이미 이 토큰들을 떠났을"),
+    "negative": (span(-0.9, -0.2, 0.9), "speak against the answer", "반대로 작용함"),
     "through the error term": (span(0.4, 0.9, -0.1), "what the SAE misses", "재구성하지 못한 부분"),
-    "as much through the error term": (span(0.4, 0.9, 0.0), "what the SAE misses", "재구성하지 못한 부분"),
+    "half of it through the error term": (span(0.4, 0.9, 0.5), "what the SAE misses", "재구성하지 못한 부분"),
 }
 
 
