@@ -119,8 +119,8 @@ def _span(value: MetricValue) -> Sentence | None:
         return None
     if low > 0:
         return Sentence(
-            f"the answer goes through what the SAE misses here: without that, the features surely give {number(alone)} of "
-            f"it only, not more than {number(LEAST_ALONE)}",
+            f"the answer goes through what the SAE misses here: without that, the features surely give {number(alone)} "
+            f"of it only, not more than {number(LEAST_ALONE)}",
             f"여기서는 답이 SAE가 재구성하지 못한 부분을 통해 나옴(특징만으로는 답의 {number(alone)}만 확실하며 "
             f"{number(LEAST_ALONE)}보다 크지 않음)",
         )
