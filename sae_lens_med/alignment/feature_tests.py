@@ -181,12 +181,13 @@ def causal_tests(found: Effects, drive: FloatArray, tested: IntArray, min_items:
     names, at = np.unique(np.concatenate([tested, feature[known]]), return_inverse=True)
     of = at[len(tested) :]
     moved, usual, signed = (
-        np.bincount(of, values[known], minlength=len(names)) for values in (found.effect, expected, found.signed)
+        np.bincount(of, values[known], minlength=len(names)).astype(np.float64)
+        for values in (found.effect, expected, found.signed)
     )
     n = np.bincount(of, minlength=len(names))
-
     null = _ratio(moved, usual)[(n >= min_items) & ~np.isin(names, tested)]
-    moved, usual, signed, n = (each[at[: len(tested)]] for each in (moved, usual, signed, n))
+    own = at[: len(tested)]
+    moved, usual, signed, n = moved[own], usual[own], signed[own], n[own]
     measured = (n >= min_items) & (len(null) >= LEAST_COMPARATORS)
     ratio = np.where(measured, _ratio(moved, usual), np.nan)
     p = np.array([permutation_p(float(r), null) if ok else np.nan for r, ok in zip(ratio, measured, strict=True)])
