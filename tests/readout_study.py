@@ -184,8 +184,9 @@ def partial_rsa(of: Study) -> Rsa:
     return mantel(*_dissimilarities(of), of.permutations, partial=length_dissimilarities(of.properties))
 
 
-def _dissimilarities(of: Study) -> list[Array]:
-    return [cosine_dissimilarity(cosine_matrix(side, side)) for side in (of.stems, of.explanations)]
+def _dissimilarities(of: Study) -> tuple[Array, Array]:
+    stems, explanations = (cosine_dissimilarity(cosine_matrix(side, side)) for side in (of.stems, of.explanations))
+    return stems, explanations
 
 
 def concepts(of: Study, rng: np.random.Generator, planted: float = 0.0) -> Values:
