@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 # Processes that share the tests; each needs a core and 3 GB.
 WORKERS ?= 2
 
-.PHONY: demo test install lint format clean
+.PHONY: demo test test-slow install lint format clean
 
 demo: install  ## the study on the packaged sample, with the report's path at the end
 	$(BIN)/sae-lens-med demo --output demo-study
 
 test: install  ## every test that this machine can run
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-slow: install  ## the calibration of p values again, over 1,000 null studies instead of 500
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow
 
 install: $(VENV)/.installed  ## the environment alone
 

@@ -73,23 +73,24 @@ def real_study() -> RealStudy:
 
 
 @cache
-def studies(n: int = 5) -> list[StandIns]:
+def choices(n: int = 5) -> list[StandIns]:
     """`n` choices of stand-ins for the aligned features."""
     study = real_study()
     return [stand_ins(study.drive, study.own, SIZES, DRAWS, np.random.default_rng(seed)) for seed in range(n)]
 
 
-def effects(kind: str, rng: np.random.Generator) -> Array:
-    """`[nnz]`, for every value of `drive`, of one null study."""
+def effects(kind: str, rng: np.random.Generator, at: Array | slice = slice(None)) -> Array:
+    """`[nnz]`, for every value of `drive`, of one null study; or for the values `at` alone."""
     study = real_study()
-    alone, of_feature = np.zeros(study.drive.nnz), np.zeros(study.drive.nnz)
+    feature, drive, item = study.drive.indices[at], study.drive.data[at], study.item[at]
+    alone, of_feature = np.zeros(len(item)), np.zeros(len(item))
     if kind in ("independent", "mixed", "growing"):
-        alone = rng.standard_normal(study.drive.nnz) / np.sqrt(rng.chisquare(3, study.drive.nnz) / 3)
+        alone = rng.standard_normal(len(item)) / np.sqrt(rng.chisquare(3, len(item)) / 3)
     if kind in ("feature", "mixed", "growing_feature"):
         d_sae = n_columns(study.drive)
         each = np.exp(rng.normal(size=d_sae)) * rng.choice([-1.0, 1.0], size=d_sae)
-        of_feature = each[study.drive.indices]
+        of_feature = each[feature]
     drawn = alone + of_feature
     if kind.startswith("growing"):
-        drawn = np.abs(drawn) * study.drive.data
-    return drawn * np.exp(0.7 * rng.normal(size=len(study.own)))[study.item]
+        drawn = np.abs(drawn) * drive
+    return drawn * np.exp(0.7 * rng.normal(size=len(study.own)))[item]

@@ -178,18 +178,16 @@ def causal_tests(found: Effects, drive: FloatArray, tested: IntArray, min_items:
     expected = expected_effects(item, found.effect, drive, compared)
     known = np.isfinite(expected)
 
-    def sums(features: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
-        rows = [np.flatnonzero(known & (feature == f)) for f in features.tolist()]
-        moved, usual, signed = (
-            np.array([values[own].sum() for own in rows], dtype=np.float64)
-            for values in (found.effect, expected, found.signed)
-        )
-        return moved, usual, signed, np.array([len(own) for own in rows], dtype=np.int64)
-
-    others = np.unique(feature[compared])
-    moved, usual, _, n_others = sums(others)
-    null = _ratio(moved, usual)[n_others >= min_items]
-    moved, usual, signed, n = sums(tested)
+    names, at = np.unique(np.concatenate([tested, feature[known]]), return_inverse=True)
+    of = at[len(tested) :]
+    moved, usual, signed = (
+        np.bincount(of, values[known], minlength=len(names)).astype(np.float64)
+        for values in (found.effect, expected, found.signed)
+    )
+    n = np.bincount(of, minlength=len(names))
+    null = _ratio(moved, usual)[(n >= min_items) & ~np.isin(names, tested)]
+    own = at[: len(tested)]
+    moved, usual, signed, n = moved[own], usual[own], signed[own], n[own]
     measured = (n >= min_items) & (len(null) >= LEAST_COMPARATORS)
     ratio = np.where(measured, _ratio(moved, usual), np.nan)
     p = np.array([permutation_p(float(r), null) if ok else np.nan for r, ok in zip(ratio, measured, strict=True)])

@@ -8,7 +8,9 @@ feature vectors and of embeddings of their explanations:
 rho > 0: pairs of items far apart in one are far apart in the other. The pairs are not independent, so the null moves
 items (rows and columns of X together) within strata (Mantel 1967); the p is one-sided.
 
-**Partial** (Smouse, Long & Sokal 1986): what other dissimilarities Z explain (shared wording) is taken from both.
+**Partial** (Smouse, Long & Sokal 1986): what other dissimilarities Z explain is taken from both: the wording of the
+questions; of the lengths of either text, the sum of two items' and how far they are apart (without the second, 11 % of
+500 null studies of 60 items are rejected at 5 % where the lengths have heavy tails).
 X, Y and Z are replaced by ranks; X and Y by their least-squares residuals on the constant, Z and powers of Z (ranks
 follow ranks along a curve even where the cause is linear). The null moves the items of X's residual and fits that to Z
 again (Freedman & Lane 1983; Legendre 2000). The residuals of items that are unusual in Z vary more, in X and in Y at
@@ -145,7 +147,7 @@ def measure_rsa(inputs: Inputs) -> Measured:
     else:
         embedded = np.asarray(inputs.embedder(inputs.explanation_texts()), dtype=np.float64)
         expected = cosine_dissimilarity(cosine_matrix(embedded, embedded))
-    lengths = [np.add.outer(side[:, 0], side[:, 0]) for side in inputs.properties]
+    lengths = length_dissimilarities(inputs.properties)
     for variant, matrix in _dissimilarities(inputs, similarities).items():
         for group in inputs.explained_groups:
             if len(group.rows) < MIN_ITEMS or not group.strata.exchangeable.any():
@@ -165,6 +167,13 @@ def measure_rsa(inputs: Inputs) -> Measured:
         "of wording and length miss."
     )
     return Measured(tuple(metrics), tuple(dict.fromkeys(notes)))
+
+
+def length_dissimilarities(properties: Sequence[FloatArray]) -> list[FloatArray]:
+    """What two lengths alone may give to a dissimilarity, `[n, n]` each: the sum of the log lengths of two items, and
+    how far they are apart. `properties`: of each side `[n, k]`, the log length first."""
+    logs = [side[:, 0] for side in properties]
+    return [np.add.outer(log, log) for log in logs] + [np.abs(np.subtract.outer(log, log)) for log in logs]
 
 
 @_jit

@@ -130,13 +130,18 @@ def _tilt(base: FloatArray, told: FloatArray) -> FloatArray:
     """`[k, 2]`: theta with `sum_g exp(base + theta · told) told = 0` for each place, by Newton's method; where the own
     values are at the edge of the pool, there is none, and theta grows until the nearest of the pool have all odds."""
     theta = np.zeros((len(base), 2))
+    # The pools of all places in one row, place after place: most candidates are in few pools.
+    inside = np.isfinite(base)
+    place = np.nonzero(inside)[0]
+    first = np.searchsorted(place, np.arange(len(base)))
+    alone, (x, y) = base[inside], told[inside].T
+    terms = np.stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
     for _ in range(_STEPS):
-        odds = base + (told @ theta[..., None])[..., 0]
-        share = np.exp(odds - odds.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
-        weighted = share[..., None] * told
-        mean = weighted.sum(axis=1)
-        spread = weighted.swapaxes(1, 2) @ told - mean[:, :, None] * mean[:, None, :]
+        odds = alone + x * theta[place, 0] + y * theta[place, 1]
+        share = np.exp(odds - np.maximum.reduceat(odds, first)[place])
+        sums = np.add.reduceat(share * terms, first, axis=1)
+        mean, square = (sums[1:3] / sums[0]).T, (sums[[3, 4, 4, 5]] / sums[0]).T.reshape(-1, 2, 2)
+        spread = square - mean[:, :, None] * mean[:, None, :]
         step = np.linalg.solve(spread + 1e-6 * np.eye(2), mean[..., None])[..., 0]
         theta -= step / np.maximum(1.0, np.abs(step).max(axis=1, keepdims=True) / _LONGEST)
     return theta

@@ -1,8 +1,8 @@
 """What two texts share that is no alignment and no stratum of subject sees: an author's style, and a case told again.
 
-500 studies of each kind without any alignment. Without the remedy (the column `block`; one item of each cluster) p is
-below 0.05 far more often than in one of twenty; with it, as often as said. The size of the fault without the remedy is
-what the documentation names.
+500 studies of each kind without any alignment, 1,000 in the slow tier. Without the remedy (the column `block`; one item
+of each cluster) p is below 0.05 far more often than in one of twenty; with it, as often as said. The size of the fault
+without the remedy is what the documentation names.
 """
 
 from collections.abc import Callable
@@ -11,22 +11,22 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scipy import sparse, stats
+from scipy import sparse
 
 from sae_lens_med.alignment.concept_scores import concept_auroc, concept_f1, crossed_strata
 from sae_lens_med.alignment.concept_tests import half_of_strata
 from sae_lens_med.alignment.difference import matched_minus_mismatched
 from sae_lens_med.alignment.retrieval import ranked
+from sae_lens_med.alignment.rsa import cosine_dissimilarity, mantel
 from sae_lens_med.alignment.similarity import cosine_matrix
 from sae_lens_med.data.mappings import subject_stratum
 from sae_lens_med.metrics.duplicates import one_of_each
 from sae_lens_med.metrics.inputs import length_properties, length_strata, stratum_labels
 from sae_lens_med.records import McqItem
 from sae_lens_med.statistics import coarsen_strata, permutation_p, stratified_permutations
+from tests.calibration import FAST, TIERS, B, band, rejects
 
 Array = np.ndarray
-STUDIES, B, ALPHA = 500, 99, 0.05
-LOW, HIGH = (float(q) / STUDIES for q in stats.binom.interval(0.99, STUDIES, ALPHA))
 N, FEATURES, AUTHORS = 60, 40, 6
 
 
@@ -49,12 +49,15 @@ def _vectors(rng: np.random.Generator, liking: Array) -> sparse.csr_array:
 def _similar(
     stems: sparse.csr_array, explanations: sparse.csr_array, items: list[McqItem], rng: np.random.Generator
 ) -> list[float]:
+    """p of #2, #12 and #1."""
     strata = coarsen_strata([stratum_labels(item) for item in items])
     drawn = stratified_permutations(strata, B, rng)
     similarity = cosine_matrix(stems, explanations)
     difference, ranks = matched_minus_mismatched(similarity, strata, drawn), ranked(similarity, drawn, cuts=(1,))
+    questions, answers = (cosine_dissimilarity(cosine_matrix(side, side)) for side in (stems, explanations))
     return [
         permutation_p(float(difference.differences.mean()), difference.null),
+        mantel(questions, answers, drawn).p,
         permutation_p(float(ranks.reciprocal_rank.mean()), ranks.null_mrr),
     ]
 
@@ -119,20 +122,24 @@ KINDS: dict[str, Callable[[int, bool], list[float]]] = {"style": style, "again":
 
 
 @cache
-def _rejected(kind: str, remedy: bool) -> tuple[float, ...]:
-    found = np.array([KINDS[kind](seed, remedy) for seed in range(STUDIES)])
-    return tuple(np.mean(found <= ALPHA + 1e-12, axis=0).tolist())
+def _rejected(kind: str, remedy: bool, studies: int) -> list[float]:
+    return rejects([KINDS[kind](seed, remedy) for seed in range(studies)]).mean(axis=0).tolist()
 
 
+@pytest.mark.parametrize("studies", TIERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_the_remedy_one_study_of_twenty_is_rejected(kind: str) -> None:
-    first, second = _rejected(kind, True)
-    assert LOW <= first <= HIGH and second <= HIGH, (first, second)
+def test_with_the_remedy_one_study_of_twenty_is_rejected(kind: str, studies: int) -> None:
+    low, high = band(studies)
+    *continuous, with_ties = _rejected(kind, True, studies)
+    assert all(low <= share <= high for share in continuous) and with_ties <= high, (continuous, with_ties)
 
 
-@pytest.mark.parametrize(("kind", "least"), [("style", 0.2), ("again", 0.1), ("concepts", 0.1)])
-def test_without_it_far_more_are(kind: str, least: float) -> None:
-    assert max(_rejected(kind, False)) > least, _rejected(kind, False)
+@pytest.mark.parametrize(
+    ("kind", "least"), [("style", (0.6, 0.1, 0.3)), ("again", (0.1, 0.6, 0.08)), ("concepts", (0.1, 0.1))]
+)
+def test_without_it_far_more_are(kind: str, least: tuple[float, ...]) -> None:
+    found = _rejected(kind, False, FAST)
+    assert all(share > enough for share, enough in zip(found, least, strict=True)), found
 
 
 def test_a_block_keeps_items_apart_and_spellings_of_a_subject_join_them() -> None:

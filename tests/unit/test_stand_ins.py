@@ -9,13 +9,13 @@ from scipy import sparse
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.features.stand_ins import CALIPER, places, stand_ins
 from sae_lens_med.features.vectors import n_columns
-from tests.causal_study import SIZES, real_study, studies
+from tests.causal_study import SIZES, choices, real_study
 
 Array = np.ndarray
 
 
 def test_sets_of_real_cases_are_as_strong_at_every_size_and_mostly_other_features() -> None:
-    study, drawn = real_study(), studies(2)[0]
+    study, drawn = real_study(), choices(2)[0]
     n = len(study.own)
     own = np.array([drawn.own_drive(i, SIZES) for i in range(n)])
     random = np.array([drawn.drawn_drive(i, SIZES) for i in range(n)])
@@ -57,7 +57,7 @@ def test_features_recur_over_the_items_of_a_draw_as_the_own_ones_do() -> None:
     own, drawn = (
         [profile(list(study.own), by_drive) for by_drive in (False, True)],
         [
-            np.stack([profile([s[d] for s in each.sets], by_drive) for each in studies(2) for d in range(15)])
+            np.stack([profile([s[d] for s in each.sets], by_drive) for each in choices(2) for d in range(15)])
             for by_drive in (False, True)
         ],
     )
