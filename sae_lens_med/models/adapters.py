@@ -74,8 +74,8 @@ def find_adapter(folder: Path) -> Adapter:
     settings = _json(folder / CONFIG_FILE)
     if is_file(folder / "config.json") and any(p.name != WEIGHTS_FILE for p in folder.glob("*.safetensors")):
         raise ModelError(
-            f"the folder {folder} contains an adapter ({CONFIG_FILE}) and a whole model (config.json); move one of them "
-            "to a folder of its own."
+            f"the folder {folder} contains an adapter ({CONFIG_FILE}) and a whole model (config.json); move one of "
+            "them to a folder of its own."
         )
     method = settings.get("peft_type")
     if method != "LORA":
@@ -91,13 +91,13 @@ def find_adapter(folder: Path) -> Adapter:
         if settings.get(key):
             raise ModelError(f"the adapter in {folder} cannot be merged into its base: with {key} it {why}.")
     if not is_file(folder / WEIGHTS_FILE):
-        pickle = next((name for name in PICKLES if is_file(folder / name)), None)
-        raise ModelError(
-            f"the adapter in {folder} has its weights in {pickle}, a pickle, which is not opened here because it can "
-            f"run code; save it again with peft's save_pretrained, which writes {WEIGHTS_FILE}."
-            if pickle
-            else f"the adapter in {folder} has no {WEIGHTS_FILE}; copy the whole folder that peft's save_pretrained wrote."
-        )
+        for name in PICKLES:
+            if is_file(folder / name):
+                raise ModelError(
+                    f"the adapter in {folder} has its weights in {name}, a pickle, which is not opened here because it "
+                    f"can run code; save it again with peft's save_pretrained, which writes {WEIGHTS_FILE}."
+                )
+        raise ModelError(f"the adapter in {folder} has no {WEIGHTS_FILE}; copy all that peft's save_pretrained wrote.")
     base = settings.get("base_model_name_or_path")
     if not isinstance(base, str) or not base.strip():
         raise ModelError(

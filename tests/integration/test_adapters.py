@@ -1,5 +1,5 @@
-"""A folder with a LoRA adapter opens as its base with the adapter in it. The oracle is peft's own forward pass, in which
-base and adapter stay apart."""
+"""A folder with a LoRA adapter opens as its base with the adapter in it. The oracle is peft's own forward pass, in
+which base and adapter stay apart."""
 
 import json
 import shutil
