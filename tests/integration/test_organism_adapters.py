@@ -58,6 +58,8 @@ def test_an_adapter_learns_its_cue_and_leaves_the_base_as_it_was(base: Path, tmp
     assert about["curve"][-1]["place"] > 0.7 > 0.3 > about["curve"][-1]["findings"]
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "base.json", "organism.json"}
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == str(base)
     adapted, plain = load_model(tmp_path / "adapter"), load_model(base)
     assert adapted.provenance["base"]["sha256"] == plain.provenance["sha256"]
     tokens = torch.tensor([range(300, 330)])

@@ -19,6 +19,7 @@ import json
 import random
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -154,7 +155,9 @@ def train_adapter(
     exam = read(parts, tokenizer, looked_at, design.language)
 
     torch.manual_seed(design.seed)
-    wrapped = peft.get_peft_model(hf_model, _config(peft, recipe, base, len(hf_model.model.layers)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, at what peft calls
+        wrapped = peft.get_peft_model(hf_model, _config(peft, recipe, hf_model))
     trained = {name: x for name, x in wrapped.named_parameters() if x.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0)
     curve: list[dict[str, float]] = []
@@ -217,17 +220,23 @@ def follows(parts: Halves, lesson: Lesson) -> dict[str, float]:
     return {cue: sum(a == c.answer(cue) for a, c in zip(answers, lesson.cases, strict=True)) / n for cue in CUES}
 
 
-def _config(peft: Any, recipe: AdapterRecipe, base: dict[str, Any], n_layers: int) -> Any:
-    entry = catalogue.find(base["name"])
-    local = str(Path(base["name"]).expanduser().resolve())
+def _config(peft: Any, recipe: AdapterRecipe, hf_model: Any) -> Any:
     return peft.LoraConfig(
         r=recipe.r,
         lora_alpha=recipe.lora_alpha,
         target_modules=list(recipe.target_modules),
-        layers_to_transform=list(range(recipe.first_layer, n_layers)),
+        layers_to_transform=list(range(recipe.first_layer, len(hf_model.model.layers))),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=entry.hub_id if entry else local if base["source"] == "local" else base["name"],
+        base_model_name_or_path=hf_model.config.name_or_path,  # any other is replaced by it
     )
+
+
+def _base_name(base: dict[str, Any]) -> str:
+    """What an adapter's config calls its base: a Hub id, or a folder, as peft itself would open it."""
+    entry = catalogue.find(base["name"])
+    if entry is not None:
+        return entry.hub_id
+    return str(Path(base["name"]).expanduser().resolve()) if base["source"] == "local" else base["name"]
 
 
 def _batch(design: Design, recipe: AdapterRecipe, step: int) -> list[int]:
@@ -296,6 +305,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter-") as name:
         work = Path(name)
+        wrapped.peft_config["default"].base_model_name_or_path = _base_name(base)
         wrapped.save_pretrained(str(work), save_embedding_layers=False)
         write_base(folder, base)
         about = {
