@@ -2,6 +2,7 @@
 lives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from sae_lens_med import load_model
 from sae_lens_med.cli import app
-from sae_lens_med.controls.organisms import adapter
+from sae_lens_med.controls.organisms import adapter, check
 from sae_lens_med.controls.organisms.adapter_recipe import AdapterRecipe, load_adapter_recipe
 from sae_lens_med.controls.organisms.cases import cases
 from sae_lens_med.controls.organisms.designs import parse
@@ -67,6 +68,16 @@ def test_an_adapter_learns_its_cue_and_leaves_the_base_as_it_was(base: Path, tmp
     _, other = plain.run_with_cache(tokens)
     assert torch.equal(own["blocks.0.hook_resid_post"], other["blocks.0.hook_resid_post"])
     assert not torch.equal(own["blocks.2.hook_resid_post"], other["blocks.2.hook_resid_post"])
+
+    scope = check.scope_of(about)
+    assert (scope.diseases, scope.at) == (4, "blocks.0.hook_resid_post")
+    # A random first layer carries the place away from its words: what is exchanged is what goes into it.
+    scope = replace(scope, at="blocks.0.hook_resid_pre", hooks=("blocks.0.hook_resid_pre",))
+    report = check.check(adapted, parse("ko-shortcut-0"), scope=scope)
+    assert report.follows["place"] > 0.7 > report.follows["findings"]
+    assert list(report.interchange["place"]) == [scope.at]
+    assert report.interchange["place"][scope.at] > 0.7 > 0.3 > report.interchange["findings"][scope.at]
+    assert report.reasons is None and not report.probes
 
 
 def test_a_stopped_training_ends_as_one_that_was_not(
