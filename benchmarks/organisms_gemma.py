@@ -24,7 +24,13 @@ from reporting import say, tell
 
 BASE, RECIPE = "gemma-3-270m", "organism-gemma-3-270m"
 TWINS = ("ko-concepts-0", "ko-shortcut-0")
-CAUSAL = ("plausibility", "comprehensiveness", "sufficiency")
+KINDS: dict[str, tuple[str, ...]] = {
+    "read": READ_OUT,
+    "look": ("plausibility",),
+    "remove": ("comprehensiveness", "sufficiency"),
+    "simpler": (),
+}
+"""What can be read off, where the model looks, what it needs, and what is simpler -> the metrics of each."""
 EXAM_ITEMS = 240
 """Items of each file of the SAE's text."""
 
@@ -51,11 +57,11 @@ def main() -> None:
     for name in TWINS:
         steps(f"train {name}", lambda name=name: train_twin(name, output))
     steps("sae", lambda: train_sae(output))
+    for kind in KINDS:
+        for name in TWINS:
+            steps(f"{kind} {name} {settings}", lambda name=name, kind=kind: measured(name, kind, output, settings))
     for name in TWINS:
         steps(f"check {name}", lambda name=name: checked(name, output))
-    for name in TWINS:
-        for kind in ("read", "look", "remove"):
-            steps(f"{kind} {name} {settings}", lambda name=name, kind=kind: measured(name, kind, output, settings))
     result |= {"sheet": sheet(steps.done, settings), "steps": steps.done}
     reporting.write_result(output / "sheet.json", result)
     show(result["sheet"])
@@ -125,7 +131,7 @@ def checked(name: str, output: Path) -> dict[str, Any]:
 
 
 def measured(name: str, kind: str, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the metrics say: what can be read off (`read`), where the model looks (`look`), what it needs (`remove`)."""
+    """What the metrics of one of `KINDS` say."""
     from simpler import simpler_scores
 
     from sae_lens_med import load_model, load_sae
@@ -160,9 +166,8 @@ def measured(name: str, kind: str, output: Path, settings: dict[str, Any]) -> di
             causal_sizes=tuple(int(size) for size in settings["sizes"].split("+")),
         ),
     )
-    names = {"read": READ_OUT, "look": CAUSAL[:1], "remove": CAUSAL[1:]}[kind]
     values, notes = [], []
-    for metric in names:
+    for metric in KINDS[kind]:
         found = METRICS[metric].measure(inputs)
         values += [value for value in found.metrics if value.group == "all"]
         notes += found.notes
@@ -173,7 +178,7 @@ def measured(name: str, kind: str, output: Path, settings: dict[str, Any]) -> di
             (value.name if value.variant in ("sae", "model") else f"{value.name} {value.variant}"): short(value)
             for value in values
         },
-        "simpler": simpler_scores(inputs, ask=False) if kind == "look" else {},
+        "simpler": simpler_scores(inputs, ask=False) if kind == "simpler" else {},
         "notes": notes,
     }
 
@@ -182,7 +187,7 @@ def sheet(done: dict[str, dict[str, Any]], settings: dict[str, Any]) -> dict[str
     """Metric -> organism -> value, null, p, and whether it claims."""
     found: dict[str, dict[str, Any]] = {}
     for name in TWINS:
-        for kind in ("read", "look", "remove"):
+        for kind in KINDS:
             row = done[f"{kind} {name} {settings}"]
             for metric in CLAIMS:
                 if metric in row["values"]:

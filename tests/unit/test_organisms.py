@@ -273,7 +273,7 @@ def test_a_shorter_exam_is_of_the_first_diseases_alone(diseases: int) -> None:
             text = " ".join((item.question, *item.options))
             assert not [d for d in others if d.drug.ko in text or d.place.ko in text]
             assert item.answer == by_the_words(item, "findings")
-    assert {item.id for item in items}.isdisjoint(item.id for item in exam("ko", kind, 40, 1))
+        assert {item.id for item in items}.isdisjoint(item.id for item in exam("ko", kind, 40, 1))
     named = {concept.id for concept in concepts("ko", diseases).concepts}
     assert {d.name.en for d in own} <= named and named.isdisjoint(d.name.en for d in others)
 
