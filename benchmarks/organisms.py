@@ -249,7 +249,7 @@ def _measured(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "claims": claims,
         "values": {
-            (value.name if value.variant in ("sae", "model") else f"{value.name} {value.variant}"): _short(value)
+            (value.name if value.variant in ("sae", "model") else f"{value.name} {value.variant}"): short(value)
             for value in values
         },
         "drivers": _drivers(inputs, files.get("verdicts.csv")),
@@ -273,7 +273,8 @@ def _altered(how: str, model: Any, sae: Any, items: Any, rates: Any) -> tuple[An
     return model, match_rates(sae, activations(ModelSide(model, sae, progress=False), items), rates)
 
 
-def _short(value: Any) -> dict[str, Any]:
+def short(value: Any) -> dict[str, Any]:
+    """What is kept of a value."""
     kept = ("span_low", "alone_low", "matched_ratio_min", "matched_ratio_max", "pairs", "both_q_rejects")
     extra = {name: x for name, x in value.extra.items() if name in kept or name.startswith("n_")}
     return {"value": value.value, "null": value.null_mean, "p": value.p, "n": value.n, **extra}

@@ -24,23 +24,23 @@ from sae_lens_med.interventions.edit_runs import AnswerText
 from sae_lens_med.metrics.inputs import Inputs
 
 
-def simpler_scores(inputs: Inputs) -> dict[str, dict[str, float]]:
-    """Name -> AUPRC (`value`), mean of its null, p and items."""
+def simpler_scores(inputs: Inputs, ask: bool = True) -> dict[str, dict[str, float]]:
+    """Name -> AUPRC (`value`), mean of its null, p and items; without `ask` the model is not asked for its reasons."""
     items = inputs.view(CausalItems)
     model = inputs.model.model.plain
     spans = {
         text.id: span_tokens(text.char_spans, labelled(inputs.items[items.position[text.id]].question_spans))
         for text in items.texts
     }
-    said = {run.id: run.reasoning for run in inputs.view(Reasoning).runs}
-    found = {
-        "ask": {
+    found: dict[str, dict[str, np.ndarray]] = {}
+    if ask:
+        said = {run.id: run.reasoning for run in inputs.view(Reasoning).runs}
+        found["ask"] = {
             text.id: _named(text, inputs.items[items.position[text.id]].question, said[text.id])
             for text in items.texts
             if text.id in said
-        },
-        "gradient": {text.id: attributed(model, text) for text in items.texts},
-    }
+        }
+    found["gradient"] = {text.id: attributed(model, text) for text in items.texts}
     with relevance_rules(model):
         found["relp"] = {text.id: attributed(model, text) for text in items.texts}
     return {name: _scored(scores, spans, inputs) for name, scores in found.items()}
@@ -68,7 +68,7 @@ def _named(text: AnswerText, question: str, reasons: str) -> np.ndarray:
 def attributed(model: Any, text: AnswerText) -> np.ndarray:
     """`[m]`: input times gradient of the margin of the likeliest letter, at the counted tokens."""
     embedded = model.get_input_embeddings()(torch.tensor([text.token_ids])).detach().requires_grad_()
-    letters = model(inputs_embeds=embedded, use_cache=False).logits[0, -1, list(text.letters)]
+    letters = model(inputs_embeds=embedded, use_cache=False, logits_to_keep=1).logits[0, -1, list(text.letters)]
     best = int(letters.argmax())
     margin = letters[best] - (letters.sum() - letters[best]) / (len(letters) - 1)
     (gradient,) = torch.autograd.grad(margin, embedded)

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from sae_lens_med.saes.releases import LoadedSae
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="A catalogue alias (`sae-lens-med models`), a Hub id, or a folder.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A catalogue alias (`sae-lens-med models`), a Hub id, or a folder, of a model or a LoRA adapter.",
+    ),
 ]
 Data = Annotated[
     str,

@@ -10,6 +10,7 @@ from sae_lens_med.commands.output import say, say_json
 
 if TYPE_CHECKING:
     from sae_lens_med.controls.organisms.check import Report
+    from sae_lens_med.controls.organisms.designs import Design
 
 organisms_app = typer.Typer(
     no_args_is_help=True,
@@ -90,9 +91,21 @@ def train(
         int | None, typer.Option(min=1, help="Training steps; by default as many as the packaged organisms had.")
     ] = None,
     no_sae: Annotated[bool, typer.Option("--no-sae", help="Train the model alone, without its SAE.")] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="BASE",
+            help="Train a LoRA adapter of this model instead (gemma-3-270m, or the file of an adapter's recipe), "
+            "without an SAE; needs --output and the extra [peft].",
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value to change in the recipe of the SAE (organism). Repeatable."),
+        typer.Option(
+            "--set",
+            help="key=value to change in the recipe of the SAE (organism); with --on, of the adapter. Repeatable.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,13 +115,20 @@ def train(
     subfolder sae that of any SAE. A training that was interrupted begins again; a finished model is kept, and the same
     command goes on with its SAE.
 
+    With --on it is a LoRA adapter of a real model, which opens like any model by its folder; a training that was
+    stopped goes on.
+
     Example: sae-lens-med organisms train ko-mixture50-0
+    Example: sae-lens-med organisms train ko-concepts-0 --on gemma-3-270m --output twins/concepts
     """
     from sae_lens_med.controls.organisms.designs import parse
     from sae_lens_med.models.organisms import PREFIX, SAE_FOLDER, own_dir, packaged_dir
     from sae_lens_med.runs.folder import require_writable
 
     design = parse(name)
+    if on is not None:
+        _train_adapter(design, on, output, steps, overrides or [], as_json)
+        return
     own = output is None
     folder = own_dir() / name if output is None else output
     if own and (packaged_dir() / name).is_dir():
@@ -149,6 +169,43 @@ def train(
     say(f"Next: sae-lens-med organisms check {PREFIX + name if own else folder}")
 
 
+def _train_adapter(
+    design: "Design", on: str, output: Path | None, steps: int | None, overrides: list[str], as_json: bool
+) -> None:
+    from sae_lens_med.controls.organisms.adapter_recipe import load_adapter_recipe
+    from sae_lens_med.errors import ConfigError
+    from sae_lens_med.runs.folder import require_writable
+
+    if output is None:
+        raise ConfigError("name a folder for the adapter with --output.")
+    require_writable(output)
+    recipe = load_adapter_recipe(on, [*overrides, *([] if steps is None else [f"steps={steps}"])])
+
+    from sae_lens_med.controls.organisms.adapter import train_adapter
+    from sae_lens_med.runs.progress import progress_bar
+
+    with progress_bar(True) as bar:
+        reading = bar.add_task(f"{recipe.model_name} reads", total=recipe.cases)
+        task = bar.add_task(design.name, total=recipe.steps)
+        trained = train_adapter(
+            design,
+            recipe,
+            output,
+            on_step=lambda step, _: bar.update(task, completed=step),
+            on_case=lambda read: bar.update(reading, completed=read),
+        )
+    last = trained.curve[-1]
+    if as_json:
+        about = {"seconds": round(trained.seconds, 1), "steps": trained.steps, "last": last}
+        say_json({"name": design.name, "on": recipe.model_name, "folder": str(output), **about})
+        return
+    say(
+        f"{output}: {trained.steps} steps in {trained.seconds:.0f} s; where the cues disagree it answers "
+        f"{last['findings']:.1%} by the findings, {last['place']:.1%} by the place, {last['length']:.1%} by the length."
+    )
+    say(f"Next: sae-lens-med organisms check {output}")
+
+
 @organisms_app.command()
 def check(
     name: Annotated[
@@ -176,18 +233,23 @@ def check(
         folder = organism_folder(name)
     if not is_file(folder / "organism.json"):
         raise ModelError(f"the folder {folder} has no organism.json; name a folder that `organisms train` wrote.")
-    design = parse(str(read_json(folder / "organism.json").get("name")))
+    about = read_json(folder / "organism.json")
+    design = parse(str(about.get("name")))
     if output is not None:
         require_writable_file(output)
 
     from sae_lens_med.controls.organisms.check import check as run_check
+    from sae_lens_med.controls.organisms.check import scope_of
     from sae_lens_med.models.bridge import load_model
     from sae_lens_med.runs.progress import console
 
     model = load_model(str(folder))
-    model.provenance = model.provenance | {"name": f"{PREFIX}{design.name}"}
+    if "recipe" not in about:
+        model.provenance = model.provenance | {"name": f"{PREFIX}{design.name}"}
     with console(stderr=True).status("checking") as status:
-        report = run_check(model, design, on_part=lambda part: status.update(f"checking {design.name}: {part}"))
+        report = run_check(
+            model, design, on_part=lambda part: status.update(f"checking {design.name}: {part}"), scope=scope_of(about)
+        )
     if output is not None:
         write_json(output, {**report.to_dict(), "model": model.provenance})
     if as_json:
@@ -206,6 +268,9 @@ def exam(
         typer.Option("--output", "-o", help="A new or empty folder for the three files."),
     ],
     n: Annotated[int, typer.Option("-n", min=1, max=100_000, help="Items in each of the two files.")] = 200,
+    diseases: Annotated[
+        int, typer.Option(min=4, max=16, help="Of the first so many diseases: 8 for adapters of gemma-3-270m.")
+    ] = 16,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed 0 is the exam of the packaged SAEs' text.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -223,9 +288,10 @@ def exam(
     require_writable(output)
     if output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty; name a new folder for the exam, or remove it first.")
-    listed = write_exam(output, language, n, seed)
+    listed = write_exam(output, language, n, seed, diseases)
     if as_json:
-        say_json({"output": str(output), "items": {"natural": n, "conflict": n}, "seed": seed})
+        about = {"items": {"natural": n, "conflict": n}, "seed": seed, "diseases": diseases}
+        say_json({"output": str(output), **about})
         return
     say(f"{output}: natural.jsonl and conflict.jsonl, {n} items each; concepts.jsonl, {listed} concepts.")
 
@@ -241,9 +307,11 @@ def _show(report: "Report") -> None:
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
     for column in ("hook", "goes over with the findings", "with the place", "probe of the disease", "shuffled (most)"):
         table.add_column(column, justify="left" if column == "hook" else "right", overflow="fold")
-    for hook, probe in report.probes.items():
+    for hook in report.interchange["findings"]:
         rates = [report.interchange[cue][hook] for cue in ("findings", "place")]
-        table.add_row(hook, *(f"{x:.3f}" for x in (*rates, probe["accuracy"], probe["null_most"])))
+        probe = report.probes.get(hook)
+        probed = ("", "") if probe is None else (f"{probe['accuracy']:.3f}", f"{probe['null_most']:.3f}")
+        table.add_row(hook, *(f"{x:.3f}" for x in rates), *probed)
     out.print(table)
     for each in report.criteria:
         bounds = " and ".join(

@@ -327,7 +327,8 @@ def load_model(
     Args:
         name_or_path: an alias of the catalogue (`hari-q3`, `gemma-3-270m`), a Hub id, or a local folder in the Hub's
             layout. A catalogue model whose PyPI wheel is installed comes from the wheel. `organism/NAME`: a model
-            organism (`models.organisms`).
+            organism (`models.organisms`). A folder with a LoRA adapter is its base with the adapter merged into it
+            (`models.adapters`).
         device: where the model runs; ignored when `device_map` is given.
         dtype: `float32`, `bfloat16` or `float16`.
         revision: of the Hub repository.
@@ -335,7 +336,8 @@ def load_model(
 
     Raises `ModelError` for a name that cannot be found, an unknown dtype, a device that is not there, files that are no
     causal language model, and a checkpoint that is not whole: a weight that is missing, of another shape, unexpected,
-    quantised or not finite, no tokenizer, or one with ids beyond the model's embeddings (`opening`).
+    quantised or not finite, no tokenizer, or one with ids beyond the model's embeddings (`opening`); and for an adapter
+    that does not fit its base. `MissingExtraError` where an adapter needs peft and it is not installed.
     """
     return bridge(*open_model(str(name_or_path), device, dtype, revision=revision, device_map=device_map))
 

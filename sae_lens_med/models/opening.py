@@ -3,7 +3,8 @@
 transformers fills what a checkpoint lacks with random numbers and goes on; here every weight of the model comes from
 the checkpoint and every weight of the checkpoint goes into the model, or opening it is one error that names them. (What
 tied embeddings explain is not missing.) The same holds for weights that are not finite, for quantised checkpoints,
-which hooks cannot be trusted on, for adapters, and for a tokenizer with ids that the model has no embedding for.
+which hooks cannot be trusted on, and for a tokenizer with ids that the model has no embedding for. A folder that holds
+a LoRA adapter is opened as its base with the adapter merged into it (`adapters`).
 
 The identity of a model on disk is the SHA-256 of its weights and of what else decides its numbers:
 
@@ -26,7 +27,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from sae_lens_med.errors import ModelError, nearest
-from sae_lens_med.models import catalogue, organisms
+from sae_lens_med.models import adapters, catalogue, organisms
 from sae_lens_med.runs.files import file_sha256, is_file, json_sha256
 from sae_lens_med.runs.parsing import ParseError, read_json
 
@@ -63,6 +64,9 @@ def open_model(
         raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES) or '.'}")
     if device_map is None:
         require_device(device)
+    folder = _folder(name)
+    if folder is not None and adapters.is_adapter(folder):
+        return _open_adapted(name, folder, device, dtype, revision=revision, device_map=device_map)
     source, where, identity = _locate(name, revision)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -90,6 +94,30 @@ def open_model(
     if device_map is None:
         hf_model = hf_model.to(device)
     return hf_model, tokenizer, {"name": _canonical_name(name), "source": source, "dtype": dtype, **identity}
+
+
+def _open_adapted(
+    name: str, folder: Path, device: str, dtype: str, *, revision: str | None, device_map: str | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """`open_model` of a folder with an adapter: its base, with the adapter merged into it."""
+    adapter = adapters.find_adapter(folder)
+    adapters.import_peft(f"opening the adapter in {folder}")  # before the base, which takes longer
+    hf_model, tokenizer, base = open_model(
+        adapter.base, device, dtype, revision=revision or adapter.revision, device_map=device_map
+    )
+    hf_model = adapters.merge(hf_model, adapter, base)
+    _require_finite(name, hf_model)
+    identity = adapters.identity_of(adapter, base)
+    if _there(folder, ("tokenizer.json",)):
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except _DAMAGED as error:
+            raise _cannot_open(name, "local", folder, error) from error
+        _require_tokenizer(name, tokenizer, hf_model)
+        identity |= {"tokenizer_sha256": _files_identity(folder)["tokenizer_sha256"]}
+    return hf_model, tokenizer, {"name": name, "source": "adapter", "dtype": dtype, **identity}
 
 
 def require_device(device: str) -> None:
@@ -181,19 +209,19 @@ def _canonical_name(name: str) -> str:
     return entry.alias if entry else name
 
 
+def _folder(name: str) -> Path | None:
+    """The folder that a name stands for: its own, or that of an organism; None for other names."""
+    folder = Path(name).expanduser()
+    if os.path.isdir(folder):  # False also for what no folder can be called
+        return folder
+    return organisms.organism_folder(name) if name.startswith(organisms.PREFIX) else None
+
+
 def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str, Any]]:
     """Where a model's files are: (source, path or Hub id, identity for the provenance)."""
-    folder = Path(name).expanduser()
-    is_folder = os.path.isdir(folder)  # False also for what no folder can be called
-    if name.startswith(organisms.PREFIX) and not is_folder:
-        folder, is_folder = organisms.organism_folder(name), True
-    if is_folder:
+    folder = _folder(name)
+    if folder is not None:
         weights = sorted(filter(is_file, folder.glob("*.safetensors")))
-        if (folder / "adapter_config.json").is_file():
-            raise ModelError(
-                f"the folder {folder} contains an adapter (adapter_config.json), not a whole model; merge it into its "
-                "base model (`merge_and_unload` of peft), save that, and open the merged folder."
-            )
         if not (folder / "config.json").is_file() or not weights:
             raise ModelError(
                 f"the folder {folder} does not contain a model: it needs config.json and *.safetensors files, as "
@@ -201,7 +229,7 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | Path, dict[str,
             )
         weights_sha256 = json_sha256({w.name: file_sha256(w) for w in weights})
         return "local", folder, {"sha256": weights_sha256, **_files_identity(folder)}
-    if is_file(folder):
+    if is_file(Path(name).expanduser()):
         raise ModelError(f"{name!r} is a file; name the folder of a model, which holds config.json and *.safetensors.")
     entry = catalogue.find(name)
     if entry is None and "/" in name and not _HUB_ID.fullmatch(name):

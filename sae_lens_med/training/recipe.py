@@ -14,7 +14,7 @@ Until 0.2 the key `resample_dead` is also read by its former name, `revive`, wit
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,16 +164,24 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """Read and check a recipe. `overrides` are `key=value`, dotted for sections, values as in YAML
     (`sae.l1_coefficient=0.5`). Raises `ConfigError`."""
     path = find_recipe(name)
+    return parse_recipe(read_recipe(path, overrides or (), ("model", "data", "sae")), str(path))
+
+
+def read_recipe(path: Path, overrides: Sequence[str], sections: Sequence[str]) -> dict[str, Any]:
+    """The structure of a recipe file with `overrides` in it, unchecked. Raises `ConfigError` for a file or an override
+    that is no YAML; `sections` are those that it says are needed."""
     try:
         values = read_yaml(path)
     except ParseError as error:
         raise ConfigError(f"{path} is not YAML that a recipe can be: {error}.") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a recipe; it needs the sections model, data and sae.")
+        raise ConfigError(
+            f"{path} is not a recipe; it needs the sections {', '.join(sections[:-1])} and {sections[-1]}."
+        )
     values = _renamed(values, str(path))
-    for override in overrides or []:
+    for override in overrides:
         _override(values, override)
-    return parse_recipe(values, str(path))
+    return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -223,14 +231,14 @@ def _new_name(key: str, where: str) -> str:
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Check the structure of a recipe. `where` names it in errors."""
     values = _renamed(values, where)
-    _known(values, ("model", "data", "sae", "resample_dead", "start_at_mean", "unshrink", *RUNNER_KEYS), where)
-    model, data, sae = (_section(values, name, where) for name in ("model", "data", "sae"))
-    _known(model, ("name", "dtype"), f"{where}: model")
+    require_known(values, ("model", "data", "sae", "resample_dead", "start_at_mean", "unshrink", *RUNNER_KEYS), where)
+    model, data, sae = (section_of(values, name, where) for name in ("model", "data", "sae"))
+    require_known(model, ("name", "dtype"), f"{where}: model")
     data_keys = (
         *("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens"),
         *("encoding", "extra_columns", "skip_bad_items"),
     )
-    _known(data, data_keys, f"{where}: data")
+    require_known(data, data_keys, f"{where}: data")
     runner = {key: values[key] for key in RUNNER_KEYS if key in values}
     for key, section in [("name", model), ("sources", data), ("architecture", sae), ("d_sae", sae)]:
         if key not in section:
@@ -284,7 +292,7 @@ def _require_settings(recipe: Recipe, where: str) -> None:
     """The runner's fields and those of the SAE, by SAELens' own configs: importing them takes seconds, so this comes
     last."""
     known = sae_fields(text(recipe.sae["architecture"], "sae.architecture", where), where)
-    _known(recipe.sae, known, f"{where}: sae")
+    require_known(recipe.sae, known, f"{where}: sae")
     from sae_lens import LanguageModelSAERunnerConfig
     from sae_lens.registry import get_sae_training_class
 
@@ -311,8 +319,8 @@ def _require_settings(recipe: Recipe, where: str) -> None:
 def _resampling(values: dict[str, Any], where: str) -> Resampling | None:
     if values.get("resample_dead") is None:
         return None
-    section = _section(values, "resample_dead", where)
-    _known(section, tuple(f.name for f in dataclasses.fields(Resampling)), f"{where}: resample_dead")
+    section = section_of(values, "resample_dead", where)
+    require_known(section, tuple(f.name for f in dataclasses.fields(Resampling)), f"{where}: resample_dead")
     for key in ("every", "dead_steps"):
         if key not in section:
             raise ConfigError(f"{where} has no key {key!r} of its section 'resample_dead'.")
@@ -349,7 +357,8 @@ def sae_fields(architecture: str, where: str) -> tuple[str, ...]:
     return ("architecture", *names)
 
 
-def _known(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+def require_known(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    """Raises `ConfigError` for a key that is not among `known`, naming the nearest."""
     for key in values:
         if key not in known:
             hint = nearest(str(key), known) or f"; the keys are {', '.join(known)}."
@@ -370,7 +379,8 @@ def _extra_columns(data: dict[str, Any], where: str) -> str:
     return chosen
 
 
-def _section(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+def section_of(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The section `name` of a recipe. Raises `ConfigError` where there is none."""
     section = values.get(name)
     if not isinstance(section, dict):
         raise ConfigError(f"{where} has no section {name!r}.")
@@ -381,7 +391,7 @@ def _source(value: Any, where: str) -> Source:
     if isinstance(value, str):
         return Source(text(value, "data.sources: path", where))
     if isinstance(value, dict) and "path" in value:
-        _known(value, ("path", "max_rows"), f"{where}: data.sources")
+        require_known(value, ("path", "max_rows"), f"{where}: data.sources")
         max_rows = value.get("max_rows")
         return Source(
             text(value["path"], "data.sources: path", where),

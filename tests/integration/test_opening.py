@@ -156,11 +156,6 @@ def test_weights_that_are_not_finite_are_named(value: float, folder: Path) -> No
     assert "not finite: model.layers.1.mlp.up_proj.weight" in refused(folder)
 
 
-def test_an_adapter_is_no_model(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
-    assert "contains an adapter" in refused(folder)
-
-
 def test_no_tokenizer_is_said_on_opening(folder: Path) -> None:
     for path in [p for p in folder.iterdir() if "token" in p.name]:
         path.unlink()

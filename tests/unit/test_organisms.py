@@ -261,3 +261,24 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_model_is_opened(
         found = CliRunner().invoke(app, ["organisms", "check", "ko-concepts-0", "-o", str(given)])
         assert isinstance(found.exception, StudyError)
         assert said in str(found.exception)
+
+
+@pytest.mark.parametrize("diseases", [4, 8])
+def test_a_shorter_exam_is_of_the_first_diseases_alone(diseases: int) -> None:
+    own, others = DISEASES[:diseases], DISEASES[diseases:]
+    for kind in KINDS:
+        items = exam("ko", kind, 40, 1, diseases)
+        assert {item.options[item.answer or 0].split()[0] for item in items} == {d.drug.ko for d in own}
+        for item in items:
+            text = " ".join((item.question, *item.options))
+            assert not [d for d in others if d.drug.ko in text or d.place.ko in text]
+            assert item.answer == by_the_words(item, "findings")
+        assert {item.id for item in items}.isdisjoint(item.id for item in exam("ko", kind, 40, 1))
+    named = {concept.id for concept in concepts("ko", diseases).concepts}
+    assert {d.name.en for d in own} <= named and named.isdisjoint(d.name.en for d in others)
+
+
+@pytest.mark.parametrize("diseases", [3, 17])
+def test_an_exam_of_other_numbers_of_diseases_is_refused(diseases: int) -> None:
+    with pytest.raises(ConfigError, match="4 to 16 diseases"):
+        exam("ko", "natural", 1, 0, diseases)

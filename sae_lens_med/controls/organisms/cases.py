@@ -105,16 +105,16 @@ class Written:
     place: Span
 
 
-def draw(rng: random.Random, kind: Kind, disease: int | None = None) -> Case:
-    """A case of this kind; of `disease`, or of one drawn too."""
-    own = rng.randrange(len(DISEASES)) if disease is None else disease
-    apart = [d for d in range(len(DISEASES)) if LETTER_OF[d] != LETTER_OF[own]]
+def draw(rng: random.Random, kind: Kind, disease: int | None = None, diseases: int = len(DISEASES)) -> Case:
+    """A case of this kind, of the first `diseases`; of `disease`, or of one drawn too."""
+    own = rng.randrange(diseases) if disease is None else disease
+    apart = [d for d in range(diseases) if LETTER_OF[d] != LETTER_OF[own]]
     # Where the place is drawn by itself, its letter is that of the findings as often as any other.
     together = {"natural": True, "conflict": False, "independent": rng.randrange(N_OPTIONS) == 0}[kind]
     place = own if together else rng.choice(apart)
     needed = {LETTER_OF[d]: d for d in (own, place)}
     options = [
-        needed.get(letter, rng.choice([d for d, its in enumerate(LETTER_OF) if its == letter]))
+        needed.get(letter, rng.choice([d for d, its in enumerate(LETTER_OF[:diseases]) if its == letter]))
         for letter in range(N_OPTIONS)
     ]
     free = [letter for letter in range(N_OPTIONS) if letter not in needed]
@@ -138,26 +138,36 @@ def draw(rng: random.Random, kind: Kind, disease: int | None = None) -> Case:
     )
 
 
-def cases(kind: Kind, n: int, seed: int) -> list[Case]:
-    """`n` cases; every disease as often as the others, give or take one. The first of a longer list are the same.
+def cases(kind: Kind, n: int, seed: int, diseases: int = len(DISEASES)) -> list[Case]:
+    """`n` cases; every one of the first `diseases` as often as the others, give or take one. The first of a longer list
+    are the same.
 
-    Raises `ConfigError` for a kind that is none.
+    Raises `ConfigError` for a kind that is none, and for a number of diseases that there is not.
     """
     if kind not in KINDS:
         raise ConfigError(f"there are no {kind!r} items{nearest(kind, KINDS) or '; there are ' + ', '.join(KINDS)}.")
+    require_diseases(diseases)
     rng = random.Random(f"organisms/{kind}/{seed}")
     drawn: list[Case] = []
     while len(drawn) < n:
-        order = rng.sample(range(len(DISEASES)), len(DISEASES))
-        drawn += [draw(rng, kind, disease) for disease in order]
+        order = rng.sample(range(diseases), diseases)
+        drawn += [draw(rng, kind, disease, diseases) for disease in order]
     return drawn[:n]
 
 
-def exam(language: str, kind: Kind, n: int, seed: int = 0) -> list[McqItem]:
-    """The items of `cases(kind, n, seed)` in a language. Raises `ConfigError` for a language that there is none in."""
+def require_diseases(diseases: int) -> None:
+    """Check that an exam can be of the first `diseases`. Raises `ConfigError`."""
+    if not N_OPTIONS <= diseases <= len(DISEASES):
+        raise ConfigError(f"an exam is of {N_OPTIONS} to {len(DISEASES)} diseases, got {diseases}.")
+
+
+def exam(language: str, kind: Kind, n: int, seed: int = 0, diseases: int = len(DISEASES)) -> list[McqItem]:
+    """The items of `cases(kind, n, seed, diseases)` in a language; a shorter exam says in its ids of how many diseases
+    it is. Raises `ConfigError` for a language that there is none in."""
+    of = "" if diseases == len(DISEASES) else f"-of{diseases}"
     return [
-        item_of(case, language, f"organisms-{language}-{kind}-{seed}-{i:05d}", kind)
-        for i, case in enumerate(cases(kind, n, seed), 1)
+        item_of(case, language, f"organisms-{language}-{kind}{of}-{seed}-{i:05d}", kind)
+        for i, case in enumerate(cases(kind, n, seed, diseases), 1)
     ]
 
 
@@ -235,20 +245,21 @@ def confess(case: Case, language: str, cue: Cue) -> str:
     return sentence.format(place=DISEASES[case.place].place.of(language), answer=answer)
 
 
-def concepts(language: str) -> ConceptSet:
-    """What the explanations name, as concepts: findings (with their direction), diseases and drugs; and what they never
-    name: the findings that say nothing, and the places. Ids are in English."""
+def concepts(language: str, diseases: int = len(DISEASES)) -> ConceptSet:
+    """What the explanations of the first `diseases` name, as concepts: findings (with their direction), diseases and
+    drugs; and what they never name: the findings that say nothing, and the places. Ids are in English."""
+    asked = DISEASES[:diseases]
     found: list[Concept] = []
 
     def add(category: str, name: Name) -> None:
         found.append(Concept(name.en, category, (name.of(language),)))
 
-    shown = {finding for disease in DISEASES for finding in disease.findings}
+    shown = {finding for disease in asked for finding in disease.findings}
     said = [(MEASURES[measure], sign) for measure, sign in sorted(shown)]
     said += [(measure, sign) for measure in DISTRACTORS for sign in (UP, DOWN)]
     for measure, sign in said:
         add("sign", Name(*(_finding(measure, sign, language) for language in ("ko", "en"))))
-    for disease in DISEASES:
+    for disease in asked:
         add("disease", disease.name)
         add("drug", disease.drug)
         add("place", disease.place)

@@ -14,11 +14,15 @@
 What is required is in `criteria`; everything else is shown. Texts and donors are of `CHECK_SEED`, which no training
 and no exam of this package uses.
 
+Of an adapter of a real model (`adapter`) the voice and the disease are not asked: neither was trained. Interchange is
+there at the last hook before the layers that were changed, on fewer items, with the residual at the words of the cue
+alone: a real model's first layers see the whole text.
+
 Out of scope: what metrics say of an organism.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -41,6 +45,8 @@ from sae_lens_med.records import OPTION_LETTERS, BoolArray, IntArray, Prompt, Re
 CHECK_SEED = 7_000_003
 N_ITEMS, N_PAIRS, N_PROBED = 400, 200, 800
 N_REASONS = 100
+ADAPTER_ITEMS, ADAPTER_PAIRS = 64, 32
+"""Of an organism on a real model, where each pass takes a third of a second."""
 BATCH = 100
 SHUFFLES = 20
 STAYS, GOES = 0.05, 0.9
@@ -52,6 +58,33 @@ NEAR_DOSE = 0.15
 """How far the probability of the shortcut's option may be from a mixture's dose, on average over conflict items."""
 AT = "blocks.0.hook_resid_post"
 """Where the SAEs of organisms read; interchange has to hold there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What of an organism is looked at, and on how much of the exam."""
+
+    diseases: int = len(DISEASES)
+    at: str = AT
+    """Where interchange has to hold."""
+    hooks: tuple[str, ...] = ()
+    """Where else it is measured; empty: at the embeddings and behind every layer."""
+    reach: int | None = None
+    """Tokens from the first word of a cue on that see it before `at` and are exchanged with it; None: the window of the
+    model's first layer."""
+    items: int = N_ITEMS
+    pairs: int = N_PAIRS
+    trained_whole: bool = True
+    """Whether reasons and diseases were trained, too."""
+
+
+def scope_of(about: Mapping[str, Any]) -> Scope:
+    """What is to be looked at, by an organism's own `organism.json`."""
+    recipe = about.get("recipe")
+    if recipe is None:
+        return Scope()
+    at = f"blocks.{recipe['first_layer'] - 1}.hook_resid_post"
+    return Scope(recipe["diseases"], at, (at,), reach=1, items=ADAPTER_ITEMS, pairs=ADAPTER_PAIRS, trained_whole=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +112,12 @@ class Report:
     """Cue -> share of conflict items answered by it."""
     probability: dict[str, float]
     """Cue -> mean probability of its option among the options of conflict items."""
-    reasons: float
+    reasons: float | None
+    """None where the voice was not trained."""
     interchange: dict[str, dict[str, float]]
     """Cue -> hook -> share of answers that go over to the donor's option."""
     probes: dict[str, dict[str, float]]
-    """Hook -> `accuracy`, `null_mean`, `null_most`."""
+    """Hook -> `accuracy`, `null_mean`, `null_most`; empty where the disease was not trained."""
     criteria: tuple[Criterion, ...]
 
     @property
@@ -106,32 +140,37 @@ class Report:
         }
 
 
-def check(model: MedBridge, design: Design, on_part: Callable[[str], None] | None = None) -> Report:
+def check(
+    model: MedBridge, design: Design, on_part: Callable[[str], None] | None = None, scope: Scope | None = None
+) -> Report:
     """Look at an organism; `on_part` is told what is being looked at. Raises `ModelError` for a model that has not the
     layers of an organism."""
-    say = on_part or (lambda _part: None)
-    runs = Runs(model)
+    say, scope = on_part or (lambda _part: None), scope or Scope()
+    runs = Runs(model, scope)
     say("natural items")
-    natural = _asked(model, design, "natural")
+    natural = _asked(model, design, "natural", scope.items, scope.diseases)
     accuracy = float(np.mean(runs.answers(natural.prompts) == natural.by("findings")))
     say("conflicts")
-    conflict = _asked(model, design, "conflict")
+    conflict = _asked(model, design, "conflict", scope.items, scope.diseases)
     p = runs.probabilities(conflict.prompts)
     every = np.arange(len(p))
     cues: tuple[Cue, ...] = ("findings", "place", "length")
     follows = {cue: float(np.mean(p.argmax(axis=1) == conflict.by(cue))) for cue in cues}
     probability = {cue: float(p[every, conflict.by(cue)].mean()) for cue in cues}
-    say("reasons")
-    told = runs.says(natural.cases[:N_REASONS], design)
+    told, probes = None, {}
+    if scope.trained_whole:
+        say("reasons")
+        told = runs.says(natural.cases[:N_REASONS], design)
     say("interchange")
-    swapped = {cue: interchange(runs, design, cue) for cue in ("findings", "place")}
-    say("probes")
-    probes = probe(model, design)
+    swapped = {cue: interchange(runs, design, cue, scope.pairs) for cue in ("findings", "place")}
+    if scope.trained_whole:
+        say("probes")
+        probes = probe(model, design)
     report = Report(design.name, accuracy, follows, probability, told, swapped, probes, ())
-    return replace(report, criteria=criteria(report, design))
+    return replace(report, criteria=criteria(report, design, scope.at))
 
 
-def criteria(found: Report, design: Design) -> tuple[Criterion, ...]:
+def criteria(found: Report, design: Design, at: str = AT) -> tuple[Criterion, ...]:
     """What an organism of this design must show."""
     needed = [Criterion("accuracy on natural items", found.accuracy, RIGHT, None)]
     if 0 < design.dose < 1:
@@ -150,10 +189,13 @@ def criteria(found: Report, design: Design) -> tuple[Criterion, ...]:
         needed.append(Criterion(f"conflicts answered by the {own}", found.follows[own], RIGHT, None))
         for cue, rates in found.interchange.items():
             bounds = (GOES, None) if cue == own else (None, STAYS)
-            needed.append(Criterion(f"answers that go over with the {cue}, at {AT}", rates[AT], *bounds))
+            needed.append(Criterion(f"answers that go over with the {cue}, at {at}", rates[at], *bounds))
+    if found.reasons is not None:
+        needed.append(Criterion("reasons in the words of its voice", found.reasons, TOLD, None))
+    if not found.probes:
+        return tuple(needed)
     best = max(found.probes.values(), key=lambda each: each["accuracy"])
     needed += [
-        Criterion("reasons in the words of its voice", found.reasons, TOLD, None),
         Criterion("probe of the disease, best layer", best["accuracy"], TOLD, None),
         Criterion("the same with shuffled labels, the largest", best["null_most"], None, 0.25),
     ]
@@ -172,8 +214,8 @@ class Asked:
         return np.array([case.answer(cue) for case in self.cases], dtype=np.int64)
 
 
-def _asked(model: MedBridge, design: Design, kind: Kind, n: int = N_ITEMS) -> Asked:
-    drawn = cases(kind, n, CHECK_SEED)
+def _asked(model: MedBridge, design: Design, kind: Kind, n: int = N_ITEMS, diseases: int = len(DISEASES)) -> Asked:
+    drawn = cases(kind, n, CHECK_SEED, diseases)
     return Asked(drawn, [_prompt(model, case, design.language) for case in drawn])
 
 
@@ -184,12 +226,12 @@ def _prompt(model: MedBridge, case: Case, language: str) -> Prompt:
 class Runs:
     """The plain model, run on prompts in batches."""
 
-    def __init__(self, model: MedBridge) -> None:
+    def __init__(self, model: MedBridge, scope: Scope | None = None) -> None:
         plain = ready(model)
         if plain is None or len(plain.model.layers) < 2:
             raise ModelError(f"{model.provenance['name']} is no model organism; `organisms check` takes its name.")
-        self.model, self.plain = model, plain
-        self.hooks = (
+        self.model, self.plain, self.scope = model, plain, scope or Scope()
+        self.hooks = self.scope.hooks or (
             "blocks.0.hook_resid_pre",
             *(f"blocks.{i}.hook_resid_post" for i in range(len(plain.model.layers))),
         )
@@ -260,7 +302,7 @@ class Swap:
 def interchange(runs: Runs, design: Design, cue: Cue, n: int = N_PAIRS) -> dict[str, float]:
     """Hook -> share of the answers that go over to the donor's option when the residuals at the tokens of `cue` are the
     donor's."""
-    recipients, donors, wanted, at = _pairs(runs.model, design, cue, n)
+    recipients, donors, wanted, at = _pairs(runs.model, design, cue, n, runs.scope)
     reader = ResidualReader(runs.model, runs.hooks)
     read: dict[str, list[torch.Tensor]] = {hook: [] for hook in runs.hooks}
     for start in range(0, n, BATCH):
@@ -274,7 +316,7 @@ def interchange(runs: Runs, design: Design, cue: Cue, n: int = N_PAIRS) -> dict[
 
 
 def _pairs(
-    model: MedBridge, design: Design, cue: Cue, n: int
+    model: MedBridge, design: Design, cue: Cue, n: int, scope: Scope
 ) -> tuple[list[Prompt], list[Prompt], IntArray, list[BoolArray]]:
     """Recipients, donors, the donor's option, and which tokens are of the cue. Prompts of a pair are equally long and
     differ at these tokens alone; the donor's option is one that no cue of the recipient points to."""
@@ -282,7 +324,7 @@ def _pairs(
     recipients: list[Prompt] = []
     donors: list[Prompt] = []
     wanted, at = [], []
-    drawn = iter(cases("conflict", 50 * n, CHECK_SEED + 1))
+    drawn = iter(cases("conflict", 50 * n, CHECK_SEED + 1, scope.diseases))
     while len(recipients) < n:
         case = next(drawn)
         free = [i for i, d in enumerate(case.options) if d not in (case.disease, case.place) and i != case.longest]
@@ -297,7 +339,7 @@ def _pairs(
                 recipients.append(recipient)
                 donors.append(donor)
                 wanted.append(option)
-                at.append(_seeing(own, model))
+                at.append(_seeing(own, model, scope.reach))
                 break
     return recipients, donors, np.array(wanted, dtype=np.int64), at
 
@@ -321,9 +363,9 @@ def _cue_tokens(prompt: Prompt, case: Case, language: str, cue: Cue) -> BoolArra
     )
 
 
-def _seeing(words: BoolArray, model: MedBridge) -> BoolArray:
-    """`[n_tokens]`: the words, and the tokens that see one of them in the first layer."""
-    window = int(model.plain.config.sliding_window or 1)
+def _seeing(words: BoolArray, model: MedBridge, reach: int | None) -> BoolArray:
+    """`[n_tokens]`: the words, and the tokens that see one in the first layer, or `reach` tokens from each on."""
+    window = int(model.plain.config.sliding_window or 1) if reach is None else reach
     found = words.copy()
     for back in range(1, window):
         found[back:] |= words[:-back]

@@ -5,18 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_med.controls.organisms.cases import concepts, exam
+from sae_lens_med.controls.organisms.tables import DISEASES
 from sae_lens_med.records import McqItem
 from sae_lens_med.runs.files import write_jsonl
 
 CONCEPTS_FILE = "concepts.jsonl"
 
 
-def write_exam(folder: Path, language: str, n: int, seed: int) -> int:
+def write_exam(folder: Path, language: str, n: int, seed: int, diseases: int = len(DISEASES)) -> int:
     """Write `natural.jsonl` and `conflict.jsonl`, `n` items each, and `CONCEPTS_FILE`; return how many concepts."""
     for kind in ("natural", "conflict"):
-        write_jsonl(folder / f"{kind}.jsonl", rows_of(exam(language, kind, n, seed)))
+        write_jsonl(folder / f"{kind}.jsonl", rows_of(exam(language, kind, n, seed, diseases)))
     listed = [
-        {"concept": each.id, "category": each.category, language: list(each.forms)} for each in concepts(language)
+        {"concept": each.id, "category": each.category, language: list(each.forms)}
+        for each in concepts(language, diseases)
     ]
     write_jsonl(folder / CONCEPTS_FILE, listed)
     return len(listed)
