@@ -31,7 +31,8 @@ ROWS = (
     ("controls",),
     ("alignment", "circuits", "knowledge_map", "adaptation"),
     ("study",),
-    ("app", "commands", "cli"),
+    ("app",),
+    ("commands", "cli"),
 )
 # The package's own files stand outside of the rows: they gather the public names.
 OUTSIDE = {"__init__", "__main__", "_deprecated", "_registration"}
