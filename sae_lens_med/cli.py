@@ -17,6 +17,7 @@ from sae_lens_med.commands import (
     models,
     organisms,
     releases,
+    serve,
     sweep,
     templates,
     train,
@@ -47,6 +48,7 @@ lm_eval.register(app)
 train.register(app)
 sweep.register(app)
 models.register(app)
+serve.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")
 
