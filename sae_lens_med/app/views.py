@@ -76,7 +76,8 @@ class Band(Record):
 
     low: float
     high: float
-    """The middle 95 % of the stand-ins."""
+    """The middle 95 % of the features that it was ranked among, in the unit of `effect`: what one of them that fires as
+    strongly there would move."""
     n: int
 
 
@@ -100,7 +101,7 @@ class FeatureName(Record):
     label: str | None
     """What a person, or an accepted proposal, calls it."""
     phrases: tuple[str, ...]
-    """The token strings in which it is strongest, at most 3; empty where there is no index."""
+    """The words in which it is strongest, at most 3; empty where there is no index."""
     maximum: float | None
     """Its greatest activation in the study, > 0: the scale of painting."""
 
@@ -118,11 +119,12 @@ class CaseFeature(Record):
     attribution: float | None = None
     """First-order effect of its activations in this case on the log odds of the predicted answer; signed."""
     effect: float | None = None
-    """Mean |change| of the answer's probability over the study where it is switched off (#16), >= 0."""
+    """Mean |change| of the margin of the model's own answer, in logits, over the questions in which it was switched off
+    (#16), >= 0; None where it was not tested."""
     band: Band | None = None
     verdict: Verdict | None = None
     density: float | None = None
-    """Share of the study's counted tokens on which it fires, in [0, 1]."""
+    """Share of the study's shown tokens on which it fires, in [0, 1]."""
     paint: tuple[PaintedSegment, ...] = ()
 
 
@@ -212,7 +214,7 @@ class TokenFeatures(Record):
     segment: int
     text: str
     features: tuple[CaseFeature, ...]
-    """Strongest first (by share of their maximum); without paint."""
+    """Strongest first, by share of their maximum; each painted at this segment alone."""
     total: int
 
 
@@ -223,8 +225,9 @@ class Context(Record):
     case: int
     """Number of the case."""
     part: str
+    """`stem`, `option` or `explanation`."""
     text: str
-    """Visible; about 60 tokens around the strongest."""
+    """Visible, of what was run (the explanation masked); about 60 tokens around the strongest."""
     pieces: tuple[tuple[int, int, float], ...]
     """UTF-16 start and end in `text`, and the activation; in order."""
     value: float
@@ -255,7 +258,7 @@ class LabelEntry(Record):
     time: str
     """ISO 8601."""
     revision: int
-    """1, 2, ... per feature."""
+    """1, 2, ... per feature; 0 for a label from the file that `align` was given."""
     source: Literal["person", "judge", "file"] = "person"
 
 
@@ -288,16 +291,19 @@ class FeatureView(Record):
     name: FeatureName
     reference: str
     """`SOURCE:INDEX`: one way to name it everywhere."""
-    density: float
-    n_tokens: int
-    """Counted tokens on which it fires."""
-    n_items: int
-    mean: float
-    """Over the tokens on which it fires."""
+    density: float | None
+    """Of this and the next three: None without an index. Share of the study's shown tokens (stem, options,
+    explanation; none excluded) on which it fires."""
+    n_tokens: int | None
+    """Shown tokens on which it fires."""
+    n_items: int | None
+    mean: float | None
+    """Over the tokens on which it fires; 0 where it never does."""
     left_out: Literal["dense", "script"] | None
     """Why `align` does not compare it."""
     histogram: tuple[int, ...]
-    """40 bins of equal width from 0 to the maximum: on how many counted tokens it fires so strongly."""
+    """40 bins of equal width from 0 to the maximum: on how many shown tokens it fires so strongly; empty without an
+    index."""
     contexts: tuple[Context, ...]
     """Strongest first, then one by one through the quantiles."""
     concepts: tuple[ConceptScore, ...]
@@ -316,6 +322,42 @@ class FeatureView(Record):
     drives: str | None
     """Of an organism's study: the cue whose words it fires at, `findings` or `place`; None elsewhere."""
     missing: tuple[Missing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow(Record):
+    """A feature in a list."""
+
+    _nested: ClassVar[dict[str, type[Record]]] = {"name": FeatureName}
+
+    name: FeatureName
+    density: float
+    """Share of the study's shown tokens on which it fires, in (0, 1]."""
+    n_items: int
+    mean: float
+    """Over the tokens on which it fires."""
+    left_out: Literal["dense", "script"] | None
+    verdict: Verdict | None
+    effect: float | None
+    concept: str | None
+    """The concept that it tells best, of those that list it."""
+    auroc: float | None
+    """For that concept."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePage(Record):
+    """One page of the list of features."""
+
+    _nested: ClassVar[dict[str, type[Record]]] = {"rows": FeatureRow}
+
+    rows: tuple[FeatureRow, ...]
+    order: str
+    total: int
+    """Features that fire."""
+    page: int
+    """From 1."""
+    pages: int
 
 
 @dataclass(frozen=True, slots=True)
