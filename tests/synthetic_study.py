@@ -162,7 +162,7 @@ def write_study(
         name: getattr(acts, name)
         for name in ("token_item", "token_part", "token_id", "char_start", "char_end", "norm", "error_norm", "excluded")
     }
-    texts = [{"id": name, **own} for name, own in features.texts.items()]
+    texts = [{"id": name, "explanation": None, **own} for name, own in features.texts.items()]
     write_apart(collection.path, 0, arrays, texts, {})
     join_shards(collection)
     return folder

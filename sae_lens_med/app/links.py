@@ -94,5 +94,5 @@ class Links:
         return {name: self.query[name] for name in names if name in self.query}
 
     def _to(self, path: str, kept: dict[str, str], changes: Mapping[str, object]) -> str:
-        query = {name: value for name, value in (kept | changes).items() if value is not None and value != ""}
+        query = {name: value for name, value in {**kept, **changes}.items() if value is not None and value != ""}
         return path + (f"?{urlencode(query)}" if query else "")

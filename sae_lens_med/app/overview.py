@@ -103,8 +103,8 @@ def overview(numbers: Numbers, language: Language) -> dict[str, Any]:
 
 
 def figure(numbers: Numbers, name: str, language: Language) -> bytes:
-    """A file of `FIGURES`; a PNG is in English, whose letters every machine can draw. Raises `NotFoundError` where there
-    is nothing to draw."""
+    """A file of `FIGURES`; a PNG is in English, whose letters every machine can draw. Raises `NotFoundError` where
+    there is nothing to draw."""
     if name == "metrics.csv":
         return _csv(numbers).encode()
     rows = forest_rows(_drawn(numbers.entries), language)

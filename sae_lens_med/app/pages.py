@@ -6,7 +6,7 @@ permalink of a later version then still opens. Ids are numbers that are looked u
 Out of scope: JSON (`api`), HTML (`render`), who may ask (`guard`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -55,6 +55,7 @@ class Site:
         self.studies, self.settings = studies, settings
         self.renderer = Renderer(studies, settings)
         self._numbers: dict[int, Numbers] = {}
+        self._overviews: dict[tuple[int, str], dict[str, Any]] = {}
 
     def study(self, slot: int) -> OpenStudy:
         """Raises `NotFoundError` where there is none."""
@@ -69,8 +70,11 @@ class Site:
         return self._numbers[slot]
 
     def overview(self, slot: int, links: Links, reader: Reader) -> str:
-        """The page of a study."""
-        return self.renderer.study(overview(self.numbers(slot), reader.language), links, reader)
+        """The page of a study; what it says is put together once for each language."""
+        key = (slot, reader.language.code)
+        if key not in self._overviews:
+            self._overviews[key] = overview(self.numbers(slot), reader.language)
+        return self.renderer.study(self._overviews[key], links, reader)
 
 
 def language_of(request: Request) -> Language:

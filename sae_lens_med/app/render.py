@@ -29,6 +29,7 @@ from sae_lens_med.app.views import (
     FeatureView,
     Filters,
     Hit,
+    Missing,
     PaintedSegment,
     TokenFeatures,
 )
@@ -41,7 +42,7 @@ Scale = Literal["study", "text"]
 SORTS = ("", "margin", "-margin", "difference", "-difference")
 ORDERS = ("activation", "attribution", "effect")
 FEATURE_ORDERS = ("maximum", "density", "auroc", "effect", "index")
-URGENT = ("missing.study", "missing.items", "missing.metrics", "missing.features", "missing.index")
+URGENT = ("missing.study", "missing.items", "missing.metrics", "missing.features", "missing.index", "missing.spans")
 """What every list says; the rest stands on the page that lacks it, and on that of the study."""
 _BINS_OF_A_TENTH = 4
 
@@ -139,7 +140,7 @@ class Renderer:
             painted_feature=painted.name,
             token=token,
             find=find,
-            missing_here=case.missing,
+            lacking_here=_by_urgency(case.missing),
             data=self._data(case, texts, painted, links, reader),
         )
 
@@ -160,6 +161,7 @@ class Renderer:
             named(feature.name, text("feature.unnamed", code, feature=feature.name.index)),
             feature=feature,
             back=back,
+            lacking_here=_by_urgency(feature.missing),
             context_pieces=[pieces(c.text, c.pieces, feature.name.maximum or c.value) for c in feature.contexts],
             languages=self._languages(feature, links),
             part_names={c.part: self._part_name(c.part, code) for c in feature.contexts},
@@ -214,7 +216,7 @@ class Renderer:
             "navigation": navigation,
             "other": (other, self.studies[other - 1].name) if two else None,
             "write_token": "" if anonymous or self.static_site else self.settings.write_token,
-            "urgent": () if study is None else [each for each in study.missing if each.what in URGENT or each.reason],
+            "urgent": () if study is None else _by_urgency(study.missing)[0],
             "notice_en": DISCLAIMER,
             "notice_ko": DISCLAIMER_KO,
         }
@@ -279,9 +281,17 @@ def short(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def _by_urgency(missing: Sequence[Missing]) -> tuple[list[Missing], list[Missing]]:
+    """What every reader has to know of, and what only some would want; without what the page says by itself."""
+    said = [each for each in missing if each.what != "missing.explanation"]
+    urgent = [each for each in said if each.what in URGENT or each.reason]
+    return urgent, [each for each in said if each not in urgent]
+
+
 def _percent(value: float, language: Language) -> str:
-    digits = 0 if value >= 0.00995 or value == 0 else (1 if value >= 0.001 else 2)
-    return f"{100 * value:.{digits}f}{'%' if language.code == 'ko' else ' %'}"
+    digits = 0 if value >= 0.00995 or value == 0 else 1
+    shown = f"{100 * value:.{digits}f}" if value == 0 or value >= 0.0005 else "<0.1"
+    return f"{shown}{'%' if language.code == 'ko' else ' %'}"
 
 
 def _share(feature: CaseFeature) -> float:

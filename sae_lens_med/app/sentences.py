@@ -108,12 +108,12 @@ def _common(case: CaseView) -> Sentence | None:
     if not groups:
         return None
     if "shared" not in groups:
-        n = groups.get("model", 0)
+        n = f"{groups.get('model', 0):,}"
         return Sentence(
             f"{n} features fire in the question; without an explanation nothing can be compared.",
             f"질문에서 특징 {n}개가 켜집니다. 해설이 없어 비교할 수 없습니다.",
         )
-    shared, alone = groups["shared"], groups.get("model", 0)
+    shared, alone = (f"{groups.get(kind, 0):,}" for kind in ("shared", "model"))
     en = f"{shared} features fire in both question and explanation, {alone} in the question alone"
     ko = f"질문과 해설에서 함께 켜진 특징 {shared}개, 질문에서만 켜진 특징 {alone}개"
     if (found := case.alignment) is not None:

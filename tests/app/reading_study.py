@@ -1,8 +1,9 @@
 """A finished study in Korean for the pages to show, made by hand: what fires where is known.
 
-Every word is a token. Feature `ECG` fires on every word that begins with "심전도", in question and explanation; `PRESSURE`
-on "혈압" in questions alone; `FLUID` on "수액" in explanations alone; `V4R` on "V4R", and twice as strongly as `LEAD` does;
-`RENAL` on "신부전" and `KIDNEY`, weaker, too. The other features fire here and there. The last cases are hostile (`HOSTILE`).
+Every word is a token. Feature `ECG` fires on every word that begins with "심전도", in question and explanation;
+`PRESSURE` on "혈압" in questions alone; `FLUID` on "수액" in explanations alone; `V4R` on "V4R", and twice as strongly
+as `LEAD` does; `RENAL` on "신부전" and `KIDNEY`, weaker, too. The other features fire here and there. The last cases
+are hostile (`HOSTILE`).
 """
 
 import re
@@ -10,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from sae_lens_med.app.index import build_index
 from scipy import sparse
 
+from sae_lens_med.app.index import build_index
 from sae_lens_med.data.leakage import mask_leakage
 from sae_lens_med.features.store import CollectedFeatures
 from sae_lens_med.prompts.templates import find_templates
@@ -31,7 +32,8 @@ WORDS = {
     KIDNEY: ("신부전", ("stem",), 3.0),
 }
 STEMS = (
-    "64세 남성이 흉통으로 왔다. 혈압 82/50 mmHg 이고 심전도에서 II, III, aVF 유도와 V4R 유도에 ST분절 상승이 있다. 처치는?",
+    "64세 남성이 흉통으로 왔다. 혈압 82/50 mmHg 이고 심전도에서 II, III, aVF 유도와 V4R 유도에 ST분절 상승이 있다. "
+    "처치는?",
     "76세 여성이 실신하였다. 심전도에서 방실차단이 있고 혈압은 90/60 mmHg 이다. 다음 처치는?",
     "58세 남성이 신부전으로 왔다. 소변량이 줄고 혈압 150/90 mmHg 이다. 우선 시행할 검사는?",
     "30세 여성이 기침과 열로 왔다. 흉부 사진에 침윤이 있다. 진단은?",
@@ -182,8 +184,8 @@ def write_reading_study(folder: Path, seed: int = 0) -> Path:
     write_study(folder, tuple(items), _features(items, seed), results)
     concepts = folder.parent / "concepts.jsonl"
     concepts.write_text(
-        '{"id": "심전도", "category": "검사", "ko": ["심전도"], "en": ["electrocardiogram"]}\n'
-        '{"id": "신부전", "category": "질환", "ko": ["신부전"], "en": ["renal failure"]}\n',
+        '{"concept": "심전도", "category": "검사", "ko": ["심전도"], "en": ["electrocardiogram"]}\n'
+        '{"concept": "신부전", "category": "질환", "ko": ["신부전"], "en": ["renal failure"]}\n',
         encoding="utf-8",
     )
     run_alignment(folder, ("retrieval", "difference", "concepts"), permutations=99, concepts=str(concepts))

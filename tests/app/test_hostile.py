@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sae_lens_med.app.opened import OpenStudy
 
+from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.settings import Settings
 from tests.app.conftest import PAINTED, Visits, serving
 from tests.app.reading_study import ECG, HOSTILE, number_of
@@ -176,7 +176,8 @@ def test_axe_finds_nothing(visit: Visits, name: str, scheme: str) -> None:
 def test_forced_colours_leave_the_paint_as_an_underline(visit: Visits) -> None:
     page = visit(f"/1/cases/0?feature={ECG}", forced_colors="active", java_script_enabled=False)
     mark = page.locator('[data-part="stem"] mark').first
-    style = "e => [getComputedStyle(e).textDecorationLine, getComputedStyle(e).backgroundColor, getComputedStyle(document.body).backgroundColor]"
+    style = """e => [getComputedStyle(e).textDecorationLine, getComputedStyle(e).backgroundColor,
+                     getComputedStyle(document.body).backgroundColor]"""
     line, background, page_background = mark.evaluate(style)
     assert line == "underline" and background == page_background
 

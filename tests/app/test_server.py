@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from sae_lens_med.app.opened import OpenStudy
 
 from sae_lens_med.app.create import create_app
 from sae_lens_med.app.guard import HEADERS, WRITE_TOKEN
+from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.errors import ConfigError
 from tests.app.reading_study import ECG, PRESSURE, V4R, N, number_of
@@ -23,9 +23,12 @@ LABEL = {"label": "심전도", "author": "tester", "revision": 0, "entry_id": "0
 @pytest.fixture(scope="module")
 def ask(study: OpenStudy) -> Any:
     """Asks an application with these settings, by the address that it goes by."""
+    usual = Settings()
+    apps = {id(usual): create_app([study], usual)}
 
     async def answer(method: str, path: str, settings: Settings, headers: dict[str, str], **how: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(create_app([study], settings), raise_app_exceptions=False)
+        app = apps.get(id(settings)) or create_app([study], settings)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
             return await client.request(method, path, headers=headers, **how)
 
@@ -39,7 +42,7 @@ def ask(study: OpenStudy) -> Any:
     ) -> httpx.Response:
         import anyio
 
-        return anyio.run(lambda: answer(method, path, settings or Settings(), headers or {}, **how))
+        return anyio.run(lambda: answer(method, path, settings or usual, headers or {}, **how))
 
     return asked
 
@@ -84,7 +87,7 @@ def test_another_address_needs_the_token_and_shows_nothing_without(ask: Any) -> 
     settings = Settings(host="0.0.0.0")
     assert len(settings.token) >= 32
     refused = ask("/1/cases", settings=settings)
-    assert refused.status_code == 401 and "V4R" not in refused.text and "first" not in refused.text
+    assert refused.status_code == 401 and "V4R" not in refused.text and "made-by-hand" not in refused.text
     assert ask("/1/cases?token=wrong", settings=settings).status_code == 401
     assert ask("/1/api/cases/0", settings=settings).json().keys() == {"error"}
     answer = ask(f"/1/cases?text=x&token={settings.token}", settings=settings)
@@ -141,7 +144,7 @@ def test_settings_that_cannot_be_used_are_refused(wrong: dict[str, Any], said: s
 
 def test_languages_by_address_cookie_and_browser(ask: Any) -> None:
     def language(path: str = "/1/cases", **headers: str) -> str:
-        return re.search(r'<html lang="(\w+)"', ask(path, headers=headers).text)[1]
+        return re.findall(r'<html lang="(\w+)"', ask(path, headers=headers).text)[0]
 
     assert language() == "ko"
     assert language(**{"accept-language": "en-GB,en;q=0.9,ko;q=0.8"}) == "en"
@@ -172,9 +175,9 @@ def test_json_and_page_say_the_same(ask: Any, study: OpenStudy) -> None:
 
 def test_links_keep_the_filters_and_forms_send_them(ask: Any) -> None:
     page = ask("/1/cases/2?text=신부전&answer=wrong&view=researcher").text
-    after = re.search(r'rel="next" href="([^"]+)"', page.split("<body>")[1])[1].replace("&amp;", "&")
+    after = re.findall(r'rel="next" href="([^"]+)"', page.split("<body>")[1])[0].replace("&amp;", "&")
     assert "answer=wrong" in after and "view=researcher" in after and "text=%EC" in after
-    number = int(re.search(r"cases/(\d+)", after)[1])
+    number = int(re.findall(r"cases/(\d+)", after)[0])
     assert "신부전" in ask(f"/1/api/cases/{number}").json()["parts"][0]["text"]
 
 
@@ -226,10 +229,10 @@ def test_what_is_described_is_what_is_answered(study: OpenStudy) -> None:
 
         @seed(0)
         @settings(
-            max_examples=15,
+            max_examples=8,
             deadline=None,
             phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large),
             database=None,
         )
         @given(case=operation.as_strategy())
@@ -241,4 +244,4 @@ def test_what_is_described_is_what_is_answered(study: OpenStudy) -> None:
             case.call_and_validate(headers=headers, checks=checks)
 
         holds()
-    assert asked > 50
+    assert asked > 40

@@ -14,7 +14,7 @@ from sae_lens_med.app.figures import inline, table
 from sae_lens_med.app.sentences import NEAR, Calibration, case_sentences
 from sae_lens_med.app.strings import STRINGS
 from sae_lens_med.app.texts import script_json, shown
-from sae_lens_med.app.views import Alignment, CaseRow, CaseView, Group, PaintedSegment, PartText, Segment
+from sae_lens_med.app.views import Alignment, CaseRow, CaseView, Group, Option, PaintedSegment, PartText, Segment
 from sae_lens_med.records import ItemResult
 
 PACKAGE = Path(sae_lens_med.__file__).parent
@@ -170,7 +170,8 @@ def _case(**row: Any) -> CaseView:
     values = {"prediction": "B", "gold": "A", "correct": False, "reason": None, "margin": 0.2} | row
     line = CaseRow(0, "q", "s", "ko", "t", difference=0.1, **values)
     groups = (Group("shared", 3, ()), Group("model", 7, ()), Group("expert", 2, ()))
-    return CaseView(line, (), (), "expert", Alignment(0.5, 0.4, 2, 9), groups, "activation")
+    options = (Option("A", None, predicted=False, gold=True), Option("B", None, predicted=True, gold=False))
+    return CaseView(line, (), options, "expert", Alignment(0.5, 0.4, 2, 9), groups, "activation")
 
 
 def test_what_is_shared_is_never_said_to_be_the_reason() -> None:
