@@ -11,14 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 from scipy import sparse
 
 from sae_lens_med.app.index import build_index
 from sae_lens_med.data.leakage import mask_leakage
+from sae_lens_med.evaluation.sentences import find
 from sae_lens_med.features.store import CollectedFeatures
 from sae_lens_med.prompts.templates import find_templates
 from sae_lens_med.records import OPTION_LETTERS, PARTS, FeatureActs, ItemResult, McqItem
+from sae_lens_med.study import verdict
 from sae_lens_med.study.measure import run_alignment
+from sae_lens_med.study.measured import AlignmentFolder
 from tests.synthetic_study import D_IN, D_SAE, write_study
 
 ECG, PRESSURE, FLUID, V4R, LEAD, RENAL, KIDNEY = 3, 4, 5, 6, 7, 8, 9
@@ -58,8 +62,13 @@ N = 48
 """Cases before the hostile ones."""
 
 
+def _own_words(rng: np.random.Generator) -> str:
+    """Fifteen words that no other case has, so that no two cases are near-duplicates."""
+    return " ".join("".join(chr(int(c)) for c in rng.integers(0xAC00, 0xD7A4, 4)) for _ in range(15))
+
+
 def _items() -> list[McqItem]:
-    items = []
+    items, rng = [], np.random.default_rng(7)
     for i in range(N):
         kind = i % len(STEMS)
         items.append(
@@ -67,10 +76,10 @@ def _items() -> list[McqItem]:
                 id=f"case-{i:03d}",
                 subject=("cardiology", "nephrology")[kind == 2],
                 language="ko",
-                question=f"{i + 1}번. {STEMS[kind]}",
+                question=f"{STEMS[kind]} {_own_words(rng)}",
                 options=OPTIONS,
                 answer=(1, 3, 2, 3)[kind],
-                explanation=f"{EXPLANATIONS[kind]} 이 설명은 {i + 1}번이다.",
+                explanation=f"{EXPLANATIONS[kind]} {_own_words(rng)}",
                 explanation_source="expert",
                 provenance={"licence": "made for tests"},
             )
@@ -189,5 +198,22 @@ def write_reading_study(folder: Path, seed: int = 0) -> Path:
         encoding="utf-8",
     )
     run_alignment(folder, ("retrieval", "difference", "concepts"), permutations=99, concepts=str(concepts))
+    _similarities(folder, items)
     build_index(folder, progress=False)
     return folder
+
+
+def _similarities(folder: Path, items: list[McqItem]) -> None:
+    """Case by case, with the mean that was measured: the first case is the nearest to its explanation."""
+    measured = find(AlignmentFolder(folder).metrics, verdict.DIFFERENCE, "all", "sae")
+    assert measured is not None
+    explained = np.array([number for number, item in enumerate(items) if item.explanation is not None])
+    spread = np.linspace(0.2, -0.2, len(explained))
+    mismatched = np.full(len(explained), 0.3, dtype=np.float32)
+    arrays = {
+        "matched": (mismatched + spread + measured.value).astype(np.float32),
+        "mismatched_mean": mismatched,
+        "items": explained.astype(np.int32),
+        "null": np.linspace(-0.05, 0.05, 99).astype(np.float32),
+    }
+    save_file(arrays, folder / "alignment.safetensors")

@@ -44,9 +44,12 @@ def _search(page: Any, text: str) -> None:
 def test_a_clinician_finds_a_wrong_case_and_reads_what_was_chosen_and_what_is_right(visit: Visits) -> None:
     page, act = visit("/"), Actions(3)
     act(lambda: _search(page, "심전도"))
+    page.wait_for_url("**text=**")
     act(lambda: page.get_by_role("link", name="오답", exact=False).first.click())
+    page.wait_for_url("**answer=wrong**")
     act(lambda: page.locator("table.cases a").first.click())
     said = page.locator("#said")
+    said.wait_for()
     assert re.search(r"오답.*모델의 선택은 ([A-Z]), 정답은 ([A-Z])입니다", said.inner_text().replace("\n", " "))
     for seen in (said, page.locator(".tag.is-gold"), page.locator(".tag.is-model"), page.locator(".explained .part")):
         box = seen.bounding_box()
@@ -79,9 +82,10 @@ def test_a_clinician_follows_a_feature_to_other_cases_and_comes_back(visit: Visi
     row = page.locator("li.feature", has=page.locator(f'a.paint[data-feature="{ECG}"]')).first
     act(lambda: row.get_by_role("link", name="자세히").click())
     others = page.locator("table.cases a")
+    others.first.wait_for()
     assert others.count() >= 3
     act(lambda: others.nth(1).click())
-    assert page.locator(".case").count() == 1
+    page.locator(".case").wait_for()
     act(lambda: page.go_back())
     page.get_by_role("link", name="문항 1 로 돌아가기").click()
     page.wait_for_selector("#painted:not([hidden])")
@@ -96,24 +100,28 @@ def test_a_researcher_goes_from_a_number_to_a_case_that_lowers_it(visit: Visits)
     page, act = visit("/1/cases?view=researcher"), Actions(3)
     act(lambda: page.get_by_role("link", name="연구 결과").click())
     act(lambda: page.get_by_role("link", name="이 값을 가장 낮추는 문항").first.click())
+    page.wait_for_url("**sort=difference**")
     column = page.locator("table.cases tbody tr td:last-child").all_inner_texts()
     values = [float(text) for text in column if text != "–"]
     assert values == sorted(values) and len(values) > 10
     act(lambda: page.locator("table.cases a").first.click())
+    page.locator(".case").wait_for()
     assert page.locator("html").get_attribute("data-view") == "researcher"
 
 
 def test_a_researcher_finds_features_by_word_and_concept_and_sorts_them(visit: Visits) -> None:
     page, act = visit("/1/search"), Actions(4)
     act(lambda: _search(page, "신부전"))
+    page.locator(".hits li").first.wait_for()
     kinds = {text.split("\n")[0] for text in page.locator(".hits li").all_inner_texts()}
     assert {"개념", "낱말", "문항"} <= kinds
     act(lambda: page.get_by_role("link", name="특징", exact=True).click())
     act(lambda: page.get_by_role("link", name="AUROC 순").click())
+    page.wait_for_url("**order=auroc**")
     scores = [float(t) for t in page.locator("tbody tr td:nth-child(6)").all_inner_texts() if t != "–"]
     assert scores == sorted(scores, reverse=True) and len(scores) >= 2
     act(lambda: page.locator("tbody tr a").nth(1).click())
-    assert page.locator("#h-concepts").count() == 1
+    page.locator("#h-concepts").wait_for()
 
 
 def test_a_researcher_asks_what_fires_at_a_word_and_hands_the_view_on(visit: Visits) -> None:
@@ -142,9 +150,10 @@ def test_a_researcher_asks_what_fires_at_a_word_and_hands_the_view_on(visit: Vis
 def test_a_researcher_compares_two_studies_and_saves_figure_and_table(visit: Visits) -> None:
     page, act = visit("/1/cases"), Actions(4)
     act(lambda: page.get_by_role("link", name="두 연구 비교").click())
+    page.wait_for_url("**/compare")
     heads = page.locator("thead th").all_inner_texts()
     assert "first" in heads and "second" in heads and sum("귀무" in head for head in heads) == 2
-    assert page.locator("figure svg desc").inner_text() != ""
+    assert page.locator("figure svg desc").text_content() != ""
     with page.expect_download() as saved:
         act(lambda: page.get_by_role("link", name="SVG").click())
     assert Path(saved.value.path()).read_text(encoding="utf-8").startswith("<svg")
@@ -176,11 +185,11 @@ def test_the_pages_of_an_export_open_from_disk_with_painting_and_search(visit: V
     kinds = {text.split("\n")[0] for text in page.locator("#hits li").all_inner_texts()}
     assert kinds == {"특징", "문항"}
     page.locator("#hits a").first.click()
-    assert page.locator("#h-contexts").count() == 1
+    page.locator("#h-contexts").wait_for()
     page.get_by_role("link", name="English").click()
-    assert page.locator("html").get_attribute("lang") == "en"
+    page.wait_for_url("**/en/**")
     page.get_by_role("link", name="Study").click()
-    assert page.locator("figure svg").count() == 1
+    page.locator("figure svg").first.wait_for()
 
 
 def test_every_link_of_an_export_leads_to_a_file_of_it(exported: Path) -> None:
