@@ -46,7 +46,6 @@ class Problem(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     error: str
-    newest: Any = Field(default=None, description="409: the entry that stands now.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def pieces(text: str, spans: Sequence[tuple[int, int, float]], maximum: float) -
 
 def css() -> str:
     """The rules of the eight steps: `mark.h1` for what the server paints, `::highlight(h1)` for the browser, `.k1` for
-    the key to the colours."""
+    the key to the colours. Where the system forces its own colours, the underline stays alone."""
     line = f"light-dark({LINES[0]}, {LINES[1]})"
     rules = []
     for n, (light, dark, under) in enumerate(zip(LIGHT, DARK, _UNDERLINES, strict=True), 1):
@@ -71,4 +71,8 @@ def css() -> str:
             f"::highlight(h{n}) {{ background-color: light-dark({light}, {dark}); }}\n"
             f"mark.h{n}, ::highlight(h{n}) {{ text-decoration: underline {under} {line}; }}"
         )
-    return "\n".join(rules) + "\n"
+    plain = "background-color: Canvas; color: CanvasText;"
+    steps = range(1, STEPS + 1)
+    forced = [f"  {', '.join(f'mark.h{n}' for n in steps)} {{ {plain} }}"]
+    forced += [f"  ::highlight(h{n}) {{ {plain} }}" for n in steps]
+    return "\n".join([*rules, "@media (forced-colors: active) {", *forced, "}"]) + "\n"

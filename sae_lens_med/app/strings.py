@@ -245,7 +245,10 @@ STRINGS: dict[str, tuple[str, str]] = {
     "label.author": ("적은 사람", "Author"),
     "label.save": ("저장", "Save"),
     "label.saved": ("저장했습니다.", "Saved."),
-    "label.conflict": ("그사이 다른 사람이 적었습니다:", "Somebody else has written meanwhile:"),
+    "label.conflict": (
+        "그사이 다른 사람이 적었습니다: {label} ({author}). 다시 저장하면 바뀝니다.",
+        "Somebody else has written meanwhile: {label} ({author}). Saving again replaces it.",
+    ),
     "label.failed": ("저장하지 못했습니다:", "Not saved:"),
     "label.history": ("이전 이름", "Earlier labels"),
     "label.taken_back": ("(이름을 지움)", "(taken back)"),

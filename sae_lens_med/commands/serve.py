@@ -3,6 +3,7 @@
 import socket
 import sys
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,8 @@ def serve(
     config = uvicorn.Config(
         create_app(studies, settings), log_level="warning", access_log=False, server_header=False, proxy_headers=False
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # how it ends
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def export(

@@ -63,8 +63,12 @@ N = 48
 
 
 def _own_words(rng: np.random.Generator) -> str:
-    """Fifteen words that no other case has, so that no two cases are near-duplicates."""
-    return " ".join("".join(chr(int(c)) for c in rng.integers(0xAC00, 0xD7A4, 4)) for _ in range(15))
+    """Findings with numbers that no other case has, so that no two cases are near-duplicates."""
+    temperature, pulse, white, red, salt = rng.uniform((36, 50, 3_000, 9, 120), (40, 130, 20_000, 17, 150))
+    return (
+        f"체온 {temperature:.2f}도, 맥박 {pulse:.1f}회/분, 백혈구 {white:.1f}/mm³, 혈색소 {red:.2f} g/dL, "
+        f"나트륨 {salt:.2f} mmol/L 였다."
+    )
 
 
 def _items() -> list[McqItem]:

@@ -128,7 +128,7 @@ def test_a_case_can_be_read_and_painted_by_keyboard_alone(visit: Visits) -> None
     cursor = page.evaluate(
         "Array.from(CSS.highlights.get('cursor')).map(r => r.startContainer.data.slice(r.startOffset, r.endOffset))"
     )
-    assert cursor == ["64세"]
+    assert cursor == ["남성이"]
     page.keyboard.press("Enter")
     page.locator("#token li").first.wait_for()
     page.locator("a.paint").first.focus()

@@ -182,7 +182,7 @@ def test_the_pages_of_an_export_open_from_disk_with_painting_and_search(visit: V
     page.get_by_role("link", name="검색").click()
     _search(page, "V4R")
     page.locator("#hits li").first.wait_for()
-    kinds = {text.split("\n")[0] for text in page.locator("#hits li").all_inner_texts()}
+    kinds = {text.split("\n")[0] for text in page.locator(".hits li").all_inner_texts()}
     assert kinds == {"특징", "문항"}
     page.locator("#hits a").first.click()
     page.locator("#h-contexts").wait_for()

@@ -149,7 +149,7 @@ def test_importing_the_package_and_its_command_line_is_light() -> None:
 
 ROOMS_THAT_READ = {
     *("errors", "records", "escaping", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts"),
-    *("metrics", "features", "alignment", "study"),
+    *("metrics", "features", "alignment", "study", "app"),
 }
 MODULES_THAT_RUN = {
     "features.collect",

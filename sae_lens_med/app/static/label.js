@@ -6,6 +6,16 @@
   var token = document.querySelector('meta[name="llmxai-token"]').content, id = null;
   document.getElementById("label-box").hidden = false;
   try { form.elements.author.value = localStorage.getItem("llmxai-author") || ""; } catch (error) { /* Storage is switched off. */ }
+  /* What somebody else has written meanwhile; saving once more replaces it. */
+  function newest() {
+    return fetch(form.dataset.address.replace(/\/label$/, "")).then(function (answer) { return answer.json(); }).then(function (feature) {
+      var last = feature.labels[0];
+      form.dataset.revision = last.revision;
+      id = null;
+      status.textContent = form.dataset.conflict.replace("{label}", last.label).replace("{author}", last.author);
+    });
+  }
+
   form.addEventListener("input", function () { id = null; });
   form.addEventListener("submit", function (event) {
     event.preventDefault();
@@ -19,7 +29,8 @@
     }).then(function (answer) {
       return answer.json().then(function (said) {
         if (answer.ok) { status.textContent = form.dataset.saved; location.reload(); return; }
-        status.textContent = (answer.status === 409 ? form.dataset.conflict : form.dataset.failed) + " " + said.error;
+        if (answer.status === 409) return newest();
+        status.textContent = form.dataset.failed + " " + said.error;
       });
     }).catch(function () { status.textContent = form.dataset.failed; });
   });
