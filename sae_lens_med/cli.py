@@ -12,6 +12,7 @@ from sae_lens_med.commands import (
     align,
     collect,
     evaluate,
+    index,
     intervene,
     lm_eval,
     models,
@@ -43,6 +44,7 @@ evaluate.register(app)
 collect.register(app)
 templates.register(app)
 align.register(app)
+index.register(app)
 intervene.register(app)
 lm_eval.register(app)
 train.register(app)

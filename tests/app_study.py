@@ -10,6 +10,8 @@ from sae_lens_med.features.part import CollectedPart
 from sae_lens_med.features.store import CollectedFeatures
 from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, FeatureActs, ItemResult, McqItem, Prompt
+from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.parsing import read_json
 from tests.synthetic_study import D_IN, write_study
 from tests.tiny import tiny_tokenizer
 
@@ -142,6 +144,9 @@ def make_study(
         manifest={},
     )
     write_study(folder, items, features, tuple(map(_answer, items, range(n))), shard_items)
+    manifest = read_json(folder / "manifest.json")
+    manifest["provenance"]["sae"]["settings"] = {"d_sae": D_SAE}
+    write_json(folder / "manifest.json", manifest)
     return items, features
 
 

@@ -27,7 +27,7 @@ from sae_lens_med.app.views import (
     Missing,
     TokenEffect,
 )
-from sae_lens_med.errors import ConfigError, NotFoundError
+from sae_lens_med.errors import ConfigError, NotFoundError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.features.store import TEXTS
 from sae_lens_med.records import PARTS
@@ -61,8 +61,14 @@ class Features:
         for part in ("neighbours", "logits"):
             if index is None or not index.has(part):
                 missing.append(Missing(f"missing.{part}", index_files.command(self.study, f"--{part}")))
+        contexts: list[Context] = []
         if index is None:
             missing.insert(0, Missing("missing.index", index_files.command(self.study)))
+        else:
+            try:
+                contexts = self._contexts(feature, index)
+            except StudyError as error:
+                missing.append(Missing("missing.features", index_files.study_command(self.study), str(error)))
         found = [] if index is None else index.neighbours(feature)
         raised, lowered = ([], []) if index is None else index.logits(feature)
         return FeatureView(
@@ -74,7 +80,7 @@ class Features:
             mean=None if index is None else float(index.mean[feature]),
             left_out=None if index is None else index.left_out(feature),
             histogram=() if index is None else tuple(index.histogram(feature)),
-            contexts=() if index is None else tuple(self._contexts(feature, index)),
+            contexts=tuple(contexts),
             concepts=aligned.concepts_of(feature),
             cases=() if index is None else tuple(self.rows[n] for n in index.top(feature).item[:CASES].tolist()),
             neighbours=tuple(self.names.name(other) for other, _ in found),

@@ -105,9 +105,11 @@ class Labels:
             entry = LabelEntry(feature, text, author, now, newest + 1)
             values = {"id": entry_id, **entry.to_dict()}
             del values["source"]
-            # Behind a torn line the next one begins a line of its own.
-            torn = self._read < file.seek(0, os.SEEK_END)
-            file.write((("\n" if torn else "") + json_line(values)).encode("utf-8"))
+            # Behind a line that has no end the next one begins a line of its own.
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            unended = size > 0 and file.read() != b"\n"
+            file.write((("\n" if unended else "") + json_line(values)).encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
             self._take(file)
@@ -125,11 +127,18 @@ class Labels:
         *whole, rest = file.read().split(b"\n")
         for raw in whole:
             self._read += len(raw) + 1
-            try:
-                self._note(parse_json(raw))
-            except (ParseError, KeyError, TypeError, ValueError, DataError):
-                self._damaged += 1
-        self._torn = bool(rest)
+            self._damaged += bool(raw) and not self._noted(raw)
+        # A line without an end counts where it is whole: only its end was lost.
+        self._torn = bool(rest) and not self._noted(rest)
+        self._read += 0 if self._torn else len(rest)
+
+    def _noted(self, raw: bytes) -> bool:
+        """Whether a line is an entry."""
+        try:
+            self._note(parse_json(raw))
+        except (ParseError, KeyError, TypeError, ValueError, AttributeError, DataError):
+            return False
+        return True
 
     def _note(self, values: dict[str, Any]) -> None:
         entry_id = values.pop("id")
