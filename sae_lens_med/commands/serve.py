@@ -120,6 +120,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen()  # whoever opens the address at once has to wait, and is not refused
     except OSError as error:
         raise ConfigError(
             f"nothing can listen on {host}, port {port} ({error.strerror}); choose another --port (0: any) or --host."

@@ -93,6 +93,16 @@ def test_a_clinician_follows_a_feature_to_other_cases_and_comes_back(visit: Visi
     assert "심전도에서" in _paint(page)["stem"]
 
 
+def test_what_is_painted_is_what_the_page_names_and_its_links_keep(visit: Visits) -> None:
+    page = visit(f"/1/cases/0?feature={ECG}")
+    page.locator(f'a.paint[data-feature="{V4R}"]').first.click()
+    assert "V4R" in page.locator("#painted-name").inner_text()
+    assert f"/features/{V4R}?" in page.locator("#painted-more").get_attribute("href")
+    page.get_by_role("link", name="English").click()
+    page.wait_for_url("**lang=en**")
+    assert {text for _, text, _ in page.evaluate(PAINTED)} == {"V4R"}
+
+
 # --- researcher -----------------------------------------------------------------------------------------------------
 
 

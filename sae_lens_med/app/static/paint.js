@@ -10,6 +10,7 @@
   var parts = new Map(), live = document.getElementById("live"), panel = document.getElementById("painted");
   var byHighlight = typeof Highlight === "function" && typeof CSS !== "undefined" && !!CSS.highlights;
   var pinned = null, scale = data.scale, cursor = null;
+  var asked = new URLSearchParams(location.search), wanted = asked.get("feature");
 
   data.parts.forEach(function (part) {
     var element = document.querySelector('.part[data-part="' + CSS.escape(part.key) + '"]');
@@ -96,15 +97,29 @@
       else link.removeAttribute("aria-current");
     });
     panel.hidden = index === null;
-    if (index !== null) document.getElementById("painted-name").textContent = data.features[index].name;
+    if (index !== null) named(index);
     address("feature", index);
     show();
   }
 
-  /* The page's state stands in the address and in every link that keeps it. */
-  function address(name, value) {
-    var url = new URL(location.href);
+  function named(index) {
+    var more = document.getElementById("painted-more");
+    var link = document.querySelector('a.paint[data-feature="' + index + '"]'), own = link && link.parentElement.querySelector("a.more");
+    document.getElementById("painted-name").textContent = data.features[index].name;
+    if (own) { more.href = own.href; more.hidden = false; }
+    else if (String(index) !== wanted) more.hidden = true; /* the server made it for the one that the address asked for */
+  }
+
+  function changed(address, name, value) {
+    var url = new URL(address);
     if (value === null) url.searchParams.delete(name); else url.searchParams.set(name, value);
+    return url;
+  }
+
+  /* The page's state stands in the address and in the links that stay on the page. */
+  function address(name, value) {
+    var url = changed(location.href, name, value);
+    document.querySelectorAll(".pair a, #scale").forEach(function (link) { link.href = changed(link.href, name, value); });
     try { history.replaceState(null, "", url); } catch (error) { return; /* a file opened from disk may not */ }
     var permalink = document.getElementById("permalink");
     if (permalink) { permalink.href = url.href; permalink.textContent = url.pathname + url.search; }
@@ -276,7 +291,6 @@
   buttons.forEach(function (button) { button.addEventListener("click", function () { tab(button.dataset.show); }); });
 
   /* Begin as the address says. */
-  var asked = new URLSearchParams(location.search);
   if (!data.api && asked.get("scale") === "text") { scale = "text"; if (switcher) switcher.textContent = data.words.scale_text; }
   parts.forEach(function (part) {
     if (byHighlight && part.masked.length && part.node) {
@@ -285,7 +299,6 @@
       CSS.highlights.set("masked", old);
     }
   });
-  var wanted = asked.get("feature");
   if (wanted !== null && Object.prototype.hasOwnProperty.call(data.features, wanted)) { pin(Number(wanted)); tab("features"); } else tab("asked");
   var place = (asked.get("at") || "").match(/^(.+):(\d+)$/);
   if (place && parts.has(place[1]) && 2 * Number(place[2]) < parts.get(place[1]).edges.length) {
