@@ -12,11 +12,13 @@ from sae_lens_med.commands import (
     align,
     collect,
     evaluate,
+    index,
     intervene,
     lm_eval,
     models,
     organisms,
     releases,
+    serve,
     sweep,
     templates,
     train,
@@ -42,11 +44,13 @@ evaluate.register(app)
 collect.register(app)
 templates.register(app)
 align.register(app)
+index.register(app)
 intervene.register(app)
 lm_eval.register(app)
 train.register(app)
 sweep.register(app)
 models.register(app)
+serve.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")
 

@@ -66,6 +66,14 @@ class StudyError(SaeLensMedError):
     """The folder of a study, or of another run, is damaged, holds something else, or was made with other settings."""
 
 
+class NotFoundError(StudyError):
+    """What a study was asked for, it has not got: a case, a feature, a part of a text."""
+
+
+class ConflictError(StudyError):
+    """Somebody else has written a newer version of what is to be written."""
+
+
 class DistributedError(SaeLensMedError):
     """One of several processes that do one job ended, or they cannot find each other."""
 

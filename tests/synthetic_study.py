@@ -119,9 +119,13 @@ def synthetic(
 
 
 def write_study(
-    folder: Path, items: tuple[McqItem, ...], features: CollectedFeatures, results: tuple[ItemResult, ...]
+    folder: Path,
+    items: tuple[McqItem, ...],
+    features: CollectedFeatures,
+    results: tuple[ItemResult, ...],
+    shard_items: int | None = None,
 ) -> Path:
-    """The folder of a finished study: what `align` and `compare` read of it."""
+    """The folder of a finished study: what `align` and `compare` read of it. `shard_items`: of a shard; None: all."""
     folder.mkdir(parents=True, exist_ok=True)
     provenance = Provenance(
         created="2026-01-01T00:00:00+00:00",
@@ -146,25 +150,34 @@ def write_study(
         variant="model",
     )
     write_json(folder / "metrics.json", [accuracy.to_dict()])
-    settings = {"model": provenance.model, "sae": {**SAE, "d_sae": D_SAE}}
-    collection = open_collection(folder / "features", settings, len(items), len(items))
+    d_sae = int(features.acts.acts.shape[1])  # type: ignore[index]  # SciPy leaves the shape of an array open
+    settings = {"model": provenance.model, "sae": {**SAE, "d_sae": d_sae}}
+    shard_items = len(items) if shard_items is None else shard_items
+    collection = open_collection(folder / "features", settings, len(items), shard_items)
     collection.begin()
     acts = features.acts
-    arrays = {
-        "data": acts.acts.data,
-        "indices": acts.acts.indices,
-        "indptr": acts.acts.indptr,
-        "token_text": features.token_text,
-        "raw_mean_stem": features.raw_mean_stem,
-        "raw_mean_explanation": features.raw_mean_explanation,
-        "has_explanation": features.has_explanation,
-    } | {
-        name: getattr(acts, name)
-        for name in ("token_item", "token_part", "token_id", "char_start", "char_end", "norm", "error_norm", "excluded")
-    }
-    texts = [{"id": name, **own} for name, own in features.texts.items()]
-    write_apart(collection.path, 0, arrays, texts, {})
-    join_shards(collection)
+    for index, first in enumerate(range(0, len(items), shard_items)):
+        own = slice(first, first + shard_items)
+        rows = np.flatnonzero((acts.token_item >= own.start) & (acts.token_item < own.stop))
+        csr = acts.acts[rows]
+        arrays = {
+            "data": csr.data,
+            "indices": csr.indices,
+            "indptr": csr.indptr,
+            "token_text": features.token_text[rows],
+            "raw_mean_stem": features.raw_mean_stem[own],
+            "raw_mean_explanation": features.raw_mean_explanation[own],
+            "has_explanation": features.has_explanation[own],
+        } | {
+            name: getattr(acts, name)[rows]
+            for name in (
+                *("token_item", "token_part", "token_id", "char_start", "char_end", "norm", "error_norm", "excluded"),
+            )
+        }
+        texts = [{"id": name, "explanation": None, **features.texts[name]} for name in acts.item_ids[own]]
+        counts = {"n_tokens": len(rows), "n_active": len(csr.data)}
+        write_apart(collection.path, index, arrays, texts, counts)
+        join_shards(collection)
     return folder
 
 

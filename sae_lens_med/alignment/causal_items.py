@@ -27,7 +27,7 @@ from scipy import sparse
 from sae_lens_med.alignment.saliency import Saliency, token_saliency
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.stand_ins import drives
-from sae_lens_med.features.vectors import STEM_PARTS, Collected, tokens_of
+from sae_lens_med.features.vectors import STEM_PARTS, Explained, tokens_of
 from sae_lens_med.interventions.edit_runs import AnswerText, EditResult, Plan, run_edits
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.prompts.tokens import question_prompt
@@ -167,7 +167,7 @@ def aligned_features(
 
 def answer_texts(
     items: Sequence[McqItem],
-    features: Collected,
+    features: Explained,
     tokenizer: Any,
     *,
     shots: Sequence[McqItem] = (),

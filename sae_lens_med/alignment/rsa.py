@@ -35,7 +35,6 @@ Out of scope: making the vectors (`similarities`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from sae_lens_med.alignment.similarities import Similarities
@@ -51,9 +50,6 @@ POWERS = 3
 """Powers of the ranks of each Z that are partialled out."""
 MIN_ITEMS = 4
 """With fewer items there are at most 3 pairs."""
-
-_jit = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-"""Sums may be reordered, so that they use vector instructions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +127,9 @@ def moved_residuals(
     left, right = left / np.linalg.norm(left), right / np.linalg.norm(right)
     directions = np.stack([_square(column, n, upper) for column in (right, *confounds.T)])
     orders = np.concatenate([np.arange(n)[None], permutations])
-    return _moved(_square(left, n, upper), directions, orders)
+    from sae_lens_med.alignment.rsa_kernel import moved_correlations  # numba
+
+    return moved_correlations(_square(left, n, upper), directions, orders)
 
 
 def measure_rsa(inputs: Inputs) -> Measured:
@@ -174,56 +172,6 @@ def length_dissimilarities(properties: Sequence[FloatArray]) -> list[FloatArray]
     how far they are apart. `properties`: of each side `[n, k]`, the log length first."""
     logs = [side[:, 0] for side in properties]
     return [np.add.outer(log, log) for log in logs] + [np.abs(np.subtract.outer(log, log)) for log in logs]
-
-
-@_jit
-def _moved(left: FloatArray, directions: FloatArray, orders: IntArray) -> tuple[FloatArray, FloatArray]:
-    """rho and T (`[B]` each) of `left` `[n, n]` with its items in each of `orders` `[B, n]`.
-
-    `directions` `[1 + q, n, n]`: the residual of Y, then the confounds, to which it is orthogonal. All, and `left`, are
-    of length 1 over the pairs. So what the confounds explain of the moved matrix is taken from the sums over its pairs,
-    not from each of them.
-    """
-    n, q = len(left), len(directions) - 1
-    confounded = np.zeros((q, n))
-    for k in range(q):
-        for i in range(n):
-            confounded[k, i] = (directions[1 + k, i] * directions[0, i]).sum()
-    rho, studentised = np.zeros(len(orders)), np.zeros(len(orders))
-    moved, fitted, share = np.empty(n), np.empty(q), np.empty(n)
-    for b in range(len(orders)):
-        order = orders[b]
-        fitted[:] = 0.0
-        share[:] = 0.0
-        for i in range(n):
-            row = left[order[i]]
-            own = 0.0
-            for j in range(i):
-                moved[j] = row[order[j]]
-            for j in range(i):
-                product = moved[j] * directions[0, i, j]
-                own += product
-                share[j] += product
-            share[i] += own
-            for k in range(q):
-                inner = 0.0
-                for j in range(i):
-                    inner += moved[j] * directions[1 + k, i, j]
-                fitted[k] += inner
-        length = 1.0
-        for k in range(q):
-            length -= fitted[k] ** 2
-            for i in range(n):
-                share[i] -= fitted[k] * confounded[k, i]
-        total = share.sum() / 2
-        spread = 0.0
-        for i in range(n):
-            spread += (share[i] - 2 * total / n) ** 2
-        if length > 1e-12:
-            rho[b] = total / np.sqrt(length)
-        if spread > 1e-24:
-            studentised[b] = 2 * total / np.sqrt(spread)
-    return rho, studentised
 
 
 def _square(pairs: FloatArray, n: int, upper: tuple[IntArray, ...]) -> FloatArray:

@@ -30,19 +30,16 @@ Out of scope: making the saliency, and characters to tokens.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import BoolArray, FloatArray, IntArray
+from sae_lens_med.records import FloatArray, IntArray
 from sae_lens_med.statistics import Strata, permutation_p, permuted_means, stratified_permutations
 
 SCORES = ("token_f1", "iou_f1", "auprc")
 MIN_IOU = 0.5
 ALIKE = 4
 """Items, neighbours in length, that exchange saliency under the null of position."""
-
-_jit = numba.njit(nogil=True, cache=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +170,10 @@ class _Item:
 
     def scores(self, starts: IntArray, lengths: IntArray) -> FloatArray:
         """`[B, 3]` of `SCORES`, for spans `[B, m]` that may go around the end."""
-        return _scores(
+        from sae_lens_med.alignment.span_kernel import draw_scores  # numba
+
+        return draw_scores(
+            MIN_IOU,
             np.ascontiguousarray(starts),
             np.ascontiguousarray(lengths),
             self.predicted,
@@ -195,48 +195,6 @@ def _random_spans(lengths: IntArray, tokens: int, draws: int, rng: np.random.Gen
         slots[:, k] = np.where(taken, free + k, drawn)
     slots.sort(axis=1)
     return slots - np.arange(m) + np.cumsum(shuffled, axis=1) - shuffled, shuffled
-
-
-@_jit
-def _scores(
-    starts: IntArray, lengths: IntArray, predicted: BoolArray, runs: IntArray, order: IntArray, ends_tie: BoolArray
-) -> FloatArray:
-    tokens, n_spans = len(predicted), starts.shape[1]
-    n_predicted = predicted.sum()
-    scores = np.zeros((len(starts), 3))
-    gold = np.zeros(tokens, dtype=np.bool_)
-    for b in range(len(starts)):
-        gold[:] = False
-        n_gold, common = 0, 0
-        for k in range(n_spans):
-            n_gold += lengths[b, k]
-            for t in range(starts[b, k], starts[b, k] + lengths[b, k]):
-                at = t if t < tokens else t - tokens
-                gold[at] = True
-                common += predicted[at]
-        scores[b, 0] = 2.0 * common / (n_predicted + n_gold)
-        right = 0
-        for r in range(len(runs)):
-            first, last = runs[r, 0], runs[r, 1]
-            for k in range(n_spans):
-                begin, end = starts[b, k], starts[b, k] + lengths[b, k]
-                both = max(0, min(last, end) - max(first, begin))
-                both += max(0, min(last, end - tokens) - max(first, begin - tokens))
-                if both >= MIN_IOU * (last - first + end - begin - both):
-                    right += 1
-                    break
-        # The runs at both ends may be the two halves of one span that goes around.
-        right = min(right, n_spans)
-        if right > 0:
-            scores[b, 1] = 2.0 * right / (len(runs) + n_spans)
-        hits, counted, total = 0, 0, 0.0
-        for at in range(tokens):
-            hits += gold[order[at]]
-            if ends_tie[at]:
-                total += (hits - counted) * hits / (at + 1)
-                counted = hits
-        scores[b, 2] = total / n_gold
-    return scores
 
 
 def _require_valid(saliency: FloatArray, spans: IntArray, item: int) -> None:

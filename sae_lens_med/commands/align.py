@@ -121,7 +121,7 @@ def align(
     from sae_lens_med.study.measure import run_alignment
 
     def opener(provenance: "Provenance") -> "ModelSide":
-        return _open(provenance, model, sae, device, batch_tokens)
+        return open_side(provenance, model, sae, device, batch_tokens)
 
     def show(name: str, what: str) -> None:
         state = {"measure": "", "skip": ": done before, skipped"}.get(what, f": {what}")
@@ -233,9 +233,11 @@ def compare(
         say(f"Report: {written}")
 
 
-def _open(
+def open_side(
     provenance: "Provenance", model: str | None, sae: str | None, device: str, batch_tokens: int | None
 ) -> "ModelSide":
+    """The model and the SAE of a study, where they are now, with its shots. Raises `StudyError` for a study without an
+    SAE."""
     from sae_lens_med.data import load_items
     from sae_lens_med.errors import StudyError
     from sae_lens_med.metrics.inputs import ModelSide

@@ -45,6 +45,8 @@ class MaskedText(Record):
     """Characters that were quoted from the question (and are no option text)."""
     n_answer_marks: int
     """Answer letters and numbers that were masked."""
+    originals: tuple[Span, ...] = ()
+    """Of the explanation, as many as `placeholders` and in their order: the characters that each stands for."""
 
     @property
     def nothing_left(self) -> bool:
@@ -75,13 +77,15 @@ def mask_leakage(item: McqItem) -> MaskedText:
         covered[start:end] = b"\1" * (end - start)
     marks = [m for m in _merged(_mark_spans(text, options, len(item.options))) if not any(covered[m[0] : m[1]])]
     pieces, placeholders, position, length = [], [], 0, 0
-    for start, end in sorted(wording + marks):
+    masked = sorted(wording + marks)
+    for start, end in masked:
         pieces += [text[position:start], PLACEHOLDER]
         length += start - position
         placeholders.append(Span(length, length + 1))
         position, length = end, length + 1
     pieces.append(text[position:])
-    return MaskedText("".join(pieces), tuple(placeholders), n_option_chars, n_stem_chars, len(marks))
+    originals = tuple(Span(start, end) for start, end in masked)
+    return MaskedText("".join(pieces), tuple(placeholders), n_option_chars, n_stem_chars, len(marks), originals)
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

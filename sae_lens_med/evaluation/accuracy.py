@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import (
@@ -105,6 +104,8 @@ def reason_counts(results: Sequence[ItemResult]) -> dict[str, int]:
 
 def guessing_distribution(option_counts: Sequence[int]) -> FloatArray:
     """`[n + 1]`: the probability of k = 0 ... n right answers when every item is guessed among its options."""
+    from scipy.stats import binom  # importing it takes a second
+
     pmf = np.ones(1)
     for options, n in sorted(Counter(option_counts).items()):
         pmf = np.convolve(pmf, binom.pmf(np.arange(n + 1), n, 1 / options))

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import hypergeom
 
 from sae_lens_med.records import FloatArray, ItemResult, MetricValue, Record
 from sae_lens_med.statistics import (
@@ -55,6 +54,8 @@ def deferral_curve(results: Sequence[ItemResult]) -> list[DeferralPoint]:
 
     Empty without such results. A point that would retain as many items as the one before is left out.
     """
+    from scipy.stats import hypergeom  # importing it takes a second
+
     confidence, right, _ = _scored(results)
     n = len(right)
     points: list[DeferralPoint] = []

@@ -15,7 +15,7 @@ Out of scope: synonyms, and inflections other than an English plural and Korean 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,31 +63,36 @@ def rare_option_words(items: Sequence[McqItem], explanations: Sequence[str | Non
 
 def without_option_words(features: Collected, items: Sequence[McqItem]) -> Collected:
     """The same features, the tokens of rare option words in explanations excluded, and these masked in the texts."""
-    texts = {name: dict(own) for name, own in features.texts.items()}
-    explanations = [texts.get(item.id, {}).get("explanation") for item in items]
-    spans = rare_option_words(items, explanations)
+    spans = rare_option_words(items, [features.texts.get(item.id, {}).get("explanation") for item in items])
     if not any(spans):
         return features
-    acts = features.acts
-    excluded = acts.excluded.copy()
-    rows = np.flatnonzero(tokens_of(acts, EXPLANATION_PARTS))
-    rows = rows[np.argsort(acts.token_item[rows], kind="stable")]
-    bounds = np.searchsorted(acts.token_item[rows], np.arange(len(items) + 1))
-    for i, (item, own, text) in enumerate(zip(items, spans, explanations, strict=True)):
-        tokens = rows[bounds[i] : bounds[i + 1]]
-        for start, end in own:
-            assert text is not None  # it has a span
-            text = text[:start] + PLACEHOLDER * (end - start) + text[end:]
-            excluded[tokens] |= (acts.char_start[tokens] < end) & (acts.char_end[tokens] > start)
-        if own and text is not None:
-            texts[item.id]["explanation"] = text
+    acts, texts = leave_out_words(features.acts, features.texts, spans)
     return Compared(
-        acts=replace(acts, excluded=excluded),
+        acts=acts,
         texts=texts,
         raw_mean_stem=features.raw_mean_stem,
         raw_mean_explanation=features.raw_mean_explanation,
         has_explanation=features.has_explanation,
     )
+
+
+def leave_out_words(
+    acts: FeatureActs, texts: Mapping[str, Mapping[str, str]], spans: Sequence[Sequence[tuple[int, int]]]
+) -> tuple[FeatureActs, dict[str, dict[str, str]]]:
+    """The tokens that touch `spans` (per item of `acts`, characters of its masked explanation) excluded, and these
+    characters masked in the texts."""
+    masked = {name: dict(own) for name, own in texts.items()}
+    excluded = acts.excluded.copy()
+    rows = np.flatnonzero(tokens_of(acts, EXPLANATION_PARTS))
+    rows = rows[np.argsort(acts.token_item[rows], kind="stable")]
+    bounds = np.searchsorted(acts.token_item[rows], np.arange(len(acts.item_ids) + 1))
+    for i, (name, own) in enumerate(zip(acts.item_ids, spans, strict=True)):
+        tokens = rows[bounds[i] : bounds[i + 1]]
+        for start, end in own:
+            text = masked[name]["explanation"]
+            masked[name]["explanation"] = text[:start] + PLACEHOLDER * (end - start) + text[end:]
+            excluded[tokens] |= (acts.char_start[tokens] < end) & (acts.char_end[tokens] > start)
+    return replace(acts, excluded=excluded), masked
 
 
 def _words(text: str) -> Iterator[tuple[str, int, int]]:

@@ -14,7 +14,7 @@ only. Several processes that collect together each write shards of their own, an
 with what the manifest will say of it; `join_shards` moves the entries into the manifest, in order. Nothing depends on
 the clock or on who wrote what: the same collection gives the same bytes, interrupted or not, by one process or many.
 
-Out of scope: reading part of a collection, and deciding what a token counts as (`collect` does).
+Out of scope: reading part of a collection (`part`), and deciding what a token counts as (`collect` does).
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ KIND = runs.Kind(
     bound=lambda folder, manifest: bool(manifest["shards"]) or any(folder.glob("shard-*")),
 )
 
-_TOKEN_ARRAYS: dict[str, type[np.generic]] = {
+TOKEN_ARRAYS: dict[str, type[np.generic]] = {
     "token_item": np.int32,
     "token_part": np.uint8,
     "token_text": np.uint8,
@@ -66,13 +66,13 @@ _TOKEN_ARRAYS: dict[str, type[np.generic]] = {
     "error_norm": np.float32,
     "excluded": np.bool_,
 }
-_ITEM_ARRAYS: dict[str, type[np.generic]] = {
+ITEM_ARRAYS: dict[str, type[np.generic]] = {
     "raw_mean_stem": np.float32,
     "raw_mean_explanation": np.float32,
     "has_explanation": np.bool_,
 }
-_CSR_ARRAYS: dict[str, type[np.generic]] = {"data": np.float32, "indices": np.int32, "indptr": np.int64}
-ARRAYS = _CSR_ARRAYS | _TOKEN_ARRAYS | _ITEM_ARRAYS
+CSR_ARRAYS: dict[str, type[np.generic]] = {"data": np.float32, "indices": np.int32, "indptr": np.int64}
+ARRAYS = CSR_ARRAYS | TOKEN_ARRAYS | ITEM_ARRAYS
 """Every array of a shard, with its type."""
 
 
@@ -186,7 +186,9 @@ def repair(folder: Path) -> tuple[str, ...]:
         (folder / KIND.manifest).unlink(missing_ok=True)
         return (KIND.manifest,) if found else ()
     shards = manifest["shards"]
-    broken = {index: names for index, shard in enumerate(shards) if (names := _not_as_written(folder, index, shard))}
+    broken = {
+        index: names for index, shard in enumerate(shards) if (names := shard_not_as_written(folder, index, shard))
+    }
     if not broken:
         return ()
     first = min(broken)
@@ -244,7 +246,7 @@ def _joined(folder: Path, manifest: dict[str, Any]) -> CollectedFeatures:
     for index in range(len(manifest["shards"])):
         arrays_path, texts_path = shard_paths(folder, index)
         arrays = load_file(arrays_path)
-        for name in _TOKEN_ARRAYS | _ITEM_ARRAYS:
+        for name in TOKEN_ARRAYS | ITEM_ARRAYS:
             parts[name].append(arrays[name])
         parts["data"].append(arrays["data"])
         parts["indices"].append(arrays["indices"])
@@ -260,13 +262,13 @@ def _joined(folder: Path, manifest: dict[str, Any]) -> CollectedFeatures:
     acts = FeatureActs(
         item_ids=tuple(texts),
         acts=sparse.csr_array((whole["data"], whole["indices"], whole["indptr"]), shape),
-        **{name: whole[name] for name in _TOKEN_ARRAYS if name != "token_text"},
+        **{name: whole[name] for name in TOKEN_ARRAYS if name != "token_text"},
     )
     return CollectedFeatures(
         acts=acts,
         token_text=whole["token_text"],
         texts=texts,
-        **{name: whole[name] for name in _ITEM_ARRAYS},
+        **{name: whole[name] for name in ITEM_ARRAYS},
         manifest=manifest,
     )
 
@@ -275,12 +277,12 @@ def _require_whole(folder: Path, manifest: dict[str, Any], last: int | None = No
     """Check the hashes of all shards, or of the `last` ones."""
     start = 0 if last is None else len(manifest["shards"]) - last
     for index, shard in enumerate(manifest["shards"][start:], start):
-        for name in _not_as_written(folder, index, shard):
+        for name in shard_not_as_written(folder, index, shard):
             state = "was changed" if (folder / name).is_file() else "is missing"
             raise StudyError(f"{folder / name} {state} since it was written; delete {folder} and collect again.")
 
 
-def _not_as_written(folder: Path, index: int, shard: Mapping[str, Any]) -> list[str]:
+def shard_not_as_written(folder: Path, index: int, shard: Mapping[str, Any]) -> list[str]:
     """Names of the files of a shard that are missing or have another hash than its entry says."""
     written = zip(shard_paths(folder, index), (shard["sha256"], shard["texts_sha256"]), strict=True)
     return [path.name for path, sha256 in written if not path.is_file() or file_sha256(path) != sha256]

@@ -44,11 +44,18 @@ MIN_SCRIPT_TOKENS = 200
 """Counted tokens that each script needs before firing rates on it are compared."""
 
 
-class Collected(Protocol):
-    """What metrics read of `features.store.CollectedFeatures`."""
+class Explained(Protocol):
+    """Activations of items, and which items have an explanation of which something counts."""
 
     @property
     def acts(self) -> FeatureActs: ...
+
+    @property
+    def has_explanation(self) -> BoolArray: ...
+
+
+class Collected(Explained, Protocol):
+    """What metrics read of `features.store.CollectedFeatures`."""
 
     @property
     def texts(self) -> dict[str, dict[str, str]]:
@@ -64,9 +71,6 @@ class Collected(Protocol):
     def raw_mean_explanation(self) -> npt.NDArray[np.float32]:
         """`[n_items, d_in]`, of the explanation tokens; zeros where there is no explanation."""
         ...
-
-    @property
-    def has_explanation(self) -> BoolArray: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +123,7 @@ def tokens_per_item(acts: FeatureActs, tokens: BoolArray) -> npt.NDArray[np.int6
 _SIDES = (STEM_PARTS, EXPLANATION_PARTS)
 
 
-def explained_items(features: "Collected") -> BoolArray:
+def explained_items(features: Explained) -> BoolArray:
     """`[n_items]`, the items of which both a question and an explanation can be compared: at least one token of each
     counts."""
     sides = [tokens_per_item(features.acts, counted_tokens(features.acts, part)) > 0 for part in _SIDES]
@@ -164,14 +168,18 @@ def token_scripts(acts: FeatureActs, texts: dict[str, dict[str, str]]) -> TokenS
 def feature_mask(acts: FeatureActs, scripts: TokenScripts) -> FeatureMask:
     """Which features are dense or about a script, over the counted tokens; see the module's text for the rule."""
     counted = counted_tokens(acts)
-    total = int(np.count_nonzero(counted))
-    dense = firing_counts(acts, counted) > DENSE_RATE * total
-    hangul, latin = counted & scripts.hangul, counted & scripts.latin
-    n_hangul, n_latin = int(np.count_nonzero(hangul)), int(np.count_nonzero(latin))
+    every, hangul, latin = counted, counted & scripts.hangul, counted & scripts.latin
+    fires = np.stack([firing_counts(acts, tokens) for tokens in (every, hangul, latin)])
+    return mask_of_counts(fires, *(int(np.count_nonzero(tokens)) for tokens in (every, hangul, latin)))
+
+
+def mask_of_counts(fires: FloatArray, n_tokens: int, n_hangul: int, n_latin: int) -> FeatureMask:
+    """The rule of `feature_mask`. `fires` `[3, d_sae]`: on how many counted tokens, Hangul tokens and Latin tokens each
+    feature fires, of as many as there are."""
+    dense = fires[0] > DENSE_RATE * n_tokens
     script = np.zeros(len(dense), dtype=bool)
     if min(n_hangul, n_latin) >= MIN_SCRIPT_TOKENS:
-        gap = firing_counts(acts, hangul) / n_hangul - firing_counts(acts, latin) / n_latin
-        script = (np.abs(gap) >= SCRIPT_GAP) & ~dense
+        script = (np.abs(fires[1] / n_hangul - fires[2] / n_latin) >= SCRIPT_GAP) & ~dense
     return FeatureMask(dense=dense, script=script)
 
 
@@ -205,7 +213,12 @@ def idf_weights(*sides: sparse.csr_array) -> FloatArray:
     """`[n_columns]`, `ln((1 + M) / (1 + df))` over the M rows of all `sides` (`[n_rows, n_columns]` each); >= 0."""
     rows = sum(len(side.indptr) - 1 for side in sides)
     frequency = sum(np.bincount(side.indices[side.data > 0], minlength=n_columns(side)) for side in sides)
-    return np.log((1 + rows) / (1 + np.asarray(frequency, dtype=np.float64)))
+    return idf(rows, np.asarray(frequency, dtype=np.float64))
+
+
+def idf(rows: int, frequency: FloatArray) -> FloatArray:
+    """`ln((1 + rows) / (1 + frequency))`: of `rows` vectors, `frequency` have the feature."""
+    return np.log((1 + rows) / (1 + frequency))
 
 
 def weighted(side: sparse.csr_array, weights: FloatArray) -> sparse.csr_array:

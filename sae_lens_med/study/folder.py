@@ -9,7 +9,7 @@ Out of scope: the collected features (`features.store` reads them) and writing a
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -118,21 +118,9 @@ def read_study(study: Path) -> StudyFolder:
     # A folder with neither is no study that lost a file, but another folder.
     if not any((study / name).is_file() for name in ("manifest.json", "questions.jsonl")):
         raise StudyError(f"{study} is not a study folder: run `sae-lens-med study --output {study}` first.")
-    manifest = _json(study / "manifest.json")
-    provenance, stages, notes = _checked(study / "manifest.json", lambda: _manifest(manifest))
-    items = _by_id(study / "questions.jsonl", _records(study / "questions.jsonl", McqItem))
-    results = _by_id(study / "items.jsonl", _records(study / "items.jsonl", ItemResult))
-    for item_id, result in results.items():
-        if item_id not in items:
-            raise StudyError(
-                f"{study / 'items.jsonl'}: the item {item_id!r} is not in questions.jsonl; run the study again."
-            )
-        _checked(study / "items.jsonl", lambda item_id=item_id, result=result: _check_result(items[item_id], result))
-    if missing := [item_id for item_id in items if item_id not in results]:
-        raise StudyError(
-            f"{study / 'items.jsonl'}: {len(missing)} of {len(items)} items have no result, {missing[0]!r} first; "
-            "run the study again; finished stages are skipped."
-        )
+    provenance, stages, notes = read_about(study)
+    items = read_questions(study)
+    results = read_answers(study, items)
     metrics = read_metrics(study)
     contexts: dict[int, tuple[TopContext, ...]] = {}
     if (study / "examples.json").exists():
@@ -155,6 +143,35 @@ def read_study(study: Path) -> StudyFolder:
                 )
     similarities = _similarities(study / "alignment.safetensors", metrics)
     return StudyFolder(study, provenance, stages, notes, items, results, metrics, contexts, shown, similarities)
+
+
+def read_about(study: Path) -> tuple[Provenance, dict[str, dict[str, Any]], tuple[str, ...]]:
+    """What `manifest.json` says: where the study comes from, its finished stages, its notes. Raises `StudyError`."""
+    path = study / "manifest.json"
+    manifest = _json(path)
+    return _checked(path, lambda: _manifest(manifest))
+
+
+def read_questions(study: Path) -> dict[str, McqItem]:
+    """The items of `questions.jsonl` by id, in its order. Raises `StudyError`."""
+    return _by_id(study / "questions.jsonl", _records(study / "questions.jsonl", McqItem))
+
+
+def read_answers(study: Path, items: Mapping[str, McqItem]) -> dict[str, ItemResult]:
+    """The results of `items.jsonl` by id: one for each of `items`. Raises `StudyError`."""
+    results = _by_id(study / "items.jsonl", _records(study / "items.jsonl", ItemResult))
+    for item_id, result in results.items():
+        if item_id not in items:
+            raise StudyError(
+                f"{study / 'items.jsonl'}: the item {item_id!r} is not in questions.jsonl; run the study again."
+            )
+        _checked(study / "items.jsonl", lambda item_id=item_id, result=result: _check_result(items[item_id], result))
+    if missing := [item_id for item_id in items if item_id not in results]:
+        raise StudyError(
+            f"{study / 'items.jsonl'}: {len(missing)} of {len(items)} items have no result, {missing[0]!r} first; "
+            "run the study again; finished stages are skipped."
+        )
+    return results
 
 
 def read_metrics(study: Path) -> tuple[MetricValue, ...]:

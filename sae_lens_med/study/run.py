@@ -279,8 +279,10 @@ def _run_study(
         if (by_item := difference_by_item(inputs)) is not None:
             ids, difference = by_item
             similarity = dict(zip(ids, difference.matched.tolist(), strict=True))
+            place = {item.id: i for i, item in enumerate(data.items)}
+            numbers = np.array([place[i] for i in ids], dtype=np.int32)
             with atomic_path(output / "alignment.safetensors") as temporary:
-                save_file(difference.arrays, temporary)
+                save_file({**difference.arrays, "items": numbers}, temporary)
         shown = choose_shown(data.items, results, similarity, n_shown)
         by_id = {entry["id"]: entry for entry in item_features(inputs)}
         items = {item.id: item for item in data.items}

@@ -1,0 +1,627 @@
+"""A study as pages see it: its groups and numbers are those of `align`, painting is what fires, what is missing is
+said."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sae_lens_med.alignment.item_features import ItemFeatures, item_features
+from sae_lens_med.app.aligned import auroc_interval
+from sae_lens_med.app.index import build_index
+from sae_lens_med.app.index_files import FOLDER
+from sae_lens_med.app.opened import OpenStudy
+from sae_lens_med.app.views import CaseView, Filters, Group, Verdict
+from sae_lens_med.errors import ConfigError, NotFoundError, StudyError
+from sae_lens_med.features.store import CollectedFeatures, load_features, shard_paths
+from sae_lens_med.metrics.inputs import Inputs
+from sae_lens_med.records import PARTS, McqItem
+from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.folder import RunFolder
+from sae_lens_med.study.folder import read_questions
+from sae_lens_med.study.measured import KIND
+from tests.app_study import D_SAE, DENSE, EVERYWHERE, HANGUL, NEVER, make_study
+
+N = 24
+VERDICTS = """feature,chosen_by,verdict,effect,band_low,band_high,comparators
+10,mentioned,shared_reasoning,2.5,0.1,0.9,99
+12,mentioned,present_unused,0.25,,,
+20,effect,untested,,,,
+40,effect,hidden_driver,3.5,0.2,1.0,99
+"""
+CONCEPTS = [
+    {
+        "concept": "pneumonia",
+        "forms": ["폐렴", "pneumonia"],
+        "questions": 8,
+        "features": [{"feature": 11, "auroc": 0.9}, {"feature": 13, "auroc": 0.7}],
+    },
+    {"concept": "fever", "forms": ["발열"], "questions": 6, "features": [{"feature": 11, "auroc": 0.6}]},
+]
+
+
+def write_alignment(folder: Path, files: dict[str, Any]) -> None:
+    """What `align` leaves: files, each of a metric that is called as it begins."""
+    run = RunFolder(folder / "alignment", KIND, {"metrics": {}})
+    run.begin()
+    write_json(run.path / "metrics.json", [])
+    write_json(run.path / "notes.json", {})
+    from sae_lens_med.runs.written import hashes
+
+    for name, content in files.items():
+        if isinstance(content, str):
+            (run.path / name).write_text(content, encoding="utf-8")
+        else:
+            write_json(run.path / name, content)
+        run.finish(name.split(".")[0], 1.0, settings={}, files=hashes(run.path, [name]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole study, indexed; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("studies") / "whole"
+    make_study(folder, N)
+    write_alignment(folder, {"verdicts.csv": VERDICTS, "concepts.json": CONCEPTS, "labels.json": {"10": "폐렴 소견"}})
+    items = np.array([0, 2, 3, 7], np.int32)
+    arrays = {"matched": np.array([0.5, 0.2, 0.9, 0.1], np.float32), "null": np.zeros(3, np.float32), "items": items}
+    save_file(
+        {**arrays, "mismatched_mean": np.array([0.4, 0.3, 0.1, 0.1], np.float32)}, folder / "alignment.safetensors"
+    )
+    build_index(folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(made: Path) -> OpenStudy:
+    return OpenStudy.open(made)
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path) -> CollectedFeatures:
+    return load_features(made / "features")
+
+
+@pytest.fixture(scope="module")
+def items(made: Path) -> tuple[McqItem, ...]:
+    return tuple(read_questions(made).values())
+
+
+@pytest.fixture(scope="module")
+def listed(items: tuple[McqItem, ...], whole: CollectedFeatures) -> list[ItemFeatures]:
+    """All features of every case, as `align` gives them."""
+    return item_features(Inputs(items, whole), top=D_SAE)
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def groups(view: CaseView) -> dict[str, Group]:
+    return {group.kind: group for group in view.groups}
+
+
+KINDS = (("shared", "shared"), ("model", "stem_only"), ("expert", "explanation_only"))
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_those_of_align_number_for_number(study: OpenStudy, listed: list[ItemFeatures], made: Path) -> None:
+    from sae_lens_med.app.index_files import parts_made
+    from sae_lens_med.app.indexed import Index
+    from sae_lens_med.features.part import FeaturePart
+
+    part = FeaturePart(made / "features")
+    weights = Index(made / FOLDER, parts_made(made, part)[0], D_SAE, N).weights
+    compared = 0
+    for number, entry in enumerate(listed):
+        found = groups(study.case(number, limit=D_SAE))
+        if not (entry["shared"] or entry["stem_only"] or entry["explanation_only"]):
+            assert set(found) == {"model"}
+            continue
+        compared += 1
+        for kind, name in KINDS:
+            wanted = entry[name]
+            assert found[kind].total == len(wanted)
+            assert [
+                (f.name.index, f.stem * weights[f.name.index], f.explanation * weights[f.name.index])
+                for f in found[kind].features
+            ] == [(use["feature"], use["stem"], use["explanation"]) for use in wanted]
+    assert compared == sum(item.explanation is not None for item in study.items.values())
+
+
+def test_features_that_align_leaves_out_are_in_no_group(study: OpenStudy) -> None:
+    seen = {f.name.index for n in range(N) for g in study.case(n, limit=D_SAE).groups for f in g.features}
+    assert not seen & {DENSE, HANGUL, EVERYWHERE, NEVER}
+    assert len(seen) > 20
+
+
+def test_without_an_explanation_there_is_the_model_alone(study: OpenStudy, items: tuple[McqItem, ...]) -> None:
+    number = next(i for i, item in enumerate(items) if item.explanation is None)
+    view = study.case(number)
+    assert [group.kind for group in view.groups] == ["model"]
+    assert view.groups[0].total > len(view.groups[0].features) == 5
+    assert view.parts[-1].key == "option:E"
+    assert view.explanation_source is None
+    assert view.alignment is None
+    assert "missing.explanation" in [each.what for each in view.missing]
+
+
+def test_features_are_ranked_by_effect_where_they_have_one(study: OpenStudy) -> None:
+    for number in range(N):
+        view = study.case(number, order="effect", limit=D_SAE)
+        assert view.order == "effect"
+        for group in view.groups:
+            effects = [feature.effect for feature in group.features]
+            known = [effect for effect in effects if effect is not None]
+            assert effects == sorted(known, reverse=True) + [None] * (len(effects) - len(known))
+
+
+def test_an_order_that_the_study_has_not_got_is_not_pretended(study: OpenStudy) -> None:
+    view = study.case(0, order="attribution")
+    assert view.order == "activation"
+    assert "missing.attribution" in [each.what for each in view.missing]
+    for order, limit in (("strength", 5), ("activation", 0)):
+        with pytest.raises(ConfigError):
+            study.case(0, order=order, limit=limit)
+
+
+def test_what_is_known_of_a_feature_stands_beside_it(study: OpenStudy) -> None:
+    found = {f.name.index: f for n in range(N) for g in study.case(n, limit=D_SAE).groups for f in g.features}
+    shared = found[10]
+    assert (shared.verdict, shared.effect) == ("shared_reasoning", 2.5)
+    assert shared.band is not None
+    assert (shared.band.low, shared.band.high, shared.band.n) == (0.1, 0.9, 99)
+    assert shared.name.label == "폐렴 소견"
+    assert len(shared.name.phrases) == 3
+    assert (found[12].effect, found[12].band) == (0.25, None)
+    assert (found[20].verdict, found[20].effect) == (None, None)
+    assert found[15].name.label is None
+
+
+# --- painting and tokens --------------------------------------------------------------------------------------------
+
+
+def test_painting_is_the_maximum_of_what_fires_in_each_segment(study: OpenStudy, whole: CollectedFeatures) -> None:
+    acts = whole.acts
+    dense = acts.acts.toarray()
+    for number in (0, 4, 5, N - 1):
+        rows = np.flatnonzero(acts.token_item == number)
+        view = study.case(number, limit=D_SAE)
+        for feature in (DENSE, EVERYWHERE, NEVER, 30):
+            wanted = {}
+            for part in view.parts:
+                for place, segment in enumerate(part.segments):
+                    own = [r for r in rows[list(segment.tokens)] if not acts.excluded[r]]
+                    value = max([float(dense[r, feature]) for r in own], default=0.0)
+                    if value > 0:
+                        wanted[part.key, place] = value
+            found = {(each.part, each.segment): each.value for each in study.paint(number, feature)}
+            assert found == wanted
+        for group in view.groups:
+            for feature in group.features:
+                assert feature.paint == study.paint(number, feature.name.index)
+                assert feature.paint
+
+
+def test_a_case_whose_parts_are_painted_has_every_stem_token(study: OpenStudy, whole: CollectedFeatures) -> None:
+    for number, view in ((n, study.case(n)) for n in range(N)):
+        rows = np.flatnonzero(whole.acts.token_item == number)
+        stem = {i for i, row in enumerate(rows) if PARTS[whole.acts.token_part[row]] == "stem"}
+        assert {token for segment in view.parts[0].segments for token in segment.tokens} <= stem
+
+
+def test_a_token_lists_what_fires_there_by_share_of_the_maximum(study: OpenStudy, whole: CollectedFeatures) -> None:
+    dense = whole.acts.acts.toarray()
+    rows = np.flatnonzero(whole.acts.token_item == 3)
+    segment = study.case(3).parts[0].segments[4]
+    found = study.token(3, "stem", 4, limit=D_SAE)
+    values = dense[rows[list(segment.tokens)]].max(axis=0)
+    assert found.total == np.count_nonzero(values) == len(found.features)
+    assert found.text == study.case(3).parts[0].text[segment.start : segment.end]
+    shares = []
+    for feature in found.features:
+        (paint,) = feature.paint
+        assert (paint.part, paint.segment) == ("stem", 4)
+        assert paint.value == values[feature.name.index]
+        assert feature.name.maximum is not None
+        shares.append(paint.value / feature.name.maximum)
+    assert shares == sorted(shares, reverse=True)
+    assert len(study.token(3, "stem", 4, limit=2).features) == 2
+
+
+@pytest.mark.parametrize(("key", "segment"), [("stem", 10_000), ("stem", -1), ("option:Z", 0), ("../etc", 0)])
+def test_a_segment_that_is_not_there_is_not_found(study: OpenStudy, key: str, segment: int) -> None:
+    with pytest.raises(NotFoundError, match="no segment"):
+        study.token(0, key, segment)
+
+
+def test_what_does_not_exist_is_not_found(study: OpenStudy) -> None:
+    asked: list[Callable[[], object]] = [
+        lambda: study.case(N),
+        lambda: study.case(-1),
+        lambda: study.paint(N, 0),
+        lambda: study.paint(0, D_SAE),
+        lambda: study.paint(0, -1),
+        lambda: study.feature(D_SAE),
+        lambda: study.feature(-1),
+        lambda: study.number_of("case 99"),
+        lambda: study.cases(Filters(feature=D_SAE)),
+        lambda: study.label(D_SAE, "x", "y", 0, "z"),
+    ]
+    for ask in asked:
+        with pytest.raises(NotFoundError):
+            ask()
+
+
+# --- answers and lists ----------------------------------------------------------------------------------------------
+
+
+def test_probabilities_prediction_and_gold_stand_at_the_options(study: OpenStudy) -> None:
+    for number, (item, result) in enumerate(zip(study.items.values(), study.results.values(), strict=True)):
+        view = study.case(number)
+        assert view.row.id == item.id
+        assert study.number_of(item.id) == number
+        assert [option.gold for option in view.options] == [k == item.answer for k in range(5)]
+        assert [option.predicted for option in view.options] == [x == result.prediction for x in "ABCDE"]
+        if result.option_logprobs is None:
+            assert {option.probability for option in view.options} == {None}
+            assert view.row.margin is None
+            continue
+        shares = np.exp(result.option_logprobs) / np.exp(result.option_logprobs).sum()
+        assert [option.probability for option in view.options] == pytest.approx(shares.tolist())
+        assert view.row.margin == pytest.approx(np.sort(shares)[-1] - np.sort(shares)[-2])
+
+
+def test_the_alignment_of_a_case_is_that_of_its_item(study: OpenStudy) -> None:
+    found = {number: study.case(number).alignment for number in range(N)}
+    known = {number: each for number, each in found.items() if each is not None}
+    assert {n: (round(a.matched, 3), round(a.mismatched, 3), a.rank, a.n) for n, a in known.items()} == {
+        0: (0.5, 0.4, 2, 4),
+        2: (0.2, 0.3, 4, 4),
+        3: (0.9, 0.1, 1, 4),
+        7: (0.1, 0.1, 3, 4),
+    }
+
+
+FILTERS: list[tuple[Filters, Callable[[McqItem, Any], bool]]] = [
+    (Filters(), lambda i, r: True),
+    (Filters(subject="subject1"), lambda i, r: i.subject == "subject1"),
+    (Filters(answer="right"), lambda i, r: r.correct is True),
+    (Filters(answer="wrong"), lambda i, r: r.correct is False and r.reason is None),
+    (Filters(answer="none"), lambda i, r: r.reason is not None),
+    (Filters(reason="truncated"), lambda i, r: r.reason == "truncated"),
+    (Filters(text="심전도"), lambda i, r: any("심전도" in t for t in (i.question, *i.options, i.explanation or ""))),
+    (Filters(text="SEPSIS"), lambda i, r: any("sepsis" in t for t in (i.question, *i.options, i.explanation or ""))),
+    (Filters(subject="subject0", text="there is no such text"), lambda i, r: False),
+]
+
+
+@pytest.mark.parametrize(("filters", "keeps"), FILTERS)
+def test_filters_keep_what_they_say_in_order(study: OpenStudy, filters: Filters, keeps: Callable[..., bool]) -> None:
+    wanted = [
+        n
+        for n, (item, result) in enumerate(zip(study.items.values(), study.results.values(), strict=True))
+        if keeps(item, result)
+    ]
+    found = []
+    for number in range(1, study.cases(filters, size=5).pages + 1):
+        page = study.cases(filters, number, 5)
+        assert (page.page, page.total, page.of) == (number, len(wanted), N)
+        found += [row.number for row in page.rows]
+    assert found == wanted
+    assert study.cases(filters, 99, 5).page == study.cases(filters, size=5).pages
+    for place, number in enumerate(wanted):
+        around = (wanted[place - 1] if place else None, wanted[place + 1] if place + 1 < len(wanted) else None)
+        assert study.neighbours_of(number, filters) == around
+
+
+def test_counts_are_before_filtering(study: OpenStudy) -> None:
+    page = study.cases(Filters(answer="none"))
+    assert dict(page.subjects) == {"subject0": 12, "subject1": 12}
+    assert dict(page.reasons) == {"truncated": 4}
+    assert dict(page.answers)["none"] == 4
+    with pytest.raises(ConfigError):
+        study.cases(Filters(), page=0)
+
+
+@pytest.mark.parametrize("name", ["margin", "difference"])
+def test_orders_put_what_has_no_value_last(study: OpenStudy, name: str) -> None:
+    for sign in ("", "-"):
+        order: Any = sign + name
+        rows = study.cases(Filters(order=order), size=N).rows
+        values = [getattr(row, name) for row in rows]
+        known = [value for value in values if value is not None]
+        assert known == sorted(known, reverse=sign == "-")
+        assert values[len(known) :] == [None] * (N - len(known))
+        assert len(known) >= 4
+
+
+def test_cases_by_feature_are_all_in_which_it_fires(study: OpenStudy, whole: CollectedFeatures) -> None:
+    acts = whole.acts
+    shown = ~acts.excluded & (acts.token_part != PARTS.index("other"))
+    dense = acts.acts.toarray() * shown[:, None]
+    for feature in (DENSE, NEVER, 5, 30):
+        fires = sorted(set(acts.token_item[dense[:, feature] > 0].tolist()))
+        assert [row.number for row in study.cases(Filters(feature=feature), size=N).rows] == fires
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+def test_contexts_are_pieces_of_what_was_run_with_what_fires_in_them(
+    study: OpenStudy, whole: CollectedFeatures, items: tuple[McqItem, ...]
+) -> None:
+    acts = whole.acts
+    for feature in (DENSE, 5, 20, 30):
+        view = study.feature(feature)
+        assert len({context.case for context in view.contexts}) == len(view.contexts) > 0
+        top = [context.value for context in view.contexts[:20]]
+        assert top == sorted(top, reverse=True)
+        for context in view.contexts:
+            rows = np.flatnonzero(acts.token_item == context.case)
+            column = acts.acts[rows][:, [feature]].toarray()[:, 0]
+            shown = ~acts.excluded[rows] & (acts.token_part[rows] != PARTS.index("other"))
+            assert context.value == column[shown].max()
+            texts = whole.texts[items[context.case].id].values()
+            assert any(context.text in text for text in texts)
+            strongest = rows[int(np.where(shown, column, 0).argmax())]
+            run = whole.texts[items[context.case].id][("question", "explanation")[whole.token_text[strongest]]]
+            if run[acts.char_start[strongest] : acts.char_end[strongest]].strip():  # else there is nothing to paint
+                assert context.value in [value for _, _, value in context.pieces]
+            assert all(0 <= start < end <= len(context.text) for start, end, _ in context.pieces)
+            assert 0 <= context.quantile <= 9
+
+
+def test_a_feature_page_has_what_is_known(study: OpenStudy, whole: CollectedFeatures) -> None:
+    view = study.feature(11)
+    assert [(score.concept, score.auroc, score.n) for score in view.concepts] == [
+        ("pneumonia", 0.9, 8),
+        ("fever", 0.6, 6),
+    ]
+    assert view.concepts[0].interval == auroc_interval(0.9, 8, N - 8)
+    assert view.reference == "made by hand:11"
+    assert view.n_tokens is not None
+    assert sum(view.histogram) == view.n_tokens
+    assert view.density == pytest.approx(view.n_tokens / study._cases.index.n_tokens)  # type: ignore[union-attr]
+    assert [row.number for row in view.cases] == [context.case for context in view.contexts[: len(view.cases)]]
+    assert {each.what for each in view.missing} == {"missing.neighbours", "missing.logits"}
+    assert study.feature(DENSE).left_out == "dense"
+    assert study.feature(HANGUL).left_out == "script"
+    silent = study.feature(NEVER)
+    assert (silent.n_tokens, silent.contexts, silent.name.maximum, silent.mean) == (0, (), None, 0.0)
+    assert set(get_args(Verdict)) >= {study.feature(40).verdict}
+
+
+def test_the_interval_of_an_auroc_is_as_wide_as_it_spreads() -> None:
+    """For exponential scores, of which the formula is exact: 9 with and 21 without the label, area 3/4."""
+    rng = np.random.default_rng(0)
+    scores = rng.exponential(3.0, (4000, 9, 1)) > rng.exponential(1.0, (4000, 1, 21))
+    spread = scores.mean(axis=(1, 2)).std()
+    low, high = auroc_interval(0.75, 9, 21) or (0, 0)
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.04)
+    assert (high + low) / 2 == pytest.approx(0.75)
+    assert auroc_interval(1.0, 5, 5) == (1.0, 1.0)
+    assert auroc_interval(0.7, 0, 9) is None
+
+
+@pytest.mark.parametrize("order", ["maximum", "density", "auroc", "effect", "index"])
+def test_the_list_of_features_is_ordered(study: OpenStudy, order: str) -> None:
+    pages = [study.features(order, page, 20) for page in (1, 2, 3)]
+    rows = [row for page in pages for row in page.rows]
+    assert len(rows) == pages[0].total == D_SAE - 1
+    assert NEVER not in {row.name.index for row in rows}
+    keys = {
+        "maximum": lambda row: -(row.name.maximum or 0),
+        "density": lambda row: -row.density,
+        "auroc": lambda row: -(row.auroc or 0),
+        "effect": lambda row: -(row.effect or 0),
+        "index": lambda row: row.name.index,
+    }
+    values = [keys[order](row) for row in rows]
+    assert values == sorted(values)
+    with pytest.raises(ConfigError):
+        study.features("name")
+
+
+# --- search ---------------------------------------------------------------------------------------------------------
+
+
+def test_labels_come_before_concepts_before_words_before_texts(study: OpenStudy) -> None:
+    hits = study.search("폐렴", limit=40)
+    kinds = [hit.kind for hit in hits]
+    assert kinds == sorted(kinds, key=["label", "concept", "token", "text"].index)
+    assert set(kinds) == {"label", "concept", "token", "text"}
+    by = {kind: [hit for hit in hits if hit.kind == kind] for kind in set(kinds)}
+    assert [hit.feature.index for hit in by["label"] if hit.feature] == [10]
+    assert [(hit.feature.index, hit.auroc) for hit in by["concept"] if hit.feature] == [(11, 0.9), (13, 0.7)]
+    assert all("폐렴" in hit.text for hit in (*by["token"], *by["text"]))
+    for hit in by["token"]:
+        assert hit.feature is not None
+        assert hit.text in study._cases.index.words_of(hit.feature.index)  # type: ignore[union-attr]
+    assert len(study.search("폐렴", limit=10)) == 10
+    assert {hit.kind for hit in study.search("폐렴", limit=10)} == {"label", "concept", "token", "text"}
+
+
+@pytest.mark.parametrize("query", ["ＦＥＶＥＲ", "Fever", "fever  ", "폐렴", "\u1111\u1168\u1105\u1167\u11b7"])
+def test_a_query_is_folded_as_the_texts_are(study: OpenStudy, query: str) -> None:
+    assert {"concept", "text"} <= {hit.kind for hit in study.search(query)}
+
+
+def test_nothing_is_found_for_nothing(study: OpenStudy) -> None:
+    assert study.search("") == study.search(" \u3000 ") == study.search("no such words anywhere") == ()
+    with pytest.raises(ConfigError):
+        study.search("a", limit=0)
+
+
+# --- what is missing, stale or damaged ------------------------------------------------------------------------------
+
+
+def whats(study: OpenStudy) -> set[str]:
+    return {each.what for each in study.missing}
+
+
+def test_a_whole_study_misses_nothing_but_what_was_not_asked_for(study: OpenStudy) -> None:
+    assert study.missing == ()
+    assert study.records is not None
+    assert study.name == "whole"
+    assert study.d_sae == D_SAE
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "questions.jsonl"])
+def test_without_manifest_or_questions_there_is_no_study(copy: Path, lost: str) -> None:
+    (copy / lost).unlink()
+    with pytest.raises(StudyError, match=lost):
+        OpenStudy.open(copy)
+    with pytest.raises(StudyError, match="not a study folder"):
+        OpenStudy.open(copy.parent / "elsewhere")
+
+
+def walk(study: OpenStudy) -> None:
+    """Ask for everything once."""
+    for number in (0, 4, N - 1):
+        view = study.case(number)
+        study.case(number, order="effect")
+        for name in ("paint", "token"):
+            try:
+                study.paint(number, 3) if name == "paint" else study.token(number, "stem", 0)
+            except NotFoundError:
+                assert not view.groups
+    gone = [each for each in study.feature(3).missing if each.what == "missing.features"]
+    assert bool(gone) == ("shard" in "".join(each.reason for each in study.missing))
+    study.features()
+    study.search("폐렴")
+    study.cases(Filters(text="폐렴", order="-margin"))
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES: list[tuple[str, Callable[[Path], object], str, str]] = [
+    ("items.jsonl", Path.unlink, "missing.items", "sae-lens-med study"),
+    ("items.jsonl", torn, "missing.items", "sae-lens-med study"),
+    ("metrics.json", torn, "missing.metrics", "sae-lens-med study"),
+    ("alignment.safetensors", Path.unlink, "missing.alignment", "sae-lens-med study"),
+    ("alignment.safetensors", torn, "missing.alignment", "sae-lens-med study"),
+    ("features/manifest.json", Path.unlink, "missing.features", "sae-lens-med study"),
+    ("features/manifest.json", torn, "missing.features", "sae-lens-med study"),
+    ("features/shard-00001.safetensors", torn, "missing.features", "sae-lens-med study"),
+    ("features/shard-00001.safetensors", Path.unlink, "missing.features", "sae-lens-med study"),
+    ("features/shard-00000.jsonl", Path.unlink, "missing.features", "sae-lens-med study"),
+    ("app/manifest.json", Path.unlink, "missing.index", "sae-lens-med index"),
+    ("app/manifest.json", torn, "missing.index", "sae-lens-med index"),
+    ("app/features.safetensors", torn, "missing.index", "sae-lens-med index"),
+    ("app/words.json", torn, "missing.index", "sae-lens-med index"),
+    ("alignment/manifest.json", torn, "missing.verdicts", "sae-lens-med align"),
+    ("alignment/verdicts.csv", torn, "missing.verdicts", "sae-lens-med align"),
+    ("alignment/concepts.json", Path.unlink, "missing.concepts", "sae-lens-med align"),
+]
+
+
+@pytest.mark.parametrize(("file", "damage", "what", "command"), DAMAGES)
+def test_a_damaged_folder_shows_the_rest_and_says_what_makes_it(
+    copy: Path, file: str, damage: Callable[[Path], object], what: str, command: str
+) -> None:
+    damage(copy / file)
+    study = OpenStudy.open(copy)
+    said = [each for each in study.missing if each.what == what]
+    assert said
+    assert all(each.command.startswith(command) and str(copy) in each.command for each in said)
+    if damage is torn:
+        assert all(each.reason for each in said)
+    assert len(study.items) == N
+    walk(study)
+
+
+def test_an_empty_study_shows_its_questions(copy: Path) -> None:
+    for path in copy.iterdir():
+        if path.name not in ("manifest.json", "questions.jsonl"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    study = OpenStudy.open(copy)
+    assert whats(study) == {
+        "missing.items", "missing.metrics", "missing.features", "missing.alignment", "missing.concepts",
+        "missing.verdicts",
+    }  # fmt: skip
+    view = study.case(0)
+    assert view.groups == ()
+    assert view.parts[0].text
+    assert view.parts[0].segments == ()
+    assert study.features().rows == ()
+    with pytest.raises(NotFoundError):
+        study.paint(0, 0)
+
+
+def test_without_an_index_cases_are_painted_and_groups_are_left_empty(copy: Path) -> None:
+    shutil.rmtree(copy / FOLDER)
+    study = OpenStudy.open(copy)
+    assert whats(study) == {"missing.index"}
+    view = study.case(0)
+    assert view.groups == ()
+    assert view.parts[0].segments
+    assert study.paint(0, EVERYWHERE)
+    assert study.token(0, "stem", 0).features
+    feature = study.feature(11)
+    assert (feature.density, feature.n_tokens, feature.histogram, feature.contexts) == (None, None, (), ())
+    assert feature.concepts
+    with pytest.raises(NotFoundError, match="sae-lens-med index"):
+        study.cases(Filters(feature=3))
+
+
+def test_an_index_of_other_features_is_stale_and_not_used(copy: Path, tmp_path: Path) -> None:
+    make_study(tmp_path / "other", N, seed=1)
+    shutil.rmtree(copy / "features")
+    shutil.copytree(tmp_path / "other" / "features", copy / "features")
+    study = OpenStudy.open(copy)
+    (missing,) = [each for each in study.missing if each.what == "missing.index"]
+    assert "stale" in missing.reason
+    assert study.case(0).groups == ()
+
+
+def test_features_of_other_items_are_not_painted_on_these(copy: Path) -> None:
+    lines = (copy / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    (copy / "questions.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n", encoding="utf-8")
+    study = OpenStudy.open(copy)
+    view = study.case(0)
+    assert not any(part.segments for part in view.parts)
+    assert any("other items" in each.reason for each in view.missing)
+    assert study.case(2).parts[0].segments
+
+
+def test_changed_bytes_are_seen_when_verifying_is_asked_for(copy: Path) -> None:
+    path = shard_paths(copy / "features", 0)[0]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "missing.features" not in whats(OpenStudy.open(copy))
+    assert "missing.features" in whats(OpenStudy.open(copy, verify=True))
+
+
+def test_a_label_of_a_study_changes_its_names(copy: Path) -> None:
+    study = OpenStudy.open(copy)
+    study.label(11, "발열 \u202e표현", "clinician", 0, "one")
+    assert study.feature(11).name.label == "발열 ⟨U+202E⟩표현"
+    assert study.search("발열 ")[0].kind == "label"
+    assert OpenStudy.open(copy).feature(11).labels[0].author == "clinician"
+    given = study.feature(10).labels
+    assert [(entry.label, entry.source, entry.revision) for entry in given] == [("폐렴 소견", "file", 0)]
+
+
+def test_a_hostile_item_is_shown_whole(tmp_path: Path) -> None:
+    items, features = make_study(tmp_path, 3, shard_items=3)
+    odd = replace(items[0], question="<script>alert(1)</script>\0\u202e" + "가" * 100_000 + "?", explanation=None,
+                  explanation_source=None)  # fmt: skip
+    lines = [json.dumps(item.to_dict(), ensure_ascii=False) for item in (odd, *items[1:])]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    view = OpenStudy.open(tmp_path).case(0)
+    assert view.parts[0].text.startswith("<script>alert(1)</script>␀⟨U+202E⟩가가")
+    assert len(view.parts[0].text) > 100_000
+    assert len(view.row.text) < 200
+    assert "missing.spans" in [each.what for each in view.missing]
