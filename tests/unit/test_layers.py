@@ -149,7 +149,7 @@ def test_importing_the_package_and_its_command_line_is_light() -> None:
 
 ROOMS_THAT_READ = {
     *("errors", "records", "escaping", "plots", "statistics", "distributed", "runs", "data", "concepts", "prompts"),
-    *("metrics", "features", "alignment", "study"),
+    *("metrics", "features", "alignment", "study", "app"),
 }
 MODULES_THAT_RUN = {
     "features.collect",
@@ -197,6 +197,14 @@ print(json.dumps(tracebacks))
 @pytest.mark.parametrize("name", READING)
 def test_what_is_read_without_a_model_loads_no_torch(name: str, imported_without_torch: dict[str, str]) -> None:
     assert not imported_without_torch[name]
+
+
+def test_opening_a_study_for_reading_loads_no_compiler() -> None:
+    """Nor what takes seconds to import or tens of megabytes to hold."""
+    code = (
+        "import sys; import sae_lens_med.app.opened; print([m for m in ('numba', 'scipy.stats') if m in sys.modules])"
+    )
+    assert _after(code) == "[]"
 
 
 def test_commands_that_only_look_start_without_torch() -> None:
