@@ -18,6 +18,7 @@ from sae_lens_med.commands import (
     models,
     organisms,
     releases,
+    serve,
     sweep,
     templates,
     train,
@@ -49,6 +50,7 @@ lm_eval.register(app)
 train.register(app)
 sweep.register(app)
 models.register(app)
+serve.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")
 

@@ -123,7 +123,9 @@ def demo(
 
     Example: sae-lens-med demo
     """
-    from sae_lens_med.study.twins import run_twins, write_twins
+    from shlex import quote
+
+    from sae_lens_med.study.twins import FOLDER, TWINS, run_twins, write_twins
 
     _require_output(output)
     loaded = load_data(DEMO_DATA, Reading())
@@ -147,6 +149,8 @@ def demo(
     if not as_json:
         say(f"Twins:  {pages[1]}")
         say(f"        {pages[3]}")
+        say(f"In the browser: sae-lens-med serve {quote(str(output))}")
+        say(f"                sae-lens-med serve {' '.join(quote(str(output / FOLDER / name)) for name in TWINS)}")
 
 
 def _organism(name: str) -> "ModelSide":

@@ -121,7 +121,7 @@ def _view(
         "sentences": [sentence_of(entry, folder.metrics, limits, shared) for entry in entries],
         "shared": _shared(shared, entries, language),
         "sections": _sections(folder, language),
-        "verdicts": _verdicts(folder.path / "verdicts.csv"),
+        "verdicts": verdict_counts(folder.path / "verdicts.csv"),
         "absent": [language.note(reason) or reason for reason in gave_nothing(folder, absent).values()],
         "notes": [language.note(note) or note for note in notes],
         "concepts": concepts,
@@ -166,8 +166,9 @@ def _drawable(entry: Confirmatory) -> bool:
     return entry.value.null_mean is not None and high > low
 
 
-def _forest(entries: Sequence[Confirmatory], language: Language) -> Markup | None:
-    rows = [
+def forest_rows(entries: Sequence[Confirmatory], language: Language) -> list[plots.ForestRow]:
+    """What `plots.forest` draws of the numbers whose null has a spread."""
+    return [
         plots.ForestRow(
             label=re.sub(r" ?\([^()]*\)", "", title_of(entry, language)),  # the room is for the value's name
             value=entry.value.value,
@@ -180,14 +181,22 @@ def _forest(entries: Sequence[Confirmatory], language: Language) -> Markup | Non
         for entry in entries
         if _drawable(entry) and entry.value.null_mean is not None and entry.value.null_interval is not None
     ]
-    if not rows:
+
+
+def forest(entries: Sequence[Confirmatory], language: Language) -> str | None:
+    """Every number that can be drawn against its null, as SVG; None where there is none."""
+    if not (rows := forest_rows(entries, language)):
         return None
-    drawn = plots.svg(
+    return plots.svg(
         plots.forest(rows, language=language),
         title=language.text("Every metric against its null"),
         description=plots.describe_forest(rows, language=language),
     )
-    return Markup(drawn)  # every text in it is escaped by `plots.svg`
+
+
+def _forest(entries: Sequence[Confirmatory], language: Language) -> Markup | None:
+    drawn = forest(entries, language)
+    return None if drawn is None else Markup(drawn)  # every text in it is escaped by `plots.svg`
 
 
 def _shared(
@@ -248,7 +257,7 @@ def _concepts(study: Path, folder: AlignmentFolder) -> list[dict[str, Any]]:
     return shown
 
 
-def _verdicts(path: Path) -> dict[str, int]:
+def verdict_counts(path: Path) -> dict[str, int]:
     """How many features have each verdict; empty where none was measured."""
     if not path.is_file():
         return {}

@@ -11,10 +11,7 @@ must not. The numbers are those of `study` and `align`; none is made here but th
 Out of scope: the proof that the twins are what they are (`organisms check`), many seeds (`docs/organisms.md`).
 """
 
-import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +20,14 @@ from markupsafe import Markup
 from sae_lens_med import plots
 from sae_lens_med.controls.organisms.rows import CONCEPTS_FILE, write_exam
 from sae_lens_med.data import load_items
-from sae_lens_med.errors import StudyError
-from sae_lens_med.evaluation.accuracy import ACCURACY
-from sae_lens_med.evaluation.sentences import chance_level, find
 from sae_lens_med.languages import ENGLISH, Language
 from sae_lens_med.metrics.inputs import ModelSide
 from sae_lens_med.metrics.metric import Family
 from sae_lens_med.metrics.settings import MetricSettings
 from sae_lens_med.pages import page_names, write_pages
-from sae_lens_med.plots.forests import HALF_BAND
-from sae_lens_med.records import McqItem, MetricValue
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO
-from sae_lens_med.study.counted import Confirmatory, confirmatory
-from sae_lens_med.study.folder import read_study
+from sae_lens_med.study.beside import Side, beside, read_side
 from sae_lens_med.study.measure import run_alignment
-from sae_lens_med.study.measured import AlignmentFolder
 from sae_lens_med.study.run import run_study
 
 FOLDER = "twins"
@@ -49,7 +39,6 @@ READ_OUT = ("retrieval", "difference")
 CAUSAL = ("plausibility", "comprehensiveness", "sufficiency", "causal-agreement", "verdicts")
 SETTINGS = MetricSettings(causal_sets=59)
 PERMUTATIONS = 999
-SHARED = "alignment/verdict_shared_reasoning"
 HEADINGS: Mapping[Family | None, str] = {
     None: "Both answer the exam",
     "readout": "What can be read off: the same in both",
@@ -100,53 +89,17 @@ def run_twins(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Twin:
-    """What was measured of one of them."""
-
-    accuracy: MetricValue
-    items: tuple[McqItem, ...]
-    values: tuple[Confirmatory, ...]
-    verdicts: MetricValue | None
-    """The share of features that are shared reasoning, with the counts of all verdicts."""
-
-    def rows(self, language: Language) -> dict[str, tuple[str, Family | None, plots.ForestRow]]:
-        """Name of a number -> its title, its family (None: accuracy), and the number beside its null."""
-        n, chance = self.accuracy.n, chance_level(self.accuracy, self.items) or 0.0
-        wide = HALF_BAND * math.sqrt(chance * (1 - chance) / n)
-        above = self.accuracy.value > chance + wide
-        guessing = plots.ForestRow("", self.accuracy.value, chance, (chance - wide, chance + wide), stands_out=above)
-        found: dict[str, tuple[str, Family | None, plots.ForestRow]] = {
-            ACCURACY: (language.text("Accuracy"), None, guessing)
-        }
-        for entry in self.values:
-            null, band = entry.value.null_mean, entry.value.null_interval
-            if null is not None and band is not None and band[1] > band[0]:
-                row = plots.ForestRow("", entry.value.value, null, band, stands_out=entry.stands_out)
-                title = f"#{entry.metric.number} {language.name(entry.metric.title)}"
-                found[entry.value.name] = (title, entry.metric.family, row)
-        return found
-
-
-def read_twins(folder: Path) -> tuple[Twin, Twin]:
+def read_twins(folder: Path) -> tuple[Side, Side]:
     """The studies in `folder`/`FOLDER`. Raises `StudyError` where one is missing or damaged."""
-    first, second = (_read(folder / FOLDER / name) for name in TWINS)
+    first, second = (read_side(folder / FOLDER / name) for name in TWINS)
     return first, second
 
 
-def pair_rows(first: Twin, second: Twin, language: Language = ENGLISH) -> tuple[list[plots.PairRow], tuple[str, str]]:
+def pair_rows(first: Side, second: Side, language: Language = ENGLISH) -> tuple[list[plots.PairRow], tuple[str, str]]:
     """What `plots.pairs` draws of them, and their names."""
     say = language.text
-    own, other = first.rows(language), second.rows(language)
-    rows: list[plots.PairRow] = []
-    last: Family | None = None
-    for name in {**own, **other}:
-        title, family, _ = own.get(name) or other[name]
-        heading = say(HEADINGS[family]) if not rows or family != last else None
-        pair = (own[name][2] if name in own else None, other[name][2] if name in other else None)
-        rows.append(plots.PairRow(re.sub(r" ?\([^()]*\)", "", title), *pair, heading=heading))
-        last = family
-    return rows, (say("answers by the findings"), say("answers by the place"))
+    headings: dict[Family | None, str] = {family: say(heading) for family, heading in HEADINGS.items()}
+    return beside(first, second, headings, language), (say("answers by the findings"), say("answers by the place"))
 
 
 def write_twins(folder: Path) -> tuple[Path, ...]:
@@ -158,16 +111,7 @@ def write_twins(folder: Path) -> tuple[Path, ...]:
     return write_pages(folder, "twins", "twins", lambda language: _view(first, second, language))
 
 
-def _read(study: Path) -> Twin:
-    records, folder = read_study(study), AlignmentFolder(study)
-    accuracy = find(records.metrics, ACCURACY, "all", None)
-    if accuracy is None:
-        raise StudyError(f"the study {study} has no accuracy; run the demo again.")
-    shared = next((value for value in folder.metrics if value.name == SHARED), None)
-    return Twin(accuracy, tuple(records.items.values()), confirmatory(folder.metrics), shared)
-
-
-def _view(first: Twin, second: Twin, language: Language) -> dict[str, Any]:
+def _view(first: Side, second: Side, language: Language) -> dict[str, Any]:
     say = language.text
     rows, names = pair_rows(first, second, language)
     drawn = plots.svg(

@@ -1,0 +1,118 @@
+"""Studies and settings -> the web application: pages, JSON and files, behind the guard.
+
+No page of FastAPI's own is served (`/docs` and `/redoc` load from elsewhere); `/openapi.json` is.
+
+Out of scope: opening studies (`opened`), listening (`commands.serve`).
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from sae_lens_med import __version__
+from sae_lens_med.app import heat
+from sae_lens_med.app.api import api_routes
+from sae_lens_med.app.guard import Guard
+from sae_lens_med.app.opened import OpenStudy
+from sae_lens_med.app.pages import Site, html, language_of, links_of, page_routes, reader_of
+from sae_lens_med.app.settings import Settings
+from sae_lens_med.app.strings import text
+from sae_lens_med.errors import ConfigError, ConflictError, DataError, NotFoundError, SaeLensMedError
+
+STATIC = {
+    "app.css": "text/css; charset=utf-8",
+    "prefs.js": "text/javascript; charset=utf-8",
+    "paint.js": "text/javascript; charset=utf-8",
+    "keys.js": "text/javascript; charset=utf-8",
+    "label.js": "text/javascript; charset=utf-8",
+    "search.js": "text/javascript; charset=utf-8",
+}
+"""Name -> type of what lies in `static/`."""
+_REFUSED = (SaeLensMedError, HTTPException, RequestValidationError)
+
+
+def static_texts() -> dict[str, str]:
+    """The files of the interface, the rules of the palette among them."""
+    folder = files("sae_lens_med").joinpath("app/static")
+    return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in STATIC} | {"heat.css": heat.css()}
+
+
+def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None) -> Guard:
+    """The application for one study or two.
+
+    Raises `ConfigError` for another number of studies.
+    """
+    if not 1 <= len(studies) <= 2:
+        raise ConfigError(f"one study is served, or two side by side; got {len(studies)}.")
+    settings = settings or Settings()
+    site = Site(tuple(studies), settings)
+    app = FastAPI(
+        title="LLMXAI",
+        version=__version__,
+        description="What a medical language model answers, what an expert explains, and which features both share. "
+        "Research use only, not for clinical use.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(page_routes(site))
+    app.include_router(api_routes(site))
+    statics = {name: content.encode() for name, content in static_texts().items()}
+
+    @app.get("/static/{name}", include_in_schema=False)
+    def static(name: str) -> Response:
+        if name not in statics:
+            raise NotFoundError(f"there is no file {name}.")
+        kind = STATIC.get(name, "text/css; charset=utf-8")
+        return Response(statics[name], media_type=kind, headers={"cache-control": "no-cache"})
+
+    def answer(request: Request, error: Exception) -> Response:
+        status, detail = _status(error), _detail(error)
+        code = language_of(request).code
+        known = f"error.{status}" if status in (404, 405, 409, 422) else "error.500"
+        if "/api/" in request.url.path or request.url.path == "/openapi.json":
+            body: dict[str, object] = {"error": detail or text(known, code)}
+            return JSONResponse(body, status)
+        links = links_of(request, _slot(request, len(studies)))
+        page = site.renderer.error(text(known, code), reader_of(request), links=links, detail=detail)
+        return html(request, page, status)
+
+    for kind in (*_REFUSED, Exception):
+        app.add_exception_handler(kind, answer)
+
+    def refuse(scope: Scope, status: int, key: str) -> Response:
+        request = Request(scope)
+        sentence = text(key, language_of(request).code)
+        if "/api/" in request.url.path:
+            return JSONResponse({"error": sentence}, status)
+        return HTMLResponse(site.renderer.error(sentence, reader_of(request), links=None), status)
+
+    return Guard(app, settings, refuse)
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, HTTPException):
+        return error.status_code
+    if isinstance(error, NotFoundError):
+        return 404
+    if isinstance(error, ConflictError):
+        return 409
+    return 422 if isinstance(error, DataError | ConfigError | RequestValidationError) else 500
+
+
+def _detail(error: Exception) -> str:
+    """The sentence of the error; nothing of one that nobody has written for a reader."""
+    if isinstance(error, SaeLensMedError):
+        return str(error)
+    if isinstance(error, RequestValidationError):
+        return "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
+    return ""
+
+
+def _slot(request: Request, n: int) -> int:
+    first = request.url.path.split("/")[1]
+    return int(first) if first in ("1", "2")[:n] else 1

@@ -1,0 +1,75 @@
+"""Figures of a study for a page and as files, and its numbers as a table.
+
+A page's policy allows no style in its text, so that what the figures say in `style` becomes attributes; colours that
+follow the text follow the page's theme. Drawing is not made for several threads, so that one draws at a time.
+
+Out of scope: what is drawn (`study.alignment_report`, `study.beside`).
+"""
+
+import csv
+import io
+import re
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DRAWING = threading.Lock()
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+PNG_DPI = 200
+
+
+def one_at_a_time(draw: Callable[[], Any]) -> Any:
+    """What `draw` makes, while nothing else is drawn."""
+    with _DRAWING:
+        return draw()
+
+
+def inline(svg: str) -> Markup:
+    """An SVG of `plots.svg` as part of a page: without styles of its own."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for style in parent.findall("{*}style"):
+            parent.remove(style)
+    for element in root.iter():
+        element.tag = re.sub(r"^\{[^}]*\}", "", element.tag)
+        for rule in filter(None, (element.attrib.pop("style", "")).split(";")):
+            name, _, value = (part.strip() for part in rule.partition(":"))
+            if name == "font":
+                size = re.search(r"([\d.]+)px", value)
+                element.attrib |= {"font-size": size[1]} if size else {}
+                element.attrib |= {"font-weight": "bold"} if re.search(r"\b(bold|[67]00)\b", value) else {}
+            elif name and value:
+                element.set(name, value)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # every text in it is escaped by the XML writer
+
+
+def png(axes: "Axes | Sequence[Axes]") -> bytes:
+    """The figure that `axes` are on, on white."""
+    from sae_lens_med.plots.style import figure_of
+
+    buffer = io.BytesIO()
+    figure_of(axes if not isinstance(axes, Sequence) else axes[0]).savefig(
+        buffer, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight"
+    )
+    return buffer.getvalue()
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV, UTF-8 with lines that end in LF; a text that a spreadsheet would take for a formula begins with `'`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([[_cell(value) for value in row] for row in rows])
+    return buffer.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA) else value
+    return "" if value is None else value

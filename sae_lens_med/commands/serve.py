@@ -1,0 +1,137 @@
+"""`serve` and `export`: a study in the browser, from a server or from files. Heavy imports are inside the commands."""
+
+import socket
+import sys
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sae_lens_med.commands.output import say
+
+if TYPE_CHECKING:
+    from sae_lens_med.app.opened import OpenStudy
+
+Study = Annotated[Path, typer.Argument(help="The folder of a study.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Hash the collected features before they are shown.")]
+NoIndex = Annotated[
+    bool, typer.Option("--no-index", help="Do not build the index where it is missing or stale; show what is there.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    app.command()(serve)
+    app.command()(export)
+
+
+def serve(
+    study: Study,
+    other: Annotated[Path | None, typer.Argument(metavar="STUDY2", help="A second one, to compare with.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8_000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any but this machine's own needs the token that is printed.")
+    ] = "127.0.0.1",
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    verify: Verify = False,
+    no_index: NoIndex = False,
+) -> None:
+    """LLMXAI: read a study in the browser, case by case and feature by feature. Needs no model and no GPU.
+
+    Ctrl-C ends it.
+
+    Example: sae-lens-med serve demo-study
+    """
+    _require_extra()
+    import uvicorn
+
+    from sae_lens_med.app.create import create_app
+    from sae_lens_med.app.settings import Settings
+    from sae_lens_med.runs.files import DISCLAIMER
+
+    settings = Settings(host=host, port=port)
+    folders = [study, *([] if other is None else [other])]
+    studies = [_opened(folder, verify=verify, index=not no_index) for folder in folders]
+    listening = _listen(settings.host, settings.port)
+    url = settings.url(listening.getsockname()[1])
+    for each in studies:
+        for missing in each.missing:
+            say(
+                f"{each.name}: {missing.what.removeprefix('missing.')} is missing; {missing.reason or missing.command}",
+                err=True,
+            )
+    say(DISCLAIMER)
+    say(f"LLMXAI: {url}")
+    say("Ctrl-C ends it.", err=True)
+    if open_browser and sys.stdout is not None and sys.stdout.isatty():
+        webbrowser.open(url)
+    config = uvicorn.Config(
+        create_app(studies, settings), log_level="warning", access_log=False, server_header=False, proxy_headers=False
+    )
+    with suppress(KeyboardInterrupt):  # how it ends
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def export(
+    study: Study,
+    static: Annotated[Path, typer.Option("--static", help="Folder for the pages: new, or empty.")],
+    features: Annotated[
+        int, typer.Option(min=0, max=100_000, help="Features with a page of their own, the most shown ones first.")
+    ] = 2_000,
+    verify: Verify = False,
+    no_index: NoIndex = False,
+) -> None:
+    """A study as a folder of pages that open from disk, without a server.
+
+    Questions, options and explanations are copied into the pages: mind the licence of the data before passing them on.
+
+    Example: sae-lens-med export demo-study --static demo-pages
+    """
+    _require_extra()
+    from sae_lens_med.app.export import export_study, n_pages
+    from sae_lens_med.runs.progress import progress_bar
+
+    opened = _opened(study, verify=verify, index=not no_index)
+    with progress_bar(sys.stderr is not None and sys.stderr.isatty()) as bar:
+        task = bar.add_task("pages", total=n_pages(opened, features))
+        written = export_study(opened, static, most_features=features, advance=lambda n: bar.update(task, advance=n))
+    say(f"{written} files: {static / 'index.html'}")
+
+
+def _opened(folder: Path, *, verify: bool, index: bool) -> "OpenStudy":
+    from sae_lens_med.app.index import build_index
+    from sae_lens_med.app.opened import OpenStudy
+
+    study = OpenStudy.open(folder, verify=verify)
+    lacking = {missing.what for missing in study.missing}
+    if index and "missing.index" in lacking and "missing.features" not in lacking:
+        build_index(folder)
+        study = OpenStudy.open(folder)
+    return study
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    from sae_lens_med.errors import ConfigError
+
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can listen on {host}, port {port} ({error.strerror}); choose another --port (0: any) or --host."
+        ) from error
+    return listening
+
+
+def _require_extra() -> None:
+    from importlib.util import find_spec
+
+    from sae_lens_med.errors import MissingExtraError
+
+    for package in ("fastapi", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "app", "LLMXAI")

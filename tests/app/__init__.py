@@ -1,0 +1,1 @@
+"""LLMXAI in a real browser, and its server without one."""

@@ -1,0 +1,247 @@
+"""The server without a browser: who may read and write, what every answer carries, and its description."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sae_lens_med.app.create import create_app
+from sae_lens_med.app.guard import HEADERS, WRITE_TOKEN
+from sae_lens_med.app.opened import OpenStudy
+from sae_lens_med.app.settings import Settings
+from sae_lens_med.errors import ConfigError
+from tests.app.reading_study import ECG, PRESSURE, V4R, N, number_of
+
+LABEL = {"label": "심전도", "author": "tester", "revision": 0, "entry_id": "0123456789abcdef"}
+
+
+@pytest.fixture(scope="module")
+def ask(study: OpenStudy) -> Any:
+    """Asks an application with these settings, by the address that it goes by."""
+    usual = Settings()
+    apps = {id(usual): create_app([study], usual)}
+
+    async def answer(method: str, path: str, settings: Settings, headers: dict[str, str], **how: Any) -> httpx.Response:
+        app = apps.get(id(settings)) or create_app([study], settings)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+            return await client.request(method, path, headers=headers, **how)
+
+    def asked(
+        path: str,
+        *,
+        method: str = "GET",
+        settings: Settings | None = None,
+        headers: dict[str, str] | None = None,
+        **how: Any,
+    ) -> httpx.Response:
+        import anyio
+
+        return anyio.run(lambda: answer(method, path, settings or usual, headers or {}, **how))
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/1/cases", 200),
+        ("/static/app.css", 200),
+        ("/openapi.json", 200),
+        ("/nothing", 404),
+        ("/static/../create.py", 404),
+        ("/static/..%2fcreate.py", 404),
+        ("/1/cases?page=x", 422),
+        ("/1/api/cases/77777", 404),
+        ("/1/cases/0/", 404),
+        ("/docs", 404),
+        ("/redoc", 404),
+    ],
+)
+def test_every_answer_carries_the_policy(ask: Any, path: str, status: int) -> None:
+    answer = ask(path)
+    if answer.status_code == 307:
+        answer = ask(answer.headers["location"].replace("http://127.0.0.1:8000", ""))
+        status = 200
+    assert answer.status_code == status
+    for name, value in HEADERS.items():
+        assert answer.headers[name] == value
+
+
+def test_a_foreign_name_is_refused(ask: Any) -> None:
+    for host, status in {
+        "evil.example": 400, "127.0.0.1.nip.io": 400, "127.0.0.1.nip.io:8000": 400, "": 400,
+        "localhost:8000": 200, "127.0.0.1": 200, "[::1]:8000": 200, "[::1]": 200,
+    }.items():  # fmt: skip
+        answer = ask("/1/cases", headers={"host": host})
+        assert answer.status_code == status, host
+        assert ("V4R" in answer.text) == (status == 200)
+
+
+def test_another_address_needs_the_token_and_shows_nothing_without(ask: Any) -> None:
+    settings = Settings(host="0.0.0.0")
+    assert len(settings.token) >= 32
+    refused = ask("/1/cases", settings=settings)
+    assert refused.status_code == 401 and "V4R" not in refused.text and "made-by-hand" not in refused.text
+    assert ask("/1/cases?token=wrong", settings=settings).status_code == 401
+    assert ask("/1/api/cases/0", settings=settings).json().keys() == {"error"}
+    answer = ask(f"/1/cases?text=x&token={settings.token}", settings=settings)
+    assert answer.status_code == 303 and answer.headers["location"] == "/1/cases?text=x"
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    name, value = answer.headers["set-cookie"].split(";")[0].split("=", 1)
+    assert ask("/1/cases", settings=settings, headers={"cookie": f"{name}={value}"}).status_code == 200
+    assert settings.token in settings.url(1) and "token" not in Settings().url(1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": None}, 403),
+        ({"origin": None, "sec-fetch-site": "same-origin"}, 404),
+        ({"content-type": "text/plain"}, 403),
+        ({WRITE_TOKEN: "wrong"}, 403),
+        ({}, 404),
+    ],
+)
+def test_only_a_page_of_this_server_may_write(ask: Any, changed: dict[str, str | None], status: int) -> None:
+    settings = Settings()
+    headers = {"origin": "http://127.0.0.1:8000", "content-type": "application/json", WRITE_TOKEN: settings.write_token}
+    sent = {name: value for name, value in (headers | changed).items() if value is not None}
+    # Of a feature that is not there, so that nothing is written even where it may be.
+    answer = ask(
+        "/1/api/features/99999/label", method="POST", settings=settings, headers=sent, content=json.dumps(LABEL)
+    )
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]
+
+
+def test_a_page_gives_away_the_token_of_its_process_alone(ask: Any) -> None:
+    settings = Settings()
+    assert settings.write_token in ask("/1/cases", settings=settings).text
+    assert settings.write_token != Settings().write_token
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"port": 70_000}, "a port is"),
+        ({"host": "a b"}, "no address"),
+        ({"host": "0.0.0.0", "token": "short"}, "32 characters"),
+        ({"page_size": 0}, "page_size"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Settings(**wrong)
+
+
+def test_languages_by_address_cookie_and_browser(ask: Any) -> None:
+    def language(path: str = "/1/cases", **headers: str) -> str:
+        return re.findall(r'<html lang="(\w+)"', ask(path, headers=headers).text)[0]
+
+    assert language() == "ko"
+    assert language(**{"accept-language": "en-GB,en;q=0.9,ko;q=0.8"}) == "en"
+    assert language(**{"accept-language": "fr, ko;q=0.5, en;q=0.1"}) == "ko"
+    assert language(**{"accept-language": "en", "cookie": "llmxai-lang=ko"}) == "ko"
+    assert language("/1/cases?lang=en", **{"cookie": "llmxai-lang=ko"}) == "en"
+    assert language("/1/cases?lang=xx") == "ko"
+
+
+def test_pages_are_small(ask: Any) -> None:
+    for path in ("/1/cases", "/1/cases/0?view=researcher", f"/1/features/{ECG}", "/1/study", "/1/search?q=심전도"):
+        assert len(ask(path).content) <= 150_000, path
+    assert len(ask(f"/1/cases/{number_of('long')}").content) <= 500_000
+
+
+def test_json_and_page_say_the_same(ask: Any, study: OpenStudy) -> None:
+    case = ask("/1/api/cases/0").json()
+    assert case == json.loads(json.dumps(study.case(0, "activation", 5).to_dict()))
+    shared = next(group for group in case["groups"] if group["kind"] == "shared")
+    assert {ECG, V4R} <= {feature["name"]["index"] for feature in shared["features"]}
+    paint = ask(f"/1/api/cases/0/paint?feature={PRESSURE}").json()["paint"]
+    stem = case["parts"][0]
+    words = {stem["text"][s["start"] : s["end"]] for p in paint for s in [stem["segments"][p["segment"]]]}
+    assert words == {"혈압"}
+    assert ask("/1/api/cases?answer=none").json()["total"] == 1
+    assert ask("/1/api/cases?text=심전도").json()["total"] >= N // 2
+
+
+def test_links_keep_the_filters_and_forms_send_them(ask: Any) -> None:
+    page = ask("/1/cases/2?text=신부전&answer=wrong&view=researcher").text
+    after = re.findall(r'rel="next" href="([^"]+)"', page.split("<body>")[1])[0].replace("&amp;", "&")
+    assert "answer=wrong" in after and "view=researcher" in after and "text=%EC" in after
+    number = int(re.findall(r"cases/(\d+)", after)[0])
+    assert "신부전" in ask(f"/1/api/cases/{number}").json()["parts"][0]["text"]
+
+
+def test_what_is_measured_of_the_instrument_is_what_its_benchmark_found(study: OpenStudy) -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "organisms.json"
+    sheet = json.loads(results.read_text(encoding="utf-8"))["sheet"]["natural"]
+    packaged = Path(sys.modules["sae_lens_med"].__file__ or "").parent / "app" / "instrument.json"
+    shown = json.loads(packaged.read_text(encoding="utf-8"))
+    assert shown["rows"]
+    for row in shown["rows"]:
+        sides = [sheet[name][row["value"]] for name in ("concepts", "shortcut")]
+        assert row["claims"] == [side["claims"] for side in sides]
+        assert {side["organisms"] for side in sides} == {shown["organisms"]}
+
+
+def test_serving_loads_no_torch(study_folder: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from sae_lens_med.app.create import create_app
+from sae_lens_med.app.opened import OpenStudy
+from starlette.testclient import TestClient
+client = TestClient(create_app([OpenStudy.open(Path({str(study_folder)!r}))]), base_url="http://127.0.0.1")
+for path in ("/1/cases", "/1/cases/0", "/1/features/{ECG}", "/1/search?q=a", "/1/study"):
+    assert client.get(path).status_code == 200, path
+print([m for m in ("torch", "transformers", "sae_lens", "datasets") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_is_described_is_what_is_answered(study: OpenStudy) -> None:
+    """Schemathesis, by its own generator, against the description."""
+    schemathesis = pytest.importorskip("schemathesis", reason="the description is tested with schemathesis")
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+
+    chosen = Settings()
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app([study], chosen), headers={"host": "127.0.0.1"})
+    headers = {"host": "127.0.0.1", "origin": "http://127.0.0.1", WRITE_TOKEN: chosen.write_token}
+    checks = [
+        schemathesis.checks.not_a_server_error,
+        schemathesis.specs.openapi.checks.status_code_conformance,
+        schemathesis.specs.openapi.checks.content_type_conformance,
+        schemathesis.specs.openapi.checks.response_schema_conformance,
+    ]
+    asked = 0
+    for operation in (each.ok() for each in schema.get_all_operations()):
+
+        @seed(0)
+        @settings(
+            max_examples=8,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large),
+            database=None,
+        )
+        @given(case=operation.as_strategy())
+        def holds(case: Any) -> None:
+            nonlocal asked
+            asked += 1
+            if case.method.upper() == "POST":
+                case.path_parameters["index"] = 10**6 + case.path_parameters["index"] % 1000  # writes nothing
+            case.call_and_validate(headers=headers, checks=checks)
+
+        holds()
+    assert asked > 40
