@@ -253,12 +253,12 @@ def test_mentions_that_have_nothing_to_do_with_effects_meet_them_in_one_study_of
         tests = _tested()[s % 5].test(KINDS[s // 5 % 5], rng, planted)
         mentioned = np.where(rng.random(50) < np.array([0.9, 0.1])[kind_of], 1e-4, 0.5)
         verdicts = feature_verdicts(mentioned, tests.p)
-        [value] = verdict_values(verdicts, tests, chosen_by, Span(1.0, (0.5, 1.5), 20))
+        [value] = verdict_values(verdicts, tests, chosen_by, Span(1.0, (0.5, 1.5), 0.9, (0.8, 1.0), 20))
         assert value.p is not None
         plain.append(value.p)
         # p of one feature more is what is above the count; what lies between is its tie.
         one_more = replace(verdicts, verdict=(*verdicts.verdict, "shared_reasoning"))
-        [above] = verdict_values(one_more, tests, chosen_by, Span(1.0, (0.5, 1.5), 20))
+        [above] = verdict_values(one_more, tests, chosen_by, Span(1.0, (0.5, 1.5), 0.9, (0.8, 1.0), 20))
         assert above.p is not None
         tie_free.append(above.p + rng.random() * (value.p - above.p))
     low, high = band(studies)
