@@ -159,8 +159,23 @@ class FeatureTests:
     signed: FloatArray
     n: IntArray
     """`[F]`, items."""
-    comparators: int
-    """How many features each was ranked among."""
+    null: FloatArray
+    """`[G]`, R_g of the features that each was ranked among."""
+
+    @property
+    def comparators(self) -> int:
+        """How many features each was ranked among."""
+        return len(self.null)
+
+    @property
+    def bands(self) -> FloatArray:
+        """`[F, 2]`: 2.5 % and 97.5 % of what the effect would be if the feature moved the answer as one of those does,
+        `R_g` times `expected`; NaN as `effect`."""
+        if not len(self.null):
+            return np.full((len(self.expected), 2), np.nan)
+        low, high = np.quantile(self.null, [0.025, 0.975], method="nearest")
+        with np.errstate(invalid="ignore"):  # nothing expected, times what is infinite
+            return self.expected[:, None] * np.array([low, high])
 
 
 def causal_tests(found: Effects, drive: FloatArray, tested: IntArray, min_items: int = 5) -> FeatureTests:
@@ -194,7 +209,7 @@ def causal_tests(found: Effects, drive: FloatArray, tested: IntArray, min_items:
     ratio = np.where(measured, _ratio(moved, usual), np.nan)
     p = np.array([permutation_p(float(r), null) if ok else np.nan for r, ok in zip(ratio, measured, strict=True)])
     effect, usual, signed = (np.where(measured, v / np.maximum(n, 1), np.nan) for v in (moved, usual, signed))
-    return FeatureTests(p, ratio, effect, usual, signed, n, len(null))
+    return FeatureTests(p, ratio, effect, usual, signed, n, null)
 
 
 def expected_effects(item: IntArray, effect: FloatArray, drive: FloatArray, compared: BoolArray) -> FloatArray:

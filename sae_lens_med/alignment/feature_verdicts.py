@@ -245,7 +245,7 @@ def verdict_csv(
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ["feature", "chosen_by", "verdict", "mentioned_p", "mentioned_q", "causal_p", "causal_q", "both_q"]
-        + ["effect", "expected_effect", "ratio", "signed_effect", "items"]
+        + ["effect", "expected_effect", "ratio", "signed_effect", "band_low", "band_high", "items", "comparators"]
     )
     numbers = (
         mentioned_p,
@@ -257,10 +257,11 @@ def verdict_csv(
         tests.expected,
         tests.ratio,
         tests.signed,
+        *tests.bands.T,
     )
     for k, feature in enumerate(features.tolist()):
         cells = ["" if np.isnan(each[k]) else f"{each[k]:.6g}" for each in numbers]
-        writer.writerow([feature, chosen_by[k], verdicts.verdict[k], *cells, int(tests.n[k])])
+        writer.writerow([feature, chosen_by[k], verdicts.verdict[k], *cells, int(tests.n[k]), tests.comparators])
     return out.getvalue()
 
 

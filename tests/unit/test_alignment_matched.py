@@ -27,6 +27,25 @@ def test_with_too_few_comparators_nothing_is_tested() -> None:
     assert np.isnan(causal_tests(found, one, np.array([0])).p).all()  # 18 others
 
 
+def test_the_band_of_a_feature_is_what_the_comparators_do_in_its_place() -> None:
+    """An effect above its band is one of the largest 2.5 % of those that the feature was ranked among."""
+    rng = np.random.default_rng(0)
+    pairs = [(f"i{k}", f) for k in range(8) for f in range(220)]
+    drive = rng.uniform(1, 1.5, len(pairs))
+    strength = rng.gamma(2.0, size=220)
+    strength[:4] += 20
+    effect = np.array([strength[f] for _, f in pairs]) * drive * rng.uniform(0.9, 1.1, len(pairs))
+    items, features = zip(*pairs, strict=True)
+    found = Effects(items, tuple(map(str, features)), effect, effect, np.zeros((len(pairs), 0)))
+    tests = causal_tests(found, drive, np.arange(20))
+    low, high = tests.bands.T
+    assert tests.comparators == 200
+    assert (low < high).all()
+    above = tests.effect > high
+    assert above.any() and not above.all()
+    assert ((tests.p <= 6 / 201) == above).all()
+
+
 def test_mention_is_found_where_pairs_share_and_calibrated_where_they_do_not() -> None:
     rng = np.random.default_rng(0)
     n, features = 60, 300

@@ -77,7 +77,7 @@ def test_two_processes_see_each_other(path: Path) -> None:
     assert ours.add(3, "ours", "kim", 1, "y").revision == 2
 
 
-@pytest.mark.parametrize("torn", [1, 5, 40])
+@pytest.mark.parametrize("torn", [2, 5, 40])
 def test_a_torn_last_line_costs_itself_alone(path: Path, torn: int) -> None:
     labels = Labels(path, {})
     labels.add(3, "하나", "kim", 0, "a")
@@ -90,6 +90,17 @@ def test_a_torn_last_line_costs_itself_alone(path: Path, torn: int) -> None:
     again = Labels(path, {})
     assert again.current(3) == "셋"
     assert "1 of the lines" in again.problem
+
+
+def test_a_last_line_that_lacks_its_end_alone_is_whole(path: Path) -> None:
+    labels = Labels(path, {})
+    labels.add(3, "하나", "kim", 0, "a")
+    path.write_bytes(path.read_bytes()[:-1])
+    read = Labels(path, {})
+    assert (read.current(3), read.problem) == ("하나", "")
+    read.add(3, "둘", "kim", 1, "b")
+    again = Labels(path, {})
+    assert (again.current(3), again.problem) == ("둘", "")
 
 
 def test_a_line_of_something_else_is_skipped_and_said(path: Path) -> None:

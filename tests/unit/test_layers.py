@@ -200,6 +200,14 @@ def test_what_is_read_without_a_model_loads_no_torch(name: str, imported_without
     assert not imported_without_torch[name]
 
 
+def test_opening_a_study_for_reading_loads_no_compiler() -> None:
+    """Nor what takes seconds to import or tens of megabytes to hold."""
+    code = (
+        "import sys; import sae_lens_med.app.opened; print([m for m in ('numba', 'scipy.stats') if m in sys.modules])"
+    )
+    assert _after(code) == "[]"
+
+
 def test_commands_that_only_look_start_without_torch() -> None:
     commands = [["--version"], ["--help"], ["models"], ["list-metrics"], ["templates"], ["releases", "list"]]
     code = f"""{REFUSE}
