@@ -87,6 +87,8 @@ class _Opened:
     part: CollectedPart | None
     problem: str
     """Why there are no features, in one sentence; empty where there are, or where nothing was collected."""
+    sides: _Sides | None
+    """None without features."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,8 +175,9 @@ class Cases:
             top = self.index.maximum[features].astype(np.float64)
             share = np.divide(values, top, out=np.zeros(len(values)), where=top > 0)
         chosen = np.lexsort((features, -values, -share))[:limit]
-        sides = self._sides(number, part)
-        at = {int(f): k for k, f in enumerate(sides.features)}
+        sides = opened.sides
+        assert sides is not None  # there are features
+        at = {feature: k for k, feature in enumerate(sides.features.tolist())}
         shown: list[CaseFeature] = []
         for k in chosen.tolist():
             feature = int(features[k])
@@ -194,8 +197,8 @@ class Cases:
         order: str,
         limit: int,
     ) -> tuple[Order, tuple[Group, ...]]:
-        assert opened.part is not None  # the caller looked
-        sides = self._sides(number, opened.part)
+        sides = opened.sides
+        assert opened.part is not None and sides is not None  # the caller looked
         used, known = self._known(order, attribution)
         kinds: dict[Kind, IntArray] = sides.kinds
         if not index.explained[number]:
@@ -203,7 +206,9 @@ class Cases:
             kinds = {"model": np.flatnonzero(sides.stem > 0)}
         chosen: dict[Kind, list[int]] = {}
         for kind, places in kinds.items():
-            values = np.array([known.get(int(feature), -np.inf) for feature in sides.features[places]])
+            values = np.full(len(places), -np.inf)
+            if known:
+                values[:] = [known.get(feature, -np.inf) for feature in sides.features[places].tolist()]
             best = np.lexsort((sides.features[places], -sides.rank(places), -values))[:limit]
             chosen[kind] = places[best].tolist()
         features = [int(sides.features[place]) for places in chosen.values() for place in places]
@@ -239,13 +244,13 @@ class Cases:
             acts, _ = leave_out_words(acts, part.texts, [self.index.option_words(number)])
             kept = self.index.kept
         stem, explanation = (max_pool(acts, parts, kept) for parts in (STEM_PARTS, EXPLANATION_PARTS))
-        features = np.union1d(stem.indices, explanation.indices).astype(np.int64)
-        values = [np.zeros(len(features)) for _ in range(2)]
+        values = np.zeros((2, acts.acts.shape[1]))  # type: ignore[index]  # SciPy leaves the shape of an array open
         for own, side in zip(values, (stem, explanation), strict=True):
-            own[np.searchsorted(features, side.indices)] = side.data
+            own[side.indices] = side.data
+        features = np.flatnonzero(values.any(axis=0))
         weights = np.ones(len(features)) if self.index is None else self.index.weights[features]
-        counts = weights > 0
-        return _Sides(features[counts], values[0][counts], values[1][counts], weights[counts])
+        features, weights = features[weights > 0], weights[weights > 0]
+        return _Sides(features, values[0, features], values[1, features], weights)
 
     def _options(self, item: McqItem) -> tuple[Option, ...]:
         result = self.results.get(item.id)
@@ -277,7 +282,8 @@ class Cases:
                     part = None
             except StudyError as error:
                 problem = str(error)
-        found = _Opened(lay_out(item, part), part, problem)
+        sides = None if part is None else self._sides(number, part)
+        found = _Opened(lay_out(item, part), part, problem, sides)
         with self._guard:
             self._kept[number] = found
             while len(self._kept) > _KEPT:

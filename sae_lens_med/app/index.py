@@ -156,6 +156,13 @@ class Sums:
             *(getattr(self, each.name) for each in fields(self)[: -self._n_marks]),
         )
 
+    def forget(self) -> None:
+        """Let go of the cases and samples."""
+        for name in ("top", "sample"):
+            for each in ("key", "value", "item", "token"):
+                if hasattr(self, f"{name}_{each}"):
+                    setattr(self, f"{name}_{each}", np.zeros((0, 0), getattr(self, f"{name}_{each}").dtype))
+
     def write(self, path: Path, about: dict[str, str]) -> None:
         """For `read`."""
         with atomic_path(path) as temporary:
@@ -269,22 +276,8 @@ def _finish(folder: Path, part: FeaturePart, sums: Sums, spans: list[list[tuple[
 
     sort_heaps(sums.top_value, sums.top_item, sums.top_token, sums.n_items)
     sort_heaps(sums.sample_value, sums.sample_item, sums.sample_token, sums.n_items)
-    words = _Words(sums)
-    histogram = np.zeros((part.d_sae, BINS), np.uint32)
-    for index in range(part.n_shards):
-        shard = part.shard(index)
-        csr = shard.acts.acts
-        indptr, indices = csr.indptr.astype(np.int64), csr.indices.astype(np.int32, copy=False)
-        add_histogram(
-            indptr, indices, np.asarray(csr.data, dtype=np.float32), shown_tokens(shard.acts), sums.maximum, histogram
-        )
-        words.add(shard)
-        advance()
-    names, word_indptr, word_ids = words.result()
+    there = np.arange(sums.top_value.shape[1])[None] < sums.n_items[:, None]
     mask = mask_of_counts(sums.fires.astype(np.float64), *(int(n) for n in sums.tokens[1:]))
-    frequency = np.where(mask.kept, sums.vectors, 0).astype(np.float64)
-    tenths = _tenths(sums)
-    flat = np.arange(sums.top_value.shape[1])[None] < sums.n_items[:, None]
     arrays: dict[str, npt.NDArray[Any]] = {
         "count": sums.count,
         "mean": sums.total / np.maximum(sums.count, 1),
@@ -292,21 +285,33 @@ def _finish(folder: Path, part: FeaturePart, sums: Sums, spans: list[list[tuple[
         "n_items": sums.n_items,
         "dense": mask.dense,
         "script": mask.script,
-        "weights": idf(2 * int(np.count_nonzero(sums.explained)), frequency),
-        "histogram": histogram,
+        "weights": idf(
+            2 * int(np.count_nonzero(sums.explained)), np.where(mask.kept, sums.vectors, 0).astype(np.float64)
+        ),
         "cases": sums.cases,
-        "top_indptr": np.concatenate([[0], np.cumsum(flat.sum(axis=1))]).astype(np.int64),
-        "top_value": sums.top_value[flat],
-        "top_item": _narrow(sums.top_item[flat]),
-        "top_token": _narrow(sums.top_token[flat]),
-        **tenths,
-        "word_indptr": word_indptr,
-        "word_ids": word_ids,
+        "top_indptr": np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int64),
+        "top_value": sums.top_value[there],
+        "top_item": _narrow(sums.top_item[there]),
+        "top_token": _narrow(sums.top_token[there]),
+        **_tenths(sums),
         "tokens": sums.tokens,
         "explained": sums.explained,
         "option_word_indptr": np.concatenate([[0], np.cumsum([len(own) for own in spans])]).astype(np.int64),
         "option_words": np.array([span for own in spans for span in own], dtype=np.int32).reshape(-1, 2),
     }
+    words = _Words(sums)
+    maximum, shape = sums.maximum, (part.d_sae, BINS)
+    sums.forget()  # most of the memory, and all that is needed of it is in `arrays`
+    arrays["histogram"] = histogram = np.zeros(shape, np.uint32)
+    for index in range(part.n_shards):
+        shard = part.shard(index)
+        csr = shard.acts.acts
+        indptr, indices = csr.indptr.astype(np.int64), csr.indices.astype(np.int32, copy=False)
+        data = np.asarray(csr.data, dtype=np.float32)
+        add_histogram(indptr, indices, data, shown_tokens(shard.acts), maximum, histogram)
+        words.add(shard)
+        advance()
+    names, arrays["word_indptr"], arrays["word_ids"] = words.result()
     with atomic_path(folder / FEATURES) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
     write_json(folder / WORDS_FILE, names)
@@ -343,12 +348,12 @@ class _Words:
 
     def __init__(self, sums: Sums) -> None:
         k = min(NAMED_BY, sums.top_value.shape[1])
-        feature, rank = np.nonzero(np.arange(k)[None] < sums.n_items[:, None])
-        item, token = sums.top_item[feature, rank], sums.top_token[feature, rank]
-        self._order = np.argsort(item, kind="stable")
+        there = np.arange(k)[None] < sums.n_items[:, None]
+        item, token = sums.top_item[:, :k][there], sums.top_token[:, :k][there]
+        self._order = np.argsort(item, kind="stable").astype(np.int32)
         self._item, self._token = item[self._order], token[self._order]
         self._indptr = np.concatenate([[0], np.cumsum(np.minimum(sums.n_items, k))])
-        self._ids = np.full(len(feature), -1, dtype=np.int32)
+        self._ids = np.full(len(item), -1, dtype=np.int32)
         self._number: dict[str, int] = {}
 
     def add(self, shard: CollectedPart) -> None:

@@ -35,9 +35,8 @@ def _goes_first(value: float, item: int, other: float, other_item: int) -> bool:
 
 
 @_jit
-def _down(value: Float32, item: Int32, token: Int32, size: int) -> None:
-    """Let the root sink to its place in a heap of `size` entries."""
-    at = 0
+def _down(value: Float32, item: Int32, token: Int32, at: int, size: int) -> None:
+    """Let the entry at `at` sink to its place in a heap of `size` entries."""
     while True:
         child = 2 * at + 1
         if child >= size:
@@ -53,37 +52,51 @@ def _down(value: Float32, item: Int32, token: Int32, size: int) -> None:
 
 
 @_jit
+def _heap(value: Float32, item: Int32, token: Int32, size: int) -> None:
+    """Make a heap of the first `size` entries."""
+    for at in range(size // 2 - 1, -1, -1):
+        _down(value, item, token, at, size)
+
+
+@_jit
 def _keep(value: Float32, item: Int32, token: Int32, size: int, v: float, i: int, t: int) -> None:
-    """Put an entry into a heap that holds `size`, or into the place of the one that goes first where it is full."""
+    """Add an entry to the `size` that there are; where all places are taken, which makes them a heap, in that of the
+    one that goes first."""
     if size < len(value):
-        at = size
-        value[at], item[at], token[at] = v, i, t
-        while at > 0:
-            parent = (at - 1) // 2
-            if not _goes_first(value[at], item[at], value[parent], item[parent]):
-                return
-            value[at], value[parent] = value[parent], value[at]
-            item[at], item[parent] = item[parent], item[at]
-            token[at], token[parent] = token[parent], token[at]
-            at = parent
+        value[size], item[size], token[size] = v, i, t
+        if size + 1 == len(value):
+            _heap(value, item, token, size + 1)
     elif _goes_first(value[0], item[0], v, i):
         value[0], item[0], token[0] = v, i, t
-        _down(value, item, token, size)
+        _down(value, item, token, 0, size)
+
+
+@_jit
+def _last(key: Uint32, item: Int32) -> int:
+    """Where the largest key is, of equals that of the latest item."""
+    at = 0
+    for j in range(1, len(key)):
+        if key[j] > key[at] or (key[j] == key[at] and item[j] > item[at]):
+            at = j
+    return at
 
 
 @_jit
 def _draw(key: Uint32, value: Float32, item: Int32, token: Int32, size: int, k: int, v: float, i: int, t: int) -> None:
-    """Keep the entries with the smallest keys."""
+    """Keep the entries with the smallest keys; where all places are taken, the largest stands first."""
     if size < len(key):
         at = size
-    else:
+    elif key[0] > k:
         at = 0
-        for j in range(1, len(key)):
-            if key[j] > key[at] or (key[j] == key[at] and item[j] > item[at]):
-                at = j
-        if key[at] <= k:
-            return
+    else:
+        return
     key[at], value[at], item[at], token[at] = k, v, i, t
+    if size + 1 >= len(key):
+        at = _last(key, item)
+        key[0], key[at] = key[at], key[0]
+        value[0], value[at] = value[at], value[0]
+        item[0], item[at] = item[at], item[0]
+        token[0], token[at] = token[at], token[0]
 
 
 @_jit
@@ -172,13 +185,12 @@ def sort_heaps(value: Float32, item: Int32, token: Int32, sizes: Int32) -> None:
     before."""
     for f in range(len(value)):
         size = min(sizes[f], value.shape[1])
-        for at in range(1, size):  # into a heap, one by one
-            _keep(value[f][:size], item[f][:size], token[f][:size], at, value[f, at], item[f, at], token[f, at])
+        _heap(value[f], item[f], token[f], size)
         for end in range(size - 1, 0, -1):
             value[f, 0], value[f, end] = value[f, end], value[f, 0]
             item[f, 0], item[f, end] = item[f, end], item[f, 0]
             token[f, 0], token[f, end] = token[f, end], token[f, 0]
-            _down(value[f], item[f], token[f], end)
+            _down(value[f], item[f], token[f], 0, end)
 
 
 @_jit

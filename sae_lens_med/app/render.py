@@ -140,6 +140,7 @@ class Renderer:
             painted_feature=painted.name,
             token=token,
             find=find,
+            excluded=any(segment.excluded for each in texts for segment in each.segments),
             lacking_here=_by_urgency(case.missing),
             data=self._data(case, texts, painted, links, reader),
         )

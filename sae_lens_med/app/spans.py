@@ -126,6 +126,8 @@ def question_places(item: McqItem, prompt: str) -> list[tuple[str, int, int, int
 def segments(text: str, ranges: Sequence[TokenRange]) -> list[tuple[int, int, tuple[int, ...]]]:
     """First character, one past the last, tokens ascending: the pieces of `text` that tokens cover; see the module."""
     whole: list[TokenRange] = []
+    # Of most texts no character continues another, and nothing has to be looked at twice.
+    joined = any(map(_may_continue, set(text)))
     for start, end, token in ranges:
         while start < end and text[start].isspace():
             start += 1
@@ -133,9 +135,9 @@ def segments(text: str, ranges: Sequence[TokenRange]) -> list[tuple[int, int, tu
             end -= 1
         if start == end:
             continue
-        while start > 0 and _continues(text, start):
+        while joined and start > 0 and _continues(text, start):
             start -= 1
-        while end < len(text) and _continues(text, end):
+        while joined and end < len(text) and _continues(text, end):
             end += 1
         whole.append((start, end, token))
     bounds = sorted({bound for start, end, _ in whole for bound in (start, end)})
@@ -153,14 +155,17 @@ def segments(text: str, ranges: Sequence[TokenRange]) -> list[tuple[int, int, tu
 
 def _continues(text: str, at: int) -> bool:
     """Whether the character at `at` belongs to the written character of the one before it."""
-    character = text[at]
+    return _may_continue(text[at]) or text[at - 1] == _ZWJ
+
+
+def _may_continue(character: str) -> bool:
+    """Whether a character belongs to the one before it, where there is one."""
     if character.isascii():
         return False
     return (
         joins_previous(character)
         or unicodedata.category(character) in ("Mn", "Mc", "Me")
         or character == _ZWJ
-        or text[at - 1] == _ZWJ
         or _SELECTORS[0] <= character <= _SELECTORS[1]
         or _TONES[0] <= character <= _TONES[1]
     )

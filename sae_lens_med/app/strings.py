@@ -107,6 +107,10 @@ STRINGS: dict[str, tuple[str, str]] = {
         "점선으로 그은 부분은 모델에게 보여 주지 않았습니다. 답이나 선택지의 글이기 때문입니다.",
         "What has a dotted line was not shown to the model: it is the answer or the text of an option.",
     ),
+    "case.excluded": (
+        "물결선으로 그은 글자는 어느 지표도 세지 않습니다(특수 토큰이나 주의가 쏠리는 자리).",
+        "What has a wavy line is counted by no metric: special tokens and attention sinks.",
+    ),
     "case.unexplained": ("이 문항에는 해설이 없습니다.", "This case has no explanation."),
     "case.permalink": ("이 화면의 주소:", "Address of this view:"),
     "text.all": ("전체 보기 ({n}자)", "show all ({n} characters)"),

@@ -64,10 +64,18 @@ def painting_data(
     features: Mapping[int, tuple[str, float | None, Sequence[PaintedSegment]]],
     rest: Mapping[str, Any],
 ) -> Markup:
-    """JSON for `paint.js`: per part its segments, as the steps from one edge to the next; per feature its name, its
-    maximum and where it fires."""
+    """JSON for `paint.js`: per part its segments, as the steps from one edge to the next, and which of them no metric
+    counts; per feature its name, its maximum and where it fires."""
     place = {text.key: i for i, text in enumerate(texts)}
-    parts = [{"key": text.key, "segments": _steps(text.segments), "masked": text.masked} for text in texts]
+    parts = [
+        {
+            "key": text.key,
+            "segments": _steps(text.segments),
+            "masked": text.masked,
+            "excluded": [i for i, segment in enumerate(text.segments) if segment.excluded],
+        }
+        for text in texts
+    ]
     painted = {
         index: {
             "name": name,

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from sae_lens_med.app.create import create_app
 from sae_lens_med.app.guard import HEADERS, WRITE_TOKEN
@@ -26,12 +26,6 @@ def ask(study: OpenStudy) -> Any:
     usual = Settings()
     apps = {id(usual): create_app([study], usual)}
 
-    async def answer(method: str, path: str, settings: Settings, headers: dict[str, str], **how: Any) -> httpx.Response:
-        app = apps.get(id(settings)) or create_app([study], settings)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
-            return await client.request(method, path, headers=headers, **how)
-
     def asked(
         path: str,
         *,
@@ -39,10 +33,11 @@ def ask(study: OpenStudy) -> Any:
         settings: Settings | None = None,
         headers: dict[str, str] | None = None,
         **how: Any,
-    ) -> httpx.Response:
-        import anyio
-
-        return anyio.run(lambda: answer(method, path, settings or usual, headers or {}, **how))
+    ) -> Any:
+        app = apps.get(id(settings or usual)) or create_app([study], settings)
+        # In a thread of its own: the browser's tests leave a loop running in this one.
+        client = TestClient(app, "http://127.0.0.1:8000", raise_server_exceptions=False, follow_redirects=False)
+        return client.request(method, path, headers=headers or {}, **how)
 
     return asked
 

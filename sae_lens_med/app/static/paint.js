@@ -19,7 +19,7 @@
     for (var i = 0; i < part.segments.length; i++) { at += part.segments[i]; edges.push(at); }
     var text = element.textContent;
     element.textContent = text; /* one text node again, where the server had painted or the parser had split */
-    parts.set(part.key, { key: part.key, element: element, node: element.firstChild, text: text, edges: edges, masked: part.masked });
+    parts.set(part.key, { key: part.key, element: element, node: element.firstChild, text: text, edges: edges, masked: part.masked, excluded: part.excluded });
   });
 
   function step(value, maximum) { return Math.max(1, Math.min(STEPS, Math.ceil(STEPS * value / maximum))); }
@@ -292,13 +292,14 @@
 
   /* Begin as the address says. */
   if (!data.api && asked.get("scale") === "text") { scale = "text"; if (switcher) switcher.textContent = data.words.scale_text; }
+  var masked = [], excluded = [];
   parts.forEach(function (part) {
-    if (byHighlight && part.masked.length && part.node) {
-      var old = CSS.highlights.get("masked") || new Highlight();
-      part.masked.forEach(function (span) { old.add(range(part, span[0], span[1])); });
-      CSS.highlights.set("masked", old);
-    }
+    if (!part.node) return;
+    part.masked.forEach(function (span) { masked.push(range(part, span[0], span[1])); });
+    part.excluded.forEach(function (i) { excluded.push(range(part, part.edges[2 * i], part.edges[2 * i + 1])); });
   });
+  highlight("masked", masked);
+  highlight("excluded", excluded);
   if (wanted !== null && Object.prototype.hasOwnProperty.call(data.features, wanted)) { pin(Number(wanted)); tab("features"); } else tab("asked");
   var place = (asked.get("at") || "").match(/^(.+):(\d+)$/);
   if (place && parts.has(place[1]) && 2 * Number(place[2]) < parts.get(place[1]).edges.length) {
