@@ -100,7 +100,8 @@ def train_sae(output: Path) -> dict[str, Any]:
 
     write_exam(output / "exam", "ko", EXAM_ITEMS, 0, load_adapter_recipe(BASE).diseases)
     recipe = load_recipe(RECIPE, [f"data.folder={output / 'exam'}"])
-    trained = train(recipe, load_model(BASE), output / "sae", activations=output / "activations", resume=True)
+    folder = output / "sae"
+    trained = train(recipe, load_model(BASE), folder, activations=output / "activations", resume=folder.exists())
     return {"quality": trained.quality.to_dict()}
 
 
