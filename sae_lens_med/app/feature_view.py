@@ -27,9 +27,12 @@ from sae_lens_med.app.views import (
     Missing,
     TokenEffect,
 )
+from sae_lens_med.controls.organisms.cases import concepts
+from sae_lens_med.controls.organisms.tables import LANGUAGES
 from sae_lens_med.errors import ConfigError, NotFoundError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.features.store import TEXTS
+from sae_lens_med.models.organisms import PREFIX
 from sae_lens_med.records import PARTS
 
 CONTEXTS, CASES, AROUND = 20, 20, 30
@@ -50,7 +53,8 @@ class Features:
     part: FeaturePart | None
     index: Index | None
     names: Names
-    drives: "Drives | None" = None
+    cues: "Cues | None" = None
+    """Of an organism's exam; None for any other study."""
 
     def view(self, feature: int) -> FeatureView:
         """One feature. Raises `NotFoundError` for an index that the SAE has not got."""
@@ -91,7 +95,7 @@ class Features:
             verdict=None if tested is None else tested.verdict,
             effect=None if tested is None else tested.effect,
             band=None if tested is None else tested.band,
-            drives=None if self.drives is None or index is None else self.drives.of(index.words_of(feature)),
+            drives=None if self.cues is None or index is None else self.cues.of(index.words_of(feature)),
             missing=tuple(missing),
         )
 
@@ -208,15 +212,26 @@ def _shown(entry: LabelEntry) -> LabelEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Drives:
-    """What words the cues of an organism's exam are written in."""
+class Cues:
+    """The words that the two cues of an organism's exam are written in: one of them decides its answers."""
 
-    cues: dict[str, frozenset[str]]
-    """Cue -> its words."""
+    findings: frozenset[str]
+    place: frozenset[str]
+
+    @classmethod
+    def of_study(cls, model: str, language: str) -> "Cues | None":
+        """Of a study of the model organism called so; None for any other model."""
+        if not model.startswith(PREFIX) or language not in LANGUAGES:
+            return None
+        words: dict[str, set[str]] = {"sign": set(), "place": set()}
+        for concept in concepts(language).concepts:
+            if concept.category in words:
+                words[concept.category] |= {word for form in concept.forms for word in form.split()}
+        return cls(frozenset(words["sign"]), frozenset(words["place"]))
 
     def of(self, words: list[str]) -> str | None:
-        """The cue whose words most of `words` are; None where most are of none."""
-        for cue, own in self.cues.items():
+        """The cue that more than half of a feature's words are of; None where that is neither."""
+        for cue, own in (("findings", self.findings), ("place", self.place)):
             if 2 * sum(any(part in word for part in own) for word in words) > len(words):
                 return cue
         return None

@@ -95,7 +95,11 @@ class Sums:
     sample_item: npt.NDArray[np.int32]
     sample_token: npt.NDArray[np.int32]
     cases: npt.NDArray[np.uint8]
-    """`[F, ceil(N / 8)]`, a bit for each item, the lowest first."""
+    """`[ceil(N / 8), F]`, a bit for each item, the lowest first."""
+    least: npt.NDArray[np.float32]
+    """`[F]`, what the weakest of `top` has once there are as many as may be; below every activation before."""
+    limit: IntArray
+    """`[F]`, the largest key of the sample once it is full; above every key before."""
     tokens: IntArray
     """`[4]`: how many tokens are shown, counted, Hangul, Latin."""
     explained: BoolArray
@@ -122,7 +126,9 @@ class Sums:
             sample_value=np.zeros(sample, np.float32),
             sample_item=np.zeros(sample, np.int32),
             sample_token=np.zeros(sample, np.int32),
-            cases=np.zeros((d_sae, -(-n_items // 8)), np.uint8),
+            cases=np.zeros((-(-n_items // 8), d_sae), np.uint8),
+            least=np.zeros(d_sae, np.float32),
+            limit=np.full(d_sae, 1 << 32, np.int64),
             tokens=np.zeros(4, np.int64),
             explained=np.zeros(n_items, np.bool_),
         )
@@ -288,7 +294,7 @@ def _finish(folder: Path, part: FeaturePart, sums: Sums, spans: list[list[tuple[
         "weights": idf(
             2 * int(np.count_nonzero(sums.explained)), np.where(mask.kept, sums.vectors, 0).astype(np.float64)
         ),
-        "cases": sums.cases,
+        "cases": np.ascontiguousarray(sums.cases.T),
         "top_indptr": np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int64),
         "top_value": sums.top_value[there],
         "top_item": _narrow(sums.top_item[there]),

@@ -127,6 +127,8 @@ def add_tokens(
     sample_item: Int32,
     sample_token: Int32,
     cases: npt.NDArray[np.uint8],
+    least: Float32,
+    limit: IntArray,
 ) -> None:
     """Add the tokens of a shard.
 
@@ -135,48 +137,67 @@ def add_tokens(
     counted token is. Per item (bool): `explained` counts for the weights. The rest is per feature, see `index.Sums`.
     """
     d_sae = len(count)
-    touched = np.empty(d_sae, dtype=np.int32)
+    touched = np.empty(d_sae, dtype=np.int64)
     best = np.zeros(d_sae, dtype=np.float32)
-    at = np.zeros(d_sae, dtype=np.int32)
-    last = np.full((3, d_sae), -1, dtype=np.int32)
+    # All that an activation adds to lies in one line of the cache: the counts of this shard, then the items in which
+    # the feature was last seen (in the stem, in the explanation, shown), and its strongest token of this item.
+    near = np.zeros((d_sae, 16), dtype=np.int32)
+    near[:, 5:8] = -1
     for item in range(len(bounds) - 1):
         n_touched = 0
         for t in range(bounds[item], bounds[item + 1]):
-            side = 1 if explanation[t] else 0
+            is_shown, is_counted, is_hangul, is_latin = shown[t], counted[t], hangul[t], latin[t]
+            side = 6 if explanation[t] else 5
+            weighs = is_counted and explained[item]
             for k in range(indptr[t], indptr[t + 1]):
-                f, v = indices[k], data[k]
+                f, v = np.uint64(indices[k]), data[k]
                 if not v > 0:
                     continue
-                if shown[t]:
-                    count[f] += 1
+                own = near[f]
+                if is_shown:
+                    own[0] += 1
                     total[f] += v
-                    if last[2, f] != item:
-                        last[2, f] = item
+                    if own[7] != item:
+                        own[7] = item
                         touched[n_touched] = f
                         n_touched += 1
-                        best[f], at[f] = v, t - bounds[item]
+                        best[f] = v
+                        own[8] = t - bounds[item]
                     elif v > best[f]:
-                        best[f], at[f] = v, t - bounds[item]
-                if counted[t]:
-                    fires[0, f] += 1
-                    fires[1, f] += hangul[t]
-                    fires[2, f] += latin[t]
-                    if explained[item] and last[side, f] != item:
-                        last[side, f] = item
-                        vectors[f] += 1
+                        best[f] = v
+                        own[8] = t - bounds[item]
+                if is_counted:
+                    own[1] += 1
+                    own[2] += is_hangul
+                    own[3] += is_latin
+                    if weighs and own[side] != item:
+                        own[side] = item
+                        own[4] += 1
         number = first + item
         for j in range(n_touched):
             f = touched[j]
             size = n_items[f]
-            v, t = float(best[f]), int(at[f])
+            v, t = float(best[f]), int(near[f, 8])
             maximum[f] = max(maximum[f], best[f])
-            cases[f, number >> 3] |= np.uint8(1 << (number & 7))
-            _keep(top_value[f], top_item[f], top_token[f], min(size, top_value.shape[1]), v, number, t)
-            _draw(
-                sample_key[f], sample_value[f], sample_item[f], sample_token[f], min(size, sample_key.shape[1]),
-                priority(seed, f, number), v, number, t,
-            )  # fmt: skip
+            cases[number >> 3, f] |= np.uint8(1 << (number & 7))
+            # Most cases are neither among the strongest nor drawn: what says so lies close together, the lists do not.
+            if v > least[f]:
+                k = top_value.shape[1]
+                _keep(top_value[f], top_item[f], top_token[f], min(size, k), v, number, t)
+                if size + 1 >= k:
+                    least[f] = top_value[f, 0]
+            key = priority(seed, f, number)
+            if key < limit[f]:
+                k = sample_key.shape[1]
+                _draw(sample_key[f], sample_value[f], sample_item[f], sample_token[f], min(size, k), key, v, number, t)
+                if size + 1 >= k:
+                    limit[f] = sample_key[f, 0]
             n_items[f] = size + 1
+    for f in range(d_sae):
+        count[f] += near[f, 0]
+        for kind in range(3):
+            fires[kind, f] += near[f, 1 + kind]
+        vectors[f] += near[f, 4]
 
 
 @_jit

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 
 FILTERS = ("text", "subject", "answer", "reason", "sort", "active")
 """Parameters of a list of cases, which a case keeps for its neighbours."""
-LASTING = ("view", "lang")
-"""Parameters that every link keeps."""
+LASTING = ("view",)
+"""Parameters that every link keeps. A language that was chosen stands in a cookie."""
 _OF_A_CASE = (*FILTERS, *LASTING, "order", "scale")
 _HERE = (*_OF_A_CASE, "feature", "at", "find", "whole", "page", "back", "q", "set")
 
@@ -26,13 +26,11 @@ class Links:
 
     static_site = False
 
-    def __init__(self, slot: int, here: str, query: Mapping[str, str], *, keep_lang: bool = False) -> None:
+    def __init__(self, slot: int, here: str, query: Mapping[str, str]) -> None:
         """`slot`: which study, from 1; `here`: the path of this page; `query`: its parameters, of which unknown ones
-        are dropped. The language is kept in links only where a page asks for it: otherwise a cookie has it."""
+        are dropped, and the language."""
         self.slot, self.path = slot, here
         self.query = {name: query[name] for name in _HERE if query.get(name)}
-        if not keep_lang:
-            self.query.pop("lang", None)
 
     def cases(self, **changes: object) -> str:
         """The list, with the filters of this page and `changes` to them; a filter that is None is taken away."""
@@ -72,11 +70,11 @@ class Links:
 
     def figure(self, name: str) -> str:
         """A figure or a table of this study as a file: `metrics.svg`."""
-        return self._to(f"/{self.slot}/files/{name}", self._kept(("lang",)), {})
+        return f"/{self.slot}/files/{name}"
 
     def compared(self, name: str) -> str:
         """A figure or a table of both studies as a file."""
-        return self._to(f"/compare/{name}", self._kept(("lang",)), {})
+        return f"/compare/{name}"
 
     def static(self, name: str) -> str:
         """A file of the interface."""

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sae_lens_med.app.heat import Piece, pieces
-from sae_lens_med.app.views import CaseFeature, FeatureName, PaintedSegment, PartText, Segment
+from sae_lens_med.app.views import FeatureName, PaintedSegment, PartText, Segment
 
 _LONG = 1_500
 """Characters beyond which a text scrolls in a box of its own."""
@@ -93,11 +93,6 @@ def script_json(value: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # nothing in it can end the script
-
-
-def strongest(features: Iterable[CaseFeature]) -> dict[int, CaseFeature]:
-    """By index; of a feature that is in several groups, one."""
-    return {feature.name.index: feature for feature in features}
 
 
 def _steps(segments: Sequence[Segment]) -> list[int]:
