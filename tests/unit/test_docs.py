@@ -243,5 +243,5 @@ def test_the_korean_results_are_the_english_ones() -> None:
     korean, english = ((ROOT / "benchmarks" / name).read_text(encoding="utf-8") for name in READMES[::-1])
     same = korean.split("## lm-evaluation-harness")[0]  # that table is rounded further
     tables = ["\n".join(re.findall(r"^\|.*$", text, re.MULTILINE)) for text in (same, english)]
-    assert sum(_numbers(tables[0]).values()) > 400
+    assert sum(_numbers(tables[0]).values()) > 300
     assert not _numbers(tables[0]) - _numbers(tables[1])
