@@ -82,7 +82,7 @@ def overview() -> str:
         handles: list[Any] = [(lines["interval"], lines["value"]), lines["chance"]]  # a pair is drawn as one mark
         axes[0].figure.legend(
             handles,
-            ["measured (SAE features: 95 % interval)", "the same with the explanations permuted"],
+            ["measured (line: 95 % interval)", "the same with the explanations permuted"],
             title="Which representation of a question finds its own explanation among all?",
             loc="outside upper left",
             ncols=2,
