@@ -146,6 +146,10 @@ class Cases:
             missing=tuple(missing),
         )
 
+    def is_collected(self, number: int) -> bool:
+        """Whether the features of a case can be read. Raises `NotFoundError` for a number that no case has."""
+        return self._opened(number).part is not None
+
     def paint(self, number: int, feature: int) -> tuple[PaintedSegment, ...]:
         """Where one feature fires in one case. Raises `NotFoundError`, and `StudyError` where nothing was collected."""
         opened = self._opened(number)

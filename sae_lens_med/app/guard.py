@@ -2,7 +2,7 @@
 
 - **Host**: a request for a name that is not this server's gets 400, so that no foreign name can be made to point here.
 - **Reading** elsewhere than on loopback: a token, given once in the address, then in a cookie (`HttpOnly`,
-  `SameSite=Strict`); compared in constant time. Without it: 401 and no data.
+  `SameSite=Strict`); compared in constant time. Without it: 401 and no data, but for the style sheet and scripts.
 - **Writing**: JSON only, from a page of this server (`Origin`, or `Sec-Fetch-Site` where a browser sends none), with
   the token of this process, which only its pages know.
 - **Headers** on every answer, errors and files too: a policy under which nothing but this server's own files runs or is
@@ -35,6 +35,8 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+STATIC = "/static/"
+"""Where the files of the interface lie, which dress a refusal, too."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 Refuse = Callable[[Scope, int, str], Response]
 """Status and key of the reason -> the page that says so."""
@@ -66,7 +68,8 @@ class Guard:
         host = headers.get("host", "")
         if not self.settings.may_be_called(host.rpartition(":")[0] if _has_port(host) else host):
             return self.refuse(scope, 400, "refused.host")
-        if self.settings.token and (answer := self._unknown(scope, headers)) is not None:
+        may_read = not self.settings.token or scope["path"].startswith(STATIC)
+        if not may_read and (answer := self._unknown(scope, headers)) is not None:
             return answer
         if scope["method"] not in _SAFE and (reason := self._foreign(headers, host)):
             return self.refuse(scope, 403, reason)

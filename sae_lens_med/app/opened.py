@@ -35,7 +35,7 @@ from sae_lens_med.app.views import (
 from sae_lens_med.errors import NotFoundError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.records import ItemResult, McqItem, Provenance
-from sae_lens_med.study.folder import StudyFolder, read_about, read_answers, read_questions, read_study
+from sae_lens_med.study.folder import StudyFolder, read_about, read_answers, read_questions, read_study, require_study
 
 
 class OpenStudy:
@@ -70,8 +70,7 @@ class OpenStudy:
         return cls(Path(folder), verify)
 
     def __init__(self, folder: Path, verify: bool) -> None:
-        if not (folder / "manifest.json").is_file() and not (folder / "questions.jsonl").is_file():
-            raise StudyError(f"{folder} is not a study folder; make one with `sae-lens-med study --output {folder}`.")
+        require_study(folder)
         self.folder, self.name = folder, folder.absolute().name
         missing: list[Missing] = []
         self._read_records(missing)
@@ -113,6 +112,10 @@ class OpenStudy:
     def neighbours_of(self, number: int, filters: Filters) -> tuple[int | None, int | None]:
         """The case before and the one after, under the filters. See `CaseList.beside`."""
         return self._list.beside(number, filters)
+
+    def is_collected(self, number: int) -> bool:
+        """Whether the features of a case can be read. Raises `NotFoundError` for a number that no case has."""
+        return self._cases.is_collected(number)
 
     def paint(self, number: int, feature: int) -> tuple[PaintedSegment, ...]:
         """Where a feature fires in a case. See `Cases.paint`."""

@@ -144,6 +144,8 @@ def page_routes(site: Site) -> APIRouter:
     ) -> Response:
         study = site.study(slot)
         view = study.case(number, order, settings.groups_of)
+        if not study.is_collected(number):
+            feature, at, find = None, "", ""  # the page says why nothing is painted
         part, _, segment = at.rpartition(":")
         place = (part, int(segment)) if at else _found(view, find)
         token = None if place is None else study.token(number, *place)

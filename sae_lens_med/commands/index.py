@@ -57,12 +57,14 @@ def index(
     from sae_lens_med.app.index import build_index
     from sae_lens_med.app.index_files import FOLDER
     from sae_lens_med.commands.align import open_side
-    from sae_lens_med.study.folder import read_about
+    from sae_lens_med.study.folder import read_about, require_study
     from sae_lens_med.study.opened import OpenedModel
 
     def opener(provenance: "Provenance") -> "ModelSide":
         return open_side(provenance, model, sae, device, batch_tokens)
 
+    require_study(study)
+    provenance, _, _ = read_about(study)
     made = {"features": build_index(study, rebuild=rebuild)}
     wanted = {
         name: make
@@ -74,7 +76,7 @@ def index(
         if asked
     }
     if wanted:
-        side = OpenedModel(opener, read_about(study)[0]).get()
+        side = OpenedModel(opener, provenance).get()
         made |= {name: make(study, side) for name, make in wanted.items()}
     if as_json:
         say_json({"output": str(study / FOLDER), "made": made})

@@ -49,19 +49,16 @@ def serve(
 
     from sae_lens_med.app.create import create_app
     from sae_lens_med.app.settings import Settings
+    from sae_lens_med.errors import ConfigError
     from sae_lens_med.runs.files import DISCLAIMER
 
     settings = Settings(host=host, port=port)
+    if other is not None and other.resolve() == study.resolve():
+        raise ConfigError(f"{other} is the study that is served already; give another one to compare it with.")
     folders = [study, *([] if other is None else [other])]
     studies = [_opened(folder, verify=verify, index=not no_index) for folder in folders]
     listening = _listen(settings.host, settings.port)
     url = settings.url(listening.getsockname()[1])
-    for each in studies:
-        for missing in each.missing:
-            say(
-                f"{each.name}: {missing.what.removeprefix('missing.')} is missing; {missing.reason or missing.command}",
-                err=True,
-            )
     say(DISCLAIMER)
     say(f"LLMXAI: {url}")
     say("Ctrl-C ends it.", err=True)
@@ -109,6 +106,9 @@ def _opened(folder: Path, *, verify: bool, index: bool) -> "OpenStudy":
     if index and "missing.index" in lacking and "missing.features" not in lacking:
         build_index(folder)
         study = OpenStudy.open(folder)
+    for missing in study.missing:
+        what = missing.what.removeprefix("missing.")
+        say(f"{study.name}: {what} is missing; {missing.reason or missing.command}", err=True)
     return study
 
 

@@ -9,6 +9,7 @@ Out of scope: the collected features (`features.store` reads them) and writing a
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,7 @@ class StudyFolder:
 
 def read_study(study: Path) -> StudyFolder:
     """Read and check a study folder. Raises `StudyError` naming the file and what is wrong with it."""
-    # A folder with neither is no study that lost a file, but another folder.
-    if not any((study / name).is_file() for name in ("manifest.json", "questions.jsonl")):
-        raise StudyError(f"{study} is not a study folder: run `sae-lens-med study --output {study}` first.")
+    require_study(study)
     provenance, stages, notes = read_about(study)
     items = read_questions(study)
     results = read_answers(study, items)
@@ -143,6 +142,14 @@ def read_study(study: Path) -> StudyFolder:
                 )
     similarities = _similarities(study / "alignment.safetensors", metrics)
     return StudyFolder(study, provenance, stages, notes, items, results, metrics, contexts, shown, similarities)
+
+
+def require_study(study: Path) -> None:
+    """Raises `StudyError` for a folder with neither manifest nor questions: no study that lost a file, but another
+    folder, or none."""
+    if not any((study / name).is_file() for name in ("manifest.json", "questions.jsonl")):
+        command = shlex.join(["sae-lens-med", "study", "--output", str(study)])
+        raise StudyError(f"{study} is not a study folder: run `{command}` first.")
 
 
 def read_about(study: Path) -> tuple[Provenance, dict[str, dict[str, Any]], tuple[str, ...]]:
@@ -194,6 +201,8 @@ def _metrics(path: Path) -> tuple[MetricValue, ...]:
 
 
 def _manifest(values: Any) -> tuple[Provenance, dict[str, dict[str, Any]], tuple[str, ...]]:
+    if not isinstance(values, dict):
+        raise DataError("it is not an object")
     if values["format"] != 1:
         raise DataError(f"its format is {values['format']!r}, but this version reads format 1")
     provenance = Provenance.from_dict(values["provenance"])

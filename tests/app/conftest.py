@@ -121,7 +121,7 @@ def visit(browser: Any, server: str) -> Iterator[Visits]:
     visits.close()
 
 
-PAINTED = """() => {
+_PAINTED = """() => {
   const found = [];
   for (let step = 1; step <= 8; step++) {
     const ranges = CSS.highlights.get('h' + step);
@@ -134,4 +134,9 @@ PAINTED = """() => {
   }
   return found;
 }"""
-"""What is painted in a page: part, characters, step."""
+
+
+def painted(page: Any) -> list[tuple[str, str, int]]:
+    """What the page's script has painted: part, characters, step."""
+    page.locator("main.has-tabs").wait_for()  # until then the server's marks may stand there
+    return [tuple(each) for each in page.evaluate(_PAINTED)]

@@ -2,8 +2,8 @@
 
 Every word is a token. Feature `ECG` fires on every word that begins with "심전도", in question and explanation;
 `PRESSURE` on "혈압" in questions alone; `FLUID` on "수액" in explanations alone; `V4R` on "V4R", and twice as strongly
-as `LEAD` does; `RENAL` on "신부전" and `KIDNEY`, weaker, too. The other features fire here and there. The last cases
-are hostile (`HOSTILE`).
+as `LEAD` does; `RENAL` on "신부전" and `KIDNEY`, weaker, too. The other features fire here and there, and on every word
+`SINK`, which no metric counts, all of the first forty do. The last cases are hostile (`HOSTILE`).
 """
 
 import re
@@ -58,6 +58,7 @@ HOSTILE = {
     "ungraded": "정답이 없는 문항이다. 혈압은?",
     "unanswered": "모델이 답하지 않은 문항이다. 혈압은?",
 }
+SINK = "스물여섯"
 N = 48
 """Cases before the hostile ones."""
 
@@ -127,7 +128,7 @@ def _result(item: McqItem, number: int) -> ItemResult:
 def _features(items: list[McqItem], seed: int) -> CollectedFeatures:
     rng = np.random.default_rng(seed)
     columns: list[tuple[int, int, float]] = []
-    item_of, part_of, text_of, starts, ends = [], [], [], [], []
+    item_of, part_of, text_of, starts, ends, excluded = [], [], [], [], [], []
     texts: dict[str, dict[str, str]] = {}
 
     def token(i: int, part: str, start: int, end: int, text: str) -> None:
@@ -135,13 +136,17 @@ def _features(items: list[McqItem], seed: int) -> CollectedFeatures:
         for feature, (word, parts, value) in WORDS.items():
             if part in parts and text.startswith(word):
                 columns.append((row, feature, value * (0.6 + 0.4 * rng.random())))
-        for feature in rng.choice(np.arange(20, D_SAE), 2, replace=False):
-            columns.append((row, int(feature), float(rng.gamma(1.5))))
+        if text == SINK:
+            columns.extend((row, feature, 900.0) for feature in range(40))
+        else:
+            for feature in rng.choice(np.arange(20, D_SAE), 2, replace=False):
+                columns.append((row, int(feature), float(rng.gamma(1.5))))
         item_of.append(i)
         part_of.append(PARTS.index(part))
         text_of.append(int(part == "explanation"))
         starts.append(start)
         ends.append(end)
+        excluded.append(text == SINK)
 
     for i, item in enumerate(items):
         rendered = find_templates("letter").of(item).render(item)
@@ -174,7 +179,7 @@ def _features(items: list[McqItem], seed: int) -> CollectedFeatures:
             char_end=np.array(ends, dtype=np.int32),
             norm=np.ones(n, dtype=np.float32),
             error_norm=np.zeros(n, dtype=np.float32),
-            excluded=np.zeros(n, dtype=bool),
+            excluded=np.array(excluded),
         ),
         token_text=np.array(text_of, dtype=np.uint8),
         texts=texts,

@@ -65,6 +65,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_what_cannot_be_served_is_one_sentence(study_folder: Path, tmp_path: Path) -> None:
     done = _run("serve", str(tmp_path))
     assert done.returncode == 2 and "is not a study folder" in done.stderr and done.stderr.count("\n") == 1
+    done = _run("serve", str(study_folder), str(study_folder / ".." / study_folder.name))
+    assert done.returncode == 2 and "is the study that is served already" in done.stderr
+    assert done.stderr.count("\n") == 1
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

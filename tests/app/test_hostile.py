@@ -10,8 +10,8 @@ import pytest
 
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.settings import Settings
-from tests.app.conftest import PAINTED, Visits, serving
-from tests.app.reading_study import ECG, HOSTILE, number_of
+from tests.app.conftest import Visits, painted, serving
+from tests.app.reading_study import ECG, HOSTILE, SINK, number_of
 
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 PAGES = {
@@ -64,6 +64,22 @@ def test_odd_cases_say_what_they_lack(visit: Visits) -> None:
     assert page.locator(".tag.is-model").count() == 0
 
 
+def test_a_word_that_no_metric_counts_has_a_wavy_line_and_is_never_painted(visit: Visits) -> None:
+    page = visit(f"/1/cases/{number_of('letters')}?feature={ECG}&view=researcher")
+    assert painted(page) == []  # it fires at no other word of this case
+    marked = page.evaluate(
+        "Array.from(CSS.highlights.get('excluded')).map(r => r.startContainer.data.slice(r.startOffset, r.endOffset))"
+    )
+    assert HOSTILE["letters"].count(SINK) == 1 and set(marked) == {SINK}
+    line = "e => getComputedStyle(e, '::highlight(excluded)').textDecorationStyle"
+    assert page.locator('[data-part="stem"]').evaluate(line) == "wavy"
+    assert "물결선" in page.locator(".features-side").inner_text()
+    page.goto(f"{visit.address}/1/cases/0?view=researcher")
+    assert painted(page) == []
+    assert page.evaluate("CSS.highlights.has('excluded')") is False
+    assert "물결선" not in page.locator(".features-side").inner_text()
+
+
 @pytest.mark.parametrize("lost", ["app", "features", "items.jsonl", "metrics.json", "alignment"])
 def test_a_folder_without_one_of_its_parts_shows_the_rest_and_says_what_makes_it(
     browser: Any, study_folder: Path, tmp_path: Path, lost: str
@@ -105,8 +121,8 @@ def test_marks_of_the_server_and_highlights_of_the_browser_are_the_same(visit: V
         for mark in plain.locator(f'[data-part="{part}"] mark').all()
     ]
     page = visit(f"/1/cases/0?feature={ECG}")
-    painted = [tuple(each) for each in page.evaluate(PAINTED) if each[0] in ("stem", "explanation")]
-    assert sorted(marks) == sorted(painted) and marks
+    highlights = [each for each in painted(page) if each[0] in ("stem", "explanation")]
+    assert sorted(marks) == sorted(highlights) and marks
 
 
 def test_a_browser_without_highlights_paints_with_marks(visit: Visits) -> None:
@@ -160,6 +176,45 @@ def test_nothing_is_wider_than_its_window(visit: Visits, size: tuple[int, int], 
     for path in PAGES.values():
         page.goto(visit.address + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+
+
+def test_on_a_narrow_screen_the_painted_texts_stay_above_the_features(visit: Visits) -> None:
+    page = visit("/1/cases/0?view=researcher", size=(390, 844))
+    page.get_by_role("button", name="모델 안의 특징").click()
+    last = page.locator('[data-group="expert"] a.paint').last
+    last.click()
+    assert page.evaluate("scrollY") > 400
+    for part in ("stem", "explanation"):
+        box = page.locator(f'[data-part="{part}"]').bounding_box()
+        assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 844 / 2
+    hidden = page.evaluate("""() => {
+      const box = document.querySelector('.texts').getBoundingClientRect();
+      return [...document.querySelectorAll('.feature a')].filter(a => {
+        a.focus();
+        const own = a.getBoundingClientRect();
+        return own.top < box.bottom || own.bottom > innerHeight;
+      }).length;
+    }""")
+    assert hidden == 0
+
+
+def test_a_text_that_scrolls_is_moved_to_where_the_chosen_feature_fires(visit: Visits) -> None:
+    page = visit("/1/cases/0", size=(390, 844))
+    page.get_by_role("button", name="모델 안의 특징").click()
+    page.locator(f'[data-group="shared"] a.paint[data-feature="{ECG}"]').click()
+    seen = page.evaluate("""() => ['stem', 'explanation'].map(part => {
+      const box = document.querySelector(`[data-part="${part}"]`).getBoundingClientRect();
+      const ranges = [...CSS.highlights.values()].flatMap(each => [...each]);
+      return ranges.some(r => {
+        if (r.startContainer.parentElement.dataset.part !== part) return false;
+        const range = document.createRange();
+        range.setStart(r.startContainer, r.startOffset);
+        range.setEnd(r.endContainer, r.endOffset);
+        const own = range.getBoundingClientRect();
+        return own.top >= box.top && own.bottom <= box.bottom;
+      });
+    })""")
+    assert seen == [True, True]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,7 +10,7 @@ import pytest
 
 from sae_lens_med.app.export import export_study
 from sae_lens_med.app.opened import OpenStudy
-from tests.app.conftest import PAINTED, Visits
+from tests.app.conftest import Visits, painted
 from tests.app.reading_study import ECG, LEAD, V4R
 
 
@@ -28,7 +28,7 @@ class Actions:
 
 def _paint(page: Any) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for part, text, _ in page.evaluate(PAINTED):
+    for part, text, _ in painted(page):
         found.setdefault(part, set()).add(text)
     return found
 
@@ -63,9 +63,9 @@ def test_a_clinician_sees_where_the_model_looks_by_focusing_a_feature(visit: Vis
     words = {ECG: "심전도", V4R: "V4R", LEAD: "V4R"}
 
     def painted_is_the_word_of(link: Any) -> None:
-        word, painted = words[int(link.get_attribute("data-feature"))], _paint(page)
-        assert {"stem", "explanation"} <= set(painted)
-        assert all(text.startswith(word) for part in ("stem", "explanation") for text in painted[part])
+        word, found = words[int(link.get_attribute("data-feature"))], _paint(page)
+        assert {"stem", "explanation"} <= set(found)
+        assert all(text.startswith(word) for part in ("stem", "explanation") for text in found[part])
 
     act(lambda: shared.first.focus())
     painted_is_the_word_of(shared.first)
@@ -101,7 +101,7 @@ def test_what_is_painted_is_what_the_page_names_and_its_links_keep(visit: Visits
     assert f"/features/{V4R}?" in page.locator("#painted-more").get_attribute("href")
     page.get_by_role("link", name="English").click()
     page.wait_for_url("**lang=en**")
-    assert {text for _, text, _ in page.evaluate(PAINTED)} == {"V4R"}
+    assert {text for _, text, _ in painted(page)} == {"V4R"}
 
 
 # --- researcher -----------------------------------------------------------------------------------------------------
@@ -148,11 +148,11 @@ def test_a_researcher_asks_what_fires_at_a_word_and_hands_the_view_on(visit: Vis
     page.wait_for_selector("#painted:not([hidden])")
     permalink = page.url
     assert page.locator("#permalink").get_attribute("href") == permalink
-    painted = _paint(page)
+    shown = _paint(page)
 
     again = visit(permalink)
     again.wait_for_selector("#painted:not([hidden])")
-    assert _paint(again) == painted
+    assert _paint(again) == shown
     assert again.locator("#scale").get_attribute("data-scale") == "text"
     assert again.locator("html").get_attribute("data-view") == "researcher"
     assert again.locator("#token").is_visible()

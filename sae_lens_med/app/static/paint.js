@@ -100,6 +100,21 @@
     if (index !== null) named(index);
     address("feature", index);
     show();
+    if (index !== null) reveal(index);
+  }
+
+  /* A text that scrolls in a box of its own is moved to where the feature first fires. */
+  function reveal(index) {
+    var seen = new Set();
+    data.features[index].paint.forEach(function (p) {
+      var part = parts.get(data.parts[p[0]].key);
+      if (!part || !part.node || seen.has(part) || part.element.scrollHeight <= part.element.clientHeight) return;
+      seen.add(part);
+      var first = document.createRange(), box = part.element.getBoundingClientRect();
+      first.setStart(part.node, part.edges[2 * p[1]]);
+      first.setEnd(part.node, part.edges[2 * p[1] + 1]);
+      part.element.scrollTop += first.getBoundingClientRect().top - box.top - part.element.clientHeight / 3;
+    });
   }
 
   function named(index) {
