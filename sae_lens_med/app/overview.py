@@ -8,7 +8,6 @@ page, which then says so (`OpenStudy.missing`).
 Out of scope: HTML (`render`), the paired comparison of two studies (`study.compare`).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -26,6 +25,7 @@ from sae_lens_med.metrics.metric import FAMILIES, Family
 from sae_lens_med.plots.rows import IntervalRow
 from sae_lens_med.records import MetricValue
 from sae_lens_med.runs.files import told_apart
+from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.study import verdict
 from sae_lens_med.study.alignment_report import forest, forest_rows, verdict_counts
 from sae_lens_med.study.beside import Side, beside
@@ -203,7 +203,7 @@ def _gate(entries: tuple[Confirmatory, ...]) -> tuple[float, float] | None:
 
 def _instrument() -> dict[str, Any]:
     """How often each number is claimed of models whose reasons are known (docs/organisms.md)."""
-    sheet = json.loads(files("sae_lens_med").joinpath("app/instrument.json").read_text(encoding="utf-8"))
+    sheet = parse_json(files("sae_lens_med").joinpath("app/instrument.json").read_text(encoding="utf-8"))
     for row in sheet["rows"]:
         metric = next(metric for metric in METRICS if metric.owns(row["value"]))
         row["title"] = metric.title
