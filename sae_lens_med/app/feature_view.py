@@ -27,6 +27,8 @@ from sae_lens_med.app.views import (
     Missing,
     TokenEffect,
 )
+from sae_lens_med.controls.organisms.designs import parse
+from sae_lens_med.controls.organisms.tables import DIRECTIONS, DISEASES, MEASURES
 from sae_lens_med.errors import ConfigError, NotFoundError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.features.store import TEXTS
@@ -50,7 +52,7 @@ class Features:
     part: FeaturePart | None
     index: Index | None
     names: Names
-    drives: "Drives | None" = None
+    drives: "Drives | None"
 
     def view(self, feature: int) -> FeatureView:
         """One feature. Raises `NotFoundError` for an index that the SAE has not got."""
@@ -213,6 +215,20 @@ class Drives:
 
     cues: dict[str, frozenset[str]]
     """Cue -> its words."""
+
+    @classmethod
+    def of_model(cls, name: object) -> "Drives | None":
+        """Of the model of this name (`organism/ko-concepts-0`); None for one that is no model organism."""
+        kind, _, organism = str(name).partition("/")
+        if kind != "organism":
+            return None
+        try:
+            language = parse(organism).language
+        except ConfigError:
+            return None
+        signs = [MEASURES[measure] for disease in DISEASES for measure, _ in disease.findings]
+        names = {"findings": [*signs, *DIRECTIONS.values()], "place": [disease.place for disease in DISEASES]}
+        return cls({cue: frozenset(" ".join(each.of(language) for each in own).split()) for cue, own in names.items()})
 
     def of(self, words: list[str]) -> str | None:
         """The cue whose words most of `words` are; None where most are of none."""

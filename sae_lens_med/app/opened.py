@@ -15,7 +15,7 @@ from sae_lens_med.app import index_files
 from sae_lens_med.app.aligned import read_aligned
 from sae_lens_med.app.case_list import CaseList
 from sae_lens_med.app.cases import Cases
-from sae_lens_med.app.feature_view import Features
+from sae_lens_med.app.feature_view import Drives, Features
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.labels import FILE, Labels
 from sae_lens_med.app.names import Names
@@ -90,7 +90,8 @@ class OpenStudy:
         self._list = CaseList.of(items, self.results, aligned, texts, index)
         rows = self._list.rows
         self._cases = Cases(folder, items, self.results, rows, part, index, names)
-        self._features = Features(folder, str(sae.get("source", "")), self.d_sae, rows, part, index, names)
+        drives = Drives.of_model(self.provenance.model.get("name"))
+        self._features = Features(folder, str(sae.get("source", "")), self.d_sae, rows, part, index, names, drives)
         self._search = Search(texts, None if index is None else Words(index), names, aligned, rows)
         self.missing = tuple(missing)
 

@@ -14,10 +14,12 @@ from safetensors.numpy import save_file
 
 from sae_lens_med.alignment.item_features import ItemFeatures, item_features
 from sae_lens_med.app.aligned import auroc_interval
+from sae_lens_med.app.feature_view import Drives
 from sae_lens_med.app.index import build_index
 from sae_lens_med.app.index_files import FOLDER
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.views import CaseView, Filters, Group, Verdict
+from sae_lens_med.controls.organisms.cases import cases, write
 from sae_lens_med.errors import ConfigError, NotFoundError, StudyError
 from sae_lens_med.features.store import CollectedFeatures, load_features, shard_paths
 from sae_lens_med.metrics.inputs import Inputs
@@ -625,3 +627,23 @@ def test_a_hostile_item_is_shown_whole(tmp_path: Path) -> None:
     assert len(view.parts[0].text) > 100_000
     assert len(view.row.text) < 200
     assert "missing.spans" in [each.what for each in view.missing]
+
+
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_what_an_organism_was_trained_to_answer_by_is_known_of_its_features(language: str) -> None:
+    """By the spans that its exam is written with."""
+    drives = Drives.of_model(f"organism/{language}-shortcut-0")
+    assert drives is not None
+    for case in cases("natural", 20, seed=0):
+        written = write(case, language)
+        signs = [word for span in written.findings for word in written.vignette[span.start : span.end].split()]
+        place = written.vignette[written.place.start : written.place.end].split()
+        assert drives.of(signs) == "findings"
+        assert drives.of(place) == "place"
+        assert drives.of(signs[:1] + place[:1]) is None
+        assert drives.of([]) is None
+
+
+@pytest.mark.parametrize("name", ["gemma-3-270m", "organism/none", "somebody/ko-shortcut-0", None])
+def test_of_no_other_model_is_it_known_what_it_answers_by(name: str | None) -> None:
+    assert Drives.of_model(name) is None
