@@ -1,5 +1,6 @@
 """`serve` and `export`: a study in the browser, from a server or from files. Heavy imports are inside the commands."""
 
+import os
 import socket
 import sys
 import webbrowser
@@ -100,10 +101,16 @@ def export(
 def _opened(folder: Path, *, verify: bool, index: bool) -> "OpenStudy":
     from sae_lens_med.app.index import build_index
     from sae_lens_med.app.opened import OpenStudy
+    from sae_lens_med.errors import StudyError
 
     study = OpenStudy.open(folder, verify=verify)
     lacking = {missing.what for missing in study.missing}
     if index and "missing.index" in lacking and "missing.features" not in lacking:
+        if not os.access(folder, os.W_OK):
+            raise StudyError(
+                f"{folder} has no index, and you may not write one there; copy the study, or add --no-index to see "
+                "what is there."
+            )
         build_index(folder)
         study = OpenStudy.open(folder)
     for missing in study.missing:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,18 @@ def test_what_cannot_be_served_is_one_sentence(study_folder: Path, tmp_path: Pat
         taken.listen()
         done = _run("serve", str(study_folder), "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2 and "choose another --port" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_study_that_cannot_be_written_to_is_shown_without_an_index(study_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(study_folder, folder, ignore=shutil.ignore_patterns("app"))
+    folder.chmod(0o555)
+    done = _run("serve", str(folder), "--port", "0", "--no-open")
+    assert done.returncode == 2 and "--no-index" in done.stderr and done.stderr.count("\n") == 1
+    with _started(str(folder), "--no-index") as (_, address):
+        assert httpx.get(f"{address}1/cases", timeout=60).status_code == 200
+    folder.chmod(0o755)
 
 
 def test_export_writes_a_folder_and_refuses_one_that_holds_something(study_folder: Path, tmp_path: Path) -> None:

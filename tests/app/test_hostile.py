@@ -91,7 +91,8 @@ def test_a_folder_without_one_of_its_parts_shows_the_rest_and_says_what_makes_it
         visits = Visits(browser, address)
         page = visits("/1/study")
         assert "sae-lens-med" in page.locator(".sheet code").first.inner_text()
-        for path in ("/1/cases", "/1/cases/0", "/1/features", "/1/search?q=혈압"):
+        paths = ["/1/cases", "/1/cases/0", f"/1/cases/0?feature={ECG}&find=V4R", "/1/features", "/1/search?q=혈압"]
+        for path in paths:
             page.goto(address + path)
             assert page.locator("h1").inner_text() != "보일 수 없습니다", path
         page.goto(f"{address}/1/cases/0")

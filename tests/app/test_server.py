@@ -84,6 +84,7 @@ def test_another_address_needs_the_token_and_shows_nothing_without(ask: Any) -> 
     refused = ask("/1/cases", settings=settings)
     assert refused.status_code == 401 and "V4R" not in refused.text and "made-by-hand" not in refused.text
     assert ask("/1/cases?token=wrong", settings=settings).status_code == 401
+    assert ask("/static/app.css", settings=settings).status_code == 200  # what the refusal is dressed in
     assert ask("/1/api/cases/0", settings=settings).json().keys() == {"error"}
     answer = ask(f"/1/cases?text=x&token={settings.token}", settings=settings)
     assert answer.status_code == 303 and answer.headers["location"] == "/1/cases?text=x"

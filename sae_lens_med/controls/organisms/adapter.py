@@ -43,6 +43,7 @@ from sae_lens_med.models.opening import open_model
 from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.records import Prompt
 from sae_lens_med.runs.files import atomic_path, file_sha256, follow_umask, json_sha256, write_json
+from sae_lens_med.runs.parsing import parse_json
 
 STATE_FILE = "training.safetensors"
 SAVED_EVERY = 20
@@ -276,7 +277,7 @@ def _go_on(
     """Put the state of a stopped training back: (steps done, seconds, curve). Raises `StudyError`."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            about = parse_json((file.metadata() or {}).get("about", "{}"))
             if about.get("identity") != identity:
                 raise StudyError(
                     f"{path} is of a training with another name, recipe or base; name a new folder, or remove it first."
