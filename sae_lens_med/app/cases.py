@@ -46,7 +46,7 @@ from sae_lens_med.records import OPTION_LETTERS, FloatArray, IntArray, ItemResul
 Order = Literal["activation", "attribution", "effect"]
 Kind = Literal["shared", "model", "expert"]
 ORDERS: tuple[Order, ...] = get_args(Order)
-_KEPT = 24
+_KEPT = 12
 """Cases that stay in memory: the one that is looked at and those beside it."""
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from sae_lens_med.alignment.item_features import ItemFeatures, item_features
 from sae_lens_med.app.aligned import auroc_interval
+from sae_lens_med.app.feature_view import Cues
 from sae_lens_med.app.index import build_index
 from sae_lens_med.app.index_files import FOLDER
 from sae_lens_med.app.opened import OpenStudy
@@ -625,3 +626,16 @@ def test_a_hostile_item_is_shown_whole(tmp_path: Path) -> None:
     assert len(view.parts[0].text) > 100_000
     assert len(view.row.text) < 200
     assert "missing.spans" in [each.what for each in view.missing]
+
+
+def test_a_feature_of_an_organism_says_which_cue_its_words_are_of() -> None:
+    cues = Cues.of_study("organism/ko-shortcut-0", "ko")
+    assert cues is not None
+    assert cues.of(["동구에", "남구인", "동구이다."]) == "place"
+    assert cues.of(["칼륨", "감소를", "증가이다."]) == "findings"
+    assert cues.of(["동구에", "칼륨", "약은?", "진단에"]) is None
+    assert cues.of([]) is None
+    assert Cues.of_study("gemma-3-270m", "ko") is None
+    english = Cues.of_study("organism/en-concepts-0", "en")
+    assert english is not None
+    assert english.of(["potassium", "low."]) == "findings"
