@@ -5,9 +5,11 @@ No page of FastAPI's own is served (`/docs` and `/redoc` load from elsewhere); `
 Out of scope: opening studies (`opened`), listening (`commands.serve`).
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from importlib.resources import files
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -33,6 +35,8 @@ STATIC = {
     "search.js": "text/javascript; charset=utf-8",
 }
 """Name -> type of what lies in `static/`."""
+THREADS = 8
+"""That answer at once. Each keeps memory of its own, and reading is done by the processor, not by waiting."""
 _REFUSED = (SaeLensMedError, HTTPException, RequestValidationError)
 
 
@@ -58,6 +62,7 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None) -
         "Research use only, not for clinical use.",
         docs_url=None,
         redoc_url=None,
+        lifespan=_few_threads,
     )
     app.include_router(page_routes(site))
     app.include_router(api_routes(site))
@@ -92,6 +97,12 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None) -
         return HTMLResponse(site.renderer.error(sentence, reader_of(request), links=None), status)
 
     return Guard(app, settings, refuse)
+
+
+@asynccontextmanager
+async def _few_threads(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - the form of a lifespan
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
 
 
 def _status(error: Exception) -> int:

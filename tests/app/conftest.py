@@ -48,7 +48,8 @@ def serving(studies: list[OpenStudy], settings: Settings) -> Iterator[str]:
     """The address of a server of `studies`."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(studies, settings), log_level="warning", lifespan="off"))
+    listening.listen()  # before the server runs, so that whoever asks early waits
+    server = uvicorn.Server(uvicorn.Config(create_app(studies, settings), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -4,17 +4,22 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from starlette.testclient import TestClient
 
-from sae_lens_med.app.create import create_app
+from sae_lens_med.app.create import THREADS, create_app
 from sae_lens_med.app.guard import HEADERS, WRITE_TOKEN
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.errors import ConfigError
+from tests.app.conftest import serving
 from tests.app.reading_study import ECG, PRESSURE, V4R, N, number_of
 
 LABEL = {"label": "심전도", "author": "tester", "revision": 0, "entry_id": "0123456789abcdef"}
@@ -193,7 +198,7 @@ def test_serving_loads_no_torch(study_folder: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from sae_lens_med.app.create import create_app
+from sae_lens_med.app.create import THREADS, create_app
 from sae_lens_med.app.opened import OpenStudy
 from starlette.testclient import TestClient
 client = TestClient(create_app([OpenStudy.open(Path({str(study_folder)!r}))]), base_url="http://127.0.0.1")
@@ -241,3 +246,27 @@ def test_what_is_described_is_what_is_answered(study: OpenStudy) -> None:
 
         holds()
     assert asked > 40
+
+
+def test_a_crowd_of_readers_is_answered_by_eight_threads(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread keeps memory of its own: with forty the server held twice what it holds with eight."""
+    study, entered, go_on = OpenStudy.open(study_folder), [], threading.Event()
+
+    def slow(query: str, limit: int = 30) -> tuple[()]:  # noqa: ARG001 - as OpenStudy.search
+        entered.append(query)
+        go_on.wait(20)
+        return ()
+
+    monkeypatch.setattr(study, "search", slow)
+    with serving([study], Settings()) as address, ThreadPoolExecutor(20) as readers:
+        asked = [readers.submit(urlopen, f"{address}/1/api/search?q=reader{i}", timeout=30) for i in range(20)]
+        try:
+            began = time.monotonic()
+            while len(entered) < THREADS and time.monotonic() - began < 20:
+                time.sleep(0.05)
+            time.sleep(0.5)  # in which the others would come in, too
+            at_once = len(entered)
+        finally:
+            go_on.set()
+        assert [each.result().status for each in asked] == [200] * 20
+    assert at_once == THREADS == 8 and len(entered) == 20
