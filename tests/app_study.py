@@ -1,17 +1,23 @@
 """Studies for the pages of LLMXAI, without a model: real layouts, masks and tokens, features made by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 from scipy import sparse
 
+from sae_lens_med.app.index import build_index
 from sae_lens_med.data.leakage import mask_leakage
 from sae_lens_med.features.part import CollectedPart
 from sae_lens_med.features.store import CollectedFeatures
 from sae_lens_med.prompts.tokens import explanation_prompt, question_prompt
 from sae_lens_med.records import PARTS, FeatureActs, ItemResult, McqItem, Prompt
 from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.folder import RunFolder
 from sae_lens_med.runs.parsing import read_json
+from sae_lens_med.runs.written import hashes
+from sae_lens_med.study.measured import KIND
 from tests.synthetic_study import D_IN, write_study
 from tests.tiny import tiny_tokenizer
 
@@ -159,3 +165,49 @@ def _answer(item: McqItem, number: int) -> ItemResult:
     predicted = "ABCDE"[(0 if item.answer is None else item.answer) if number % 2 else number % 5]
     logprobs = tuple(-0.5 - number / 50 if letter == predicted else -2.5 for letter in "ABCDE")
     return ItemResult(item.id, item.subject, gold, predicted, logprobs, None if gold is None else predicted == gold)
+
+
+VERDICTS = """feature,chosen_by,verdict,effect,band_low,band_high,comparators
+10,mentioned,shared_reasoning,2.5,0.1,0.9,99
+12,mentioned,present_unused,0.25,,,
+20,effect,untested,,,,
+40,effect,hidden_driver,3.5,0.2,1.0,99
+"""
+CONCEPTS = [
+    {
+        "concept": "pneumonia",
+        "forms": ["폐렴", "pneumonia"],
+        "questions": 8,
+        "features": [{"feature": 11, "auroc": 0.9}, {"feature": 13, "auroc": 0.7}],
+    },
+    {"concept": "fever", "forms": ["발열"], "questions": 6, "features": [{"feature": 11, "auroc": 0.6}]},
+]
+
+
+def make_whole_study(folder: Path, n: int) -> None:
+    """`make_study` with what `align` and `index` leave: verdicts, concepts, a label, similarities of four cases."""
+    make_study(folder, n)
+    files = {"verdicts.csv": VERDICTS, "concepts.json": CONCEPTS, "labels.json": {"10": "폐렴 소견"}}
+    _write_alignment(folder / "alignment", files)
+    arrays = {
+        "matched": np.array([0.5, 0.2, 0.9, 0.1], np.float32),
+        "mismatched_mean": np.array([0.4, 0.3, 0.1, 0.1], np.float32),
+        "null": np.zeros(3, np.float32),
+        "items": np.array([0, 2, 3, 7], np.int32),
+    }
+    save_file(arrays, folder / "alignment.safetensors")
+    build_index(folder, progress=False)
+
+
+def _write_alignment(folder: Path, files: dict[str, Any]) -> None:
+    """Files, each of a metric that is called as it begins."""
+    run = RunFolder(folder, KIND, {"metrics": {}})
+    run.begin()
+    write_json(run.path / "metrics.json", [])
+    write_json(run.path / "notes.json", {})
+    for name, content in files.items():
+        if isinstance(content, str):
+            (run.path / name).write_text(content, encoding="utf-8")
+        else:
+            write_json(run.path / name, content)
+        run.finish(name.split(".")[0], 1.0, settings={}, files=hashes(run.path, [name]))
