@@ -128,7 +128,9 @@ def _cases(study: Path, n: int, missing: list[Missing]) -> dict[int, Alignment]:
     try:
         file = ArrayFile.open(path)
         if lacking := [name for name in _SIMILARITIES if name not in file.places]:
-            raise ParseError(f"it does not hold {', '.join(lacking)}; delete it, so that it is made again")
+            raise ParseError(
+                f"it has no {' and no '.join(lacking)}, as earlier versions wrote it; delete it, and it is made again"
+            )
         matched, mismatched, items = (file.read(name) for name in _SIMILARITIES)
         if not matched.shape == mismatched.shape == items.shape or not ((items >= 0) & (items < n)).all():
             raise ParseError("its numbers are not those of the study's items")

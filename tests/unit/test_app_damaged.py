@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sae_lens_med.app.index_files import FOLDER
 from sae_lens_med.app.opened import OpenStudy
@@ -108,6 +109,15 @@ def test_a_damaged_folder_shows_the_rest_and_says_what_makes_it(
         assert all(each.reason for each in said)
     assert len(study.items) == N
     walk(study)
+
+
+def test_a_study_of_an_earlier_version_says_what_to_delete(copy: Path) -> None:
+    path = copy / "alignment.safetensors"
+    arrays = load_file(path)
+    del arrays["items"]  # which items it is about
+    save_file(arrays, path)
+    (missing,) = OpenStudy.open(copy).missing
+    assert missing.what == "missing.alignment" and "no items, as earlier versions wrote it; delete it" in missing.reason
 
 
 def test_an_empty_study_shows_its_questions(copy: Path) -> None:
