@@ -19,7 +19,7 @@ from sae_lens_med.records import ItemResult
 
 PACKAGE = Path(sae_lens_med.__file__).parent
 TEMPLATES = sorted((PACKAGE / "templates" / "app").glob("*.j2"))
-MODULES = [path for path in sorted((PACKAGE / "app").glob("*.py")) if path.name != "strings.py"]
+MODULES = [path for path in sorted((PACKAGE / "app").rglob("*.py")) if path.parent.name != "strings"]
 
 
 def _keys_used() -> tuple[set[str], set[str]]:

@@ -1,13 +1,6 @@
-"""Texts of the interface: key -> (Korean, English). Placeholders stand in braces and are the same in both.
+"""Texts of the pages that are read, and of every page."""
 
-Numbers and names are set apart from Korean words by a space or a dot, so that no particle depends on them.
-
-Out of scope: names and sentences of metrics (`languages`), sentences on a case (`sentences`).
-"""
-
-from typing import Literal
-
-STRINGS: dict[str, tuple[str, str]] = {
+READING: dict[str, tuple[str, str]] = {
     # every page
     "skip": ("본문으로", "Skip to content"),
     "notice": (
@@ -419,10 +412,3 @@ STRINGS: dict[str, tuple[str, str]] = {
     "missing.explanation": ("이 문항에는 해설이 없습니다.", "This case has no explanation."),
     "missing.probabilities": ("선택지의 확률을 기록하지 않았습니다.", "No probabilities of the options were recorded."),
 }
-"""Key -> (Korean, English)."""
-
-
-def text(key: str, language: Literal["ko", "en"], **values: object) -> str:
-    """The text of `key`, its placeholders filled. `KeyError` for an unknown key, which a test excludes."""
-    pair = STRINGS[key]
-    return pair[0 if language == "ko" else 1].format(**values)
