@@ -34,6 +34,8 @@ def list_organisms(as_json: AsJson = False) -> None:
     """List the organisms that can be opened: those of the package, and those that you trained.
 
     A table on a terminal; piped, one organism/NAME a line, as --model and --sae take it.
+
+    Example: sae-lens-med organisms list
     """
     from sae_lens_med.models.organisms import PREFIX, SAE_FOLDER, organism_folders, packaged_dir
     from sae_lens_med.runs.parsing import read_json
@@ -119,6 +121,7 @@ def train(
     stopped goes on.
 
     Example: sae-lens-med organisms train ko-mixture50-0
+
     Example: sae-lens-med organisms train ko-concepts-0 --on gemma-3-270m --output twins/concepts
     """
     from sae_lens_med.controls.organisms.designs import parse

@@ -25,7 +25,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @releases_app.command("list")
 def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the releases and their SAEs: a table on a terminal; piped, one RELEASE/ID a line, as --sae takes it."""
+    """List the releases and their SAEs: a table on a terminal; piped, one RELEASE/ID a line, as --sae takes it.
+
+    Example: sae-lens-med releases list
+    """
     releases = _releases(ctx).read().values()
     if as_json:
         say_json([_listed(release) for release in releases])
@@ -52,7 +55,10 @@ def list_releases(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @releases_app.command()
 def show(ctx: typer.Context, release: ReleaseName, as_json: AsJson = False) -> None:
-    """Print a release's model card and the metrics of its SAEs."""
+    """Print a release's model card and the metrics of its SAEs.
+
+    Example: sae-lens-med releases show sae-lens-med-gemma-3-270m-res
+    """
     found = _releases(ctx).get(release)
     metrics = {sae.id: found.metrics(sae.id) for sae in found.saes}
     if as_json:
@@ -67,7 +73,10 @@ def show(ctx: typer.Context, release: ReleaseName, as_json: AsJson = False) -> N
 
 @releases_app.command()
 def path(ctx: typer.Context, release: ReleaseName) -> None:
-    """Print the folder that holds a release's files."""
+    """Print the folder that holds a release's files.
+
+    Example: sae-lens-med releases path sae-lens-med-gemma-3-270m-res
+    """
     found = _releases(ctx).get(release)
     found.manifest()
     say(str(found.folder))
@@ -80,8 +89,12 @@ def verify(
     recompute: Annotated[bool, typer.Option("--recompute", help="Measure again on the held-out text.")] = False,
     data: Annotated[Path | None, typer.Option(help="Folder with the recipe's text files, for --recompute.")] = None,
 ) -> None:
-    """Check hashes and configurations, load every SAE and, with --recompute, measure again. Status 1 when a "
-    "check fails."""
+    """Check hashes and configurations, load every SAE and, with --recompute, measure again.
+
+    Status 1 when a check fails.
+
+    Example: sae-lens-med releases verify sae-lens-med-gemma-3-270m-res
+    """
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.saes.publish import verify_release
 
@@ -114,8 +127,12 @@ def package(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the release if it exists.")] = False,
 ) -> None:
-    """Make a release of training runs: weights in bfloat16, model card, metrics, recipes, hashes. The id of an SAE is
-    its hook's name."""
+    """Make a release of training runs: weights in bfloat16, model card, metrics, recipes, hashes.
+
+    The id of an SAE is its hook's name.
+
+    Example: sae-lens-med releases package my-gemma-res runs/layer-4 runs/layer-9 --target my-releases
+    """
     import tempfile
 
     from sae_lens_med.runs.files import write_text
@@ -149,7 +166,10 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
 ) -> None:
-    """Copy a release to a folder, laid out as a Hub repository."""
+    """Copy a release to a folder, laid out as a Hub repository.
+
+    Example: sae-lens-med releases export sae-lens-med-gemma-3-270m-res hub
+    """
     from sae_lens_med.saes.publish import export_release
 
     say(str(export_release(_releases(ctx).get(release), folder, force=force)))
@@ -163,7 +183,10 @@ def publish(
     private: Annotated[bool, typer.Option("--private/--public", help="Visibility of the repository.")] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Upload; without it, nothing leaves this machine.")] = False,
 ) -> None:
-    """Upload a release to the Hugging Face Hub; a dry run unless --yes is given."""
+    """Upload a release to the Hugging Face Hub; a dry run unless --yes is given.
+
+    Example: sae-lens-med releases publish sae-lens-med-gemma-3-270m-res OWNER/NAME
+    """
     from sae_lens_med.saes.publish import check_repo_id, publish_plan, publish_release
 
     found = _releases(ctx).get(release)
