@@ -23,6 +23,7 @@ from sae_lens_med.commands import (
     templates,
     train,
 )
+from sae_lens_med.commands import map as map_command
 from sae_lens_med.commands import study as run
 from sae_lens_med.commands.ends import INTERRUPTED, Commands, flushed, stopped_by_sigterm
 from sae_lens_med.commands.output import say
@@ -50,6 +51,7 @@ lm_eval.register(app)
 train.register(app)
 sweep.register(app)
 models.register(app)
+map_command.register(app)
 serve.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")

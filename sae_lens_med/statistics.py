@@ -214,6 +214,22 @@ def paired_contrast(differences: npt.ArrayLike, draws: int, rng: np.random.Gener
     return PairedContrast(array, null)
 
 
+def standardised(means: npt.NDArray[np.floating]) -> FloatArray:
+    """`[n, d]`, per dimension mean 0 and standard deviation 1 over the items; a dimension that does not vary is 0.
+
+    Raises `DataError` when a value is not finite.
+    """
+    array = np.asarray(means, dtype=np.float64)
+    if not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise DataError(f"the values of row {bad} are not finite, so that they have no standard deviation.")
+    centred = array - array.mean(axis=0)
+    spread = centred.std(axis=0)
+    # Rounding of a constant column is not a spread.
+    spread = np.where(spread > 1e-9 * np.abs(array).max(axis=0, initial=0.0), spread, 0.0)
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+
+
 def harmonic_numbers(n: int) -> FloatArray:
     """`H_0 ... H_n`, `H_r = sum_{i<=r} 1/i`, of shape [n + 1]."""
     return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n + 1))])

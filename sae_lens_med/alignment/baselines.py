@@ -19,11 +19,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from sae_lens_med.data.leakage import PLACEHOLDER
-from sae_lens_med.errors import DataError
 from sae_lens_med.features.vectors import counted_tokens, idf_weights, n_columns, weighted
 from sae_lens_med.records import FeatureActs, FloatArray
 
@@ -31,22 +29,6 @@ NGRAMS = (2, 3, 4)
 """Lengths of the character n-grams."""
 
 _K1, _B = 1.5, 0.75
-
-
-def standardised(means: npt.NDArray[np.floating]) -> FloatArray:
-    """`[n, d]`, per dimension mean 0 and standard deviation 1 over the items; a dimension that does not vary is 0.
-
-    Raises `DataError` when a value is not finite.
-    """
-    array = np.asarray(means, dtype=np.float64)
-    if not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise DataError(f"the mean activations of row {bad} are not finite; collect the features again.")
-    centred = array - array.mean(axis=0)
-    spread = centred.std(axis=0)
-    # Rounding of a constant column is not a spread.
-    spread = np.where(spread > 1e-9 * np.abs(array).max(axis=0, initial=0.0), spread, 0.0)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
 
 
 def token_code_size(acts: FeatureActs) -> int:

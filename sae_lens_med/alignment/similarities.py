@@ -12,13 +12,14 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from sae_lens_med.alignment.baselines import bm25, principal_components, standardised, tfidf, token_code_size
+from sae_lens_med.alignment.baselines import bm25, principal_components, tfidf, token_code_size
 from sae_lens_med.alignment.similarity import MIN_ADJUSTED, adjust_for_nuisance, cosine_matrix
 from sae_lens_med.data.leakage import mask_leakage
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.features.vectors import EXPLANATION_PARTS, STEM_PARTS, tokens_of, tokens_per_item
 from sae_lens_med.metrics.inputs import Group, Inputs
 from sae_lens_med.records import FloatArray, IntArray
+from sae_lens_med.statistics import standardised
 
 BASELINES = ("raw", "pca", "tfidf", "bm25")
 

@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sae_lens_med.alignment.baselines import principal_components, standardised, tfidf
+from sae_lens_med.alignment.baselines import principal_components, tfidf
 from sae_lens_med.alignment.similarity import cosine_matrix
 from sae_lens_med.errors import DataError
+from sae_lens_med.statistics import standardised
 
 STEMS = ["당뇨병 환자의 혈당  조절", "Type 2 DIABETES mellitus", "a", "폐렴\n치료"]
 EXPLANATIONS = ["당뇨병은 인슐린 저항성…혈당이 높다", "diabetes of the adult", "", "폐렴의 항생제 치료"]

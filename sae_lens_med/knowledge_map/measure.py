@@ -1,0 +1,224 @@
+"""Activations of concepts -> the cells of a map: domain x language x read-out, a value for each depth, with its nulls.
+
+Every read-out of `geometry` stands beside four others, without which it says little:
+
+- the **label null**: labels or order permuted over concepts;
+- **characters**: the same read-out on character 2- to 4-grams of the names (TF-IDF): what the spelling gives;
+- **embedding**: depth 0 of the model: what the tokens give;
+- **random**: the model with its weights permuted, one or more times: what the architecture gives;
+
+and, where there are plain frames, **plain**: the same concepts where nothing is medical about them.
+
+A cell of a depth *stands out* where its q, over all depths and read-outs of the map, is below 0.05 and its value lies
+above those of the characters, the embedding, every random model at that depth, and the plain frame. Numbers are given
+for both scales and both positions; the map itself is of the standardised scale at the concept's last token, the one of
+which the q is.
+
+Out of scope: what a layer is needed for.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sae_lens_med.errors import DataError
+from sae_lens_med.knowledge_map.geometry import (
+    Tested,
+    cosine_distances,
+    decade_r2,
+    nearest,
+    order_contrasts,
+    over_layers,
+    permuted,
+    scaled,
+    silhouettes,
+)
+from sae_lens_med.knowledge_map.lists import MapConcept
+from sae_lens_med.knowledge_map.reading import POSITIONS, Float32Array
+from sae_lens_med.records import FloatArray, Record
+from sae_lens_med.statistics import ALPHA, benjamini_hochberg
+
+MAIN = ("standardised", "concept")
+"""Scale and position of the map."""
+LEAST_VALUES = 30
+"""Concepts that an ordered read-out over decades needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapRow(Record):
+    """One read-out of one domain over the depths."""
+
+    domain: str
+    language: str
+    read_out: str
+    """`silhouette`, `nearest`, `decade_r2`, `order`, `circle_minus_line`."""
+    labels: str
+    """The label set; empty for what has an order."""
+    scale: str
+    """`raw` or `standardised`."""
+    position: str
+    """`concept` or `last`."""
+    n: int
+    """Concepts."""
+    values: tuple[float, ...]
+    """By depth, embedding first."""
+    intervals: tuple[tuple[float, float] | None, ...]
+    """95 %, bootstrap over concepts; None where the value is no mean over them."""
+    null_mean: tuple[float, ...]
+    null_high: tuple[float, ...]
+    """95 % quantile of the label null."""
+    p: tuple[float, ...]
+    """One-sided, each depth by itself."""
+    p_best: float
+    """Of the largest value over the depths, against the largest of each permutation."""
+    characters: float
+    """The read-out on the spelling of the names."""
+    random: tuple[tuple[float, ...], ...] = ()
+    """One tuple by depth for each model with permuted weights."""
+    plain: tuple[float, ...] = ()
+    """By depth, in the plain frames; empty where there are none."""
+    q: tuple[float, ...] = ()
+    """p after Benjamini-Hochberg over the depths >= 1 of all rows of the map; empty for rows that are not of it."""
+    stands_out: tuple[bool, ...] = field(default=())
+    """By depth: q below 0.05, and above every control; False at the embedding."""
+
+    @property
+    def embedding(self) -> float:
+        """The value at depth 0."""
+        return self.values[0]
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and figures."""
+        return f"{self.domain}{f'/{self.labels}' if self.labels else ''} {self.read_out} ({self.language})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """Activations of one domain in one language."""
+
+    concepts: tuple[MapConcept, ...]
+    model: Float32Array
+    """`[depth, position, n, d_model]`, medical frames."""
+    random: tuple[Float32Array, ...] = ()
+    plain: Float32Array | None = None
+
+
+def measured(read: Read, language: str, permutations: int, rng: np.random.Generator) -> list[MapRow]:
+    """All rows of one domain in one language, without q. Raises `DataError` for concepts of which nothing can be read
+    off."""
+    found: list[MapRow] = []
+    spelling = characters([each.forms[language] for each in read.concepts])
+    for labels, read_outs in _read_outs(read.concepts, permutations, rng).items():
+        for name, read_out in read_outs.items():
+            for scale in ("standardised", "raw"):
+                for place, position in enumerate(POSITIONS):
+
+                    def at(
+                        x: Float32Array, place: int = place, scale: str = scale, read_out: ReadOut = read_out
+                    ) -> Tested:
+                        layers = [scaled(each, standardise=scale == "standardised") for each in x[:, place]]
+                        return over_layers(layers, read_out)
+
+                    tested = at(read.model)
+                    found.append(
+                        MapRow(
+                            domain=read.concepts[0].domain,
+                            language=language,
+                            read_out=name,
+                            labels=labels,
+                            scale=scale,
+                            position=position,
+                            n=len(read.concepts),
+                            values=_numbers(tested.values),
+                            intervals=tested.intervals,
+                            null_mean=_numbers(tested.null.mean(0)),
+                            null_high=_numbers(np.quantile(tested.null, 0.95, axis=0)),
+                            p=_numbers(tested.p),
+                            p_best=tested.p_best,
+                            characters=float(over_layers([spelling], read_out).values[0]),
+                            random=tuple(_numbers(at(each).values) for each in read.random),
+                            plain=() if read.plain is None else _numbers(at(read.plain).values),
+                        )
+                    )
+    return found
+
+
+def corrected(rows: Sequence[MapRow]) -> list[MapRow]:
+    """The rows with q and what stands out, for those of the map (`MAIN`); the others as they are."""
+    own = [i for i, row in enumerate(rows) if (row.scale, row.position) == MAIN]
+    if not own:
+        return list(rows)
+    q = benjamini_hochberg(np.concatenate([rows[i].p[1:] for i in own]))
+    found, at = list(rows), 0
+    for i in own:
+        row = rows[i]
+        depths = len(row.p) - 1
+        of = (1.0, *map(float, q[at : at + depths]))
+        at += depths
+        found[i] = replace(row, q=of, stands_out=_stands_out(row, of))
+    return found
+
+
+def characters(names: Sequence[str]) -> FloatArray:
+    """`[n, n-grams]`: TF-IDF of the character 2- to 4-grams of the names."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    weights = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), lowercase=True).fit_transform(names)
+    return scaled(np.asarray(weights.todense()), standardise=False)
+
+
+ReadOut = Callable[[FloatArray], FloatArray]
+
+
+def _read_outs(
+    concepts: Sequence[MapConcept], permutations: int, rng: np.random.Generator
+) -> Mapping[str, Mapping[str, ReadOut]]:
+    """Label set -> name -> read-out of a layer; the same permutations for all layers and models."""
+    n = len(concepts)
+    one = np.zeros(n, dtype=np.int64)
+    if concepts[0].value is None:
+        found: dict[str, dict[str, ReadOut]] = {}
+        for labels in concepts[0].labels:
+            _, own = np.unique([each.labels[labels] for each in concepts], return_inverse=True)
+            drawn = permuted(own, one, permutations, rng).astype(np.int64)
+            found[labels] = {
+                "silhouette": lambda x, drawn=drawn: silhouettes(cosine_distances(x), drawn),
+                "nearest": lambda x, drawn=drawn: nearest(cosine_distances(x), drawn),
+            }
+        return found
+    values = np.array([each.value for each in concepts], dtype=np.float64)
+    _, groups = np.unique([each.group for each in concepts], return_inverse=True)
+    if n >= LEAST_VALUES and groups.max() == 0 and len(np.unique(values // 10)) >= 3:
+        drawn_values = permuted(values, one, permutations, rng)
+        return {"": {"decade_r2": lambda x: decade_r2(x, drawn_values)}}
+    ranks = np.zeros(n)
+    for group in np.unique(groups):
+        rows = groups == group
+        ranks[rows] = np.argsort(np.argsort(values[rows]))
+    drawn_ranks = permuted(ranks, groups, permutations, rng).astype(np.int64)
+    if not any(np.count_nonzero(groups == g) >= 4 for g in np.unique(groups)):
+        raise DataError(
+            f"the domain {concepts[0].domain!r} has neither {LEAST_VALUES} values nor a group of four: nothing can be "
+            "read off its order; add concepts."
+        )
+    return {
+        "": {
+            "order": lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[0],
+            "circle_minus_line": lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[1],
+        }
+    }
+
+
+def _stands_out(row: MapRow, q: Sequence[float]) -> tuple[bool, ...]:
+    out = []
+    for depth, value in enumerate(row.values):
+        others = [row.characters, row.embedding, *(each[depth] for each in row.random)]
+        others += [row.plain[depth]] if row.plain else []
+        out.append(depth > 0 and q[depth] < ALPHA and value > max(others))
+    return tuple(out)
+
+
+def _numbers(values: FloatArray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -1,0 +1,223 @@
+"""A model and lists -> a folder with its knowledge map: read, measured, written, and gone on with where it stopped.
+
+    manifest.json                     what the map depends on, which parts are done
+    read/DOMAIN-LANGUAGE-WHICH.safetensors    activations of concepts (`reading`), one file for each model and frame
+    map.json  map.csv                 the rows (`measure.MapRow`), all scales and positions
+    map.svg                           the map
+
+Models with permuted weights are made of the model itself, opened once more: seed k permutes what seed k - 1 left.
+
+Out of scope: several processes.
+"""
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from sae_lens_med.errors import ConfigError
+from sae_lens_med.knowledge_map.lists import LanguageCode, Lists
+from sae_lens_med.knowledge_map.measure import MapRow, Read, corrected, measured
+from sae_lens_med.knowledge_map.reading import Float32Array, read_concepts, slot_texts
+from sae_lens_med.runs.files import atomic_path, write_json, write_text
+from sae_lens_med.runs.folder import Kind, RunFolder
+from sae_lens_med.runs.progress import progress_bar
+from sae_lens_med.runs.provenance import versions
+
+if TYPE_CHECKING:
+    from sae_lens_med.models.bridge import MedBridge
+
+KIND = Kind("knowledge map", format=1, identity=lambda values: values["identity"])
+_ARRAY = "means"
+
+
+@dataclass(frozen=True, slots=True)
+class MapSettings:
+    """What the user chooses."""
+
+    languages: tuple[LanguageCode, ...] = ("ko", "en")
+    permutations: int = 1000
+    random_models: int = 3
+    """Models with permuted weights beside it."""
+    seed: int = 0
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("permutations", 19, 10**6), ("random_models", 0, 100)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} must be from {least} to {most}, got {getattr(self, name)}.")
+        if not self.languages:
+            raise ConfigError("name at least one language: ko, en.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One file of activations."""
+
+    domain: str
+    language: LanguageCode
+    which: str
+    """`model`, `plain`, `random-1` ..."""
+
+    @property
+    def part(self) -> str:
+        return f"{self.domain}-{self.language}-{self.which}"
+
+
+def make_map(
+    open_model: Callable[[], "MedBridge"],
+    lists: Lists,
+    output: Path,
+    settings: MapSettings | None = None,
+    *,
+    progress: bool = True,
+) -> list[MapRow]:
+    """The map of a model, in the folder `output`.
+
+    Args:
+        open_model: gives the model, anew at each call.
+        lists: what it is asked about; a domain without concepts or templates in a language is left out there.
+        output: new, empty, or that of the same map.
+        settings: see `MapSettings`.
+        progress: show a bar on stderr.
+
+    Raises `StudyError` for a folder of something else, `DataError` for lists of which nothing can be read off.
+    """
+    settings = settings or MapSettings()
+    model = open_model()
+    chosen = {
+        "languages": list(settings.languages),
+        "permutations": settings.permutations,
+        "random_models": settings.random_models,
+        "seed": settings.seed,
+    }
+    identity = {"model": dict(model.provenance), "lists": {"source": lists.source, "sha256": lists.sha256}}
+    values = {"identity": {**identity, "settings": chosen}, "versions": versions(), "parts": {}}
+    run = RunFolder(output, KIND, values)
+    run.begin()
+    (output / "read").mkdir(exist_ok=True)
+    places = _places(lists, settings)
+    jobs = [_Job(*place, which) for place in places for which in ("model", "plain")]
+    jobs = [job for job in jobs if _templates(lists, job)]
+    with progress_bar(progress) as bar:
+        altered = [
+            [_Job(*place, f"random-{k}") for place in places] for k in range(1, settings.random_models + 1)
+        ]  # one opening, permuted again for each
+        total = sum(_n_texts(lists, job) for each in (jobs, *altered) for job in each)
+        task = bar.add_task("reading", total=total)
+
+        def advance(n: int) -> None:
+            bar.advance(task, n)
+
+        _read_all(model, lists, jobs, run, settings, advance)
+        if any(job.part not in run.parts for each in altered for job in each):
+            from sae_lens_med.controls.untrained import permute_weights
+
+            model = open_model()
+            for k, own in enumerate(altered, 1):
+                permute_weights(model, settings.seed + k)
+                _read_all(model, lists, own, run, settings, advance)
+        bar.update(task, completed=total)
+    rng = np.random.default_rng(settings.seed)
+    rows: list[MapRow] = []
+    with progress_bar(progress) as bar:
+        task = bar.add_task("measuring", total=len(places))
+        for domain, language in places:
+            read = _gathered(lists, output, domain, language, settings)
+            rows += measured(read, language, settings.permutations, rng)
+            bar.advance(task)
+    rows = corrected(rows)
+    write_map(rows, output)
+    return rows
+
+
+def write_map(rows: list[MapRow], output: Path) -> None:
+    """`map.json`, `map.csv` and `map.svg`."""
+    from sae_lens_med.plots.maps import describe_map, layer_map
+    from sae_lens_med.plots.markup import svg
+
+    write_json(output / "map.json", [row.to_dict() for row in rows])
+    write_text(output / "map.csv", to_csv(rows))
+    drawn = [row for row in rows if row.q]
+    write_text(output / "map.svg", svg(layer_map(drawn), title="Knowledge map", description=describe_map(drawn)))
+
+
+def to_csv(rows: list[MapRow]) -> str:
+    """A line for each row and depth."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = ("domain", "language", "read_out", "labels", "scale", "position", "n")
+    table.writerow(
+        [*names, "depth", "value", "low", "high", "null_mean", "null_high", "p", "q", "p_best", "characters"]
+        + ["embedding", "random_most", "plain", "stands_out"]
+    )
+    for row in rows:
+        for depth, value in enumerate(row.values):
+            low, high = row.intervals[depth] or ("", "")
+            table.writerow(
+                [*(getattr(row, name) for name in names), depth, value, low, high]
+                + [row.null_mean[depth], row.null_high[depth], row.p[depth], row.q[depth] if row.q else "", row.p_best]
+                + [row.characters, row.embedding, max((each[depth] for each in row.random), default="")]
+                + [row.plain[depth] if row.plain else "", row.stands_out[depth] if row.stands_out else ""]
+            )
+    return text.getvalue()
+
+
+def _places(lists: Lists, settings: MapSettings) -> list[tuple[str, LanguageCode]]:
+    return [
+        (domain, language)
+        for domain in lists.domains
+        for language in settings.languages
+        if lists.of(domain, language) and lists.templates_of(domain, language, "medical")
+    ]
+
+
+def _templates(lists: Lists, job: _Job) -> tuple[str, ...]:
+    return lists.templates_of(job.domain, job.language, "plain" if job.which == "plain" else "medical")
+
+
+def _n_texts(lists: Lists, job: _Job) -> int:
+    return len(lists.of(job.domain, job.language)) * len(_templates(lists, job))
+
+
+def _read_all(
+    model: "MedBridge",
+    lists: Lists,
+    jobs: list[_Job],
+    run: RunFolder,
+    settings: MapSettings,
+    advance: Callable[[int], None],
+) -> None:
+    for job in jobs:
+        if job.part in run.parts:
+            advance(_n_texts(lists, job))
+            continue
+        began = time.monotonic()
+        concepts = lists.of(job.domain, job.language)
+        texts = slot_texts(concepts, _templates(lists, job), job.language, model.text_tokenizer)
+        means = read_concepts(model, texts, len(concepts), batch_tokens=settings.batch_tokens, on_batch=advance)
+        with atomic_path(_file(run.path, job)) as path:
+            save_file({_ARRAY: means}, path)
+        run.finish(job.part, time.monotonic() - began, texts=len(texts))
+
+
+def _gathered(lists: Lists, output: Path, domain: str, language: LanguageCode, settings: MapSettings) -> Read:
+    def means(which: str) -> Float32Array:
+        return load_file(_file(output, _Job(domain, language, which)))[_ARRAY]
+
+    read = Read(
+        lists.of(domain, language),
+        means("model"),
+        tuple(means(f"random-{k + 1}") for k in range(settings.random_models)),
+    )
+    return replace(read, plain=means("plain")) if lists.templates_of(domain, language, "plain") else read
+
+
+def _file(output: Path, job: _Job) -> Path:
+    return output / "read" / f"{job.part}.safetensors"

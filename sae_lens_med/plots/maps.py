@@ -1,0 +1,80 @@
+"""A knowledge map: read-outs by depth, one row each, hatched where they do not stand out from their controls."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from sae_lens_med.errors import DataError
+from sae_lens_med.plots.style import drawing, ink, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LABEL_CHARS = 44
+_MOST = 6.0
+"""Standard deviations of the null at which the colour is full."""
+
+
+class MapRowLike(Protocol):
+    """What is drawn of one read-out; `knowledge_map.MapRow` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def values(self) -> Sequence[float]:
+        """By depth, embedding first."""
+        ...
+
+    @property
+    def null_mean(self) -> Sequence[float]: ...
+    @property
+    def null_high(self) -> Sequence[float]:
+        """95 % quantile."""
+        ...
+
+    @property
+    def stands_out(self) -> Sequence[bool]: ...
+
+
+def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None) -> "Axes":
+    """Depths from left (the embedding) to right, a row for each read-out. The colour is how far the value lies above
+    the mean of its label null, in units of the distance from there to the null's 95 % quantile; cells that do not
+    stand out from every control are hatched. Raises `DataError` without rows, or for rows of different depths.
+    """
+    if not rows:
+        raise DataError("a map needs at least one row to draw.")
+    if len({len(row.values) for row in rows}) > 1:
+        raise DataError("the rows of a map are of one model, and have as many depths.")
+    depths = len(rows[0].values)
+    with drawing(ax, height=0.9 + 0.26 * len(rows), width=3.4 + 0.24 * depths) as ax:
+        ax.imshow(_above(rows), aspect="auto", cmap="Blues", vmin=0, vmax=_MOST)
+        for y, row in enumerate(rows):
+            for x in range(depths):
+                if not row.stands_out[x]:
+                    ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none",
+                                    edgecolor=ink(), linewidth=0, alpha=0.35)  # fmt: skip
+        ax.set_yticks(range(len(rows)), [shown(row.name, LABEL_CHARS) for row in rows])
+        ax.set_xticks(range(0, depths, max(1, depths // 9)))
+        ax.set_xlabel("depth (0: embedding)")
+        return ax
+
+
+def describe_map(rows: Sequence[MapRowLike]) -> str:
+    """The same in words: the depths at which each read-out stands out."""
+    said = []
+    for row in rows:
+        at = [str(depth) for depth, out in enumerate(row.stands_out) if out]
+        best = int(np.argmax(row.values))
+        where = f"stands out at depth {', '.join(at)}" if at else "stands out nowhere"
+        said.append(f"{row.name}: {where}; largest {row.values[best]:.3f} at depth {best}.")
+    return " ".join(said)
+
+
+def _above(rows: Sequence[MapRowLike]) -> np.ndarray:
+    values, mean, high = (
+        np.array([getattr(row, name) for row in rows], dtype=np.float64)
+        for name in ("values", "null_mean", "null_high")
+    )
+    spread = high - mean
+    return np.clip(np.divide(values - mean, spread, out=np.zeros_like(values), where=spread > 0), 0, _MOST)
