@@ -11,10 +11,13 @@ standard deviation over the concepts, since a few massive dimensions otherwise d
   read off digits fails where a decade was never seen.
 - **order**: Spearman correlation of the distances within a group with |i - j|, mean over the groups; -1 to 1.
 - **circle - line**: the same with distances on a circle, less the one with |i - j|. Positive: the ends meet.
+- **retrieval**: mean reciprocal rank, by cosine, of a concept's own name in the other language among those of its
+  domain; the mean of both directions; 0 to 1.
 
-**Null**: labels, or the order within groups, are permuted over concepts, never over prompts, and the same permutations
-serve every layer: p of the best layer comes from the largest value over the layers in each permutation (Westfall and
-Young 1993), p of a layer from its own. A read-out shows what a layer makes available, not what the model uses.
+**Null**: labels, the order within groups, or who is whose translation, are permuted over concepts, never over prompts,
+and the same permutations serve every layer: p of the best layer comes from the largest value over the layers in each
+permutation (Westfall and Young 1993), p of a layer from its own. A read-out shows what a layer makes available, not
+what the model uses.
 
 Out of scope: maps in two dimensions; they lose what these numbers keep, and decide nothing.
 """
@@ -71,9 +74,7 @@ def scaled(x: FloatArray, *, standardise: bool) -> FloatArray:
 
 def cosine_distances(x: FloatArray) -> FloatArray:
     """`[n, n]`, 1 - cosine of the rows of `x`, 0 on the diagonal; 1 to a row that is 0."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    unit = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
-    distances = np.clip(1 - unit @ unit.T, 0, 2)
+    distances = _between(x, x)
     np.fill_diagonal(distances, 0)
     return distances
 
@@ -173,6 +174,22 @@ def order_contrasts(distances: FloatArray, ranks: IntArray, groups: IntArray) ->
     return line / len(counted), (circle - line) / len(counted)
 
 
+def retrieval(first: FloatArray, second: FloatArray, pairs: IntArray) -> FloatArray:
+    """Reciprocal ranks of the partner in the other language, per pairing.
+
+    Args:
+        first, second: `[n, d]`, each scaled by itself; row i of both is the same concept.
+        pairs: `[B, n]`, whose row of `second` is looked for from row i of `first`, and the other way round.
+
+    Returns `[B, n]` in (0, 1]: of each row of `first`, the mean of both directions. Of equally near rows, the partner
+    comes in the middle.
+    """
+    distances = _between(first, second)
+    rows = np.arange(len(first))
+    there, back = 1 / _ranks(distances), 1 / _ranks(distances.T)
+    return (there[rows, pairs] + back[pairs, rows]) / 2
+
+
 def permuted(values: IntArray | FloatArray, groups: IntArray, n: int, rng: np.random.Generator) -> FloatArray:
     """`[n + 1, k]`: `values [k]` as they are, then permuted within groups n times."""
     found = np.tile(np.asarray(values, dtype=np.float64), (n + 1, 1))
@@ -195,6 +212,22 @@ def over_layers(layers: Sequence[FloatArray], read_out: Callable[[FloatArray], F
     means = np.array([values if values.ndim == 1 else np.nanmean(values, 1) for values in found])
     each = tuple(values[0][~np.isnan(values[0])] if values.ndim == 2 else None for values in found)
     return Tested(means[:, 0], means[:, 1:].T, each)
+
+
+def _between(first: FloatArray, second: FloatArray) -> FloatArray:
+    """1 - cosine of every row of the one and of the other."""
+    units = []
+    for x in (first, second):
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        units.append(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
+    return np.clip(1 - units[0] @ units[1].T, 0, 2)
+
+
+def _ranks(distances: FloatArray) -> FloatArray:
+    """Rank of each column in its row, from 1; the mean of those that are equally near."""
+    from scipy.stats import rankdata
+
+    return rankdata(distances.round(12), axis=1)
 
 
 def _sums(matrix: FloatArray, labels: IntArray, n_labels: int) -> FloatArray:

@@ -31,10 +31,11 @@ from sae_lens_med.knowledge_map.geometry import (
     order_contrasts,
     over_layers,
     permuted,
+    retrieval,
     scaled,
     silhouettes,
 )
-from sae_lens_med.knowledge_map.lists import MapConcept
+from sae_lens_med.knowledge_map.lists import LanguageCode, MapConcept
 from sae_lens_med.knowledge_map.reading import POSITIONS, Float32Array
 from sae_lens_med.records import FloatArray, Record
 from sae_lens_med.statistics import ALPHA, benjamini_hochberg
@@ -51,8 +52,9 @@ class MapRow(Record):
 
     domain: str
     language: str
+    """`ko`, `en`, or `ko-en` for what joins the two."""
     read_out: str
-    """`silhouette`, `nearest`, `decade_r2`, `order`, `circle_minus_line`."""
+    """`silhouette`, `nearest`, `decade_r2`, `order`, `circle_minus_line`, `retrieval`."""
     labels: str
     """The label set; empty for what has an order."""
     scale: str
@@ -96,52 +98,73 @@ class MapRow(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """Activations of one domain in one language."""
+    """Activations of one domain in one language, or in two of which each has its half of the rows."""
 
     concepts: tuple[MapConcept, ...]
+    languages: tuple[LanguageCode, ...]
     model: Float32Array
-    """`[depth, position, n, d_model]`, medical frames."""
+    """`[depth, position, languages * n, d_model]`, medical frames."""
     random: tuple[Float32Array, ...] = ()
     plain: Float32Array | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """Of the rows."""
+        return [each.forms[language] for language in self.languages for each in self.concepts]
 
-def measured(read: Read, language: str, permutations: int, rng: np.random.Generator) -> list[MapRow]:
-    """All rows of one domain in one language, without q. Raises `DataError` for concepts of which nothing can be read
-    off."""
+
+def across(first: Read, second: Read) -> Read:
+    """Two languages of one domain, the concepts that have a name of their own in both."""
+    one, other = first.languages[0], second.languages[0]
+    shared = [each for each in first.concepts if each in second.concepts and each.forms[one] != each.forms[other]]
+    rows = [[read.concepts.index(each) for each in shared] for read in (first, second)]
+
+    def joined(a: Float32Array, b: Float32Array) -> Float32Array:
+        return np.concatenate([a[:, :, rows[0]], b[:, :, rows[1]]], axis=2)
+
+    random = tuple(joined(a, b) for a, b in zip(first.random, second.random, strict=True))
+    return Read(tuple(shared), (one, other), joined(first.model, second.model), random)
+
+
+def measured(read: Read, permutations: int, rng: np.random.Generator) -> list[MapRow]:
+    """All rows of one domain, without q: in one language those of its labels or its order; in two, `retrieval`.
+
+    Raises `DataError` for concepts of which nothing can be read off."""
     found: list[MapRow] = []
-    spelling = characters([each.forms[language] for each in read.concepts])
-    for labels, read_outs in _read_outs(read.concepts, permutations, rng).items():
-        for name, read_out in read_outs.items():
-            for scale in ("standardised", "raw"):
-                for place, position in enumerate(POSITIONS):
+    two = len(read.languages) > 1
+    spelling = _halves(characters(read.names), len(read.languages), "raw")
+    read_outs = _across(len(read.concepts), permutations, rng) if two else _within(read.concepts, permutations, rng)
+    for (labels, name), read_out in read_outs.items():
+        for scale in ("standardised", "raw"):
+            for place, position in enumerate(POSITIONS):
 
-                    def at(
-                        x: Float32Array, place: int = place, scale: str = scale, read_out: ReadOut = read_out
-                    ) -> Tested:
-                        layers = [scaled(each, standardise=scale == "standardised") for each in x[:, place]]
-                        return over_layers(layers, read_out)
+                def at(x: Float32Array, place: int = place, scale: str = scale, read_out: ReadOut = read_out) -> Tested:
+                    layers = [_halves(each, len(read.languages), scale) for each in x[:, place]]
+                    return over_layers(layers, read_out)
 
-                    tested = at(read.model)
-                    found.append(
-                        MapRow(
-                            domain=read.concepts[0].domain,
-                            language=language,
-                            read_out=name,
-                            labels=labels,
-                            scale=scale,
-                            position=position,
-                            n=len(read.concepts),
-                            values=_numbers(tested.values),
-                            intervals=tested.intervals,
-                            null_mean=_numbers(tested.null.mean(0)),
-                            null_high=_numbers(np.quantile(tested.null, 0.95, axis=0)),
-                            p=_numbers(tested.p),
-                            p_best=tested.p_best,
-                            characters=float(over_layers([spelling], read_out).values[0]),
-                            random=tuple(_numbers(at(each).values) for each in read.random),
-                            plain=() if read.plain is None else _numbers(at(read.plain).values),
-                        )
+                tested = at(read.model)
+                found.append(
+                    MapRow(
+                        domain=read.concepts[0].domain,
+                        language="-".join(read.languages),
+                        read_out=name,
+                        labels=labels,
+                        scale=scale,
+                        position=position,
+                        n=len(read.concepts),
+                        values=_numbers(tested.values),
+                        intervals=tested.intervals,
+                        null_mean=_numbers(tested.null.mean(0)),
+                        null_high=_numbers(np.quantile(tested.null, 0.95, axis=0)),
+                        p=_numbers(tested.p),
+                        p_best=tested.p_best,
+                        characters=float(
+                            over_layers([_halves(spelling, len(read.languages), "raw")], read_out).values[0]
+                        ),
+                        random=tuple(_numbers(at(each).values) for each in read.random),
+                        plain=() if read.plain is None else _numbers(at(read.plain).values),
                     )
+                )
     return found
 
 
@@ -166,49 +189,56 @@ def characters(names: Sequence[str]) -> FloatArray:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     weights = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), lowercase=True).fit_transform(names)
-    return scaled(np.asarray(weights.todense()), standardise=False)
+    return np.asarray(weights.todense())
 
 
 ReadOut = Callable[[FloatArray], FloatArray]
+"""A layer -> the value and its null, as `geometry.over_layers` takes them."""
 
 
-def _read_outs(
+def _within(
     concepts: Sequence[MapConcept], permutations: int, rng: np.random.Generator
-) -> Mapping[str, Mapping[str, ReadOut]]:
-    """Label set -> name -> read-out of a layer; the same permutations for all layers and models."""
+) -> Mapping[tuple[str, str], ReadOut]:
+    """(Label set, name) -> read-out of a layer; the same permutations for all layers and models."""
     n = len(concepts)
     one = np.zeros(n, dtype=np.int64)
     if concepts[0].value is None:
-        found: dict[str, dict[str, ReadOut]] = {}
+        found: dict[tuple[str, str], ReadOut] = {}
         for labels in concepts[0].labels:
             _, own = np.unique([each.labels[labels] for each in concepts], return_inverse=True)
             drawn = permuted(own, one, permutations, rng).astype(np.int64)
-            found[labels] = {
-                "silhouette": lambda x, drawn=drawn: silhouettes(cosine_distances(x), drawn),
-                "nearest": lambda x, drawn=drawn: nearest(cosine_distances(x), drawn),
-            }
+            found[labels, "silhouette"] = lambda x, drawn=drawn: silhouettes(cosine_distances(x), drawn)
+            found[labels, "nearest"] = lambda x, drawn=drawn: nearest(cosine_distances(x), drawn)
         return found
     values = np.array([each.value for each in concepts], dtype=np.float64)
     _, groups = np.unique([each.group for each in concepts], return_inverse=True)
     if n >= LEAST_VALUES and groups.max() == 0 and len(np.unique(values // 10)) >= 3:
         drawn_values = permuted(values, one, permutations, rng)
-        return {"": {"decade_r2": lambda x: decade_r2(x, drawn_values)}}
+        return {("", "decade_r2"): lambda x: decade_r2(x, drawn_values)}
+    if np.bincount(groups).max() < 4:
+        raise DataError(
+            f"the domain {concepts[0].domain!r} has neither {LEAST_VALUES} values nor a group of four: nothing can be "
+            "read off its order; add concepts."
+        )
     ranks = np.zeros(n)
     for group in np.unique(groups):
         rows = groups == group
         ranks[rows] = np.argsort(np.argsort(values[rows]))
     drawn_ranks = permuted(ranks, groups, permutations, rng).astype(np.int64)
-    if not any(np.count_nonzero(groups == g) >= 4 for g in np.unique(groups)):
-        raise DataError(
-            f"the domain {concepts[0].domain!r} has neither {LEAST_VALUES} values nor a group of four: nothing can be "
-            "read off its order; add concepts."
-        )
     return {
-        "": {
-            "order": lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[0],
-            "circle_minus_line": lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[1],
-        }
+        ("", "order"): lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[0],
+        ("", "circle_minus_line"): lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[1],
     }
+
+
+def _across(n: int, permutations: int, rng: np.random.Generator) -> Mapping[tuple[str, str], ReadOut]:
+    drawn = permuted(np.arange(n), np.zeros(n, dtype=np.int64), permutations, rng).astype(np.int64)
+    return {("", "retrieval"): lambda x: retrieval(x[:n], x[n:], drawn)}
+
+
+def _halves(x: FloatArray | Float32Array, n: int, scale: str) -> FloatArray:
+    """Each language about its own mean: what sets the languages apart is the same for every concept."""
+    return np.concatenate([scaled(part, standardise=scale == "standardised") for part in np.split(np.asarray(x), n)])
 
 
 def _stands_out(row: MapRow, q: Sequence[float]) -> tuple[bool, ...]:

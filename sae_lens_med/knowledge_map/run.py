@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.knowledge_map.lists import LanguageCode, Lists
-from sae_lens_med.knowledge_map.measure import MapRow, Read, corrected, measured
+from sae_lens_med.knowledge_map.measure import MapRow, Read, across, corrected, measured
 from sae_lens_med.knowledge_map.reading import Float32Array, read_concepts, slot_texts
 from sae_lens_med.runs.files import atomic_path, write_json, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from sae_lens_med.models.bridge import MedBridge
 
 KIND = Kind("knowledge map", format=1, identity=lambda values: values["identity"])
+LEAST_PAIRS = 10
+"""Concepts with a name in both languages that `retrieval` needs."""
 _ARRAY = "means"
 
 
@@ -128,10 +130,13 @@ def make_map(
     rows: list[MapRow] = []
     with progress_bar(progress) as bar:
         task = bar.add_task("measuring", total=len(places))
-        for domain, language in places:
-            read = _gathered(lists, output, domain, language, settings)
-            rows += measured(read, language, settings.permutations, rng)
-            bar.advance(task)
+        for domain in dict.fromkeys(domain for domain, _ in places):
+            read = [_gathered(lists, output, *place, settings) for place in places if place[0] == domain]
+            for each in read:
+                rows += measured(each, settings.permutations, rng)
+                bar.advance(task)
+            if len(read) == 2 and len((both := across(*read)).concepts) >= LEAST_PAIRS:
+                rows += measured(both, settings.permutations, rng)
     rows = corrected(rows)
     write_map(rows, output)
     return rows
@@ -211,11 +216,8 @@ def _gathered(lists: Lists, output: Path, domain: str, language: LanguageCode, s
     def means(which: str) -> Float32Array:
         return load_file(_file(output, _Job(domain, language, which)))[_ARRAY]
 
-    read = Read(
-        lists.of(domain, language),
-        means("model"),
-        tuple(means(f"random-{k + 1}") for k in range(settings.random_models)),
-    )
+    random = tuple(means(f"random-{k}") for k in range(1, settings.random_models + 1))
+    read = Read(lists.of(domain, language), (language,), means("model"), random)
     return replace(read, plain=means("plain")) if lists.templates_of(domain, language, "plain") else read
 
 

@@ -13,6 +13,7 @@ from sae_lens_med.knowledge_map.geometry import (
     order_contrasts,
     over_layers,
     permuted,
+    retrieval,
     scaled,
     silhouettes,
 )
@@ -165,3 +166,25 @@ def test_planted_structure_is_found_in_its_layer() -> None:
     assert tested.values.argmax() == 3 and tested.p_best == 1 / 200
     low, high = tested.intervals[3] or (0, 0)
     assert low < tested.values[3] < high
+
+
+class TestRetrieval:
+    def test_is_the_mean_reciprocal_rank_of_both_directions(self) -> None:
+        rng = np.random.default_rng(2)
+        first, second = rng.normal(size=(12, 5)), rng.normal(size=(12, 5))
+        pairs = labels_of(12, 12, 3)
+        cosine = (first / np.linalg.norm(first, axis=1)[:, None]) @ (second / np.linalg.norm(second, axis=1)[:, None]).T
+        for got, own in zip(retrieval(first, second, pairs), pairs, strict=True):
+            for i, j in enumerate(own):
+                there = 1 + int((cosine[i] > cosine[i, j]).sum())
+                back = 1 + int((cosine[:, j] > cosine[i, j]).sum())
+                assert got[i] == pytest.approx((1 / there + 1 / back) / 2)
+
+    def test_a_planted_dictionary_is_found_whatever_sets_the_languages_apart(self) -> None:
+        rng = np.random.default_rng(3)
+        meaning = rng.normal(size=(30, 16))
+        korean = scaled(meaning + 5 + 0.3 * rng.normal(size=meaning.shape), standardise=True)
+        english = scaled(2 * meaning - 7 + 0.3 * rng.normal(size=meaning.shape), standardise=True)
+        pairs = labels_of(30, 30, 99)
+        found = retrieval(korean, english, pairs).mean(1)
+        assert found[0] > 0.95 > 0.3 > found[1:].max()
