@@ -238,7 +238,9 @@ def _across(n: int, permutations: int, rng: np.random.Generator) -> Mapping[tupl
 
 def _halves(x: FloatArray | Float32Array, n: int, scale: str) -> FloatArray:
     """Each language about its own mean: what sets the languages apart is the same for every concept."""
-    return np.concatenate([scaled(part, standardise=scale == "standardised") for part in np.split(np.asarray(x), n)])
+    return np.concatenate(
+        [scaled(part, standardise=scale == "standardised") for part in np.split(np.asarray(x, dtype=np.float64), n)]
+    )
 
 
 def _stands_out(row: MapRow, q: Sequence[float]) -> tuple[bool, ...]:
