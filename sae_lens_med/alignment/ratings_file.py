@@ -125,7 +125,8 @@ def _rating(where: str, values: dict[str, Any]) -> Rating:
     arm, axis = arm.casefold(), axis.casefold()
     if arm not in ARMS:
         raise DataError(f"{where}: there is no arm {arm!r}{nearest(arm, ARMS)}; the arms are {', '.join(ARMS)}.")
-    if axis not in AXES and (near := get_close_matches(axis, AXES, n=1, cutoff=0.85)):
+    known = AXES if axis.startswith("lay") else CLINICIAN_AXES
+    if axis not in AXES and (near := get_close_matches(axis, known, n=1, cutoff=0.85)):
         raise DataError(f"{where}: the axis {axis!r} is nearly {near[0]!r}; write that, or choose a name of its own.")
     return Rating(item, rater, arm, axis, _value(where, axis, values["rating"]))
 
