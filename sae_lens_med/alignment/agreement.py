@@ -4,7 +4,7 @@
 alpha-reliability") of any number with missing ratings: `1 - observed / expected disagreement`, at most 1, 0 at chance.
 Null: ratings are permuted among the items that a rater rated.
 
-Out of scope: intervals (`statistics.bootstrap_interval` over items).
+Out of scope: intervals (`ratings` has them, over units).
 """
 
 from typing import Literal

@@ -19,7 +19,7 @@ Out of scope: what the ratings say (`ratings`).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,9 +75,18 @@ class Rating(Record):
 
 def read_ratings(path: Path) -> tuple[Rating, ...]:
     """The ratings of a file in the form of the module's text. Raises `DataError` that names the first bad row."""
+    return _checked(str(path), _rows(path))
+
+
+def ratings_of(rows: Sequence[Mapping[str, Any]], source: str) -> tuple[Rating, ...]:
+    """Ratings that are no file yet, checked as one; `source` says in errors what they are. Raises `DataError`."""
+    return _checked(source, ((f"row {number}", dict(values)) for number, values in enumerate(rows, 1)))
+
+
+def _checked(path: str, rows: Iterable[tuple[str, dict[str, Any]]]) -> tuple[Rating, ...]:
     ratings: list[Rating] = []
     seen: dict[tuple[str, ...], str] = {}
-    for where, values in _rows(path):
+    for where, values in rows:
         rating = _rating(f"{path}: {where}", values)
         unit = (rating.item, rating.rater, rating.arm, rating.axis)
         if unit in seen:

@@ -1,14 +1,14 @@
 """In which order a rater sees the units: seeded, balanced over the arms, never the same case twice in a row.
 
-Cases come in *waves* of a few, the same for every rater, so that raters who stop early have rated the same units; within
-a wave each rater has an order of his or her own.
+Cases come in *waves* of a few, the same for every rater, so that raters who stop early have rated the same units;
+within a wave each rater has an order of his or her own.
 
 Within a wave the arms alternate: which one comes next is Tijdeman's choice (1980, "The chairman assignment problem"),
 by which every arm a with n_a of N units has, after any k units, at most 1 more or less than k n_a / N. Where all cases
 have all arms, every run of as many units as there are arms has each arm once. Ties are drawn. Of the cases that have
-that arm left, one that has most units left comes next, and never one that would leave the rest without an order in which
-no case follows itself; where no case can be shown with that arm, another arm comes first, so that repeats are avoided
-before balance is kept. Of several orders that are drawn, the most balanced is taken.
+that arm left, one that has most units left comes next, and never one that would leave the rest without an order in
+which no case follows itself; where no case can be shown with that arm, another arm comes first, so that repeats are
+avoided before balance is kept. Of several orders that are drawn, the most balanced is taken.
 
 A case can only follow itself where a wave has more than half of its units (one case alone).
 """
