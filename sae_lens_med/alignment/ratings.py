@@ -142,8 +142,8 @@ def rating_metrics(
                     group=f"axis={axis}",
                     variant="raters",
                     extra={"permutations": float(draws)},
-                    notes="Krippendorff's alpha; interval: percentile bootstrap over rationales; null: each rater's ratings "
-                    "permuted among the rationales that he or she rated" + few(found.n_units),
+                    notes="Krippendorff's alpha; interval: percentile bootstrap over rationales; null: each rater's "
+                    "ratings permuted among the rationales that he or she rated" + few(found.n_units),
                 )
             )
         for kappa in found.kappas:

@@ -29,8 +29,8 @@ from sae_lens_med.errors import ConflictError, DataError, NotFoundError
 from sae_lens_med.records import Record
 from sae_lens_med.runs.append_log import AppendLog
 
-RATER = r"[A-Za-z0-9_-]{1,32}"
-"""What a pseudonym may be."""
+RATER = r"[A-Za-z0-9_\-]{1,32}"
+"""What a pseudonym may be; a browser takes it, too."""
 ENTRY_ID = r"[A-Za-z0-9_-]{8,64}"
 """What the id of a click may be."""
 LONGEST = 86_400.0

@@ -53,7 +53,7 @@
   if (!form) return;
   var status = document.getElementById("rate-status"), groups = Array.from(form.querySelectorAll(".axis-asked"));
   var data = form.dataset, prefix = "llmxai-rating:" + data.units + ":" + data.rater + ":", memory = new Map();
-  var sending = null, retry = 0, timer = 0, leaving = false, count = 0;
+  var sending = null, retry = 0, timer = 0, leaving = false, count = 0, wrong = "", silent = false;
 
   /* --- what waits: one entry of the storage each, so that two windows cannot write over each other's --- */
 
@@ -82,8 +82,11 @@
   }
   function open() { return groups.filter(function (group) { return !chosen(group); }); }
 
+  /* What is wrong stands until the next answer, else how far this text is. */
   function tell(text) {
-    status.textContent = text || (waiting().length ? data.saving : data.saved).replace("{n}", groups.length - open().length).replace("{of}", groups.length);
+    wrong = text || "";
+    var so = waiting().length ? data.saving : data.saved;
+    status.textContent = wrong || so.replace("{n}", groups.length - open().length).replace("{of}", groups.length);
   }
 
   /* --- how long this text has been looked at --- */
@@ -138,14 +141,15 @@
   function flush() {
     if (sending) return;
     clearTimeout(timer);
-    var told = status.textContent;
     sending = next().then(function () {
       sending = null;
       retry = 0;
-      if (status.textContent === told || !told) tell();
+      tell(silent ? "" : wrong);
+      silent = false;
       if (leaving) location.assign(data.next);
     }, function () {
       sending = null;
+      silent = true;
       tell(data.waiting.replace("{n}", waiting().length));
       timer = setTimeout(flush, Math.min(10000, 500 * Math.pow(2, retry++)));
     });
@@ -164,7 +168,7 @@
       n: count++,
       body: { unit: data.unit, axis: axis, rating: input.value, revision: Number(group.dataset.revision) + own.length, seconds: seconds(), entry_id: id }
     });
-    tell();
+    tell(silent ? data.waiting.replace("{n}", waiting().length) : "");
     flush();
   }
 
