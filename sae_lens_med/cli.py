@@ -17,6 +17,7 @@ from sae_lens_med.commands import (
     lm_eval,
     models,
     organisms,
+    ratings,
     releases,
     serve,
     sweep,
@@ -51,6 +52,7 @@ train.register(app)
 sweep.register(app)
 models.register(app)
 serve.register(app)
+ratings.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")
 

@@ -67,8 +67,9 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None) -
         lifespan=_few_threads,
     )
     app.include_router(rating_routes(site))  # before the pages, which have files of other names
-    app.include_router(page_routes(site))
-    app.include_router(api_routes(site))
+    if not settings.rating_only:
+        app.include_router(page_routes(site))
+        app.include_router(api_routes(site))
     statics = {name: content.encode() for name, content in static_texts().items()}
 
     @app.get("/static/{name}", include_in_schema=False)

@@ -5,15 +5,16 @@
     /1/agreement       what the ratings say, by arm      /1/api/agreement
     /1/files/ratings.jsonl, ratings.csv                  the file that `align --ratings` reads
 
-Nothing that a rater's addresses answer says which arm a text is of.
+Nothing that the first two answer says which arm a text is of; they are all there is where `Settings.rating_only`.
 
 Out of scope: who may ask and write (`guard`).
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sae_lens_med.app.api import answers
@@ -71,13 +72,22 @@ class RatingConflict(BaseModel):
 
 def rating_routes(site: Site) -> APIRouter:
     """Pages, files and JSON of the rating of the studies of `site`."""
-    router = APIRouter()
     desks = {slot: Desk(study) for slot, study in enumerate(site.studies, 1)}
-    measured: dict[int, tuple[str, Agreement]] = {}
 
     def desk_of(slot: int) -> Desk:
         site.study(slot)
         return desks[slot]
+
+    router = _rater_routes(site, desk_of)
+    if not site.settings.rating_only:
+        router.include_router(_owner_routes(site, desk_of))
+    return router
+
+
+def _owner_routes(site: Site, desk_of: Callable[[int], Desk]) -> APIRouter:
+    """What names the arms."""
+    router = APIRouter()
+    measured: dict[int, tuple[str, Agreement]] = {}
 
     def agreement_of(slot: int) -> Agreement:
         desk = desk_of(slot)
@@ -87,7 +97,42 @@ def rating_routes(site: Site) -> APIRouter:
             measured[slot] = (key, measure_agreement(rows, units, raters))
         return measured[slot][1]
 
-    # --- pages ------------------------------------------------------------------------------------------------------
+    @router.get("/{slot:int}/agreement", include_in_schema=False, response_class=HTMLResponse)
+    def agreement_page(request: Request, slot: Slot) -> Response:
+        found, reader = agreement_of(slot), reader_of(request)
+        title = text("rate.agreement", reader.language.code)
+        links = links_of(request, slot)
+        return html(
+            request, site.renderer.room("rate_agreement", "study", links, reader, title, found=found, small=SMALL_N)
+        )
+
+    @router.get("/{slot:int}/files/ratings{ending}", include_in_schema=False)
+    def ratings_file(slot: Slot, ending: Annotated[str, Path(pattern=r"^\.(jsonl|csv)$")]) -> Response:
+        assert ending in ENDINGS  # by the pattern
+        return Response(
+            ratings_text(desk_of(slot).rows(), ending),
+            media_type=_TYPES[ending],
+            headers={"content-disposition": f'attachment; filename="ratings{ending}"', "cache-control": "no-cache"},
+        )
+
+    @router.get(
+        "/{slot}/api/agreement", responses=answers(Agreement, 404), summary="What the ratings say; names the arms"
+    )
+    def agreement(slot: Slot) -> JSONResponse:
+        return _json(agreement_of(slot))
+
+    return router
+
+
+def _rater_routes(site: Site, desk_of: Callable[[int], Desk]) -> APIRouter:
+    """What a rater may see."""
+    router = APIRouter()
+
+    if site.settings.rating_only:
+
+        @router.get("/", include_in_schema=False)
+        def start() -> Response:
+            return RedirectResponse("/1/rate", 303)
 
     @router.get("/{slot:int}/rate", include_in_schema=False, response_class=HTMLResponse)
     def raters_page(request: Request, slot: Slot) -> Response:
@@ -125,26 +170,6 @@ def rating_routes(site: Site) -> APIRouter:
         )
         return html(request, page)
 
-    @router.get("/{slot:int}/agreement", include_in_schema=False, response_class=HTMLResponse)
-    def agreement_page(request: Request, slot: Slot) -> Response:
-        found, reader = agreement_of(slot), reader_of(request)
-        title = text("rate.agreement", reader.language.code)
-        links = links_of(request, slot)
-        return html(
-            request, site.renderer.room("rate_agreement", "study", links, reader, title, found=found, small=SMALL_N)
-        )
-
-    @router.get("/{slot:int}/files/ratings{ending}", include_in_schema=False)
-    def ratings_file(slot: Slot, ending: Annotated[str, Path(pattern=r"^\.(jsonl|csv)$")]) -> Response:
-        assert ending in ENDINGS  # by the pattern
-        return Response(
-            ratings_text(desk_of(slot).rows(), ending),
-            media_type=_TYPES[ending],
-            headers={"content-disposition": f'attachment; filename="ratings{ending}"', "cache-control": "no-cache"},
-        )
-
-    # --- JSON -------------------------------------------------------------------------------------------------------
-
     @router.get("/{slot}/api/rate", responses=answers(RaterList, 404), summary="Who rates, and how far each is")
     def raters(slot: Slot) -> JSONResponse:
         return _json(desk_of(slot).listed())
@@ -176,12 +201,6 @@ def rating_routes(site: Site) -> APIRouter:
             return _json(desk_of(slot).rate(rater, **body.model_dump()))
         except RatingConflictError as error:
             return JSONResponse({"error": str(error), "entry": error.entry.to_dict()}, 409)
-
-    @router.get(
-        "/{slot}/api/agreement", responses=answers(Agreement, 404), summary="What the ratings say; names the arms"
-    )
-    def agreement(slot: Slot) -> JSONResponse:
-        return _json(agreement_of(slot))
 
     return router
 

@@ -164,7 +164,7 @@ class _Draw:
             )
         found: list[Unit] = []
         left_out: dict[str, dict[str, int]] = {}
-        arms = [arm for arm in TRUE_ARMS if any(isinstance(self.text(n, arm), str) for n in self.drawn)]
+        arms: list[TrueArm] = [arm for arm in TRUE_ARMS if any(isinstance(self.text(n, arm), str) for n in self.drawn)]
         used: set[tuple[int, TrueArm]] = set()
         for place, number in enumerate(self.drawn):
             item_id = self.items[number].id
