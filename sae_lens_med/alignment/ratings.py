@@ -19,6 +19,7 @@ Out of scope: adjusting for raters' severity, and power.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -27,8 +28,10 @@ from sae_lens_med.alignment.agreement import (
     Level,
     Weighting,
     cohen_kappa,
+    cohen_kappa_drawn,
     cohen_kappa_null,
     krippendorff_alpha,
+    krippendorff_alpha_drawn,
     krippendorff_alpha_null,
 )
 from sae_lens_med.alignment.ratings_file import ARMS, AXES, Arm, Rating, read_ratings
@@ -36,7 +39,7 @@ from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_controls, on_ratings
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
-from sae_lens_med.records import FloatArray, MetricValue
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
 from sae_lens_med.statistics import (
     PairedContrast,
     Strata,
@@ -220,9 +223,7 @@ def axis_agreement(
         kappa, null = cohen_kappa(first, second, weighting), cohen_kappa_null(first, second, drawn, weighting)
         interval = None
         if kappa is not None:
-            interval = _over_units(
-                np.stack([first, second]), lambda both, w=weighting: cohen_kappa(both[0], both[1], w), seed
-            )
+            interval = _over_units(n, partial(cohen_kappa_drawn, first, second, weighting=weighting), seed)
         kappas.append(PairKappa((raters[a], raters[b]), n, kappa, null, interval))
     alpha = krippendorff_alpha(table, level)
     paired = table[:, np.isfinite(table).sum(axis=0) >= 2]
@@ -232,7 +233,9 @@ def axis_agreement(
         null=krippendorff_alpha_null(table, draws, rng, level),
         n_units=paired.shape[1],
         kappas=tuple(kappas),
-        interval=None if alpha is None else _over_units(paired, lambda own: krippendorff_alpha(own, level), seed),
+        interval=None
+        if alpha is None
+        else _over_units(paired.shape[1], partial(krippendorff_alpha_drawn, paired, level=level), seed),
     )
 
 
@@ -252,15 +255,11 @@ def arm_contrast(
     return paired_contrast([float(np.mean(by_item[item])) for item in sorted(by_item)], draws, rng)
 
 
-def _over_units(
-    table: FloatArray, measure: Callable[[FloatArray], float | None], seed: int
-) -> tuple[float, float] | None:
-    """The interval of `measure` of `table` `[raters, units]`; see the module's text."""
-
-    def of_each(resampled: FloatArray) -> FloatArray:
-        return np.array([measure(table[:, units]) or 0.0 for units in resampled.astype(np.int64)])
-
-    return bootstrap_interval(np.arange(table.shape[1]), statistic=of_each, resamples=RESAMPLES, seed=seed)
+def _over_units(n: int, of_drawn: Callable[[IntArray], FloatArray], seed: int) -> tuple[float, float] | None:
+    """The interval of what `of_drawn` gives of units that are drawn; see the module's text."""
+    return bootstrap_interval(
+        np.arange(n), statistic=lambda drawn: of_drawn(drawn.astype(np.int64)), resamples=RESAMPLES, seed=seed
+    )
 
 
 def _table(ratings: Sequence[Rating], axis: str) -> tuple[list[str], FloatArray]:
