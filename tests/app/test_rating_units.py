@@ -19,8 +19,8 @@ from sae_lens_med.app.create import create_app
 from sae_lens_med.app.guard import WRITE_TOKEN
 from sae_lens_med.app.index import build_index
 from sae_lens_med.app.opened import OpenStudy
-from sae_lens_med.app.rating.agreement import measure_agreement
-from sae_lens_med.app.rating.axes import axes_of, levels_of
+from sae_lens_med.app.rating.agreement import DRAWS, measure_agreement
+from sae_lens_med.app.rating.axes import Role, axes_of, levels_of
 from sae_lens_med.app.rating.desk import Desk, rater_order
 from sae_lens_med.app.rating.export import ratings_text, write_ratings
 from sae_lens_med.app.rating.units import draw_units, read_units
@@ -47,10 +47,9 @@ def _reasoned(folder: Path, *, model: dict[str, Any] | None = None, other_items:
         "seed": 0,
     }
     kept = PartialResults(folder / "alignment" / "reasoning.0123456789ab.jsonl", identity)
-    texts = [
-        f"환자 {n}: {item.options[0]} 보다 다른 처치가 낫다.\n\n\n정답은 B 로 본다." for n, item in enumerate(items)
-    ]
-    kept.append([ReasonedItem(i.id, 4, text, "B", (), (), "B", (), "B") for i, text in zip(items, texts, strict=True)])
+    for n, item in enumerate(items):
+        text = f"환자 {n}: {item.options[0]} 보다 다른 처치가 낫다.\n\n\n정답은 B 로 본다."
+        kept.append([ReasonedItem(item.id, 4, text, "B", (), (), "B", (), "B")])
 
 
 @pytest.fixture
@@ -293,7 +292,8 @@ def test_ratings_of_units_that_are_gone_are_said_and_not_mixed_with_others(desk:
 @pytest.fixture
 def rated(desk: Desk) -> Desk:
     """Two clinicians and one other; the null is rated worst, and what r2 changed counts as changed."""
-    for rater, role in (("r1", "clinician"), ("r2", "clinician"), ("p1", "lay")):
+    raters: dict[str, Role] = {"r1": "clinician", "r2": "clinician", "p1": "lay"}
+    for rater, role in raters.items():
         desk.join(rater, role)
         _rate_all(desk, rater, 24, lambda unit, axis: AXES[axis][0 if unit.arm == "shuffled" else -1])
     unit = rater_order(desk.units, "r2")[0]  # type: ignore[arg-type]  # they are drawn
@@ -334,7 +334,7 @@ def test_agreement_is_that_of_the_exported_file_and_says_what_is_few(rated: Desk
     path = tmp_path / "ratings.csv"
     write_ratings(rated.rows(), path)
     found = measure_agreement(rated.rows(), rated.units, rated.listed().raters)
-    metrics, _ = rating_metrics(read_ratings(path), draws=1000)
+    metrics, _ = rating_metrics(read_ratings(path), draws=DRAWS)
     assert [each.value for each in (*found.alphas, *found.kappas, *found.contrasts)] == sorted(
         metrics, key=lambda m: ("alpha", "kappa", "contrast").index(m.name.rpartition("_")[2])
     )

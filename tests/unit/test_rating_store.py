@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_med.alignment.ratings_file import ARMS, AXES, CLINICIAN_AXES, LAY_AXES
-from sae_lens_med.app.rating.axes import axes_of, levels_of
+from sae_lens_med.app.rating.axes import Role, axes_of, levels_of
 from sae_lens_med.app.rating.store import RaterLog, Raters, RatingConflictError
 from sae_lens_med.app.rating.units import Unit
 from sae_lens_med.app.strings import STRINGS
@@ -141,7 +141,8 @@ def test_a_name_that_is_no_pseudonym_becomes_no_file(tmp_path: Path, name: str) 
 def test_a_pseudonym_is_of_one_role_one_set_of_units_and_one_spelling(tmp_path: Path) -> None:
     raters = Raters(tmp_path)
     assert raters.join("r1", "lay", "u") is raters.join("r1", "lay", "u")
-    for name, role, units in (("r1", "clinician", "u"), ("r1", "lay", "v"), ("R1", "lay", "u")):
+    others: tuple[tuple[str, Role, str], ...] = (("r1", "clinician", "u"), ("r1", "lay", "v"), ("R1", "lay", "u"))
+    for name, role, units in others:
         with pytest.raises(ConflictError, match="there"):
             raters.join(name, role, units)
     assert [path.name for path in tmp_path.iterdir()] == ["r1.jsonl"]

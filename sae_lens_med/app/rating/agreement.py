@@ -17,8 +17,8 @@ from sae_lens_med.app.rating.desk import RaterProgress
 from sae_lens_med.app.rating.units import Units
 from sae_lens_med.records import MetricValue, Record
 
-DRAWS = 1000
-"""Of the nulls on the page."""
+DRAWS = 500
+"""Of the nulls on the page, which is looked at while it waits; `align` draws as many as it is told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from sae_lens_med.errors import ConfigError, DataError, StudyError
 from sae_lens_med.metrics.duplicates import near_duplicates
 from sae_lens_med.records import Record
 from sae_lens_med.runs.files import write_json
+from sae_lens_med.runs.lock import hold
 from sae_lens_med.runs.parsing import ParseError, read_json
 
 FILE = "units.json"
@@ -119,11 +120,15 @@ def draw_units(study: OpenStudy, folder: Path, *, cases: int = CASES, seed: str 
     """
     if cases < 2:
         raise ConfigError(f"at least two cases are rated, so that none follows itself; got {cases}.")
-    if (folder / FILE).exists():
-        raise StudyError(f"{folder / FILE} is there already, and ratings may be about it; it is not replaced.")
     seed = secrets.token_hex(16) if seed is None else seed
-    units = _Draw(study, cases, seed).units()
-    write_json(folder / FILE, units.to_dict())
+    release = hold(folder)
+    try:
+        if (folder / FILE).exists():
+            raise StudyError(f"{folder / FILE} is there already, and ratings may be about it; it is not replaced.")
+        units = _Draw(study, cases, seed).units()
+        write_json(folder / FILE, units.to_dict())
+    finally:
+        release()
     return units
 
 

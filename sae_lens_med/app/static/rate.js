@@ -53,7 +53,7 @@
   if (!form) return;
   var status = document.getElementById("rate-status"), groups = Array.from(form.querySelectorAll(".axis-asked"));
   var data = form.dataset, prefix = "llmxai-rating:" + data.units + ":" + data.rater + ":", memory = new Map();
-  var sending = null, retry = 0, timer = 0, leaving = false, count = 0, wrong = "", silent = false;
+  var sending = null, retry = 0, timer = 0, leaving = false, count = 0, wrong = "", unheard = false;
 
   /* --- what waits: one entry of the storage each, so that two windows cannot write over each other's --- */
 
@@ -115,20 +115,18 @@
         if (group) group.dataset.revision = said.entry.revision;
         return;
       }
-      if (answer.status !== 409 || !said.entry) {
+      leaving = false;
+      if (answer.status !== 409 || !said.entry || !group) {
         tell(data.refused.replace("{error}", said.error));
-        leaving = false;
+        if (group && chosen(group)) chosen(group).checked = false;
         return;
       }
       waiting().forEach(function (each) {
         if (each.body.unit === body.unit && each.body.axis === body.axis) drop(each.body.entry_id);
       });
-      if (group) {
-        group.dataset.revision = said.entry.revision;
-        Array.from(group.querySelectorAll("input")).forEach(function (each) { each.checked = each.value === said.entry.rating; });
-        group.querySelector(".clash").textContent = data.conflict.replace("{theirs}", words(group, said.entry.rating)).replace("{ours}", words(group, body.rating));
-        leaving = false;
-      }
+      group.dataset.revision = said.entry.revision;
+      Array.from(group.querySelectorAll("input")).forEach(function (each) { each.checked = each.value === said.entry.rating; });
+      group.querySelector(".clash").textContent = data.conflict.replace("{theirs}", words(group, said.entry.rating)).replace("{ours}", words(group, body.rating));
     });
   }
 
@@ -144,17 +142,18 @@
     sending = next().then(function () {
       sending = null;
       retry = 0;
-      tell(silent ? "" : wrong);
-      silent = false;
+      tell(unheard ? "" : wrong);
+      unheard = false;
       if (leaving) location.assign(data.next);
     }, function () {
       sending = null;
-      silent = true;
+      unheard = true;
       tell(data.waiting.replace("{n}", waiting().length));
       timer = setTimeout(flush, Math.min(10000, 500 * Math.pow(2, retry++)));
     });
   }
   window.addEventListener("online", flush);
+  window.addEventListener("beforeunload", function (event) { if (memory.size) event.preventDefault(); });
 
   /* --- answering --- */
 
@@ -168,7 +167,7 @@
       n: count++,
       body: { unit: data.unit, axis: axis, rating: input.value, revision: Number(group.dataset.revision) + own.length, seconds: seconds(), entry_id: id }
     });
-    tell(silent ? data.waiting.replace("{n}", waiting().length) : "");
+    tell(unheard ? data.waiting.replace("{n}", waiting().length) : "");
     flush();
   }
 
