@@ -46,7 +46,7 @@ RATING: dict[str, tuple[str, str]] = {
     "rate.leave": ("평가자 목록으로", "All raters"),
     "rate.question": ("문항", "Question"),
     "rate.right": ("정답", "right answer"),
-    "rate.text": ("평가할 설명", "Answer to be rated"),
+    "rate.text": ("평가할 설명 (물음의 “답변”)", "Text to be rated (“the answer” of the questions)"),
     "rate.masked": (
         "“…”은 정답 기호, 선택지의 글, 문항에서 옮긴 글을 가린 자리입니다.",
         "“…” stands where the answer's letter, the text of an option or a quote of the question is hidden.",
@@ -67,7 +67,7 @@ RATING: dict[str, tuple[str, str]] = {
     "rate.open": ("아직 답하지 않은 물음이 {n}개 있습니다.", "{n} questions are still open."),
     "rate.refused": ("이 답은 저장되지 않았습니다: {error}", "This answer was not saved: {error}"),
     "rate.conflict": (
-        "다른 창에서 이 물음에 “{theirs}”(으)로 답했습니다. 이 창의 답 “{ours}”은(는) 저장되지 않았습니다. "
+        "다른 창에서 이 물음에 다르게 답했습니다: “{theirs}”. 이 창의 답(“{ours}”)은 저장되지 않았습니다. "
         "바꾸려면 다시 선택하십시오.",
         "Another window has answered this “{theirs}”. The answer of this window, “{ours}”, was not saved. Choose again "
         "to change it.",
