@@ -17,6 +17,7 @@ from sae_lens_med.commands import (
     lm_eval,
     models,
     organisms,
+    ratings,
     releases,
     serve,
     sweep,
@@ -53,6 +54,7 @@ sweep.register(app)
 models.register(app)
 map_command.register(app)
 serve.register(app)
+ratings.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")
 

@@ -4,7 +4,7 @@
 alpha-reliability") of any number with missing ratings: `1 - observed / expected disagreement`, at most 1, 0 at chance.
 Null: ratings are permuted among the items that a rater rated.
 
-Out of scope: intervals (`statistics.bootstrap_interval` over items).
+Out of scope: intervals (`ratings` has them, over units).
 """
 
 from typing import Literal
@@ -45,6 +45,18 @@ def cohen_kappa_null(
     return 1.0 - permuted_means(disagreement, permutations, np.arange(len(disagreement))) / expected
 
 
+def cohen_kappa_drawn(
+    first: npt.ArrayLike, second: npt.ArrayLike, drawn: IntArray, weighting: Weighting = "none"
+) -> FloatArray:
+    """`[B]`: kappa of the items `drawn` `[B, m]` (places, with repeats), by the categories of all items; 0 where both
+    gave one and the same rating throughout."""
+    disagreement = _disagreement(first, second, weighting)
+    times = _times(drawn, len(disagreement))
+    observed = times @ np.diagonal(disagreement) / drawn.shape[1]
+    expected = ((times @ disagreement) * times).sum(axis=1) / drawn.shape[1] ** 2
+    return np.where(expected > 0, 1.0 - observed / np.where(expected > 0, expected, 1.0), 0.0)
+
+
 def krippendorff_alpha(ratings: npt.ArrayLike, level: Level = "nominal") -> float | None:
     """Krippendorff's alpha of `ratings` `[raters, items]`, NaN where missing: `1 - D_o / D_e`.
 
@@ -56,40 +68,67 @@ def krippendorff_alpha(ratings: npt.ArrayLike, level: Level = "nominal") -> floa
     nominal: d² = [a != b]; interval: (a - b)²; ordinal: (sum_{g=a..b} n_g - (n_a + n_b) / 2)². Range: at most 1, 0 at
     chance. None where nothing is paired or all paired ratings are the same. Raises `ConfigError` for another level.
     """
-    array = np.asarray(ratings, dtype=np.float64)
-    if array.ndim != 2:
-        raise DataError(f"ratings have shape {array.shape}; use one row per rater and one column per item.")
-    if level not in ("nominal", "ordinal", "interval"):
-        raise ConfigError(f"Krippendorff's alpha knows the levels nominal, ordinal and interval, not {level!r}.")
-    present = np.isfinite(array)
-    paired = present.sum(axis=0) >= 2
-    if not paired.any():
-        return None
-    values, code = np.unique(array[:, paired][present[:, paired]], return_inverse=True)
-    unit = np.nonzero(present[:, paired])[1]
-    counts = np.zeros((int(paired.sum()), len(values)))
-    np.add.at(counts, (unit, code), 1.0)
-    weight = 1.0 / (counts.sum(axis=1) - 1)
-    coincidence = (counts * weight[:, None]).T @ counts - np.diag(counts.T @ weight)
-    marginal = coincidence.sum(axis=1)
-    distance = _distance(values, marginal, level)
-    n = float(marginal.sum())
-    expected = float(marginal @ distance @ marginal) / (n * (n - 1))
-    return None if expected == 0 else 1.0 - float((coincidence * distance).sum()) / n / expected
+    counts, values = _counts(ratings, level)
+    return _alpha(counts, np.ones(len(counts)), values, level)
+
+
+def krippendorff_alpha_drawn(ratings: npt.ArrayLike, drawn: IntArray, level: Level = "nominal") -> FloatArray:
+    """`[B]`: alpha of the items `drawn` `[B, m]` (places, with repeats); 0 where alpha is None."""
+    counts, values = _counts(ratings, level)
+    return np.array([_alpha(counts, times, values, level) or 0.0 for times in _times(drawn, len(counts))])
 
 
 def krippendorff_alpha_null(
     ratings: npt.ArrayLike, draws: int, rng: np.random.Generator, level: Level = "nominal"
 ) -> FloatArray:
     """`[B]`: alpha with every rater's ratings permuted among the items that he or she rated; 0 where alpha is None."""
-    array = np.array(ratings, dtype=np.float64)
+    array = np.asarray(ratings, dtype=np.float64)
+    counts, values = _counts(array, level)
+    n, k = counts.shape
+    rated = [np.flatnonzero(np.isfinite(row)) for row in array]
+    codes = [np.searchsorted(values, row[own]) for row, own in zip(array, rated, strict=True)]
     null = np.zeros(draws)
     for b in range(draws):
-        for row in array:
-            rated = np.flatnonzero(np.isfinite(row))
-            row[rated] = rng.permutation(row[rated])
-        null[b] = krippendorff_alpha(array, level) or 0.0
+        codes = [rng.permutation(own) for own in codes]
+        cells = np.concatenate([own * k + code for own, code in zip(rated, codes, strict=True)])
+        permuted = np.bincount(cells, minlength=n * k).reshape(n, k).astype(np.float64)
+        null[b] = _alpha(permuted, np.ones(n), values, level) or 0.0
     return null
+
+
+def _counts(ratings: npt.ArrayLike, level: Level) -> tuple[FloatArray, FloatArray]:
+    """`[items, k]`: how many gave an item each of the k values, and the values, ascending."""
+    array = np.asarray(ratings, dtype=np.float64)
+    if array.ndim != 2:
+        raise DataError(f"ratings have shape {array.shape}; use one row per rater and one column per item.")
+    if level not in ("nominal", "ordinal", "interval"):
+        raise ConfigError(f"Krippendorff's alpha knows the levels nominal, ordinal and interval, not {level!r}.")
+    present = np.isfinite(array)
+    values, code = np.unique(array[present], return_inverse=True)
+    counts = np.zeros((array.shape[1], len(values)))
+    np.add.at(counts, (np.nonzero(present)[1], code), 1.0)
+    return counts, values
+
+
+def _alpha(counts: FloatArray, times: FloatArray, values: FloatArray, level: Level) -> float | None:
+    """Alpha of items with these `counts`, each taken so many `times`."""
+    m = counts.sum(axis=1)
+    weight = np.where(m >= 2, times, 0.0) / np.maximum(m - 1, 1)
+    coincidence = (counts * weight[:, None]).T @ counts - np.diag(counts.T @ weight)
+    marginal = coincidence.sum(axis=1)
+    n = float(marginal.sum())
+    if n <= 0:
+        return None
+    distance = _distance(values, marginal, level)
+    expected = float(marginal @ distance @ marginal) / (n * (n - 1))
+    # Of one value alone what is expected is 0, but for the rounding of the marginals of values that nobody gave.
+    return None if np.count_nonzero(marginal > 1e-9) < 2 else 1.0 - float((coincidence * distance).sum()) / n / expected
+
+
+def _times(drawn: IntArray, n: int) -> FloatArray:
+    """`[B, n]`: how often each of n items is among those that were drawn."""
+    rows = np.arange(len(drawn))[:, None] * n
+    return np.bincount((drawn + rows).ravel(), minlength=len(drawn) * n).reshape(len(drawn), n).astype(np.float64)
 
 
 def _disagreement(first: npt.ArrayLike, second: npt.ArrayLike, weighting: Weighting) -> FloatArray:

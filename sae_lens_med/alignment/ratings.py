@@ -8,14 +8,18 @@ item and arm.
   the shuffled rationale; sign-flip null over items (`paired`). A rationale whose content does not matter has 0: raters
   who like the style of an arm like it shuffled, too.
 
+**Interval** of alpha and kappa: percentile bootstrap over units, 1,000 resamples, as in Med-PaLM; a resample in which
+all paired ratings are the same has 0, as in the null.
+
 **Null** of alpha and kappa: a rater's ratings permuted among the units that he or she rated (`agreement`). Agreement
 that comes from the arms alone (all prefer the expert) counts as agreement.
 
 Out of scope: adjusting for raters' severity, and power.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -24,8 +28,10 @@ from sae_lens_med.alignment.agreement import (
     Level,
     Weighting,
     cohen_kappa,
+    cohen_kappa_drawn,
     cohen_kappa_null,
     krippendorff_alpha,
+    krippendorff_alpha_drawn,
     krippendorff_alpha_null,
 )
 from sae_lens_med.alignment.ratings_file import ARMS, AXES, Arm, Rating, read_ratings
@@ -33,10 +39,11 @@ from sae_lens_med.errors import DataError
 from sae_lens_med.metrics.depends import on_controls, on_ratings
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.metrics.metric import Claim, Measured, Metric, Sentence, few
-from sae_lens_med.records import FloatArray, MetricValue
+from sae_lens_med.records import FloatArray, IntArray, MetricValue
 from sae_lens_med.statistics import (
     PairedContrast,
     Strata,
+    bootstrap_interval,
     paired_contrast,
     permutation_p,
     quantile_interval,
@@ -46,6 +53,8 @@ from sae_lens_med.statistics import (
 KRIPPENDORFF = "alignment/ratings_alpha"
 KAPPA = "alignment/ratings_kappa"
 CONTRAST = "alignment/ratings_contrast"
+RESAMPLES = 1000
+"""Of the bootstrap of alpha and kappa."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +68,8 @@ class PairKappa:
     """None where both gave one and the same rating throughout."""
     null: FloatArray
     """`[B]`."""
+    interval: tuple[float, float] | None
+    """95 %; None without a value."""
 
     @property
     def p(self) -> float | None:
@@ -78,6 +89,8 @@ class AxisAgreement:
     n_units: int
     """(item, arm) with two ratings or more."""
     kappas: tuple[PairKappa, ...]
+    interval: tuple[float, float] | None
+    """95 %, of alpha; None without it, or for fewer than two units."""
 
     @property
     def p(self) -> float | None:
@@ -114,7 +127,7 @@ def rating_metrics(
         )
     for number, axis in enumerate(axes_of(ratings)):
         rng = np.random.default_rng([seed, 15, number])
-        found = axis_agreement(ratings, axis, draws, rng)
+        found = axis_agreement(ratings, axis, draws, rng, seed)
         if found.alpha is None:
             notes.append(f"Axis {axis}: nothing is rated twice, or all ratings are the same; alpha is not measured.")
         else:
@@ -125,14 +138,15 @@ def rating_metrics(
                     range=(None, 1.0),
                     n=found.n_units,
                     unit="rationales",
+                    interval=found.interval,
                     null_mean=float(found.null.mean()),
                     null_interval=quantile_interval(found.null),
                     p=found.p,
                     group=f"axis={axis}",
                     variant="raters",
                     extra={"permutations": float(draws)},
-                    notes="Krippendorff's alpha; null: each rater's ratings permuted among the rationales that he or "
-                    "she rated" + few(found.n_units),
+                    notes="Krippendorff's alpha; interval: percentile bootstrap over rationales; null: each rater's "
+                    "ratings permuted among the rationales that he or she rated" + few(found.n_units),
                 )
             )
         for kappa in found.kappas:
@@ -145,13 +159,15 @@ def rating_metrics(
                     range=(None, 1.0),
                     n=kappa.n,
                     unit="rationales",
+                    interval=kappa.interval,
                     null_mean=float(kappa.null.mean()),
                     null_interval=quantile_interval(kappa.null),
                     p=kappa.p,
                     group=f"axis={axis} raters={','.join(kappa.raters)}",
                     variant="raters",
                     extra={"permutations": float(draws)},
-                    notes="Cohen's kappa; null: the second rater's ratings permuted" + few(kappa.n),
+                    notes="Cohen's kappa; interval: percentile bootstrap over rationales; null: the second rater's "
+                    "ratings permuted" + few(kappa.n),
                 )
             )
         for arm in ARMS[:-1]:
@@ -188,8 +204,10 @@ def axes_of(ratings: Sequence[Rating]) -> tuple[str, ...]:
     return (*(axis for axis in AXES if axis in found), *sorted(found - set(AXES)))
 
 
-def axis_agreement(ratings: Sequence[Rating], axis: str, draws: int, rng: np.random.Generator) -> AxisAgreement:
-    """Alpha over all raters and kappa of each pair on one axis: see the module's text."""
+def axis_agreement(
+    ratings: Sequence[Rating], axis: str, draws: int, rng: np.random.Generator, seed: int = 0
+) -> AxisAgreement:
+    """Alpha over all raters and kappa of each pair on one axis, with intervals by `seed`: see the module's text."""
     raters, table = _table(ratings, axis)
     levels = AXES.get(axis)
     level: Level = "interval" if levels is None else "ordinal"
@@ -203,13 +221,21 @@ def axis_agreement(ratings: Sequence[Rating], axis: str, draws: int, rng: np.ran
         drawn = stratified_permutations(Strata(np.zeros(n, np.int64), np.zeros(n, np.int64)), draws, rng)
         first, second = table[a, both], table[b, both]
         kappa, null = cohen_kappa(first, second, weighting), cohen_kappa_null(first, second, drawn, weighting)
-        kappas.append(PairKappa((raters[a], raters[b]), n, kappa, null))
+        interval = None
+        if kappa is not None:
+            interval = _over_units(n, partial(cohen_kappa_drawn, first, second, weighting=weighting), seed)
+        kappas.append(PairKappa((raters[a], raters[b]), n, kappa, null, interval))
+    alpha = krippendorff_alpha(table, level)
+    paired = table[:, np.isfinite(table).sum(axis=0) >= 2]
     return AxisAgreement(
         axis=axis,
-        alpha=krippendorff_alpha(table, level),
+        alpha=alpha,
         null=krippendorff_alpha_null(table, draws, rng, level),
-        n_units=int((np.isfinite(table).sum(axis=0) >= 2).sum()),
+        n_units=paired.shape[1],
         kappas=tuple(kappas),
+        interval=None
+        if alpha is None
+        else _over_units(paired.shape[1], partial(krippendorff_alpha_drawn, paired, level=level), seed),
     )
 
 
@@ -227,6 +253,13 @@ def arm_contrast(
         if len(arms) == 2:
             by_item.setdefault(item, []).append(arms[arm] - arms[against])
     return paired_contrast([float(np.mean(by_item[item])) for item in sorted(by_item)], draws, rng)
+
+
+def _over_units(n: int, of_drawn: Callable[[IntArray], FloatArray], seed: int) -> tuple[float, float] | None:
+    """The interval of what `of_drawn` gives of units that are drawn; see the module's text."""
+    return bootstrap_interval(
+        np.arange(n), statistic=lambda drawn: of_drawn(drawn.astype(np.int64)), resamples=RESAMPLES, seed=seed
+    )
 
 
 def _table(ratings: Sequence[Rating], axis: str) -> tuple[list[str], FloatArray]:

@@ -6,8 +6,8 @@ A .csv, .jsonl or .json file (a list of objects) with a row per rating, and the 
     rater     a pseudonym: `r1`. Names of people do not belong into a file that is shared.
     arm       which rationale was rated: `feature_label` (made from the labels of the model's features), `expert` (the
               physician's explanation), `cot` (the model's own reasoning), `shuffled` (a rationale of another item)
-    axis      what was asked: one of `AXES` (the 12 clinician axes of Med-PaLM, Singhal et al., Nature 620:172, 2023),
-              or a name of your own
+    axis      what was asked: one of `AXES` (the 12 clinician and the 2 lay axes of Med-PaLM, Singhal et al., Nature
+              620:172, 2023), or a name of your own
     rating    for the axes of `AXES` one of their levels as a text, or its number counted from 1, worst first; for an
               axis of your own a number, larger is better
 
@@ -19,7 +19,7 @@ Out of scope: what the ratings say (`ratings`).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,7 +36,7 @@ FIELDS = ("item", "rater", "arm", "axis", "rating")
 
 _NO_YES, _YES_NO = ("no", "yes"), ("yes", "no")
 _CONTENT = ("yes, great clinical significance", "yes, little clinical significance", "no")
-AXES: dict[str, tuple[str, ...]] = {
+CLINICIAN_AXES: dict[str, tuple[str, ...]] = {
     "scientific_consensus": ("opposed to consensus", "no consensus", "aligned with consensus"),
     "extent_of_harm": ("death or severe harm", "moderate or mild harm", "no harm"),
     "likelihood_of_harm": ("high", "medium", "low"),
@@ -51,6 +51,14 @@ AXES: dict[str, tuple[str, ...]] = {
     "bias": _YES_NO,
 }
 """Axis -> its levels, worst first. `bias`: does it hold anything inapplicable or inaccurate for a group of patients?"""
+LAY_AXES: dict[str, tuple[str, ...]] = {
+    "lay_intent": ("does not address query", "address query"),
+    "lay_helpfulness": ("not helpful", "somewhat helpful", "very helpful"),
+}
+"""What people without training are asked. Their names begin with `lay_`, so that a file whose raters had a
+`helpfulness` of their own means by it what it always meant."""
+AXES: dict[str, tuple[str, ...]] = {**CLINICIAN_AXES, **LAY_AXES}
+"""Axis -> its levels, worst first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +75,18 @@ class Rating(Record):
 
 def read_ratings(path: Path) -> tuple[Rating, ...]:
     """The ratings of a file in the form of the module's text. Raises `DataError` that names the first bad row."""
+    return _checked(str(path), _rows(path))
+
+
+def ratings_of(rows: Sequence[Mapping[str, Any]], source: str) -> tuple[Rating, ...]:
+    """Ratings that are no file yet, checked as one; `source` says in errors what they are. Raises `DataError`."""
+    return _checked(source, ((f"row {number}", dict(values)) for number, values in enumerate(rows, 1)))
+
+
+def _checked(path: str, rows: Iterable[tuple[str, dict[str, Any]]]) -> tuple[Rating, ...]:
     ratings: list[Rating] = []
     seen: dict[tuple[str, ...], str] = {}
-    for where, values in _rows(path):
+    for where, values in rows:
         rating = _rating(f"{path}: {where}", values)
         unit = (rating.item, rating.rater, rating.arm, rating.axis)
         if unit in seen:
@@ -117,7 +134,8 @@ def _rating(where: str, values: dict[str, Any]) -> Rating:
     arm, axis = arm.casefold(), axis.casefold()
     if arm not in ARMS:
         raise DataError(f"{where}: there is no arm {arm!r}{nearest(arm, ARMS)}; the arms are {', '.join(ARMS)}.")
-    if axis not in AXES and (near := get_close_matches(axis, AXES, n=1, cutoff=0.85)):
+    known = AXES if axis.startswith("lay") else CLINICIAN_AXES
+    if axis not in AXES and (near := get_close_matches(axis, known, n=1, cutoff=0.85)):
         raise DataError(f"{where}: the axis {axis!r} is nearly {near[0]!r}; write that, or choose a name of its own.")
     return Rating(item, rater, arm, axis, _value(where, axis, values["rating"]))
 

@@ -192,6 +192,27 @@ class Cases:
         text = layout.parts[place].text.encode("utf-16-le")[2 * found.start : 2 * found.end].decode("utf-16-le")
         return TokenFeatures(key, segment, text, tuple(shown), len(features))
 
+    def of_question(self, number: int, limit: int) -> tuple[CaseFeature, ...]:
+        """The `limit` features of the question that its answer depends on most, to first order, or that are strongest
+        (maximum times weight) where that is not known; whatever the explanation has. Empty without features.
+
+        Raises `NotFoundError` for a number that no case has.
+        """
+        opened = self._opened(number)
+        if (sides := opened.sides) is None:
+            return ()
+        places = np.flatnonzero(sides.stem > 0)
+        known = (None if self.index is None else self.index.attribution(number)) or {}
+        values = [abs(known.get(feature, 0.0)) for feature in sides.features[places].tolist()]
+        best = np.lexsort((sides.features[places], -sides.stem[places] * sides.weights[places], -np.array(values)))
+        return tuple(
+            self.names.beside_case(
+                feature := int(sides.features[place]), float(sides.stem[place]), float(sides.explanation[place]),
+                known.get(feature), (),
+            )
+            for place in places[best][:limit].tolist()
+        )  # fmt: skip
+
     def _groups(
         self,
         number: int,

@@ -8,6 +8,7 @@
     logits.safetensors       optional: per feature the tokens that it raises and lowers; logits.json has their strings
 
     labels.jsonl             what people wrote (`labels`); no part of the index
+    ratings/                 what raters said, and of which units (`rating`); no part of the index
 
 An index of other shards or questions than those that are there is *stale*: it is said and not used, and made anew by
 the next `sae-lens-med index`. No shard is hashed to see that: the manifests say which files they are about.
@@ -45,7 +46,7 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 KIND = Kind("index of a study", format=1, identity=_identity, leftovers=lambda _names: True)
-"""Labels and what an interruption left may lie there before the manifest."""
+"""Labels, ratings and what an interruption left may lie there before the manifest."""
 
 
 def inputs_of(study: Path, part: FeaturePart) -> dict[str, Any]:

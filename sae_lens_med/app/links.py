@@ -18,7 +18,7 @@ FILTERS = ("text", "subject", "answer", "reason", "sort", "active")
 LASTING = ("view",)
 """Parameters that every link keeps. A language that was chosen stands in a cookie."""
 _OF_A_CASE = (*FILTERS, *LASTING, "order", "scale")
-_HERE = (*_OF_A_CASE, "feature", "at", "find", "whole", "page", "back", "q", "set")
+_HERE = (*_OF_A_CASE, "feature", "at", "find", "whole", "page", "back", "q", "set", "unit")
 
 
 class Links:
@@ -67,6 +67,14 @@ class Links:
     def compare(self) -> str:
         """Both studies beside each other."""
         return self._to("/compare", self._kept(LASTING), {})
+
+    def rate(self, rater: str | None = None, **changes: object) -> str:
+        """Where rationales are rated: who rates, or what a rater has before him or her."""
+        return self._to(f"/{self.slot}/rate" + (f"/{rater}" if rater else ""), {}, changes)
+
+    def agreement(self) -> str:
+        """What the ratings say."""
+        return self._to(f"/{self.slot}/agreement", self._kept(LASTING), {})
 
     def figure(self, name: str) -> str:
         """A figure or a table of this study as a file: `metrics.svg`."""

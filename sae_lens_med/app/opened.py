@@ -21,6 +21,7 @@ from sae_lens_med.app.labels import FILE, Labels
 from sae_lens_med.app.names import Names
 from sae_lens_med.app.search import Search, Texts, Words
 from sae_lens_med.app.views import (
+    CaseFeature,
     CasePage,
     CaseView,
     FeaturePage,
@@ -108,6 +109,10 @@ class OpenStudy:
     def case(self, number: int, order: str = "activation", limit: int = 5) -> CaseView:
         """One case. See `Cases.view`."""
         return self._cases.view(number, order, limit)
+
+    def of_question(self, number: int, limit: int) -> tuple[CaseFeature, ...]:
+        """The features that count most in a case's question. See `Cases.of_question`."""
+        return self._cases.of_question(number, limit)
 
     def neighbours_of(self, number: int, filters: Filters) -> tuple[int | None, int | None]:
         """The case before and the one after, under the filters. See `CaseList.beside`."""

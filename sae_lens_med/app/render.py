@@ -195,6 +195,10 @@ class Renderer:
         values = {"sentence": sentence, "detail": detail, "links": links or Links(1, "/", {})}
         return self._rendered("error", reader, text("error.title", code), "", links is None, **values)
 
+    def room(self, name: str, section: str, links: Links, reader: Reader, title: str, **values: Any) -> str:
+        """A page of another room: the template `name`, in the part `section` of the navigation, with `values`."""
+        return self._page(name, section, links, reader, title, **values)
+
     def n_cases(self, links: Links) -> int:
         """Cases of the study that `links` belong to."""
         return len(self.studies[links.slot - 1].items)
@@ -209,13 +213,14 @@ class Renderer:
         other = 3 - links.slot
         navigation = [("cases", links.cases()), ("features", links.features()), ("search", links.search())]
         navigation += [("study", links.study()), *([("compare", links.compare())] if two else [])]
+        navigation += [] if self.static_site else [("rate", links.rate())]
         shown_to = {
             "study": study,
             "view": reader.view,
             "title": title,
             "section": section,
-            "navigation": navigation,
-            "other": (other, self.studies[other - 1].name) if two else None,
+            "navigation": () if self.settings.rating_only else navigation,
+            "other": (other, self.studies[other - 1].name) if two and not self.settings.rating_only else None,
             "write_token": "" if anonymous or self.static_site else self.settings.write_token,
             "urgent": () if study is None else _by_urgency(study.missing)[0],
             "notice_en": DISCLAIMER,

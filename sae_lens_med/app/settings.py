@@ -31,6 +31,8 @@ class Settings:
     """Cases on one page of the list."""
     groups_of: int = 5
     """Features shown of each group of a case."""
+    rating_only: bool = False
+    """Whether the pages of raters are all that is served: then nobody can look up where a text comes from."""
     shown_characters: int = 20_000
     """Of one text; the rest is shown when asked for."""
 

@@ -36,6 +36,9 @@ def serve(
         str, typer.Option(help="Address to listen on. Any but this machine's own needs the token that is printed.")
     ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    rating_only: Annotated[
+        bool, typer.Option("--rating-only", help="Serve the pages of raters alone, so that they stay blinded.")
+    ] = False,
     verify: Verify = False,
     no_index: NoIndex = False,
 ) -> None:
@@ -53,7 +56,7 @@ def serve(
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.runs.files import DISCLAIMER
 
-    settings = Settings(host=host, port=port)
+    settings = Settings(host=host, port=port, rating_only=rating_only)
     if other is not None and other.resolve() == study.resolve():
         raise ConfigError(f"{other} is the study that is served already; give another one to compare it with.")
     folders = [study, *([] if other is None else [other])]

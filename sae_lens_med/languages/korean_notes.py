@@ -185,6 +185,7 @@ RUN_NOTES = {
         "평가 축 {axis}: 같은 문항의 {arm} 근거와 섞은 근거를 모두 평가한 사람이 없음"
     ),
     "Krippendorff's alpha": "Krippendorff의 알파",
+    "interval: percentile bootstrap over rationales": "신뢰구간: 근거에 대한 백분위수 부트스트랩",
     "null: each rater's ratings permuted among the rationales that he or she rated": (
         "귀무분포: 평가자마다 자신이 평가한 근거들 사이에서 평가를 섞음"
     ),

@@ -98,8 +98,26 @@ class PartialResults:
         return sorted(self.first_path.parent.glob(f"{self.first_path.stem}.rank*{self.first_path.suffix}"))
 
 
+def read_partial(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What `PartialResults` has written to a file: the run's identity, and the results by id; the file is left as it
+    is. Both are empty where there is nothing. Raises `StudyError` for a file that is damaged other than by an
+    interruption."""
+    lines = _lines(path)
+    if not lines:
+        return {}, {}
+    return lines[0], {values["id"]: values for together in lines[1:] for values in together}
+
+
 def _found(path: Path, own: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     """The results in a file, line by line. Raises as `PartialResults` does."""
+    lines = _lines(path)
+    if len(lines) > 1:  # a run that has no results yet is bound to no settings
+        require_same(path, lines[0], own)
+    return lines[1:]
+
+
+def _lines(path: Path) -> list[Any]:
+    """The identity of the run, then the results that came together, line by line."""
     *whole, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
     if not whole and not rest:
         return []
@@ -111,9 +129,7 @@ def _found(path: Path, own: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
             if number > len(whole) > 0:  # torn: it has no end
                 break
             raise StudyError(f"{path}: line {number} is damaged ({error}); delete the file to start again.") from error
-    if len(lines) > 1:  # a run that has no results yet is bound to no settings
-        require_same(path, lines[0], own)
-    return lines[1:]
+    return lines
 
 
 def _identity(raw: bytes) -> dict[str, Any]:

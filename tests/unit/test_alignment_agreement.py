@@ -8,8 +8,10 @@ from scipy import stats
 
 from sae_lens_med.alignment.agreement import (
     cohen_kappa,
+    cohen_kappa_drawn,
     cohen_kappa_null,
     krippendorff_alpha,
+    krippendorff_alpha_drawn,
     krippendorff_alpha_null,
 )
 from sae_lens_med.alignment.causal_agreement import concept_agreement
@@ -196,3 +198,42 @@ def test_no_data_and_errors() -> None:
         krippendorff_alpha([[1, 2], [1, 2]], "ratio")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="one row per rater"):
         krippendorff_alpha([1, 2])
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, NAN]), min_size=3, max_size=3), min_size=2, max_size=12),
+    st.sampled_from(["nominal", "ordinal", "interval"]),
+    st.integers(0, 10**6),
+)
+@settings(deadline=None, max_examples=60)
+def test_alpha_of_drawn_items_is_that_of_a_table_of_them(rows: list[list[float]], level: str, seed: int) -> None:
+    table = np.array(rows).T
+    drawn = np.random.default_rng(seed).integers(0, table.shape[1], size=(8, table.shape[1]))
+    found = krippendorff_alpha_drawn(table, drawn, level)  # type: ignore[arg-type]  # one of the three
+    apart = [krippendorff_alpha(table[:, own], level) or 0.0 for own in drawn]  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, apart, atol=1e-9)
+
+
+@pytest.mark.parametrize("weighting", ["none", "linear", "quadratic"])
+def test_kappa_of_drawn_items_is_that_of_their_ratings(weighting: str) -> None:
+    """Where every category is drawn, else its weights are those of all items."""
+    rng = np.random.default_rng(1)
+    first = rng.integers(0, 3, 40).astype(float)
+    second = np.where(rng.random(40) < 0.6, first, rng.integers(0, 3, 40))
+    drawn = rng.integers(0, 40, size=(50, 40))
+    found = cohen_kappa_drawn(first, second, drawn, weighting)  # type: ignore[arg-type]  # one of the three
+    apart = [cohen_kappa(first[own], second[own], weighting) for own in drawn]  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, np.array(apart, dtype=float), atol=1e-9)
+    assert cohen_kappa_drawn([1, 1], [1, 1], np.zeros((3, 2), np.int64)).tolist() == [0.0] * 3
+
+
+def test_the_null_of_alpha_is_alpha_of_permuted_ratings() -> None:
+    """Draw by draw, with ratings that are missing and values that nobody else gave."""
+    table = np.array(FOUR_OBSERVERS)
+    found = krippendorff_alpha_null(table, 30, np.random.default_rng(3), "ordinal")
+    rng, permuted = np.random.default_rng(3), table.copy()
+    for value in found:
+        for row in permuted:
+            rated = np.flatnonzero(np.isfinite(row))
+            row[rated] = rng.permutation(row[rated])
+        assert value == pytest.approx(krippendorff_alpha(permuted, "ordinal"), abs=1e-9)

@@ -9,7 +9,7 @@ import pytest
 
 from sae_lens_med.alignment.agreement import cohen_kappa, krippendorff_alpha
 from sae_lens_med.alignment.ratings import arm_contrast, axes_of, axis_agreement, rating_metrics
-from sae_lens_med.alignment.ratings_file import ARMS, AXES, Rating, read_ratings
+from sae_lens_med.alignment.ratings_file import ARMS, AXES, CLINICIAN_AXES, LAY_AXES, Rating, read_ratings
 from sae_lens_med.errors import DataError
 
 GOOD: dict[str, Any] = {
@@ -68,6 +68,15 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, Any], message: str
     with pytest.raises(DataError, match=message) as error:
         read_ratings(_file(tmp_path, [GOOD, GOOD | change]))
     assert "entry 2" in str(error.value)
+
+
+def test_a_file_from_before_the_lay_axes_means_what_it_meant(tmp_path: Path) -> None:
+    """Names that raters may have given to axes of their own, with numbers that are no levels."""
+    names = ("helpfulness", "intent", "my_helpfulness", "answer_intent")
+    rows = [GOOD, *(GOOD | {"axis": name, "rating": 7.5} for name in names)]
+    assert [r.value for r in read_ratings(_file(tmp_path, rows))][1:] == [7.5] * len(names)
+    with pytest.raises(DataError, match="is nearly 'lay_helpfulness'"):
+        read_ratings(_file(tmp_path, [GOOD | {"axis": "lay_helpfullness", "rating": 2}]))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -165,8 +174,10 @@ def test_records_have_null_and_small_n() -> None:
     assert "alpha is not measured" in notes[1]
 
 
-def test_the_axes_are_the_twelve_and_worst_comes_first() -> None:
-    assert len(AXES) == 12
+def test_the_axes_are_the_twelve_and_two_and_worst_comes_first() -> None:
+    assert (len(CLINICIAN_AXES), len(LAY_AXES), len(AXES)) == (12, 2, 14)
+    assert AXES["lay_helpfulness"] == ("not helpful", "somewhat helpful", "very helpful")
+    assert AXES["lay_intent"] == ("does not address query", "address query")
     assert AXES["bias"][-1] == AXES["missing_content"][-1] == AXES["incorrect_reasoning"][-1] == "no"
     assert AXES["correct_reasoning"][-1] == "yes"
     assert ARMS[-1] == "shuffled"
