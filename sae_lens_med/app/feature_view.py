@@ -158,17 +158,7 @@ class Features:
     def _contexts(self, feature: int, index: Index) -> list[Context]:
         if self.part is None:
             return []
-        top = index.top(feature)
-        chosen = list(zip(top.item[:CONTEXTS].tolist(), top.token[:CONTEXTS].tolist(), strict=True))
-        size, fires = len(chosen), int(index.n_cases[feature])
-        placed = [(item, token, 10 * place // max(fires, 1)) for place, (item, token) in enumerate(chosen)]
-        tenths, which = index.tenths(feature)
-        there = {item for item, _ in chosen}
-        for item, token, tenth in zip(tenths.item.tolist(), tenths.token.tolist(), which.tolist(), strict=True):
-            if item not in there:
-                placed.append((item, token, tenth))
-        assert len(placed) >= size
-        return [self._context(self.part, feature, *each) for each in placed]
+        return [self._context(self.part, feature, *each) for each in chosen_contexts(index, feature)]
 
     def _context(self, part: FeaturePart, feature: int, number: int, token: int, tenth: int) -> Context:
         first = max(0, token - AROUND)
@@ -198,6 +188,21 @@ class Features:
             value=value[token - first],
             quantile=tenth,
         )
+
+
+def chosen_contexts(index: Index, feature: int) -> list[tuple[int, int, int]]:
+    """Item, token (the row within the item) and tenth (0 = the strongest) of the contexts that are shown of a feature:
+    the strongest, then one from each tenth that is not among them."""
+    top = index.top(feature)
+    chosen = zip(top.item[:CONTEXTS].tolist(), top.token[:CONTEXTS].tolist(), strict=True)
+    fires = max(int(index.n_cases[feature]), 1)
+    placed = [(item, token, 10 * place // fires) for place, (item, token) in enumerate(chosen)]
+    there = {item for item, _, _ in placed}
+    tenths, which = index.tenths(feature)
+    for item, token, tenth in zip(tenths.item.tolist(), tenths.token.tolist(), which.tolist(), strict=True):
+        if item not in there:
+            placed.append((item, token, tenth))
+    return placed
 
 
 def _shown(entry: LabelEntry) -> LabelEntry:

@@ -55,6 +55,11 @@ class OpenStudy:
     """Of the whole study."""
     records: StudyFolder | None
     """All that a report is made of; None where that is not whole."""
+    part: FeaturePart | None
+    """The collected features; None where there are none."""
+    index: Index | None
+    """None where there is none, or a stale one."""
+    names: Names
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> "OpenStudy":
@@ -87,6 +92,7 @@ class OpenStudy:
             missing.append(Missing("missing.labels", "", self._labels.problem))
         items = list(self.items.values())
         names, texts = Names(self._labels, index, aligned), Texts(items)
+        self.part, self.index, self.names = part, index, names
         self._list = CaseList.of(items, self.results, aligned, texts, index)
         rows = self._list.rows
         self._cases = Cases(folder, items, self.results, rows, part, index, names)
