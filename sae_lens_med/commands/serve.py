@@ -90,7 +90,7 @@ def export(
         typer.Option(
             min=0,
             max=100_000,
-            help="Most features: with pages of their own, or written for Neuronpedia (labelled first).",
+            help="Most features: with a page of their own, or for Neuronpedia (labelled first).",
         ),
     ] = 2_000,
     model_id: Annotated[

@@ -155,7 +155,7 @@ def next_steps(folder: Path, model_id: str, source: str) -> tuple[str, ...]:
         f"The model must be there: https://neuronpedia.org/{model_id}",
         'Make the source set (pip install neuronpedia; your key in NEURONPEDIA_API_KEY): python -c "from '
         f"neuronpedia.np_source_set import SourceSet; SourceSet.new('{name}', '{model_id}', 'Medical features of layer "
-        f"{layer}', '')\"",
+        f"{layer}', 'URL-OF-THE-SAE')\"",
         f"Upload: for f in {batches}; do curl -f -H 'Content-Type: application/json' "
         '-H "X-Api-Key: $NEURONPEDIA_API_KEY" --data-binary @"$f" https://neuronpedia.org/api/feature/upload-batch '
         "|| break; done",
