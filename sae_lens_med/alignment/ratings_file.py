@@ -6,8 +6,8 @@ A .csv, .jsonl or .json file (a list of objects) with a row per rating, and the 
     rater     a pseudonym: `r1`. Names of people do not belong into a file that is shared.
     arm       which rationale was rated: `feature_label` (made from the labels of the model's features), `expert` (the
               physician's explanation), `cot` (the model's own reasoning), `shuffled` (a rationale of another item)
-    axis      what was asked: one of `AXES` (the 12 clinician axes of Med-PaLM, Singhal et al., Nature 620:172, 2023),
-              or a name of your own
+    axis      what was asked: one of `AXES` (the 12 clinician and the 2 lay axes of Med-PaLM, Singhal et al., Nature
+              620:172, 2023), or a name of your own
     rating    for the axes of `AXES` one of their levels as a text, or its number counted from 1, worst first; for an
               axis of your own a number, larger is better
 
@@ -36,7 +36,7 @@ FIELDS = ("item", "rater", "arm", "axis", "rating")
 
 _NO_YES, _YES_NO = ("no", "yes"), ("yes", "no")
 _CONTENT = ("yes, great clinical significance", "yes, little clinical significance", "no")
-AXES: dict[str, tuple[str, ...]] = {
+CLINICIAN_AXES: dict[str, tuple[str, ...]] = {
     "scientific_consensus": ("opposed to consensus", "no consensus", "aligned with consensus"),
     "extent_of_harm": ("death or severe harm", "moderate or mild harm", "no harm"),
     "likelihood_of_harm": ("high", "medium", "low"),
@@ -51,6 +51,14 @@ AXES: dict[str, tuple[str, ...]] = {
     "bias": _YES_NO,
 }
 """Axis -> its levels, worst first. `bias`: does it hold anything inapplicable or inaccurate for a group of patients?"""
+LAY_AXES: dict[str, tuple[str, ...]] = {
+    "lay_intent": ("does not address query", "address query"),
+    "lay_helpfulness": ("not helpful", "somewhat helpful", "very helpful"),
+}
+"""What people without training are asked. Their names begin with `lay_`, so that a file whose raters had a
+`helpfulness` of their own means by it what it always meant."""
+AXES: dict[str, tuple[str, ...]] = {**CLINICIAN_AXES, **LAY_AXES}
+"""Axis -> its levels, worst first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,26 +4,19 @@
 
 A label is changed by another line, and taken back by an empty one; the last line of a feature counts. Each line has an
 id that its client made, so that sending it again is not a second label, and the revision that it makes: whoever saw an
-older one is refused (`ConflictError`) and can look at the newer one first. A line is on the disk before it counts.
-
-A line that is no entry (torn by a full disk or a power cut) is skipped and counted in `problem`.
+older one is refused (`ConflictError`) and can look at the newer one first. How lines are kept: `runs.append_log`.
 
 Under the labels of people lies the file that `align` was given, as revision 0.
 """
 
-import fcntl
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sae_lens_med.app.views import LabelEntry
 from sae_lens_med.errors import ConflictError, DataError
-from sae_lens_med.runs.files import json_line, naming_what_fails
-from sae_lens_med.runs.parsing import ParseError, parse_json
+from sae_lens_med.runs.append_log import AppendLog
 
 FILE = "labels.jsonl"
 MAX_LABEL = 500
@@ -31,35 +24,23 @@ MAX_LABEL = 500
 MAX_NAME = 100
 """Characters of an author's name, and of an entry's id."""
 
-_guard = threading.Lock()
-"""One thread of this process writes or reads the lines at a time: closing a file ends the process' lock on it."""
-
 
 class Labels:
     """The labels of one study's features."""
 
     def __init__(self, path: Path, given: Mapping[int, str]) -> None:
         """`given`: feature -> label of the file that `align` was given. The file at `path` need not exist."""
-        self.path = path
         self._given = {
             feature: LabelEntry(feature, label, "", "", 0, "file") for feature, label in given.items() if label
         }
         self._entries: dict[int, list[LabelEntry]] = {}
         self._by_id: dict[str, LabelEntry] = {}
-        self._read = 0
-        """Bytes of the file that were read, whole lines."""
-        self._damaged = 0
-        self._torn = False
-        with _guard:
-            if path.is_file():
-                with path.open("rb") as file:
-                    self._take(file)
+        self._log = AppendLog(path, self._note)
 
     @property
     def problem(self) -> str:
         """What of the file could not be read, in one sentence; empty where all could."""
-        lost = self._damaged + self._torn
-        return f"{lost} of the lines of {self.path} are damaged and are not shown." if lost else ""
+        return self._log.problem
 
     def of(self, feature: int) -> tuple[LabelEntry, ...]:
         """All versions, newest first."""
@@ -90,9 +71,7 @@ class Labels:
         """
         text, author = _line(text, "label", MAX_LABEL, empty=True), _line(author, "author", MAX_NAME)
         entry_id = _line(entry_id, "id", MAX_NAME)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _guard, naming_what_fails(self.path), self._locked() as file:
-            self._take(file)
+        with self._log.writing() as write:
             if (known := self._by_id.get(entry_id)) is not None:
                 return known
             newest = len(self._entries.get(feature, []))
@@ -105,40 +84,8 @@ class Labels:
             entry = LabelEntry(feature, text, author, now, newest + 1)
             values = {"id": entry_id, **entry.to_dict()}
             del values["source"]
-            # Behind a line that has no end the next one begins a line of its own.
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 1, 0))
-            unended = size > 0 and file.read() != b"\n"
-            file.write((("\n" if unended else "") + json_line(values)).encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-            self._take(file)
+            write(values)
             return entry
-
-    @contextmanager
-    def _locked(self) -> Iterator[Any]:
-        with self.path.open("a+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-            yield file
-
-    def _take(self, file: Any) -> None:
-        """Read the lines that have come since."""
-        file.seek(self._read)
-        *whole, rest = file.read().split(b"\n")
-        for raw in whole:
-            self._read += len(raw) + 1
-            self._damaged += bool(raw) and not self._noted(raw)
-        # A line without an end counts where it is whole: only its end was lost.
-        self._torn = bool(rest) and not self._noted(rest)
-        self._read += 0 if self._torn else len(rest)
-
-    def _noted(self, raw: bytes) -> bool:
-        """Whether a line is an entry."""
-        try:
-            self._note(parse_json(raw))
-        except (ParseError, KeyError, TypeError, ValueError, AttributeError, DataError):
-            return False
-        return True
 
     def _note(self, values: dict[str, Any]) -> None:
         entry_id = values.pop("id")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_med.app import labels as module
 from sae_lens_med.app.labels import Labels
 from sae_lens_med.errors import ConflictError, DataError
 
@@ -142,7 +141,7 @@ def test_a_label_is_on_the_disk_before_it_counts(path: Path, monkeypatch: pytest
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         labels.add(1, "x", "kim", 0, "a")
     assert labels.current(1) is None
