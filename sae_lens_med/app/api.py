@@ -26,7 +26,7 @@ from sae_lens_med.app.views import (
 )
 from sae_lens_med.records import Record
 
-_ID = r"^[A-Za-z0-9_-]{8,64}$"
+ENTRY_ID = r"^[A-Za-z0-9_-]{8,64}$"
 
 
 class LabelWritten(BaseModel):
@@ -37,7 +37,7 @@ class LabelWritten(BaseModel):
     label: str = Field(max_length=300, description="Empty: take the label back.")
     author: str = Field(min_length=1, max_length=100, pattern=r"\S")
     revision: int = Field(ge=0, le=2**31 - 1, description="The revision that was seen; 0 where there was none.")
-    entry_id: str = Field(pattern=_ID, description="Made by the writer: the same one again is the same entry.")
+    entry_id: str = Field(pattern=ENTRY_ID, description="Made by the writer: the same one again is the same entry.")
 
 
 class Problem(BaseModel):
@@ -74,7 +74,8 @@ class StudyNamed(Record):
     d_sae: int | None
 
 
-def _answers(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+def answers(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a door answers: `model`, or a problem with one of the `statuses` (and 422)."""
     told = {400: "The body is no JSON.", 403: "Not from a page of this server.", 404: "There is no such thing."}
     told |= {409: "Somebody else has written meanwhile.", 415: "Not JSON.", 422: "A value cannot be used."}
     problems = {status: {"model": Problem, "description": told[status]} for status in (422, *statuses)}
@@ -92,11 +93,11 @@ def api_routes(site: Site) -> APIRouter:
         ]
         return JSONResponse([each.to_dict() for each in named])
 
-    @router.get("/{slot}/api/cases", responses=_answers(CasePage, 404), summary="The cases that filters keep")
+    @router.get("/{slot}/api/cases", responses=answers(CasePage, 404), summary="The cases that filters keep")
     def cases(slot: Slot, filters: FiltersOf, page: PageNumber = 1) -> JSONResponse:
         return _json(site.study(slot).cases(filters, page, site.settings.page_size))
 
-    @router.get("/{slot}/api/cases/{number}", responses=_answers(CaseView, 404), summary="One case, whole")
+    @router.get("/{slot}/api/cases/{number}", responses=answers(CaseView, 404), summary="One case, whole")
     def case(
         slot: Slot,
         number: Number,
@@ -106,7 +107,7 @@ def api_routes(site: Site) -> APIRouter:
         return _json(site.study(slot).case(number, order, limit))
 
     @router.get(
-        "/{slot}/api/cases/{number}/paint", responses=_answers(Painting, 404), summary="Where a feature fires in a case"
+        "/{slot}/api/cases/{number}/paint", responses=answers(Painting, 404), summary="Where a feature fires in a case"
     )
     def paint(
         slot: Slot, number: Number, feature: Annotated[int, Query(ge=0, le=2**31 - 1, description="Its index.")]
@@ -115,7 +116,7 @@ def api_routes(site: Site) -> APIRouter:
 
     @router.get(
         "/{slot}/api/cases/{number}/token",
-        responses=_answers(TokenFeatures, 404),
+        responses=answers(TokenFeatures, 404),
         summary="Which features fire at a place of a text",
     )
     def token(
@@ -127,11 +128,11 @@ def api_routes(site: Site) -> APIRouter:
     ) -> JSONResponse:
         return _json(site.study(slot).token(number, part, segment, limit))
 
-    @router.get("/{slot}/api/features/{index}", responses=_answers(FeatureView, 404), summary="One feature, whole")
+    @router.get("/{slot}/api/features/{index}", responses=answers(FeatureView, 404), summary="One feature, whole")
     def feature(slot: Slot, index: Index) -> JSONResponse:
         return _json(site.study(slot).feature(index))
 
-    @router.get("/{slot}/api/features", responses=_answers(FeaturePage, 404), summary="The features")
+    @router.get("/{slot}/api/features", responses=answers(FeaturePage, 404), summary="The features")
     def features(
         slot: Slot,
         order: Annotated[str, Query(pattern="^(maximum|density|auroc|effect|index)$")] = "maximum",
@@ -141,7 +142,7 @@ def api_routes(site: Site) -> APIRouter:
 
     @router.get(
         "/{slot}/api/search",
-        responses=_answers(Hits, 404),
+        responses=answers(Hits, 404),
         summary="Labels, concepts, tokens and texts that hold a string",
     )
     def search(
@@ -153,7 +154,7 @@ def api_routes(site: Site) -> APIRouter:
 
     @router.post(
         "/{slot}/api/features/{index}/label",
-        responses=_answers(LabelEntry, 400, 403, 404, 409),
+        responses=answers(LabelEntry, 400, 403, 404, 409),
         summary="Write a feature's label",
         description="Append-only. Needs the header `X-LLMXAI-Token` of a page of this process.",
     )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from sae_lens_med.app import index_files
 from sae_lens_med.app.indexed import Index
@@ -37,6 +37,7 @@ from sae_lens_med.app.neuronpedia.form import (
 from sae_lens_med.app.neuronpedia.lists import feature_lists
 from sae_lens_med.app.neuronpedia.record import Explanation, FeatureRecord
 from sae_lens_med.app.opened import OpenStudy
+from sae_lens_med.app.proposed import Proposals
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.records import Provenance, Record
@@ -110,7 +111,7 @@ def export_neuronpedia(study: OpenStudy, folder: Path, wanted: Wanted, *, advanc
     chosen = chosen_features(study.index, study.names, wanted.most_features)
     whole = provenance.data["source"]
     datasets = [item.provenance.get("dataset") or str(whole) for item in items]
-    reader = _Reader(study.part, study.index, study.names, datasets)
+    reader = _Reader(study.part, study.index, study.names, study.proposals, datasets)
     values = _manifest(study, target, chosen, licences, wanted)
     run = RunFolder(folder, KIND, values)
     run.begin()
@@ -132,7 +133,9 @@ def export_neuronpedia(study: OpenStudy, folder: Path, wanted: Wanted, *, advanc
     } | {"lists": len(lists), "upload_files": len(run.parts)}
     run.values["counts"] = counts
     run.write()
-    missing = tuple(values["missing"])
+    missing = tuple(
+        {"what": part, "command": index_files.command(study.folder, f"--{part}")} for part in _lacking(study.index)
+    )
     return Exported(str(folder), model_id, source, counts, missing, next_steps(folder, model_id, source))
 
 
@@ -177,8 +180,7 @@ def _manifest(
     study: OpenStudy, target: bulk.Target, chosen: list[int], licences: Sequence[TextLicence], wanted: Wanted
 ) -> dict[str, Any]:
     assert study.part is not None and study.index is not None  # the caller looked
-    parts: tuple[Any, ...] = ("neighbours", "logits")
-    lacking = [part for part in parts if not study.index.has(part)]
+    lacking = _lacking(study.index)
     said = {feature: study.names.labels.current(feature) for feature in chosen}
     return {
         "study": index_files.inputs_of(study.folder, study.part),
@@ -207,15 +209,21 @@ def _manifest(
     }
 
 
+def _lacking(index: Index) -> list[str]:
+    parts: tuple[Literal["neighbours", "logits"], ...] = ("neighbours", "logits")
+    return [part for part in parts if not index.has(part)]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reader:
     part: FeaturePart
     index: Index
     names: Names
+    proposals: Proposals
     datasets: list[str]
 
     def record(self, feature: int) -> FeatureRecord:
-        entries = self.names.labels.of(feature)
+        entries = self.proposals.with_origin(self.names.labels.of(feature))
         label = entries[0] if entries and entries[0].label else None
         raised, lowered = self.index.logits(feature)
         return FeatureRecord(

@@ -8,9 +8,10 @@ Out of scope: names and sentences of metrics (`languages`), sentences on a case 
 
 from typing import Literal
 
+from sae_lens_med.app.strings.labels import LABELS
 from sae_lens_med.app.strings.reading import READING
 
-STRINGS: dict[str, tuple[str, str]] = {**READING}
+STRINGS: dict[str, tuple[str, str]] = {**READING, **LABELS}
 """Key -> (Korean, English)."""
 
 
