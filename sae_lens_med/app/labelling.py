@@ -4,8 +4,8 @@ The cases are split in two halves by a seeded draw. A label is made from context
 the other (`alignment.labels`): detection, beside the same with labels of other features that were proposed with it.
 So a label is not scored on what it was made from. Where writer and judge are the same model, it judges its own words.
 
-What an endpoint has answered is written as it comes (`WRITTEN`, `VERDICTS`) and asked for once: an interrupted command
-goes on where the same one is given again. Proposals are added to `app/proposed.jsonl` when all are scored.
+What an endpoint has answered is written as it comes (`WRITTEN`, `VERDICTS`) and not asked for again: an interrupted
+command goes on where the same one is given again, and has lost at most what was under way. Proposals are added to `app/proposed.jsonl` when all are scored.
 
 Texts of the study leave this machine, unless the endpoint is on it: only those whose licence lets everybody pass them
 on, or whose user says that he may.

@@ -36,7 +36,7 @@ from sae_lens_med.app.views import (
     Proposal,
     TokenFeatures,
 )
-from sae_lens_med.errors import NotFoundError, StudyError
+from sae_lens_med.errors import ConflictError, NotFoundError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.records import ItemResult, McqItem, Provenance
 from sae_lens_med.study.folder import StudyFolder, read_about, read_answers, read_questions, read_study, require_study
@@ -178,7 +178,10 @@ class OpenStudy:
         self.proposals.require_open(found, entry_id)
         made = None
         if decision == "accepted":
-            made = self._labels.add(feature, found.label, author, revision, entry_id).revision
+            entry = self._labels.add(feature, found.label, author, revision, entry_id)
+            if (entry.feature, entry.label) != (feature, found.label):
+                raise ConflictError("this decision has the id of another label; reload the page, and decide again.")
+            made = entry.revision
         return self.proposals.decide(found, decision, author, made, entry_id)
 
     def waiting(self) -> tuple[Proposal, ...]:

@@ -71,7 +71,10 @@ class Proposals:
         return written
 
     def require_open(self, proposal: Proposal, entry_id: str) -> None:
-        """Raise `ConflictError` where somebody has decided already, by another entry than this one."""
+        """Raise `ConflictError` where somebody has decided already, by another entry than this one, and where this
+        entry has decided on another proposal."""
+        if self._deciding.get(entry_id, proposal.id) != proposal.id:
+            raise ConflictError("this decision has the id of another one; reload the page, and decide again.")
         if proposal.decision and self._deciding.get(entry_id) != proposal.id:
             raise ConflictError(
                 f"{proposal.author} has {proposal.decision} this proposal on {proposal.decided[:10]} already; look at "
