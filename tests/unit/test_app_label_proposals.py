@@ -115,6 +115,7 @@ def test_what_cannot_be_is_refused(path: Path) -> None:
     for author, entry in (("", "id"), (" ", "id"), ("x" * 101, "id"), ("kim", "")):
         with pytest.raises(DataError, match="1 to 100 characters"):
             proposals.decide(proposals.get(3, "a" * 32), "rejected", author, None, entry)
-    for wrong in ({"label": " "}, {"score": 1.5}, {"null": -0.1}, {"feature": -1}, {"model": ""}):
+    wrongs: list[dict[str, Any]] = [{"label": " "}, {"score": 1.5}, {"null": -0.1}, {"feature": -1}, {"model": ""}]
+    for wrong in wrongs:
         with pytest.raises(DataError, match="a proposed label needs"):
             _proposal("e", **wrong)
