@@ -5,7 +5,8 @@ the other (`alignment.labels`): detection, beside the same with labels of other 
 So a label is not scored on what it was made from. Where writer and judge are the same model, it judges its own words.
 
 What an endpoint has answered is written as it comes (`WRITTEN`, `VERDICTS`) and not asked for again: an interrupted
-command goes on where the same one is given again, and has lost at most what was under way. Proposals are added to `app/proposed.jsonl` when all are scored.
+command goes on where the same one is given again, and has lost at most what was under way. Proposals are added to
+`app/proposed.jsonl` when all are scored.
 
 Texts of the study leave this machine, unless the endpoint is on it: only those whose licence lets everybody pass them
 on, or whose user says that he may.
