@@ -8,6 +8,7 @@
     logits.safetensors       optional: per feature the tokens that it raises and lowers; logits.json has their strings
 
     labels.jsonl             what people wrote (`labels`); no part of the index
+    proposed.jsonl           what models proposed and people decided (`proposed`); `proposed.*.jsonl`: replies so far
 
 An index of other shards or questions than those that are there is *stale*: it is said and not used, and made anew by
 the next `sae-lens-med index`. No shard is hashed to see that: the manifests say which files they are about.

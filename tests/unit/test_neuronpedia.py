@@ -269,6 +269,21 @@ def _contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_a_feature_without_characters_is_left_out_and_counted(
+    study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert study.index is not None
+    real, chosen = module.contexts_of, module.chosen_features(study.index, study.names, 3)
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(
+        module, "contexts_of", lambda part, index, f, names: [] if f == chosen[1] else real(part, index, f, names)
+    )
+    done = export_neuronpedia(study, tmp_path / "np", replace(ALLOWED, most_features=3))
+    assert [row["index"] for row in _rows(tmp_path / "np", "features")] == [str(chosen[0]), str(chosen[2])]
+    assert done.counts["features"] == done.counts["upload_files"] == len(_bodies(tmp_path / "np")) == 2
+    assert done.counts["without_characters"] == 1
+
+
 # --- refusals, manifest, command ------------------------------------------------------------------------------------
 
 

@@ -69,7 +69,8 @@ class Exported(Record):
     model_id: str
     source: str
     counts: dict[str, int]
-    """Features, contexts, explanations, lists, upload files."""
+    """Features, contexts, explanations, upload files, lists, and features that were left out because they are strong
+    on tokens without characters alone."""
     missing: tuple[dict[str, str], ...]
     """Parts of the index that are not there: `what`, and the `command` that makes it."""
     next: tuple[str, ...]
@@ -124,13 +125,13 @@ def export_neuronpedia(study: OpenStudy, folder: Path, wanted: Wanted, *, advanc
         features, name = chosen[start : start + BATCH], f"batch-{number:03d}"
         done = run.parts.get(name)
         if done is None or not_as_written(folder, done["files"]):
-            _write_batch(run, name, place, number, target, [reader.record(feature) for feature in features])
+            _write_batch(run, name, place, number, target, list(map(reader.record, features)))
         if advance is not None:
             advance(len(features))
     counts = {
         what: sum(part["counts"][what] for part in run.parts.values())
-        for what in ("features", "contexts", "explanations")
-    } | {"lists": len(lists), "upload_files": len(run.parts)}
+        for what in ("features", "contexts", "explanations", "without_characters", "upload_files")
+    } | {"lists": len(lists)}
     run.values["counts"] = counts
     run.write()
     missing = tuple(
@@ -222,7 +223,11 @@ class _Reader:
     proposals: Proposals
     datasets: list[str]
 
-    def record(self, feature: int) -> FeatureRecord:
+    def record(self, feature: int) -> FeatureRecord | None:
+        """None without a context that has characters."""
+        contexts = tuple(contexts_of(self.part, self.index, feature, self.datasets))
+        if not contexts:
+            return None
         entries = self.proposals.with_origin(self.names.labels.of(feature))
         label = entries[0] if entries and entries[0].label else None
         raised, lowered = self.index.logits(feature)
@@ -230,7 +235,7 @@ class _Reader:
             index=feature,
             density=density(self.index, feature),
             maximum=float(self.index.maximum[feature]),
-            contexts=tuple(contexts_of(self.part, self.index, feature, self.datasets)),
+            contexts=contexts,
             explanation=None if label is None else Explanation(label.label, label.revision, label.source),
             histogram=tuple(self.index.histogram(feature)),
             neighbours=tuple(self.index.neighbours(feature)),
@@ -240,26 +245,29 @@ class _Reader:
 
 
 def _write_batch(
-    run: RunFolder, name: str, place: Path, number: int, target: bulk.Target, records: list[FeatureRecord]
+    run: RunFolder, name: str, place: Path, number: int, target: bulk.Target, read: Sequence[FeatureRecord | None]
 ) -> None:
+    """Whatever has no rows has no file: a reader takes the columns from the first line."""
     start = perf_counter()
-    path = run.path / UPLOAD / f"{name}.json"
-    write_text(path, json_line(upload.batch(target.model_id, target.source, records)))
-    written = [path]
+    records = [record for record in read if record is not None]
     tables = bulk.rows(target, records)
-    for folder, rows in tables.items():
-        path = place / folder / f"batch-{number}.jsonl.gz"
-        if rows:  # a reader takes the columns from the first line, so that a file has one
-            _write_rows(path, rows)
-            written.append(path)
-        else:
-            path.unlink(missing_ok=True)
+    upload_path = run.path / UPLOAD / f"{name}.json"
+    paths = {table: place / table / f"batch-{number}.jsonl.gz" for table in tables}
+    for path in (upload_path, *paths.values()):
+        path.unlink(missing_ok=True)
+    if records:
+        write_text(upload_path, json_line(upload.batch(target.model_id, target.source, records)))
+    for table, rows in tables.items():
+        if rows:
+            _write_rows(paths[table], rows)
     counts = {
         "features": len(records),
         "contexts": len(tables["activations"]),
         "explanations": len(tables["explanations"]),
+        "without_characters": len(read) - len(records),
+        "upload_files": int(bool(records)),
     }
-    patterns = [each.relative_to(run.path).as_posix() for each in written]
+    patterns = [each.relative_to(run.path).as_posix() for each in (upload_path, *paths.values())]
     run.finish(name, perf_counter() - start, files=hashes(run.path, patterns), counts=counts)
 
 
