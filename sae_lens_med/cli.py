@@ -14,6 +14,7 @@ from sae_lens_med.commands import (
     evaluate,
     index,
     intervene,
+    labels,
     lm_eval,
     models,
     organisms,
@@ -47,6 +48,7 @@ collect.register(app)
 templates.register(app)
 align.register(app)
 index.register(app)
+labels.register(app)
 intervene.register(app)
 lm_eval.register(app)
 train.register(app)

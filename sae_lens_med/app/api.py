@@ -26,7 +26,7 @@ from sae_lens_med.app.views import (
 )
 from sae_lens_med.records import Record
 
-_ID = r"^[A-Za-z0-9_-]{8,64}$"
+ENTRY_ID = r"^[A-Za-z0-9_-]{8,64}$"
 
 
 class LabelWritten(BaseModel):
@@ -37,7 +37,7 @@ class LabelWritten(BaseModel):
     label: str = Field(max_length=300, description="Empty: take the label back.")
     author: str = Field(min_length=1, max_length=100, pattern=r"\S")
     revision: int = Field(ge=0, le=2**31 - 1, description="The revision that was seen; 0 where there was none.")
-    entry_id: str = Field(pattern=_ID, description="Made by the writer: the same one again is the same entry.")
+    entry_id: str = Field(pattern=ENTRY_ID, description="Made by the writer: the same one again is the same entry.")
 
 
 class Problem(BaseModel):

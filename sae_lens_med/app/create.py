@@ -22,6 +22,7 @@ from sae_lens_med.app.api import api_routes
 from sae_lens_med.app.guard import Guard
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.pages import Site, html, language_of, links_of, page_routes, reader_of
+from sae_lens_med.app.proposed_routes import proposal_routes
 from sae_lens_med.app.rating.routes import rating_routes
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.app.strings import text
@@ -35,6 +36,7 @@ STATIC = {
     "label.js": "text/javascript; charset=utf-8",
     "search.js": "text/javascript; charset=utf-8",
     "rate.js": "text/javascript; charset=utf-8",
+    "proposed.js": "text/javascript; charset=utf-8",
 }
 """Name -> type of what lies in `static/`."""
 THREADS = 8
@@ -70,6 +72,7 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None) -
     if not settings.rating_only:
         app.include_router(page_routes(site))
         app.include_router(api_routes(site))
+        app.include_router(proposal_routes(site))
     statics = {name: content.encode() for name, content in static_texts().items()}
 
     @app.get("/static/{name}", include_in_schema=False)

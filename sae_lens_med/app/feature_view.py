@@ -7,7 +7,7 @@ else fires there of the feature is marked, too.
 Out of scope: the feature in one case (`cases`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from sae_lens_med.app import index_files
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.names import Names, density
+from sae_lens_med.app.proposed import Proposals
 from sae_lens_med.app.spans import segments
 from sae_lens_med.app.text import visible
 from sae_lens_med.app.views import (
@@ -25,6 +26,7 @@ from sae_lens_med.app.views import (
     FeatureView,
     LabelEntry,
     Missing,
+    Proposal,
     TokenEffect,
 )
 from sae_lens_med.controls.organisms.cases import concepts
@@ -53,6 +55,7 @@ class Features:
     part: FeaturePart | None
     index: Index | None
     names: Names
+    proposals: Proposals
     cues: "Cues | None" = None
     """Of an organism's exam; None for any other study."""
 
@@ -74,6 +77,7 @@ class Features:
             except StudyError as error:
                 missing.append(Missing("missing.features", index_files.study_command(self.study), str(error)))
         found = [] if index is None else index.neighbours(feature)
+        proposals = self.proposals.of(feature)
         raised, lowered = ([], []) if index is None else index.logits(feature)
         return FeatureView(
             name=self.names.name(feature),
@@ -91,12 +95,13 @@ class Features:
             similarities=tuple(cosine for _, cosine in found),
             raised=tuple(TokenEffect(visible(token).text, value) for token, value in raised),
             lowered=tuple(TokenEffect(visible(token).text, value) for token, value in lowered),
-            labels=tuple(_shown(entry) for entry in self.names.labels.of(feature)),
+            labels=tuple(map(_shown, self.proposals.with_origin(self.names.labels.of(feature)))),
             verdict=None if tested is None else tested.verdict,
             effect=None if tested is None else tested.effect,
             band=None if tested is None else tested.band,
             drives=None if self.cues is None or index is None else self.cues.of(index.words_of(feature)),
             missing=tuple(missing),
+            proposals=tuple(map(shown_proposal, proposals)),
         )
 
     def page(self, order: str, page: int, size: int) -> FeaturePage:
@@ -158,17 +163,7 @@ class Features:
     def _contexts(self, feature: int, index: Index) -> list[Context]:
         if self.part is None:
             return []
-        top = index.top(feature)
-        chosen = list(zip(top.item[:CONTEXTS].tolist(), top.token[:CONTEXTS].tolist(), strict=True))
-        size, fires = len(chosen), int(index.n_cases[feature])
-        placed = [(item, token, 10 * place // max(fires, 1)) for place, (item, token) in enumerate(chosen)]
-        tenths, which = index.tenths(feature)
-        there = {item for item, _ in chosen}
-        for item, token, tenth in zip(tenths.item.tolist(), tenths.token.tolist(), which.tolist(), strict=True):
-            if item not in there:
-                placed.append((item, token, tenth))
-        assert len(placed) >= size
-        return [self._context(self.part, feature, *each) for each in placed]
+        return [self._context(self.part, feature, *each) for each in chosen_contexts(index, feature)]
 
     def _context(self, part: FeaturePart, feature: int, number: int, token: int, tenth: int) -> Context:
         first = max(0, token - AROUND)
@@ -200,6 +195,21 @@ class Features:
         )
 
 
+def chosen_contexts(index: Index, feature: int) -> list[tuple[int, int, int]]:
+    """Item, token (the row within the item) and tenth (0 = the strongest) of the contexts that are shown of a feature:
+    the strongest, then one from each tenth that is not among them."""
+    top = index.top(feature)
+    chosen = zip(top.item[:CONTEXTS].tolist(), top.token[:CONTEXTS].tolist(), strict=True)
+    fires = max(int(index.n_cases[feature]), 1)
+    placed = [(item, token, 10 * place // fires) for place, (item, token) in enumerate(chosen)]
+    there = {item for item, _, _ in placed}
+    tenths, which = index.tenths(feature)
+    for item, token, tenth in zip(tenths.item.tolist(), tenths.token.tolist(), which.tolist(), strict=True):
+        if item not in there:
+            placed.append((item, token, tenth))
+    return placed
+
+
 def _shown(entry: LabelEntry) -> LabelEntry:
     return LabelEntry(
         entry.feature,
@@ -209,6 +219,12 @@ def _shown(entry: LabelEntry) -> LabelEntry:
         entry.revision,
         entry.source,
     )
+
+
+def shown_proposal(proposal: Proposal) -> Proposal:
+    """As pages show it."""
+    shown = {name: visible(getattr(proposal, name)).text for name in ("label", "model", "judge", "author")}
+    return replace(proposal, **shown)
 
 
 @dataclass(frozen=True, slots=True)

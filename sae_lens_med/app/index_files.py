@@ -9,6 +9,7 @@
 
     labels.jsonl             what people wrote (`labels`); no part of the index
     ratings/                 what raters said, and of which units (`rating`); no part of the index
+    proposed.jsonl           what models proposed and people decided (`proposed`); `proposed.*.jsonl`: replies so far
 
 An index of other shards or questions than those that are there is *stale*: it is said and not used, and made anew by
 the next `sae-lens-med index`. No shard is hashed to see that: the manifests say which files they are about.

@@ -52,6 +52,10 @@ class Links:
         """A feature; `back`: the case that it was reached from."""
         return self._to(f"/{self.slot}/features/{index}", self._kept(_OF_A_CASE), changes)
 
+    def proposals(self) -> str:
+        """The labels that wait for a decision."""
+        return self._to(f"/{self.slot}/proposed", self._kept(LASTING), {})
+
     def search(self, **changes: object) -> str:
         """The search page."""
         return self._to(f"/{self.slot}/search", self._kept(LASTING), changes)

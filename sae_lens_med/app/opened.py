@@ -4,7 +4,7 @@ Indispensable are `manifest.json` and `questions.jsonl`. Whatever else is missin
 its place empty, and `missing` says what it is and which command makes it. No model is loaded, and no torch.
 
 Everything is read when it is asked for but the questions, the answers and some numbers per feature. Reading is safe
-from several threads; only `label` writes.
+from several threads; only `label` and `decide` write.
 
 Out of scope: making what is missing (`index` and the commands that `missing` names), words of the interface, HTML.
 """
@@ -15,15 +15,18 @@ from sae_lens_med.app import index_files
 from sae_lens_med.app.aligned import read_aligned
 from sae_lens_med.app.case_list import CaseList
 from sae_lens_med.app.cases import Cases
-from sae_lens_med.app.feature_view import Cues, Features
+from sae_lens_med.app.feature_view import Cues, Features, shown_proposal
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.labels import FILE, Labels
 from sae_lens_med.app.names import Names
+from sae_lens_med.app.proposed import FILE as PROPOSED
+from sae_lens_med.app.proposed import Proposals
 from sae_lens_med.app.search import Search, Texts, Words
 from sae_lens_med.app.views import (
     CaseFeature,
     CasePage,
     CaseView,
+    Decision,
     FeaturePage,
     FeatureView,
     Filters,
@@ -31,9 +34,10 @@ from sae_lens_med.app.views import (
     LabelEntry,
     Missing,
     PaintedSegment,
+    Proposal,
     TokenFeatures,
 )
-from sae_lens_med.errors import NotFoundError, StudyError
+from sae_lens_med.errors import ConflictError, NotFoundError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.records import ItemResult, McqItem, Provenance
 from sae_lens_med.study.folder import StudyFolder, read_about, read_answers, read_questions, read_study, require_study
@@ -56,6 +60,13 @@ class OpenStudy:
     """Of the whole study."""
     records: StudyFolder | None
     """All that a report is made of; None where that is not whole."""
+    part: FeaturePart | None
+    """The collected features; None where there are none."""
+    index: Index | None
+    """None where there is none, or a stale one."""
+    names: Names
+    proposals: Proposals
+    """Labels that models have proposed."""
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> "OpenStudy":
@@ -86,13 +97,19 @@ class OpenStudy:
         self._labels = Labels(folder / index_files.FOLDER / FILE, aligned.labels)
         if self._labels.problem:
             missing.append(Missing("missing.labels", "", self._labels.problem))
+        self.proposals = Proposals(folder / index_files.FOLDER / PROPOSED)
+        if self.proposals.problem:
+            missing.append(Missing("missing.labels", "", self.proposals.problem))
         items = list(self.items.values())
         names, texts = Names(self._labels, index, aligned), Texts(items)
+        self.part, self.index, self.names = part, index, names
         self._list = CaseList.of(items, self.results, aligned, texts, index)
         rows = self._list.rows
         self._cases = Cases(folder, items, self.results, rows, part, index, names)
         cues = Cues.of_study(str(self.provenance.model["name"]), items[0].language)
-        self._features = Features(folder, str(sae.get("source", "")), self.d_sae, rows, part, index, names, cues)
+        self._features = Features(
+            folder, str(sae.get("source", "")), self.d_sae, rows, part, index, names, self.proposals, cues
+        )
         self._search = Search(texts, None if index is None else Words(index), names, aligned, rows)
         self.missing = tuple(missing)
 
@@ -134,6 +151,14 @@ class OpenStudy:
         """One feature. See `Features.view`."""
         return self._features.view(index)
 
+    def require_feature(self, index: int) -> None:
+        """Raise `NotFoundError` unless the SAE has the feature."""
+        self._features.require(index)
+
+    def has_feature(self, index: int) -> bool:
+        """Whether the SAE has the feature."""
+        return self.d_sae is not None and 0 <= index < self.d_sae
+
     def features(self, order: str = "maximum", page: int = 1, size: int = 50) -> FeaturePage:
         """One page of the features. See `Features.page`."""
         return self._features.page(order, page, size)
@@ -146,6 +171,32 @@ class OpenStudy:
         """Write a label. Raises `NotFoundError` for a feature that the SAE has not got; see `Labels.add`."""
         self._features.require(feature)
         return self._labels.add(feature, text, author, revision, entry_id)
+
+    def decide(
+        self, feature: int, proposal: str, decision: Decision, author: str, revision: int, entry_id: str
+    ) -> Proposal:
+        """Accept a proposed label, which makes it the feature's as `label` does (`revision`, `entry_id` as there), or
+        reject it. Raises `NotFoundError` for a feature or a proposal that is not there, `ConflictError` where somebody
+        has decided or has written a newer label."""
+        self._features.require(feature)
+        found = self.proposals.get(feature, proposal)
+        self.proposals.require_open(found, entry_id)
+        made = None
+        if decision == "accepted":
+            entry = self._labels.add(feature, found.label, author, revision, entry_id)
+            if (entry.feature, entry.label) != (feature, found.label):
+                raise ConflictError("this decision has the id of another label; reload the page, and decide again.")
+            made = entry.revision
+        return self.proposals.decide(found, decision, author, made, entry_id)
+
+    def waiting(self) -> tuple[Proposal, ...]:
+        """Proposed labels that nobody has decided on, those first that tell most against their null; visible."""
+        known = [each for each in self.proposals.all() if each.decision is None and self.has_feature(each.feature)]
+
+        def gain(each: Proposal) -> float:
+            return -1.0 if each.score is None else each.score - (0.5 if each.null is None else each.null)
+
+        return tuple(map(shown_proposal, sorted(known, key=gain, reverse=True)))
 
     def _read_records(self, missing: list[Missing]) -> None:
         reason = ""

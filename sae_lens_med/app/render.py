@@ -31,6 +31,7 @@ from sae_lens_med.app.views import (
     Hit,
     Missing,
     PaintedSegment,
+    Proposal,
     TokenFeatures,
 )
 from sae_lens_med.languages import ENGLISH, KOREAN, Language
@@ -148,7 +149,10 @@ class Renderer:
     def features(self, page: FeaturePage, links: Links, reader: Reader) -> str:
         """The list of features."""
         title = text("features.title", reader.language.code)
-        return self._page("features", "features", links, reader, title, page=page, orders=FEATURE_ORDERS)
+        waiting = 0 if self.static_site else len(self.studies[links.slot - 1].waiting())
+        return self._page(
+            "features", "features", links, reader, title, page=page, orders=FEATURE_ORDERS, waiting=waiting
+        )
 
     def feature(self, feature: FeatureView, links: Links, reader: Reader, back: int | None) -> str:
         """A feature; `back`: the case that it was reached from."""
@@ -171,6 +175,11 @@ class Renderer:
             against_band=_against_band(feature),
             revision=feature.labels[0].revision if feature.labels else 0,
         )
+
+    def proposals(self, rows: Sequence[tuple[Proposal, FeatureName]], links: Links, reader: Reader) -> str:
+        """The proposed labels that wait for a decision, with what their features are called."""
+        title = text("proposed.title", reader.language.code)
+        return self._page("proposals", "features", links, reader, title, rows=rows)
 
     def search(
         self, query: str, hits: Sequence[Hit], links: Links, reader: Reader, limit: int, *, shards: int = 0

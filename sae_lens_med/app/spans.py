@@ -135,9 +135,9 @@ def segments(text: str, ranges: Sequence[TokenRange]) -> list[tuple[int, int, tu
             end -= 1
         if start == end:
             continue
-        while joined and start > 0 and _continues(text, start):
+        while joined and start > 0 and continues(text, start):
             start -= 1
-        while joined and end < len(text) and _continues(text, end):
+        while joined and end < len(text) and continues(text, end):
             end += 1
         whole.append((start, end, token))
     bounds = sorted({bound for start, end, _ in whole for bound in (start, end)})
@@ -153,7 +153,7 @@ def segments(text: str, ranges: Sequence[TokenRange]) -> list[tuple[int, int, tu
     ]
 
 
-def _continues(text: str, at: int) -> bool:
+def continues(text: str, at: int) -> bool:
     """Whether the character at `at` belongs to the written character of the one before it."""
     return _may_continue(text[at]) or text[at - 1] == _ZWJ
 

@@ -12,6 +12,7 @@ Out of scope: words of the interface (`strings`, `sentences`), colours (`heat`),
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from sae_lens_med.errors import DataError
 from sae_lens_med.records import NoAnswerReason, Record
 
 Verdict = Literal["shared_reasoning", "hidden_driver", "present_unused", "neither"]
@@ -262,6 +263,51 @@ class LabelEntry(Record):
     source: Literal["person", "judge", "file"] = "person"
 
 
+Decision = Literal["accepted", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal(Record):
+    """A label that a model proposes; nobody's until a person accepts it."""
+
+    id: str
+    feature: int
+    label: str
+    model: str
+    """Which wrote it."""
+    judge: str
+    """Which scored it."""
+    time: str
+    """ISO 8601, of the proposal."""
+    score: float | None
+    """Detection: the judge's balanced accuracy, in [0, 1], on texts that the label was not made from; 0.5 is guessing.
+    None where there were too few."""
+    null: float | None
+    """The mean of the same with labels of other features; None where none were asked."""
+    pieces: int
+    """Texts that the score is of."""
+    foreign: int
+    """Labels of other features that the null is of."""
+    decision: Decision | None = None
+    author: str = ""
+    """Who decided."""
+    decided: str = ""
+    """ISO 8601."""
+    revision: int | None = None
+    """Of the label that it became."""
+
+    def __post_init__(self) -> None:
+        texts = (self.id, self.label, self.model, self.judge, self.time)
+        counts = (self.feature, self.pieces, self.foreign)
+        shares = [each for each in (self.score, self.null) if each is not None]
+        if (
+            not all(isinstance(each, str) and each.strip() for each in texts)
+            or not all(isinstance(each, int) and each >= 0 for each in counts)
+            or not all(isinstance(each, int | float) and 0 <= each <= 1 for each in shares)
+        ):
+            raise DataError("a proposed label needs an id, a text, models, a time, a feature and scores in [0, 1].")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenEffect(Record):
     """What a feature's direction does to the logit of a token."""
@@ -284,6 +330,7 @@ class FeatureView(Record):
         "raised": TokenEffect,
         "lowered": TokenEffect,
         "labels": LabelEntry,
+        "proposals": Proposal,
         "band": Band,
         "missing": Missing,
     }
@@ -322,6 +369,8 @@ class FeatureView(Record):
     drives: str | None
     """Of an organism's study: the cue whose words it fires at, `findings` or `place`; None elsewhere."""
     missing: tuple[Missing, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    """Labels that models have proposed, newest first, those that were decided on included."""
 
 
 @dataclass(frozen=True, slots=True)

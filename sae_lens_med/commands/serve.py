@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sae_lens_med.commands.output import say
+from sae_lens_med.commands.options import AsJson
+from sae_lens_med.commands.output import say, say_json
 
 if TYPE_CHECKING:
     from sae_lens_med.app.opened import OpenStudy
@@ -77,28 +78,93 @@ def serve(
 
 def export(
     study: Study,
-    static: Annotated[Path, typer.Option("--static", help="Folder for the pages: new, or empty.")],
+    static: Annotated[
+        Path | None, typer.Option("--static", help="Folder for pages that open from disk: new, or empty.")
+    ] = None,
+    neuronpedia: Annotated[
+        Path | None,
+        typer.Option(
+            "--neuronpedia",
+            help="Folder for files that Neuronpedia reads: new, empty, or that of the same export, which goes on.",
+        ),
+    ] = None,
     features: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Features with a page of their own, the most shown ones first.")
+        int,
+        typer.Option(
+            min=0,
+            max=100_000,
+            help="Most features: with a page of their own, or for Neuronpedia (labelled first).",
+        ),
     ] = 2_000,
+    model_id: Annotated[
+        str | None, typer.Option(help="Neuronpedia's id of the model; by default the model's name in lower case.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Neuronpedia's id of the SAE, LAYER-SET; by default of its hook and size: 9-med-res-16k."),
+    ] = None,
+    creator: Annotated[str | None, typer.Option(help="Who is named as the creator at Neuronpedia.")] = None,
+    accept_licence: Annotated[
+        bool,
+        typer.Option(
+            "--accept-licence", help="You may republish the texts, though their licence does not allow everybody to."
+        ),
+    ] = False,
     verify: Verify = False,
     no_index: NoIndex = False,
+    as_json: AsJson = False,
 ) -> None:
-    """A study as a folder of pages that open from disk, without a server.
+    """A study as a folder: of pages that open from disk (--static), or of files for Neuronpedia (--neuronpedia).
 
-    Questions, options and explanations are copied into the pages: mind the licence of the data before passing them on.
+    Questions, options and explanations are copied into either: mind the licence of the data before passing them on.
+    Nothing is uploaded; for Neuronpedia the next steps are printed.
 
     Example: sae-lens-med export demo-study --static demo-pages
+
+    Example: sae-lens-med export demo-study --neuronpedia to-neuronpedia --model-id gemma-3-270m
     """
-    _require_extra()
+    from sae_lens_med.errors import ConfigError
+
+    if (static is None) == (neuronpedia is None):
+        raise ConfigError("an export is of one form: give --static DIR for pages, or --neuronpedia DIR.")
+    if neuronpedia is None and (model_id or source or creator or accept_licence):
+        raise ConfigError("--model-id, --source, --creator and --accept-licence are for --neuronpedia; leave them out.")
+    if static is not None:
+        _require_extra()
+        _static(study, static, features, verify=verify, index=not no_index, as_json=as_json)
+        return
+    assert neuronpedia is not None  # one of both was given
+    from sae_lens_med.app.neuronpedia.export import Wanted, export_neuronpedia
+    from sae_lens_med.runs.progress import progress_bar
+
+    wanted = Wanted(model_id, source, creator or "anonymous", features, accept_licence)
+    opened = _opened(study, verify=verify, index=not no_index)
+    with progress_bar(sys.stderr is not None and sys.stderr.isatty()) as bar:
+        task = bar.add_task("features", total=None)
+        done = export_neuronpedia(opened, neuronpedia, wanted, advance=lambda n: bar.update(task, advance=n))
+    if as_json:
+        say_json(done.to_dict())
+        return
+    say(f"{done.model_id}/{done.source}: " + ", ".join(f"{n} {what}" for what, n in done.counts.items()))
+    for missing in done.missing:
+        say(f"without {missing['what']}, which this makes: {missing['command']}")
+    say(f"Written: {neuronpedia}. Nothing was uploaded; what you can do now:")
+    for step in done.next:
+        say(f"  {step}")
+
+
+def _static(study: Path, folder: Path, features: int, *, verify: bool, index: bool, as_json: bool) -> None:
     from sae_lens_med.app.export import export_study, n_pages
     from sae_lens_med.runs.progress import progress_bar
 
-    opened = _opened(study, verify=verify, index=not no_index)
+    opened = _opened(study, verify=verify, index=index)
     with progress_bar(sys.stderr is not None and sys.stderr.isatty()) as bar:
         task = bar.add_task("pages", total=n_pages(opened, features))
-        written = export_study(opened, static, most_features=features, advance=lambda n: bar.update(task, advance=n))
-    say(f"{written} files: {static / 'index.html'}")
+        written = export_study(opened, folder, most_features=features, advance=lambda n: bar.update(task, advance=n))
+    if as_json:
+        say_json({"output": str(folder), "files": written})
+        return
+    say(f"{written} files: {folder / 'index.html'}")
 
 
 def _opened(folder: Path, *, verify: bool, index: bool) -> "OpenStudy":

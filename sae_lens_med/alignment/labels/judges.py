@@ -67,9 +67,10 @@ class OpenAiJudge:
     """Told in a sentence of each try that failed, and when the next one is."""
 
     def __post_init__(self) -> None:
-        self._endpoint()
+        self.endpoint()
 
-    def _endpoint(self) -> Endpoint:
+    def endpoint(self) -> Endpoint:
+        """Where it is asked."""
         return Endpoint(
             self.base_url,
             self.model,
@@ -91,7 +92,7 @@ class OpenAiJudge:
     def judge(self, kind: Kind, asked: Asked) -> list[Verdicts]:
         """As `scores.Judge`. Raises `ModelError` when the endpoint does not answer or refuses."""
         found: dict[int, Verdicts] = {}
-        for place, reply in self._endpoint().ask_all([_chat(kind, label, texts) for label, texts in asked]):
+        for place, reply in self.endpoint().ask_all([_chat(kind, label, texts) for label, texts in asked]):
             if isinstance(reply, Unanswered):
                 raise reply
             found[place] = read_verdicts(reply.text, len(asked[place][1]))

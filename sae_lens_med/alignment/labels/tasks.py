@@ -93,6 +93,31 @@ def label_tasks(
     return tasks
 
 
+def marked_contexts(
+    features: Collected,
+    wanted: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    n_examples: int = N_EXAMPLES,
+    window: int = WINDOW,
+    exclude_items: BoolArray | None = None,
+) -> dict[int, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """What somebody who is to name features reads of each: its strongest contexts with every token marked on which it
+    fires, and as many pieces in which it does not.
+
+    The arguments are those of `label_tasks`; features without a context are left out.
+    """
+    pieces = _Pieces(features, window, PIECE_PARTS, exclude_items)
+    found = {}
+    for feature in wanted:
+        strongest = pieces.strongest(feature, n_examples)
+        if len(strongest):
+            fires = pieces.fires(feature)
+            silent = [each.text for each in pieces.detection(feature, strongest, rng) if not each.truth]
+            found[feature] = (tuple(pieces.marked(token, fires) for token in strongest), tuple(silent))
+    return found
+
+
 class _Pieces:
     """Windows of the collected texts, and what fires in them."""
 
@@ -155,6 +180,11 @@ class _Pieces:
                 wrong = rng.choice(silent, size=min(len(right), len(silent)), replace=False)
                 examples.append(Example(self._shown(token, np.sort(wrong)), False))
         return examples
+
+    def marked(self, token: int, fires: BoolArray) -> str:
+        """A context with the tokens marked on which a feature `fires`."""
+        within = self._within(token)
+        return self._shown(token, within[fires[within]])
 
     def _bounds(self, token: int) -> tuple[str, int, int]:
         number = int(self.text[token])

@@ -8,10 +8,11 @@ Out of scope: names and sentences of metrics (`languages`), sentences on a case 
 
 from typing import Literal
 
+from sae_lens_med.app.strings.labels import LABELS
 from sae_lens_med.app.strings.rating import RATING
 from sae_lens_med.app.strings.reading import READING
 
-STRINGS: dict[str, tuple[str, str]] = {**READING, **RATING}
+STRINGS: dict[str, tuple[str, str]] = {**READING, **RATING, **LABELS}
 """Key -> (Korean, English)."""
 
 
