@@ -55,6 +55,11 @@ class OpenStudy:
     """Of the whole study."""
     records: StudyFolder | None
     """All that a report is made of; None where that is not whole."""
+    part: FeaturePart | None
+    """The collected features; None where there are none."""
+    index: Index | None
+    names: Names
+    """What features are called."""
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> "OpenStudy":
@@ -82,11 +87,13 @@ class OpenStudy:
         self.d_sae = part.d_sae if part is not None else said if isinstance(said, int) else None
         aligned = read_aligned(folder, list(self.items), self.d_sae)
         missing += aligned.missing
+        self.part, self.index = part, index
         self._labels = Labels(folder / index_files.FOLDER / FILE, aligned.labels)
         if self._labels.problem:
             missing.append(Missing("missing.labels", "", self._labels.problem))
         items = list(self.items.values())
         names, texts = Names(self._labels, index, aligned), Texts(items)
+        self.names = names
         self._list = CaseList.of(items, self.results, aligned, texts, index)
         rows = self._list.rows
         self._cases = Cases(folder, items, self.results, rows, part, index, names)
@@ -128,6 +135,10 @@ class OpenStudy:
     def feature(self, index: int) -> FeatureView:
         """One feature. See `Features.view`."""
         return self._features.view(index)
+
+    def require_feature(self, index: int) -> None:
+        """Raise `NotFoundError` unless the SAE has the feature."""
+        self._features.require(index)
 
     def features(self, order: str = "maximum", page: int = 1, size: int = 50) -> FeaturePage:
         """One page of the features. See `Features.page`."""
