@@ -74,11 +74,13 @@ class StudyNamed(Record):
     d_sae: int | None
 
 
-def _answers(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+def answers(model: Any, *statuses: int, success: int = 200) -> dict[int | str, dict[str, Any]]:
+    """What a door answers: the record where it could, and why not where it could not (422, and `statuses`)."""
     told = {400: "The body is no JSON.", 403: "Not from a page of this server.", 404: "There is no such thing."}
+    told |= {429: "Too many wait already.", 503: "No model is served."}
     told |= {409: "Somebody else has written meanwhile.", 415: "Not JSON.", 422: "A value cannot be used."}
     problems = {status: {"model": Problem, "description": told[status]} for status in (422, *statuses)}
-    return {200: {"model": model}, **problems}
+    return {success: {"model": model}, **problems}
 
 
 def api_routes(site: Site) -> APIRouter:
@@ -92,11 +94,11 @@ def api_routes(site: Site) -> APIRouter:
         ]
         return JSONResponse([each.to_dict() for each in named])
 
-    @router.get("/{slot}/api/cases", responses=_answers(CasePage, 404), summary="The cases that filters keep")
+    @router.get("/{slot}/api/cases", responses=answers(CasePage, 404), summary="The cases that filters keep")
     def cases(slot: Slot, filters: FiltersOf, page: PageNumber = 1) -> JSONResponse:
         return _json(site.study(slot).cases(filters, page, site.settings.page_size))
 
-    @router.get("/{slot}/api/cases/{number}", responses=_answers(CaseView, 404), summary="One case, whole")
+    @router.get("/{slot}/api/cases/{number}", responses=answers(CaseView, 404), summary="One case, whole")
     def case(
         slot: Slot,
         number: Number,
@@ -106,7 +108,7 @@ def api_routes(site: Site) -> APIRouter:
         return _json(site.study(slot).case(number, order, limit))
 
     @router.get(
-        "/{slot}/api/cases/{number}/paint", responses=_answers(Painting, 404), summary="Where a feature fires in a case"
+        "/{slot}/api/cases/{number}/paint", responses=answers(Painting, 404), summary="Where a feature fires in a case"
     )
     def paint(
         slot: Slot, number: Number, feature: Annotated[int, Query(ge=0, le=2**31 - 1, description="Its index.")]
@@ -115,7 +117,7 @@ def api_routes(site: Site) -> APIRouter:
 
     @router.get(
         "/{slot}/api/cases/{number}/token",
-        responses=_answers(TokenFeatures, 404),
+        responses=answers(TokenFeatures, 404),
         summary="Which features fire at a place of a text",
     )
     def token(
@@ -127,11 +129,11 @@ def api_routes(site: Site) -> APIRouter:
     ) -> JSONResponse:
         return _json(site.study(slot).token(number, part, segment, limit))
 
-    @router.get("/{slot}/api/features/{index}", responses=_answers(FeatureView, 404), summary="One feature, whole")
+    @router.get("/{slot}/api/features/{index}", responses=answers(FeatureView, 404), summary="One feature, whole")
     def feature(slot: Slot, index: Index) -> JSONResponse:
         return _json(site.study(slot).feature(index))
 
-    @router.get("/{slot}/api/features", responses=_answers(FeaturePage, 404), summary="The features")
+    @router.get("/{slot}/api/features", responses=answers(FeaturePage, 404), summary="The features")
     def features(
         slot: Slot,
         order: Annotated[str, Query(pattern="^(maximum|density|auroc|effect|index)$")] = "maximum",
@@ -141,7 +143,7 @@ def api_routes(site: Site) -> APIRouter:
 
     @router.get(
         "/{slot}/api/search",
-        responses=_answers(Hits, 404),
+        responses=answers(Hits, 404),
         summary="Labels, concepts, tokens and texts that hold a string",
     )
     def search(
@@ -153,7 +155,7 @@ def api_routes(site: Site) -> APIRouter:
 
     @router.post(
         "/{slot}/api/features/{index}/label",
-        responses=_answers(LabelEntry, 400, 403, 404, 409),
+        responses=answers(LabelEntry, 400, 403, 404, 409),
         summary="Write a feature's label",
         description="Append-only. Needs the header `X-LLMXAI-Token` of a page of this process.",
     )

@@ -195,6 +195,10 @@ class Renderer:
         values = {"sentence": sentence, "detail": detail, "links": links or Links(1, "/", {})}
         return self._rendered("error", reader, text("error.title", code), "", links is None, **values)
 
+    def page(self, name: str, section: str, links: Links, reader: Reader, title: str, **values: Any) -> str:
+        """A page of another room: its template, the entry of the menu that it belongs to, and what it shows."""
+        return self._page(name, section, links, reader, title, **values)
+
     def n_cases(self, links: Links) -> int:
         """Cases of the study that `links` belong to."""
         return len(self.studies[links.slot - 1].items)

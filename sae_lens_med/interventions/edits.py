@@ -288,8 +288,7 @@ class AboveHook:
     @torch.no_grad()
     def continued(self, text: HookedText, edit: Edit | None, ends: Collection[int], most: int) -> Iterator[int]:
         """The tokens that follow the text, the likeliest each time, until one of `ends` (which is not given) or `most`
-        of them or the end of the model's context. The edit acts at the chosen tokens alone, in the pass that reads them.
-        """
+        of them or the end of the model's context. The edit acts at the chosen tokens alone, as they are read."""
         ids = list(text.token_ids)
         change = torch.zeros_like(text.x) if edit is None else self._whole_change(text, edit)
         cache = on_prefix(None, grow=True)

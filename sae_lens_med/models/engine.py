@@ -179,11 +179,11 @@ class Engine:
                 f"sampling needs a temperature >= 0 (got {temperature}) and, above 0, one seed for each prompt."
             )
         results: list[Any] = [None] * len(prompts)
+        ends = end_tokens(self.model)
         with self._running(prompts) as prefix:
             for batch in self._batches([prefix.rest(p) for p in prompts], kept=len(prefix) + max_new_tokens):
                 writers = [
-                    _Writer(self.model.text_tokenizer, stop, end_tokens(self.model), temperature, seeds[i] if seeds else 0)
-                    for i in batch
+                    _Writer(self.model.text_tokenizer, stop, ends, temperature, seeds[i] if seeds else 0) for i in batch
                 ]
                 self._write(prefix, [prompts[i] for i in batch], writers, max_new_tokens)
                 self._deliver(results, batch, [writer.result() for writer in writers], on_batch)

@@ -7,8 +7,8 @@ One set has for each edited feature another one, edited in the same way: by its 
 - For one that is raised, lowered or held, whatever it does there by itself: another that fires as often and as strongly
   over the study (`matched.matched_sets`).
 
-Edited features are never drawn, nor are those that `align` leaves out, and no two sets are the same: of a single feature
-there may be fewer than were asked for. Out of scope: what the sets do (`steering`).
+Edited features are never drawn, nor are those that `align` leaves out, and no two sets are the same: of a single
+feature there may be fewer than were asked for. Out of scope: what the sets do (`steering`).
 """
 
 from collections.abc import Sequence

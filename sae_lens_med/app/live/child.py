@@ -141,9 +141,7 @@ def _steer(study: Study, request: dict[str, Any], tell: Tell) -> None:
     from sae_lens_med.interventions.edits import Change
 
     number, above, model = request["case"], study.above, study.side.model
-    texts = answer_texts(
-        [study.items[number]], study.part.item(number), model.text_tokenizer, shots=study.side.shots
-    )
+    texts = answer_texts([study.items[number]], study.part.item(number), model.text_tokenizer, shots=study.side.shots)
     if not texts:
         raise DataError("no token of this question counts, so there is none at which features could be edited.")
     text = texts[0]

@@ -2,8 +2,8 @@
 
 The original stays as it is. Both are run, one after the other, in the same way. A feature *came* or *went* where it
 fires on a counted stem token of the one alone; it *rose* or *fell* where it fires in both, by a tenth of its maximum
-over the study or more. Features stand in the order of their difference in multiples of that maximum, weighted as `align`
-weights them (how few cases have them); those that `align` leaves out are left out.
+over the study or more. Features stand in the order of their difference in multiples of that maximum, weighted as
+`align` weights them (how few cases have them); those that `align` leaves out are left out.
 
 Out of scope: running it (`child`), keeping it (`kept`).
 """

@@ -1,9 +1,9 @@
 """Edited questions that are kept: `STUDY/app/edited.jsonl`, one row a line, only ever added to.
 
 Every command reads the file as questions (`--data STUDY/app/edited.jsonl`). A row has the columns of `data.rows`: an id
-of its own, the subject and language of the original, and in `source` which question of which data it was edited from, by
-whom and when. It has no explanation, because that of the original explains another question, and its answer is what the
-person says who keeps it, or none.
+of its own, the subject and language of the original, and in `source` which question of which data it was edited from,
+by whom and when. It has no explanation, because that of the original explains another question, and its answer is what
+the person says who keeps it, or none.
 
 A line is on the disk before it counts. Keeping again with the same id writes nothing.
 """

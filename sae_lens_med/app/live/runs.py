@@ -8,9 +8,9 @@ A run tells its readers, in order and numbered from 1,
 
 Every event is kept as long as the run, so that a reader who was cut off goes on behind the last one that it saw.
 
-A run ends early where somebody cancels it, where nobody has read it for `unread_seconds`, or past `run_seconds`. Readers
-are told at once; the process is asked to let the run go, and killed where it has not after `cancel_seconds`. The next
-run starts another one. After `idle_seconds` without a run the process is ended.
+A run ends early where somebody cancels it, where nobody has read it for `unread_seconds`, or past `run_seconds`.
+Readers are told at once; the process is asked to let the run go, and killed where it has not after `cancel_seconds`.
+The next run starts another one. After `idle_seconds` without a run the process is ended.
 
 Everything here is safe from several threads. Out of scope: what a job is (`steering`, `edited`).
 """
@@ -166,9 +166,7 @@ class Live:
                 self._waiting.remove(each)
                 each.cancel("steer.problem.unread")
             if len(self._waiting) + (self._running is not None) > self.settings.waiting:
-                raise BusyError(
-                    f"{len(self._waiting)} wait for the model already; try again when one of them is done."
-                )
+                raise BusyError(f"{len(self._waiting)} wait for the model already; try again when one of them is done.")
             run = Run(slot, job, lasting=lasting)
             self._waiting.append(run)
             self._runs[run.id] = run

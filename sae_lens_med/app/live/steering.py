@@ -9,9 +9,10 @@ The maximum is that over the study. Beside the answer stands what the same edit 
 
 **What is compared** is the log odds of the model's own answer (the option that it holds likeliest unedited) among the
 options: its change by the edit, against the changes by the n random sets. *Outside* is a change below the smallest or
-above the largest of them. A set drawn like the others lies outside by chance in 2 of n + 1 cases (0.095 for 20). p is
-two-sided (`statistics.two_sided_p`) and cannot be below 1/(n + 1): 0.048 for 20 sets. Log odds and not probabilities,
-because a probability near 1 cannot show a change; the order is the same.
+above the largest of them. p is `(1 + #{random changes as far or farther in this direction}) / (n + 1)`, doubled
+because the direction was not said before: for 20 sets no smaller than 0.048, doubled 0.095, which is how often a set
+drawn like the others lies outside by chance. Log odds and not probabilities, because a probability near 1 cannot show a
+change; the order is the same.
 
 Out of scope: running it (`child`), words (`strings.steering`).
 """
@@ -29,7 +30,7 @@ from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.errors import ConfigError, DataError, NotFoundError
 from sae_lens_med.features.stand_ins import drives
 from sae_lens_med.records import OPTION_LETTERS, FloatArray, McqItem, Record
-from sae_lens_med.statistics import two_sided_p
+from sae_lens_med.statistics import permutation_p
 
 How = Literal["off", "amplify", "suppress", "clamp"]
 HOWS: tuple[How, ...] = get_args(How)
@@ -122,7 +123,7 @@ class SteerView(Record):
     outside: bool | None = None
     """Whether `change` is outside of the random ones; None before all of them are there, and where there are none."""
     p: float | None = None
-    """Two-sided; not below 1/(n_sets + 1)."""
+    """Of both sides; not below 2/(n_sets + 1)."""
     band_problem: str = ""
     """Key of a text: why there is no band, or a small one."""
     size: float | None = None
@@ -197,7 +198,10 @@ class SteerJob:
         change = None if after is None else float(log_odds(after, best) - log_odds(start, best))
         moved = log_odds(rows, best) - log_odds(start, best)
         low, high = (float(moved.min()), float(moved.max())) if len(rows) else (None, None)
-        complete = change is not None and low is not None and high is not None and len(rows) == n
+        outside, p = None, None
+        if change is not None and low is not None and high is not None and len(rows) == n:
+            outside = not low <= change <= high
+            p = min(1.0, 2 * min(permutation_p(change, moved), permutation_p(-change, -moved)))
         return SteerView(
             case=self.case,
             edits=self.edits,
@@ -209,8 +213,8 @@ class SteerJob:
             high=high,
             n_sets=len(rows),
             of_sets=n,
-            outside=not low <= change <= high if complete else None,  # type: ignore[operator]  # none of them is None
-            p=two_sided_p(change, moved) if complete else None,  # type: ignore[arg-type]
+            outside=outside,
+            p=p,
             band_problem=self.sets.problem,
             size=self._size,
             before_text=self._texts.get("before", ""),
@@ -239,8 +243,8 @@ def steer_job(
         new_tokens: that are written after the question, 0 to 256.
         seed: of the random sets; they depend on the case, too.
 
-    Raises `NotFoundError` for a case, a feature or features that are not there, `ConfigError` for values that cannot be,
-    `DataError` for a question without options.
+    Raises `NotFoundError` for a case, a feature or features that are not there, `ConfigError` for values that cannot
+    be, `DataError` for a question without options.
     """
     edits = checked(edits)
     if not 0 <= new_tokens <= MAX_TOKENS:

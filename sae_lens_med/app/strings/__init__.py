@@ -9,8 +9,9 @@ Out of scope: names and sentences of metrics (`languages`), sentences on a case 
 from typing import Literal
 
 from sae_lens_med.app.strings.reading import READING
+from sae_lens_med.app.strings.steering import STEERING
 
-STRINGS: dict[str, tuple[str, str]] = {**READING}
+STRINGS: dict[str, tuple[str, str]] = {**READING, **STEERING}
 """Key -> (Korean, English)."""
 
 
