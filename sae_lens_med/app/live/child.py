@@ -127,12 +127,12 @@ def _answer(request: dict[str, Any], open_now: dict[str, Study], opener: Opener,
 
 
 def _opened(request: dict[str, Any], opener: Opener) -> Study:
-    from sae_lens_med.interventions.edits import AboveHook
-
     folder = Path(request["folder"])
     provenance, _, _ = read_about(folder)
     items = tuple(read_questions(folder).values())
     part = FeaturePart(folder / "features")
+    from sae_lens_med.interventions.edits import AboveHook  # takes seconds, which a study that cannot be read saves
+
     side = OpenedModel(lambda known: opener(known, request["model"], request["sae"]), provenance).get()
     return Study(items, part, side, AboveHook(side.model, side.loaded_sae, batch_tokens=side.batch_tokens))
 

@@ -106,7 +106,7 @@
     on("token", function (told) {
       say(words.token);
       var box = document.getElementById("written"), side = box && box.querySelector('[data-side="' + told.side + '"]');
-      if (side) { box.hidden = false; side.textContent = told.text; }
+      if (side) { box.hidden = false; side.textContent = told.text.trim(); }
     });
     ["done", "failed", "cancelled"].forEach(function (name) { on(name, function () { over(name); }); });
     source.onerror = function () {

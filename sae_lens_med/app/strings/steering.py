@@ -153,7 +153,7 @@ STEERING: dict[str, tuple[str, str]] = {
     "edited.added": ("더한 글: ", "added: "),
     "edited.features": ("특징에서 바뀐 것", "What changed in the features"),
     "edited.features.is": (
-        "질문의 글자들에서 가장 센 값. 전 → 후. 같은 글이라도 다른 특징이 여럿 바뀔 수 있습니다.",
+        "질문의 글자들에서 가장 센 값. 전 → 후. 조금만 고쳐도 여러 특징이 바뀔 수 있습니다.",
         "The strongest value at the words of the question, before → after. Small edits change many features.",
     ),
     "edited.kind.came": ("새로 켜짐", "Came"),
