@@ -3,7 +3,7 @@
     python fake_model.py [SECONDS between two steps]
 
 A request may say how it goes: `"act": "die" | "fail" | "stuck" | "garbage"`. What a steering gives: option 1 is the
-answer; switching off a feature below 10 takes 6 from its logit, any other edited feature 0.01 for each.
+answer; switching off feature 3 takes 6 from its logit, any other edited feature 0.01 for each.
 """
 
 import json
@@ -42,7 +42,7 @@ def say(run: str, event: str, **data: object) -> None:
 
 def logits(n: int, edit: dict[str, Any]) -> list[float]:
     off = [feature for feature, value in edit["put"] if value == 0]
-    strong = 6.0 * sum(feature < 10 for feature in off)
+    strong = 6.0 * (3 in off)
     weak = 0.01 * sum(feature for feature, _ in (*edit["put"], *edit["add"])) / 100
     return [1.0, 3.0 - strong - weak, *[0.0] * (n - 2)]
 

@@ -6,12 +6,11 @@ that words and figures are made in one place.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from sae_lens_med.app.index_files import FOLDER
 from sae_lens_med.app.links import Links
-from sae_lens_med.app.live.edited import EditedView, editable
+from sae_lens_med.app.live.edited import KINDS, EditedView, editable
 from sae_lens_med.app.live.kept import FILE
 from sae_lens_med.app.live.runs import Run
 from sae_lens_med.app.live.settings import MAX_CHARACTERS, MAX_FEATURES, MAX_STRENGTH, MAX_TOKENS
@@ -122,8 +121,7 @@ class LivePages:
             "texts": [cut(option, 90) for option in item.options],
         }
         if isinstance(view, EditedView):
-            grouped = groupby(view.changes, key=lambda change: change.kind)
-            values |= {"groups": {kind: tuple(own) for kind, own in grouped}}
+            values |= {"groups": {kind: [each for each in view.changes if each.kind == kind] for kind in KINDS}}
         return self.renderer.page(name, "cases", links, reader, "", **values)
 
     def _case(self, study: OpenStudy, number: int, reader: Reader) -> dict[str, Any]:

@@ -8,7 +8,7 @@
   var run = document.getElementById("run"), cancel = document.getElementById("cancel");
   var status = document.getElementById("steer-status"), said = document.getElementById("steer-said");
   var found = document.getElementById("found"), keep = document.getElementById("keep-form");
-  var id = null, source = null, fetching = false, again = false, sent = null;
+  var id = null, active = null, source = null, fetching = false, again = false, sent = null;
   run.hidden = false;
 
   function ask(method, address, body, more) {
@@ -77,15 +77,16 @@
       if (text !== null && of === id) {
         found.replaceChildren.apply(found, Array.from(new DOMParser().parseFromString(text, "text/html").body.childNodes));
         found.dataset.run = of;
-        if (then) then();
       }
     }).catch(function () { /* The next event asks again. */ }).then(function () {
       fetching = false;
+      if (then && of === id) then();
       if (again) { var next = again; again = false; refresh(id, next.then); }
     });
   }
   function over(name) {
     var of = id;
+    active = null;
     stop();
     refresh(of, function () {
       var verdict = document.getElementById("verdict"), note = found.querySelector(".sheet");
@@ -127,7 +128,7 @@
     ask("POST", data.start, sent).then(function (answer) {
       if (!answer.ok) return refused(answer);
       return answer.json().then(function (told) {
-        id = told.id;
+        id = active = told.id;
         follow(id);
       });
     }).catch(function () { stop(); say(words.refused); });
@@ -138,7 +139,7 @@
     ask("DELETE", data.runs + id).then(function (answer) { if (!answer.ok) return refused(answer); }).catch(function () { stop(); say(words.lost); });
   });
   /* Who leaves the page does not keep the model busy. */
-  window.addEventListener("pagehide", function () { if (source && id) ask("DELETE", data.runs + id, undefined, { keepalive: true }); });
+  window.addEventListener("pagehide", function () { if (active) ask("DELETE", data.runs + active, undefined, { keepalive: true }); });
 
   /* ---- keeping an edited question ------------------------------------------------------------------------------------ */
 
