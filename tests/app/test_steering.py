@@ -96,7 +96,10 @@ def test_a_clinician_asks_what_if_this_feature_were_off(fast: Place) -> None:
     assert f"{1 / (n + 1):.3f}" in note and f"{2 / (n + 1):.3f}" in note
     rows = page.locator("table.steered tbody tr")
     assert rows.count() == 4 and rows.nth(1).locator("svg .band").count() == 1
-    assert [rows.nth(1).locator("td.n").nth(k).inner_text() for k in range(2)] == ["81%", "1%"]  # softmax of 1, 3, 0, 0 and of 1, -3, 0, 0
+    assert [rows.nth(1).locator("td.n").nth(k).inner_text() for k in range(2)] == [
+        "81%",
+        "1%",
+    ]  # softmax of 1, 3, 0, 0 and of 1, -3, 0, 0
     assert "<b>before</b>" in page.locator('[data-side="before"]').inner_text()
 
 
