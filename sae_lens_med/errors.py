@@ -74,6 +74,14 @@ class ConflictError(StudyError):
     """Somebody else has written a newer version of what is to be written."""
 
 
+class BusyError(SaeLensMedError):
+    """So many wait for the model already that no more are taken; try again later."""
+
+
+class UnavailableError(SaeLensMedError):
+    """What runs a model was asked for where none is served."""
+
+
 class DistributedError(SaeLensMedError):
     """One of several processes that do one job ended, or they cannot find each other."""
 

@@ -20,13 +20,22 @@ from sae_lens_med import __version__
 from sae_lens_med.app import heat
 from sae_lens_med.app.api import api_routes
 from sae_lens_med.app.guard import Guard
+from sae_lens_med.app.live.routes import Acting, live_routes
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.pages import Site, html, language_of, links_of, page_routes, reader_of
 from sae_lens_med.app.proposed_routes import proposal_routes
 from sae_lens_med.app.rating.routes import rating_routes
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.app.strings import text
-from sae_lens_med.errors import ConfigError, ConflictError, DataError, NotFoundError, SaeLensMedError
+from sae_lens_med.errors import (
+    BusyError,
+    ConfigError,
+    ConflictError,
+    DataError,
+    NotFoundError,
+    SaeLensMedError,
+    UnavailableError,
+)
 
 STATIC = {
     "app.css": "text/css; charset=utf-8",
@@ -37,6 +46,7 @@ STATIC = {
     "search.js": "text/javascript; charset=utf-8",
     "rate.js": "text/javascript; charset=utf-8",
     "proposed.js": "text/javascript; charset=utf-8",
+    "steer.js": "text/javascript; charset=utf-8",
 }
 """Name -> type of what lies in `static/`."""
 THREADS = 8
@@ -50,8 +60,8 @@ def static_texts() -> dict[str, str]:
     return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in STATIC} | {"heat.css": heat.css()}
 
 
-def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None) -> Guard:
-    """The application for one study or two.
+def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None, acting: Acting | None = None) -> Guard:
+    """The application for one study or two. `acting`: what runs their models; None: nothing does.
 
     Raises `ConfigError` for another number of studies.
     """
@@ -73,6 +83,7 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None) -
         app.include_router(page_routes(site))
         app.include_router(api_routes(site))
         app.include_router(proposal_routes(site))
+        app.include_router(live_routes(site, acting or Acting()))
     statics = {name: content.encode() for name, content in static_texts().items()}
 
     @app.get("/static/{name}", include_in_schema=False)
@@ -119,6 +130,8 @@ def _status(error: Exception) -> int:
         return 404
     if isinstance(error, ConflictError):
         return 409
+    if isinstance(error, BusyError | UnavailableError):
+        return 429 if isinstance(error, BusyError) else 503
     return 422 if isinstance(error, DataError | ConfigError | RequestValidationError) else 500
 
 

@@ -92,14 +92,23 @@ class Guard:
     def _foreign(self, headers: Headers, host: str) -> str:
         """Why a write is refused; empty where it is not."""
         origin = headers.get("origin")
-        own = origin in (f"http://{host}", f"https://{host}")
-        if not (own or (origin is None and headers.get("sec-fetch-site") == "same-origin")):
+        if not (_is_own(origin, host) or (origin is None and headers.get("sec-fetch-site") == "same-origin")):
             return "refused.origin"
         if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             return "refused.json"
         if not secrets.compare_digest(headers.get(WRITE_TOKEN, "").encode(), self.settings.write_token.encode()):
             return "refused.write"
         return ""
+
+
+def is_foreign(headers: Headers) -> bool:
+    """Whether a page of another server asks; what asks without a browser is not foreign."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    return (origin is not None and not _is_own(origin, headers.get("host", ""))) or site in ("cross-site", "same-site")
+
+
+def _is_own(origin: str | None, host: str) -> bool:
+    return origin in (f"http://{host}", f"https://{host}")
 
 
 def _has_port(host: str) -> bool:

@@ -10,7 +10,8 @@ ranks and paints the features, and the reader's view. Links keep the state that 
 Out of scope: reading an address (`pages`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 from urllib.parse import urlencode
 
 FILTERS = ("text", "subject", "answer", "reason", "sort", "active")
@@ -18,7 +19,16 @@ FILTERS = ("text", "subject", "answer", "reason", "sort", "active")
 LASTING = ("view",)
 """Parameters that every link keeps. A language that was chosen stands in a cookie."""
 _OF_A_CASE = (*FILTERS, *LASTING, "order", "scale")
-_HERE = (*_OF_A_CASE, "feature", "at", "find", "whole", "page", "back", "q", "set", "unit")
+_HERE = (*_OF_A_CASE, "feature", "at", "find", "whole", "page", "back", "q", "set", "features", "tokens", "unit")
+
+
+class Written(Protocol):
+    """An edit of a feature."""
+
+    @property
+    def text(self) -> str:
+        """As it stands in an address."""
+        ...
 
 
 class Links:
@@ -43,6 +53,22 @@ class Links:
     def case(self, number: int, **changes: object) -> str:
         """A case."""
         return self._to(f"/{self.slot}/cases/{number}", self._kept(_OF_A_CASE), changes)
+
+    def steer(self, number: int, edits: "Sequence[Written]", **changes: object) -> str:
+        """What a case would be with edited features."""
+        return self._to(
+            f"/{self.slot}/cases/{number}/steer",
+            self._kept((*_OF_A_CASE, "tokens")),
+            {"features": ",".join(edit.text for edit in edits), **changes},
+        )
+
+    def steer_off(self, number: int, feature: int) -> str:
+        """What a case would be without a feature."""
+        return self._to(f"/{self.slot}/cases/{number}/steer", self._kept(_OF_A_CASE), {"features": feature})
+
+    def edit(self, number: int) -> str:
+        """A case whose question can be edited."""
+        return self._to(f"/{self.slot}/cases/{number}/edit", self._kept(_OF_A_CASE), {})
 
     def features(self, **changes: object) -> str:
         """The list of features."""

@@ -94,6 +94,7 @@ class OpenStudy:
         self.d_sae = part.d_sae if part is not None else said if isinstance(said, int) else None
         aligned = read_aligned(folder, list(self.items), self.d_sae)
         missing += aligned.missing
+        self.part, self.index = part, index
         self._labels = Labels(folder / index_files.FOLDER / FILE, aligned.labels)
         if self._labels.problem:
             missing.append(Missing("missing.labels", "", self._labels.problem))

@@ -204,8 +204,8 @@ class Renderer:
         values = {"sentence": sentence, "detail": detail, "links": links or Links(1, "/", {})}
         return self._rendered("error", reader, text("error.title", code), "", links is None, **values)
 
-    def room(self, name: str, section: str, links: Links, reader: Reader, title: str, **values: Any) -> str:
-        """A page of another room: the template `name`, in the part `section` of the navigation, with `values`."""
+    def page(self, name: str, section: str, links: Links, reader: Reader, title: str, **values: Any) -> str:
+        """A page of another room: its template, the entry of the menu that it belongs to, and what it shows."""
         return self._page(name, section, links, reader, title, **values)
 
     def n_cases(self, links: Links) -> int:

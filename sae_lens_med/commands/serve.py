@@ -40,19 +40,41 @@ def serve(
     rating_only: Annotated[
         bool, typer.Option("--rating-only", help="Serve the pages of raters alone, so that they stay blinded.")
     ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Open the model of the study at once, in a process of its own: where it is now. With two studies, "
+            "once for each. Without this, what the study names is opened when it is first asked for.",
+        ),
+    ] = None,
+    sae: Annotated[
+        list[str] | None,
+        typer.Option("--sae", "-s", help="Where the study's SAE is now; by default, where the study found it."),
+    ] = None,
+    no_model: Annotated[bool, typer.Option("--no-model", help="Never run a model; reading needs none.")] = False,
+    idle_minutes: Annotated[
+        float, typer.Option(min=0.1, max=1440, help="After so long without use the model is closed.")
+    ] = 10.0,
     verify: Verify = False,
     no_index: NoIndex = False,
 ) -> None:
-    """LLMXAI: read a study in the browser, case by case and feature by feature. Needs no model and no GPU.
+    """LLMXAI: read a study in the browser, case by case and feature by feature. Reading needs no model and no GPU.
+
+    What if a feature were off, or a question different? That runs the study's model, in a process of its own.
 
     Ctrl-C ends it.
 
     Example: sae-lens-med serve demo-study
+
+    Example: sae-lens-med serve demo-study --model gemma-3-270m
     """
     _require_extra()
     import uvicorn
 
     from sae_lens_med.app.create import create_app
+    from sae_lens_med.app.live.routes import Acting
     from sae_lens_med.app.settings import Settings
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.runs.files import DISCLAIMER
@@ -61,6 +83,9 @@ def serve(
     if other is not None and other.resolve() == study.resolve():
         raise ConfigError(f"{other} is the study that is served already; give another one to compare it with.")
     folders = [study, *([] if other is None else [other])]
+    if rating_only and (model or sae):
+        raise ConfigError("raters run no model: leave out --model and --sae, or --rating-only.")
+    places = _places(model or [], sae or [], len(folders), no_model=no_model)
     studies = [_opened(folder, verify=verify, index=not no_index) for folder in folders]
     listening = _listen(settings.host, settings.port)
     url = settings.url(listening.getsockname()[1])
@@ -69,11 +94,23 @@ def serve(
     say("Ctrl-C ends it.", err=True)
     if open_browser and sys.stdout is not None and sys.stdout.isatty():
         webbrowser.open(url)
+    acting = Acting() if no_model or rating_only else Acting.serving(places, idle_seconds=60 * idle_minutes)
+    app = create_app(studies, settings, acting)
+    if model:
+        acting.open(studies[0].folder, 1)
     config = uvicorn.Config(
-        create_app(studies, settings), log_level="warning", access_log=False, server_header=False, proxy_headers=False
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,  # who follows a run does not keep the server from ending
     )
-    with suppress(KeyboardInterrupt):  # how it ends
-        uvicorn.Server(config).run(sockets=[listening])
+    try:
+        with suppress(KeyboardInterrupt):  # how it ends
+            uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        acting.close()
 
 
 def export(
@@ -186,6 +223,19 @@ def _opened(folder: Path, *, verify: bool, index: bool) -> "OpenStudy":
         what = missing.what.removeprefix("missing.")
         say(f"{study.name}: {what} is missing; {missing.reason or missing.command}", err=True)
     return study
+
+
+def _places(models: list[str], saes: list[str], n: int, *, no_model: bool) -> tuple[tuple[str | None, str | None], ...]:
+    """Per study, where its model and its SAE are."""
+    from sae_lens_med.errors import ConfigError
+
+    if no_model and (models or saes):
+        raise ConfigError("--no-model and --model or --sae contradict each other; leave one of them out.")
+    for option, given in (("--model", models), ("--sae", saes)):
+        if len(given) > n:
+            raise ConfigError(f"{option} is given {len(given)} times for {n} studies; give it once for each.")
+    missing = [None] * n
+    return tuple(zip([*models, *missing][:n], [*saes, *missing][:n], strict=True))
 
 
 def _listen(host: str, port: int) -> socket.socket:

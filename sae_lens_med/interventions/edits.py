@@ -7,20 +7,21 @@ What lies below the hook is the same for all edits of a text, and so is everythi
 changes: neither is computed again. Edits run as rows of one batch, those that begin to differ at like tokens together;
 only the last position goes through the LM head, and only the words that are asked for.
 
-An edit is one of `Without`, `Only`, `Clamp`, `Push` and `Splice`. The error term x − x̂ stays as it is in all but the
-last, so that `Without` equals `ablate(mode="zero")` at the same tokens up to rounding.
+An edit is one of `Without`, `Only`, `Clamp`, `Change`, `Push` and `Splice`. The error term x − x̂ stays as it is in all
+but the last, so that `Without` equals `ablate(mode="zero")` at the same tokens up to rounding.
 
 `gradient` gives d(sum_w a_w logit_w)/dx at the chosen tokens by one backward pass through the layers above; because
 the decoder is linear, the derivative by the activation of feature f at token t is `s_t d_f · gradient_t`, for all
 features at once.
 
 Fast for hooks on the residual stream (`hook_resid_pre`, `hook_resid_post`) of a model that `reader.ready` knows; at
-other hooks, and in models that only the bridge runs, whole passes are made. Out of scope: transcoders, generation.
+other hooks, and in models that only the bridge runs, whole passes are made. `continued` writes on after an edited text,
+greedily, token by token. Out of scope: transcoders, generation in batches (`models.engine`).
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,22 @@ class Clamp:
     value: float
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Several features at once, at all chosen tokens: some are set, as by `Clamp`, and of others a multiple of the
+    decoder direction is added, as by `hooks.steer`, whatever their own activation."""
+
+    put: tuple[tuple[int, float], ...] = ()
+    """Feature and the activation that it has; 0: it does not fire."""
+    add: tuple[tuple[int, float], ...] = ()
+    """Feature and what is added, in its units of activation."""
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """All of them, those that are set first."""
+        return tuple(feature for feature, _ in (*self.put, *self.add))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Push:
     """Add at every chosen token what clamping `like` would add, turned into another direction of equal length."""
@@ -76,7 +93,7 @@ class Splice:
     """The reconstruction x̂ stands at the chosen tokens: all features, without the error term."""
 
 
-Edit = Without | Only | Clamp | Push | Splice
+Edit = Without | Only | Clamp | Change | Push | Splice
 
 
 @dataclass(slots=True, eq=False)
@@ -268,6 +285,26 @@ class AboveHook:
         """`[m]`: `x_t · gradient_t`, the first-order effect of the whole activation at each chosen token."""
         return _numpy((text.x[text.at].flatten(1).float() * gradient).sum(dim=1))
 
+    @torch.no_grad()
+    def continued(self, text: HookedText, edit: Edit | None, ends: Collection[int], most: int) -> Iterator[int]:
+        """The tokens that follow the text, the likeliest each time, until one of `ends` (which is not given) or `most`
+        of them or the end of the model's context. The edit acts at the chosen tokens alone, as they are read."""
+        ids = list(text.token_ids)
+        change = torch.zeros_like(text.x) if edit is None else self._whole_change(text, edit)
+        cache = on_prefix(None, grow=True)
+        most = min(most, int(self.model.cfg.n_ctx) - len(ids))
+        for n in range(most):
+            if n == 0:
+                with self._hooked(lambda activation, hook: activation + change.view_as(activation)):  # noqa: ARG005
+                    head = self._forward(ids, 0, 1, cache)
+            else:
+                head = self._forward(ids, len(ids) - 1, 1, cache)
+            token = int(self._every(head)[0].argmax())
+            if token in ends:
+                return
+            ids.append(token)
+            yield token
+
     # --- edits --------------------------------------------------------------------------------------------------------
 
     def _edited(
@@ -299,6 +336,10 @@ class AboveHook:
         self._require(edit)
         if isinstance(edit, Without):
             return int(text.first[list(edit.features)].min(initial=len(text.at)))
+        if isinstance(edit, Change):
+            off = [feature for feature, value in edit.put if value == 0]
+            all_off = len(off) == len(edit.features)
+            return int(text.first[off].min(initial=len(text.at))) if all_off else 0
         if isinstance(edit, Only):
             others = text.first.copy()
             others[list(edit.features)] = len(text.at)
@@ -316,13 +357,24 @@ class AboveHook:
             # Signed, so that it points one way at tokens where the clamp raises and the other where it lowers.
             sign = torch.sign(edit.like.value - text.acts[:, edit.like.feature]).to(like)
             return (sign * like.norm(dim=1))[:, None] * direction
-        if isinstance(edit, Clamp):
-            chosen = (edit.feature,)
-            step = (edit.value - text.acts[:, [edit.feature]]) @ self.dictionary.rows(chosen)
+        if isinstance(edit, Clamp | Change):
+            pairs = ((edit.feature, edit.value),) if isinstance(edit, Clamp) else (*edit.put, *edit.add)
+            step = text.acts.new_tensor([value for _, value in pairs]).expand(len(text.at), -1).clone()
+            n_put = 1 if isinstance(edit, Clamp) else len(edit.put)
+            chosen = tuple(feature for feature, _ in pairs)
+            step[:, :n_put] -= text.acts[:, list(chosen[:n_put])]
+            step = step @ self.dictionary.rows(chosen)
         else:
             step = text.acts[:, list(edit.features)] @ self.dictionary.rows(edit.features)
             step = -step if isinstance(edit, Without) else step - self._all(text)
         return step if text.scale is None else text.scale * step
+
+    def _whole_change(self, text: HookedText, edit: Edit) -> torch.Tensor:
+        """`[n, ...]`, as `text.x`: what the edit adds at every token."""
+        self._require(edit)
+        found = torch.zeros_like(text.x).flatten(1)
+        found[text.at] = self._change(text, edit).to(found)
+        return found.view_as(text.x)
 
     def _all(self, text: HookedText) -> torch.Tensor:
         if "all" not in text._kept:

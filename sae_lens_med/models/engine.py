@@ -179,11 +179,11 @@ class Engine:
                 f"sampling needs a temperature >= 0 (got {temperature}) and, above 0, one seed for each prompt."
             )
         results: list[Any] = [None] * len(prompts)
+        ends = end_tokens(self.model)
         with self._running(prompts) as prefix:
             for batch in self._batches([prefix.rest(p) for p in prompts], kept=len(prefix) + max_new_tokens):
                 writers = [
-                    _Writer(self.model.text_tokenizer, stop, self._ends(), temperature, seeds[i] if seeds else 0)
-                    for i in batch
+                    _Writer(self.model.text_tokenizer, stop, ends, temperature, seeds[i] if seeds else 0) for i in batch
                 ]
                 self._write(prefix, [prompts[i] for i in batch], writers, max_new_tokens)
                 self._deliver(results, batch, [writer.result() for writer in writers], on_batch)
@@ -367,12 +367,14 @@ class Engine:
                 run = run.followed_by(None, [[writer.ids[-1]] for writer in writing], generated=True)
                 logits = self._run(run, run.last).logits
 
-    def _ends(self) -> frozenset[int]:
-        found: list[int | None] = [self.model.text_tokenizer.eos_token_id]
-        config = getattr(self._hf, "generation_config", None)
-        of_model = getattr(config, "eos_token_id", None)
-        found.extend(of_model if isinstance(of_model, list) else [of_model])
-        return frozenset(token for token in found if token is not None)
+
+def end_tokens(model: MedBridge) -> frozenset[int]:
+    """The tokens that end a text: the tokenizer's, and those that the model's own settings of generation name."""
+    found: list[int | None] = [model.text_tokenizer.eos_token_id]
+    config = getattr(model.original_model, "generation_config", None)
+    of_model = getattr(config, "eos_token_id", None)
+    found.extend(of_model if isinstance(of_model, list) else [of_model])
+    return frozenset(token for token in found if token is not None)
 
 
 # --- parts of a call ------------------------------------------------------------------------------------------------

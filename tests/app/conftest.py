@@ -15,6 +15,7 @@ fastapi = pytest.importorskip("fastapi", reason="LLMXAI needs the extra [app]")
 import uvicorn  # noqa: E402
 
 from sae_lens_med.app.create import create_app  # noqa: E402
+from sae_lens_med.app.live.routes import Acting  # noqa: E402
 from sae_lens_med.app.opened import OpenStudy  # noqa: E402
 from sae_lens_med.app.settings import Settings  # noqa: E402
 from tests.app.reading_study import write_reading_study  # noqa: E402
@@ -44,12 +45,12 @@ def study(study_folder: Path) -> OpenStudy:
 
 
 @contextmanager
-def serving(studies: list[OpenStudy], settings: Settings) -> Iterator[str]:
-    """The address of a server of `studies`."""
+def serving(studies: list[OpenStudy], settings: Settings, acting: Acting | None = None) -> Iterator[str]:
+    """The address of a server of `studies`; `acting`: what runs their models."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()  # before the server runs, so that whoever asks early waits
-    server = uvicorn.Server(uvicorn.Config(create_app(studies, settings), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(studies, settings, acting), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from sae_lens_med.errors import ConfigError, ModelError
-from sae_lens_med.interventions import ablate, clamp, splice
-from sae_lens_med.interventions.edits import AboveHook, Clamp, Only, Push, Splice, Without
+from sae_lens_med.interventions import ablate, clamp, splice, steer
+from sae_lens_med.interventions.edits import AboveHook, Change, Clamp, Only, Push, Splice, Without
 from sae_lens_med.interventions.positions import at
+from sae_lens_med.models.engine import Engine, TokenText, end_tokens
 from tests.tiny import ARCHES, HIDDEN, Arch, tiny_model, tiny_sae
 
 TEXT = "환자는 발열과 기침으로 병원에 왔다. The patient has fever. A. B. C. D.\n정답："
@@ -62,6 +63,58 @@ def test_edits_equal_interventions_through_the_bridge(arch: Arch, hook: str) -> 
     assert sorted(full) == [-1, *range(len(edits))]
     np.testing.assert_allclose(full[0][words], found[0], atol=1e-5)
     np.testing.assert_allclose(full[-1], _by_hooks(model, ids, []), atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_several_features_are_changed_at_once_as_by_hooks_one_after_the_other(arch: Arch) -> None:
+    """At one hook, so that what one adds does not move what another reads: all read the unedited activation."""
+    model, sae, ids, chosen, above, text = _setup(arch)
+    fires = np.flatnonzero((text.acts > 0).any(0).numpy()).tolist()
+    silent = np.flatnonzero(~(text.acts > 0).any(0).numpy()).tolist()[0]
+    off, held, up, down = fires[0], silent, fires[2], fires[3]
+    edit = Change(put=((off, 0.0), (held, 2.0)), add=((up, 1.5), (down, -0.5)))
+    edits = [edit, Change(put=((off, 0.0),)), Without((off,)), Change(put=((held, 2.0),)), Clamp(held, 2.0)]
+    edits += [Change(add=((up, 1.5), (down, -0.5))), Change(put=((silent, 0.0),))]
+    words = [5, 50, 77]
+    whole, found, size = above.logits(text, edits, words)
+    where = at(chosen)
+    np.testing.assert_allclose(found[1], found[2], atol=1e-5)
+    np.testing.assert_allclose(found[3], found[4], atol=1e-5)
+    raised = _by_hooks(model, ids, steer(sae, {up: 1.5, down: -0.5}, positions=where))[words]
+    np.testing.assert_allclose(found[5], raised, atol=1e-5)
+    assert (found[6] == whole).all() and size[6] == 0
+    with torch.no_grad():
+        acts = sae.encode(text.x[text.at])
+        step = -acts[:, [off]] @ sae.W_dec[[off]] + (2.0 - acts[:, [held]]) @ sae.W_dec[[held]]
+        step += 1.5 * sae.W_dec[up] - 0.5 * sae.W_dec[down]
+    assert size[0] == pytest.approx(float(step.norm()), rel=1e-5)
+
+    def add(activation: torch.Tensor, hook: object) -> torch.Tensor:  # noqa: ARG001 - TransformerLens' names
+        out = activation.clone()
+        out[0, text.at] += step
+        return out
+
+    np.testing.assert_allclose(found[0], _by_hooks(model, ids, [(HOOKS[0], add)])[words], atol=1e-5)
+    with pytest.raises(ConfigError, match="twice"):
+        above.logits(text, [Change(put=((up, 0.0),), add=((up, 1.0),))], words)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_text_is_written_on_with_the_edit_and_without(arch: Arch) -> None:
+    model, sae, ids, chosen, above, text = _setup(arch)
+    plain = list(above.continued(text, None, frozenset(), 6))
+    (generated,) = Engine(model).generate([TokenText(tuple(ids))], max_new_tokens=6)
+    ends = end_tokens(model)
+    assert plain[: len(generated.token_ids)] == list(generated.token_ids) and len(plain) == 6
+    fires = np.flatnonzero((text.acts > 0).any(0).numpy()).tolist()
+    edit, so_far = Change(add=tuple((f, 40.0) for f in fires[:3])), list(ids)
+    pairs = steer(sae, dict.fromkeys(fires[:3], 40.0), positions=at([*chosen, *[False] * 6]))
+    for _ in range(6):  # whole passes, without a cache
+        so_far.append(int(_by_hooks(model, so_far, pairs).argmax()))
+    edited = list(above.continued(text, edit, frozenset(), 6))
+    assert edited == so_far[len(ids) :] and edited != plain
+    assert list(above.continued(text, edit, {edited[2]}, 6)) == edited[: edited.index(edited[2])]
+    assert list(above.continued(text, edit, ends, 0)) == []
 
 
 @pytest.mark.parametrize("arch", ARCHES)

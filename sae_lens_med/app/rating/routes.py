@@ -103,7 +103,7 @@ def _owner_routes(site: Site, desk_of: Callable[[int], Desk]) -> APIRouter:
         title = text("rate.agreement", reader.language.code)
         links = links_of(request, slot)
         return html(
-            request, site.renderer.room("rate_agreement", "study", links, reader, title, found=found, small=SMALL_N)
+            request, site.renderer.page("rate_agreement", "study", links, reader, title, found=found, small=SMALL_N)
         )
 
     @router.get("/{slot:int}/files/ratings{ending}", include_in_schema=False)
@@ -138,7 +138,7 @@ def _rater_routes(site: Site, desk_of: Callable[[int], Desk]) -> APIRouter:
     def raters_page(request: Request, slot: Slot) -> Response:
         listed, reader = desk_of(slot).listed(), reader_of(request)
         title = text("rate.title", reader.language.code)
-        page = site.renderer.room(
+        page = site.renderer.page(
             "rate", "rate", links_of(request, slot), reader, title, listed=listed, roles=ROLES, pattern=RATER
         )
         return html(request, page)
@@ -153,7 +153,7 @@ def _rater_routes(site: Site, desk_of: Callable[[int], Desk]) -> APIRouter:
             title = text("rate.as", code, rater=rater)
         else:
             title = text("rate.unit.title", code, number=shown.unit.number, of=shown.progress.of)
-        page = site.renderer.room(
+        page = site.renderer.page(
             "rate_unit",
             "rate",
             links_of(request, slot),

@@ -11,8 +11,9 @@ from typing import Literal
 from sae_lens_med.app.strings.labels import LABELS
 from sae_lens_med.app.strings.rating import RATING
 from sae_lens_med.app.strings.reading import READING
+from sae_lens_med.app.strings.steering import STEERING
 
-STRINGS: dict[str, tuple[str, str]] = {**READING, **RATING, **LABELS}
+STRINGS: dict[str, tuple[str, str]] = {**READING, **STEERING, **RATING, **LABELS}
 """Key -> (Korean, English)."""
 
 
