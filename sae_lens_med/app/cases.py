@@ -46,7 +46,7 @@ from sae_lens_med.records import OPTION_LETTERS, FloatArray, IntArray, ItemResul
 Order = Literal["activation", "attribution", "effect"]
 Kind = Literal["shared", "model", "expert"]
 ORDERS: tuple[Order, ...] = get_args(Order)
-_KEPT = 12
+_KEPT = 6
 """Cases that stay in memory: the one that is looked at and those beside it."""
 
 
@@ -61,6 +61,13 @@ class _Sides:
     explanation: FloatArray
     weights: FloatArray
     """`[m]`, > 0."""
+
+    def of(self, feature: int) -> tuple[float, float]:
+        """Its maxima over stem and explanation; 0 for one that does not count."""
+        at = int(np.searchsorted(self.features, feature))
+        if at == len(self.features) or self.features[at] != feature:
+            return 0.0, 0.0
+        return float(self.stem[at]), float(self.explanation[at])
 
     @property
     def kinds(self) -> dict[Kind, IntArray]:
@@ -181,12 +188,10 @@ class Cases:
         chosen = np.lexsort((features, -values, -share))[:limit]
         sides = opened.sides
         assert sides is not None  # there are features
-        at = {feature: k for k, feature in enumerate(sides.features.tolist())}
         shown: list[CaseFeature] = []
         for k in chosen.tolist():
             feature = int(features[k])
-            own = at.get(feature)
-            stem, explanation = (0.0, 0.0) if own is None else (float(sides.stem[own]), float(sides.explanation[own]))
+            stem, explanation = sides.of(feature)
             paint = (PaintedSegment(key, segment, float(values[k])),)
             shown.append(self.names.beside_case(feature, stem, explanation, None, paint))
         text = layout.parts[place].text.encode("utf-16-le")[2 * found.start : 2 * found.end].decode("utf-16-le")
