@@ -109,6 +109,10 @@ class OpenStudy:
         """One case. See `Cases.view`."""
         return self._cases.view(number, order, limit)
 
+    def shown(self, number: int, limit: int = 5) -> list[int]:
+        """The features that a case shows. See `Cases.shown`."""
+        return self._cases.shown(number, limit)
+
     def neighbours_of(self, number: int, filters: Filters) -> tuple[int | None, int | None]:
         """The case before and the one after, under the filters. See `CaseList.beside`."""
         return self._list.beside(number, filters)
