@@ -26,11 +26,11 @@ from sae_lens_med.app.create import static_texts
 from sae_lens_med.app.links import Links
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.overview import FIGURES, Numbers, figure, overview
-from sae_lens_med.app.render import SORTS, Reader, Renderer
+from sae_lens_med.app.render import Reader, Renderer
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.app.strings import text
 from sae_lens_med.app.texts import named
-from sae_lens_med.app.views import FeaturePage, FeatureRow, FeatureView, Filters
+from sae_lens_med.app.views import CaseOrder, FeaturePage, FeatureRow, FeatureView, Filters
 from sae_lens_med.errors import NotFoundError, StudyError
 from sae_lens_med.languages import ENGLISH, KOREAN, Language
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, follow_umask, write_text
@@ -177,7 +177,7 @@ class _Writer:
 
     def _language(self, place: Path, language: Language, views: list[FeatureView]) -> None:
         reader = Reader(language)
-        for filters in _lists():
+        for filters in _lists(self.study.case_orders):
             self._lists(place, filters, reader)
         for view in views:
             name = f"feature-{view.name.index}.html"
@@ -259,9 +259,9 @@ class _Writer:
             self.advance(1)
 
 
-def _lists() -> Iterator[Filters]:
-    for sort in SORTS:
-        yield Filters(order=sort)
+def _lists(orders: Iterable[CaseOrder]) -> Iterator[Filters]:
+    for order in orders:
+        yield Filters(order=order)
     for answer in ("right", "wrong", "none"):
         yield Filters(answer=answer)
 

@@ -21,6 +21,7 @@ from sae_lens_med.app.labels import FILE, Labels
 from sae_lens_med.app.names import Names
 from sae_lens_med.app.search import Search, Texts, Words
 from sae_lens_med.app.views import (
+    CaseOrder,
     CasePage,
     CaseView,
     FeaturePage,
@@ -104,6 +105,11 @@ class OpenStudy:
     def cases(self, filters: Filters, page: int = 1, size: int = 50) -> CasePage:
         """One page of the cases that `filters` keep. See `CaseList.page`."""
         return self._list.page(filters, page, size)
+
+    @property
+    def case_orders(self) -> tuple[CaseOrder, ...]:
+        """In which orders `cases` has something to order. See `CaseList.orders`."""
+        return self._list.orders
 
     def case(self, number: int, order: str = "activation", limit: int = 5) -> CaseView:
         """One case. See `Cases.view`."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from sae_lens_med import plots
 from sae_lens_med.alignment import METRICS
+from sae_lens_med.alignment.comprehensiveness import COMPREHENSIVENESS
 from sae_lens_med.app.figures import inline, one_at_a_time, png, table
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.errors import NotFoundError, StudyError
@@ -36,6 +37,7 @@ from sae_lens_med.study.measured import AlignmentFolder
 TO_CASES = {
     verdict.DIFFERENCE: ("difference", "-difference"),
     verdict.MRR: ("difference", "-difference"),
+    COMPREHENSIVENESS.confirmatory[0]: ("comprehensiveness", "-comprehensiveness"),
 }
 """Numbers that are made case by case -> the orders of the list that put first the cases that lower it and raise it."""
 _SUBJECT = "subject="
@@ -94,7 +96,7 @@ def overview(numbers: Numbers, language: Language) -> dict[str, Any]:
         "families": [{"title": FAMILIES[family], "entries": own} for family, own in by_family(entries)],
         "sentences": [sentence_of(entry, numbers.aligned, limits) for entry in entries],
         "drawn": None if drawn is None else inline(drawn),
-        "to_cases": TO_CASES,
+        "to_cases": {name: orders for name, orders in TO_CASES.items() if orders[0] in study.case_orders},
         "gate": _gate(entries),
         "square": numbers.verdicts,
         "instrument": _instrument(),

@@ -61,6 +61,7 @@ READING: dict[str, tuple[str, str]] = {
     "cases.outcome": ("결과", "Outcome"),
     "cases.margin": ("확률 차", "Margin"),
     "cases.difference": ("해설 유사도 차", "Similarity difference"),
+    "cases.comprehensiveness": ("공유 특징을 껐을 때의 확률 감소", "Lost without shared features"),
     "answer.right": ("정답", "right"),
     "answer.wrong": ("오답", "wrong"),
     "answer.none": ("답 없음", "no answer"),
@@ -73,6 +74,14 @@ READING: dict[str, tuple[str, str]] = {
     "sort.-margin": ("확률 차가 큰 것부터", "largest margin first"),
     "sort.difference": ("자기 해설과 먼 것부터", "furthest from its explanation first"),
     "sort.-difference": ("자기 해설과 가까운 것부터", "nearest to its explanation first"),
+    "sort.comprehensiveness": (
+        "공유 특징을 꺼도 답이 덜 흔들리는 것부터",
+        "answer least shaken without shared features first",
+    ),
+    "sort.-comprehensiveness": (
+        "공유 특징을 끄면 답이 더 흔들리는 것부터",
+        "answer most shaken without shared features first",
+    ),
     "outcome.right": ("정답", "Right"),
     "outcome.wrong": ("오답", "Wrong"),
     "outcome.none": ("답 없음", "No answer"),
