@@ -289,6 +289,7 @@ READING: dict[str, tuple[str, str]] = {
     "study.wrong": ("오답 문항 보기", "show the wrong ones"),
     "study.metrics": ("지표와 귀무분포", "Metrics, each with its null"),
     "study.metrics.none": ("측정된 지표가 없습니다.", "No metric was measured."),
+    "study.png_english": ("(영어: 이 컴퓨터에 한글 글꼴이 없음)", "(in English)"),
     "study.figure": (
         "점은 귀무분포에서 얼마나 떨어져 있는지를 나타냅니다. 회색 띠는 귀무분포의 95%, 채운 점은 보정 뒤에도 "
         "두드러지는 값입니다.",
