@@ -196,12 +196,14 @@ def make_study(folder: Path, cases: int, tokens: int, l0: int, features: int) ->
 def measure_index(study: Path) -> dict[str, float]:
     """Seconds and peak memory of the command, in a process of its own, and what it wrote."""
     code = (
-        "import json, resource, sys, time\n"
+        "import json, re, sys, time\n"
         "begin = time.perf_counter()\n"
         "from pathlib import Path\n"
         "from sae_lens_med.app.index import build_index\n"
         "assert build_index(Path(sys.argv[1]), rebuild=True, progress=False)\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        # Not `ru_maxrss`: a process inherits it from the one that started it, which has just made the study.
+        "status = Path('/proc/self/status').read_text()\n"
+        "peak = int(re.findall(r'VmHWM:\\s+(\\d+)', status)[0]) / 1024\n"
         "print(json.dumps({'s': time.perf_counter() - begin, 'peak_mb': peak}))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(study)], capture_output=True, text=True, check=True)

@@ -8,6 +8,7 @@ values and `from_dict` refuses unknown and missing keys; the two are inverse. Ar
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -43,19 +44,27 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, in the order of the fields."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]  # every subclass is a dataclass
+        return {name: _plain(getattr(self, name)) for name in _fields_of(type(self))[0]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises `DataError` on an unknown or missing key."""
-        known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # every subclass is a dataclass
+        known, required = _fields_of(cls)
         for key in values:
             if key not in known:
                 raise DataError(f"{cls.__name__} has no field {key!r}{nearest(key, known) or '.'}")
-        for name, f in known.items():
-            if name not in values and f.default is MISSING and f.default_factory is MISSING:
+        for name in required:
+            if name not in values:
                 raise DataError(f"{cls.__name__} is missing the field {name!r}; the fields are {', '.join(known)}.")
         return cls(**{name: _revive(value, cls._nested.get(name)) for name, value in values.items()})
+
+
+@cache
+def _fields_of(kind: type[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a record's fields, and of those that have no default: looked up for every line of a file."""
+    own = fields(kind)  # type: ignore[arg-type]  # every subclass is a dataclass
+    required = tuple(f.name for f in own if f.default is MISSING and f.default_factory is MISSING)
+    return tuple(f.name for f in own), required
 
 
 def _plain(value: Any) -> Any:

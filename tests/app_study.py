@@ -188,6 +188,7 @@ def make_whole_study(folder: Path, n: int) -> None:
     """`make_study` with what `align` and `index` leave: verdicts, concepts, a label, similarities of four cases."""
     make_study(folder, n)
     files = {"verdicts.csv": VERDICTS, "concepts.json": CONCEPTS, "labels.json": {"10": "폐렴 소견"}}
+    files |= {"causal_items.json": [_removed(f"case {number}", k) for k, number in enumerate((3, 1, 8, 5))]}
     _write_alignment(folder / "alignment", files)
     arrays = {
         "matched": np.array([0.5, 0.2, 0.9, 0.1], np.float32),
@@ -199,8 +200,14 @@ def make_whole_study(folder: Path, n: int) -> None:
     build_index(folder, progress=False)
 
 
+def _removed(item_id: str, k: int) -> dict[str, Any]:
+    """A row of `causal_items.json`: 0.5 - k / 8 above what random features do."""
+    return {"id": item_id, "comprehensiveness": 0.75 - k / 8, "random_mean": 0.25, "z": None, "p": 0.5,
+            "features": 3, "fresh": 0.0}  # fmt: skip
+
+
 def _write_alignment(folder: Path, files: dict[str, Any]) -> None:
-    """Files, each of a metric that is called as it begins."""
+    """Files, each of a metric that is called as it begins; but for what is said case by case."""
     run = RunFolder(folder, KIND, {"metrics": {}})
     run.begin()
     write_json(run.path / "metrics.json", [])
@@ -210,4 +217,5 @@ def _write_alignment(folder: Path, files: dict[str, Any]) -> None:
             (run.path / name).write_text(content, encoding="utf-8")
         else:
             write_json(run.path / name, content)
-        run.finish(name.split(".")[0], 1.0, settings={}, files=hashes(run.path, [name]))
+        metric = "comprehensiveness" if name == "causal_items.json" else name.split(".")[0]
+        run.finish(metric, 1.0, settings={}, files=hashes(run.path, [name]))

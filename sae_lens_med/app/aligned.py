@@ -3,6 +3,7 @@
     alignment.safetensors        per case: similarity of the question to its own explanation, and to others (#2)
     alignment/verdicts.csv       per feature: the 2 x 2, what switching it off does, and what stand-ins do (#16)
     alignment/concepts.json      per concept: its features with their AUROC (#4)
+    alignment/causal_items.json  per case: what removing the shared features does, and what removing others does (#7)
     alignment/labels.json        labels that `align` was given, or made of concepts (#13)
 
 Each may be missing or damaged: the others are shown, and `missing` says what makes it. A file of `alignment/` that is
@@ -63,6 +64,8 @@ class Aligned:
     tested: Mapping[int, TestedFeature] = field(default_factory=dict)
     """By feature; empty where no verdicts were measured."""
     concepts: tuple[Concept, ...] = ()
+    comprehensiveness: Mapping[int, float] = field(default_factory=dict)
+    """By the number of the case: above that of random features; see `CaseRow.comprehensiveness`."""
     labels: Mapping[int, str] = field(default_factory=dict)
     missing: tuple[Missing, ...] = ()
 
@@ -86,7 +89,10 @@ def read_aligned(study: Path, ids: Sequence[str], d_sae: int | None) -> Aligned:
     tested = read.file("verdicts", "verdicts.csv", _tested, {})
     concepts = read.file("concepts", "concepts.json", lambda path: _concepts(path, len(ids)), ())
     labels = read.file("labels", "labels.json", _labels, {}, wanted=False)
-    return Aligned(cases, tested, concepts, labels, tuple(missing))
+    removed = read.file(
+        "comprehensiveness", "causal_items.json", lambda path: _removed(path, ids), {}, wanted=False, by_feature=False
+    )
+    return Aligned(cases, tested, concepts, removed, labels, tuple(missing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +102,15 @@ class _Reader:
     d_sae: int | None
     missing: list[Missing]
 
-    def file(self, metric: str, name: str, read: Any, none: Any, *, wanted: bool = True) -> Any:
+    def file(
+        self, metric: str, name: str, read: Any, none: Any, *, wanted: bool = True, by_feature: bool = True
+    ) -> Any:
         """What `read` makes of a file of a metric; `none`, and a note, where it is missing, changed or damaged."""
         reason = self.folder.broken.get(metric, "")
         if metric in self.folder.done:
             try:
                 found = read(self.folder.path / name)
-                if self.d_sae is not None and any(not 0 <= f < self.d_sae for f in _features(found)):
+                if by_feature and self.d_sae is not None and any(not 0 <= f < self.d_sae for f in _features(found)):
                     raise ValueError(f"it names features that the SAE's {self.d_sae} do not hold")
                 return found
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -179,6 +187,11 @@ def _concepts(path: Path, n_items: int) -> tuple[Concept, ...]:
         )
         found.append(Concept(str(row["concept"]), tuple(str(form) for form in row["forms"]), scores))
     return tuple(found)
+
+
+def _removed(path: Path, ids: Sequence[str]) -> dict[int, float]:
+    numbers = {item_id: number for number, item_id in enumerate(ids)}
+    return {numbers[row["id"]]: float(row["comprehensiveness"]) - float(row["random_mean"]) for row in read_json(path)}
 
 
 def _labels(path: Path) -> dict[int, str]:

@@ -6,6 +6,8 @@ Out of scope: one case, whole (`cases`).
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import get_args
 
 import numpy as np
 
@@ -13,16 +15,17 @@ from sae_lens_med.app.aligned import Aligned
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.search import Texts, fold
 from sae_lens_med.app.text import cut
-from sae_lens_med.app.views import CasePage, CaseRow, Filters
+from sae_lens_med.app.views import CaseOrder, CasePage, CaseRow, Filters
 from sae_lens_med.errors import ConfigError, NotFoundError
 from sae_lens_med.records import ItemResult, McqItem
 
 EXCERPT = 120
 """Characters of the stem in a row."""
+_NUMBERS = {order.lstrip("-") for order in get_args(CaseOrder) if order}
 ANSWERS = ("right", "wrong", "none")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class CaseList:
     """All cases of a study."""
 
@@ -65,8 +68,15 @@ class CaseList:
             pages=pages,
             subjects=_counts(row.subject for row in self.rows),
             reasons=_counts(row.reason for row in self.rows if row.reason is not None),
+            orders=self.orders,
             answers=tuple((name, self._answers.count(name)) for name in ANSWERS),
         )
+
+    @cached_property
+    def orders(self) -> tuple[CaseOrder, ...]:
+        """The orders in which there is something to order, that of the study first."""
+        known = {name for name in _NUMBERS if any(getattr(row, name) is not None for row in self.rows)}
+        return tuple(order for order in get_args(CaseOrder) if not order or order.lstrip("-") in known)
 
     def kept(self, filters: Filters) -> list[int]:
         """Numbers of the cases that the filters keep, in their order."""
@@ -127,6 +137,7 @@ def _row(number: int, item: McqItem, result: ItemResult | None, aligned: Aligned
         reason=None if result is None else result.reason,
         margin=ordered[0] - ordered[1] if len(ordered) > 1 else None,
         difference=None if alignment is None else alignment.matched - alignment.mismatched,
+        comprehensiveness=aligned.comprehensiveness.get(number),
     )
 
 

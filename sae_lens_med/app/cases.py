@@ -46,7 +46,7 @@ from sae_lens_med.records import OPTION_LETTERS, FloatArray, IntArray, ItemResul
 Order = Literal["activation", "attribution", "effect"]
 Kind = Literal["shared", "model", "expert"]
 ORDERS: tuple[Order, ...] = get_args(Order)
-_KEPT = 12
+_KEPT = 6
 """Cases that stay in memory: the one that is looked at and those beside it."""
 
 
@@ -61,6 +61,13 @@ class _Sides:
     explanation: FloatArray
     weights: FloatArray
     """`[m]`, > 0."""
+
+    def of(self, feature: int) -> tuple[float, float]:
+        """Its maxima over stem and explanation; 0 for one that does not count."""
+        at = int(np.searchsorted(self.features, feature))
+        if at == len(self.features) or self.features[at] != feature:
+            return 0.0, 0.0
+        return float(self.stem[at]), float(self.explanation[at])
 
     @property
     def kinds(self) -> dict[Kind, IntArray]:
@@ -146,6 +153,16 @@ class Cases:
             missing=tuple(missing),
         )
 
+    def shown(self, number: int, limit: int) -> list[int]:
+        """The features that `view` shows, ranked by activation; its texts are not looked at. Raises as `view`."""
+        self._require(number)
+        part, _ = self._read(number)
+        if part is None or self.index is None:
+            return []
+        sides = self._sides(number, part)
+        chosen = self._chosen(number, sides, self.index, {}, limit)
+        return [int(sides.features[place]) for places in chosen.values() for place in places]
+
     def is_collected(self, number: int) -> bool:
         """Whether the features of a case can be read. Raises `NotFoundError` for a number that no case has."""
         return self._opened(number).part is not None
@@ -181,12 +198,10 @@ class Cases:
         chosen = np.lexsort((features, -values, -share))[:limit]
         sides = opened.sides
         assert sides is not None  # there are features
-        at = {feature: k for k, feature in enumerate(sides.features.tolist())}
         shown: list[CaseFeature] = []
         for k in chosen.tolist():
             feature = int(features[k])
-            own = at.get(feature)
-            stem, explanation = (0.0, 0.0) if own is None else (float(sides.stem[own]), float(sides.explanation[own]))
+            stem, explanation = sides.of(feature)
             paint = (PaintedSegment(key, segment, float(values[k])),)
             shown.append(self.names.beside_case(feature, stem, explanation, None, paint))
         text = layout.parts[place].text.encode("utf-16-le")[2 * found.start : 2 * found.end].decode("utf-16-le")
@@ -225,17 +240,8 @@ class Cases:
         sides = opened.sides
         assert opened.part is not None and sides is not None  # the caller looked
         used, known = self._known(order, attribution)
-        kinds: dict[Kind, IntArray] = sides.kinds
-        if not index.explained[number]:
-            # Without an explanation that counts there is nothing to share.
-            kinds = {"model": np.flatnonzero(sides.stem > 0)}
-        chosen: dict[Kind, list[int]] = {}
-        for kind, places in kinds.items():
-            values = np.full(len(places), -np.inf)
-            if known:
-                values[:] = [known.get(feature, -np.inf) for feature in sides.features[places].tolist()]
-            best = np.lexsort((sides.features[places], -sides.rank(places), -values))[:limit]
-            chosen[kind] = places[best].tolist()
+        kinds = self._kinds(number, sides, index)
+        chosen = self._chosen(number, sides, index, known, limit)
         features = [int(sides.features[place]) for places in chosen.values() for place in places]
         paint = _painted(opened.layout, opened.part, features)
         groups = []
@@ -251,6 +257,23 @@ class Cases:
                 )
             groups.append(Group(kind, len(kinds[kind]), tuple(shown)))
         return used, tuple(groups)
+
+    def _kinds(self, number: int, sides: _Sides, index: Index) -> dict[Kind, IntArray]:
+        """Without an explanation that counts there is nothing to share."""
+        return sides.kinds if index.explained[number] else {"model": np.flatnonzero(sides.stem > 0)}
+
+    def _chosen(
+        self, number: int, sides: _Sides, index: Index, known: dict[int, float], limit: int
+    ) -> dict[Kind, list[int]]:
+        """Places among `sides.features`, group by group, the first `limit` of each."""
+        chosen: dict[Kind, list[int]] = {}
+        for kind, places in self._kinds(number, sides, index).items():
+            values = np.full(len(places), -np.inf)
+            if known:
+                values[:] = [known.get(feature, -np.inf) for feature in sides.features[places].tolist()]
+            best = np.lexsort((sides.features[places], -sides.rank(places), -values))[:limit]
+            chosen[kind] = places[best].tolist()
+        return chosen
 
     def _known(self, order: str, attribution: dict[int, float] | None) -> tuple[Order, dict[int, float]]:
         """The order that can be given, and the numbers by which features stand before those that have none."""
@@ -292,28 +315,35 @@ class Cases:
 
     def _opened(self, number: int) -> _Opened:
         """Raises `NotFoundError` for a number that no case has."""
-        if not 0 <= number < len(self.items):
-            raise NotFoundError(f"the study has {len(self.items)} cases, numbered from 0, and no case {number}.")
+        self._require(number)
         with self._guard:
             if number in self._kept:
                 self._kept.move_to_end(number)
                 return self._kept[number]
-        item, part, problem = self.items[number], None, ""
-        if self.part is not None:
-            try:
-                part = self.part.item(number)
-                if part.acts.item_ids != (item.id,):
-                    problem = f"{self.part.folder} holds other items than the study's; run the study again."
-                    part = None
-            except StudyError as error:
-                problem = str(error)
+        part, problem = self._read(number)
         sides = None if part is None else self._sides(number, part)
-        found = _Opened(lay_out(item, part), part, problem, sides)
+        found = _Opened(lay_out(self.items[number], part), part, problem, sides)
         with self._guard:
             self._kept[number] = found
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return found
+
+    def _require(self, number: int) -> None:
+        if not 0 <= number < len(self.items):
+            raise NotFoundError(f"the study has {len(self.items)} cases, numbered from 0, and no case {number}.")
+
+    def _read(self, number: int) -> tuple[CollectedPart | None, str]:
+        """What was collected of a case; or None, and why, which is empty where nothing was collected at all."""
+        if self.part is None:
+            return None, ""
+        try:
+            part = self.part.item(number)
+        except StudyError as error:
+            return None, str(error)
+        if part.acts.item_ids != (self.items[number].id,):
+            return None, f"{self.part.folder} holds other items than the study's; run the study again."
+        return part, ""
 
     def _collected(self, opened: _Opened) -> CollectedPart:
         if opened.part is None:

@@ -8,6 +8,7 @@ Out of scope: opening studies (`opened`), listening (`commands.serve`).
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from typing import Literal
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
@@ -20,6 +21,7 @@ from sae_lens_med import __version__
 from sae_lens_med.app import heat
 from sae_lens_med.app.api import api_routes
 from sae_lens_med.app.guard import Guard
+from sae_lens_med.app.invalid import sentences_of
 from sae_lens_med.app.live.routes import Acting, live_routes
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.pages import Site, html, language_of, links_of, page_routes, reader_of
@@ -94,8 +96,8 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None, a
         return Response(statics[name], media_type=kind, headers={"cache-control": "no-cache"})
 
     def answer(request: Request, error: Exception) -> Response:
-        status, detail = _status(error), _detail(error)
         code = language_of(request).code
+        status, detail = _status(error), _detail(error, code)
         known = f"error.{status}" if status in (404, 405, 409, 422) else "error.500"
         if "/api/" in request.url.path or request.url.path == "/openapi.json":
             body: dict[str, object] = {"error": detail or text(known, code)}
@@ -135,12 +137,12 @@ def _status(error: Exception) -> int:
     return 422 if isinstance(error, DataError | ConfigError | RequestValidationError) else 500
 
 
-def _detail(error: Exception) -> str:
+def _detail(error: Exception, code: Literal["ko", "en"]) -> str:
     """The sentence of the error; nothing of one that nobody has written for a reader."""
     if isinstance(error, SaeLensMedError):
         return str(error)
     if isinstance(error, RequestValidationError):
-        return "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
+        return sentences_of(error.errors(), code)
     return ""
 
 

@@ -26,11 +26,11 @@ from sae_lens_med.app.create import static_texts
 from sae_lens_med.app.links import Links
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.overview import FIGURES, Numbers, figure, overview
-from sae_lens_med.app.render import SORTS, Reader, Renderer
+from sae_lens_med.app.render import Reader, Renderer
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.app.strings import text
 from sae_lens_med.app.texts import named
-from sae_lens_med.app.views import FeaturePage, FeatureRow, FeatureView, Filters
+from sae_lens_med.app.views import CaseOrder, FeaturePage, FeatureRow, FeatureView, Filters
 from sae_lens_med.errors import NotFoundError, StudyError
 from sae_lens_med.languages import ENGLISH, KOREAN, Language
 from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO, follow_umask, write_text
@@ -150,28 +150,35 @@ class _Writer:
     def write(self, place: Path) -> None:
         shown: Counter[int] = Counter()
         for number in range(len(self.study.items)):
-            view = self.study.case(number, "activation", self.settings.groups_of)
-            shown.update({feature.name.index for group in view.groups for feature in group.features})
+            shown.update(set(self.study.shown(number, self.settings.groups_of)))
         chosen = [index for index, _ in shown.most_common(self.most)]
         self.features = frozenset(chosen)
         for name, content in static_texts().items():
             self._put(place / "static" / name, content)
         self._put(place / "index.html", _start())
+        self._cases(place)
         views = [self.study.feature(index) for index in sorted(chosen)]
         for language in (KOREAN, ENGLISH):
             self._language(place / language.code, language, views)
 
-    def _language(self, place: Path, language: Language, views: list[FeatureView]) -> None:
-        reader, last = Reader(language), len(self.study.items) - 1
-        for filters in _lists():
-            self._lists(place, filters, reader)
+    def _cases(self, place: Path) -> None:
+        """The pages of the cases, each in both languages: reading one takes longer than writing it."""
+        last = len(self.study.items) - 1
         for number in range(len(self.study.items)):
             name = f"case-{number}.html"
             view = self.study.case(number, "activation", self.settings.groups_of)
             beside = (number - 1 if number else None, number + 1 if number < last else None)
-            page = self.renderer.case(view, self._links(name), reader, neighbours=beside, orders=("activation",))
-            self._put(place / name, page)
-            self._tell()
+            for language in (KOREAN, ENGLISH):
+                page = self.renderer.case(
+                    view, self._links(name), Reader(language), neighbours=beside, orders=("activation",)
+                )
+                self._put(place / language.code / name, page)
+                self._tell()
+
+    def _language(self, place: Path, language: Language, views: list[FeatureView]) -> None:
+        reader = Reader(language)
+        for filters in _lists(self.study.case_orders):
+            self._lists(place, filters, reader)
         for view in views:
             name = f"feature-{view.name.index}.html"
             self._put(place / name, self.renderer.feature(_bounded(view), self._links(name), reader, None))
@@ -252,9 +259,9 @@ class _Writer:
             self.advance(1)
 
 
-def _lists() -> Iterator[Filters]:
-    for sort in SORTS:
-        yield Filters(order=sort)
+def _lists(orders: Iterable[CaseOrder]) -> Iterator[Filters]:
+    for order in orders:
+        yield Filters(order=order)
     for answer in ("right", "wrong", "none"):
         yield Filters(answer=answer)
 

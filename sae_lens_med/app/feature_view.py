@@ -17,7 +17,7 @@ from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.names import Names, density
 from sae_lens_med.app.proposed import Proposals
 from sae_lens_med.app.spans import segments
-from sae_lens_med.app.text import visible
+from sae_lens_med.app.text import as_shown, visible
 from sae_lens_med.app.views import (
     CaseRow,
     Context,
@@ -93,8 +93,8 @@ class Features:
             cases=() if index is None else tuple(self.rows[n] for n in index.top(feature).item[:CASES].tolist()),
             neighbours=tuple(self.names.name(other) for other, _ in found),
             similarities=tuple(cosine for _, cosine in found),
-            raised=tuple(TokenEffect(visible(token).text, value) for token, value in raised),
-            lowered=tuple(TokenEffect(visible(token).text, value) for token, value in lowered),
+            raised=tuple(TokenEffect(as_shown(token), value) for token, value in raised),
+            lowered=tuple(TokenEffect(as_shown(token), value) for token, value in lowered),
             labels=tuple(map(_shown, self.proposals.with_origin(self.names.labels.of(feature)))),
             verdict=None if tested is None else tested.verdict,
             effect=None if tested is None else tested.effect,
@@ -213,8 +213,8 @@ def chosen_contexts(index: Index, feature: int) -> list[tuple[int, int, int]]:
 def _shown(entry: LabelEntry) -> LabelEntry:
     return LabelEntry(
         entry.feature,
-        visible(entry.label).text,
-        visible(entry.author).text,
+        as_shown(entry.label),
+        as_shown(entry.author),
         entry.time,
         entry.revision,
         entry.source,

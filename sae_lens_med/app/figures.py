@@ -11,10 +11,13 @@ import io
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
+
+from sae_lens_med.languages import ENGLISH, KOREAN, Language
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +26,7 @@ _DRAWING = threading.Lock()
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
 PNG_DPI = 200
+_GA = ord("가")
 
 
 def one_at_a_time(draw: Callable[[], Any]) -> Any:
@@ -50,15 +54,42 @@ def inline(svg: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # every text in it is escaped by the XML writer
 
 
-def png(axes: "Axes | Sequence[Axes]") -> bytes:
-    """The figure that `axes` are on, on white."""
+def png(draw: Callable[[Language], "Axes | Sequence[Axes]"], language: Language) -> bytes:
+    """What `draw` draws, on white: in `language` where this machine has letters for it (`png_language`)."""
+    from matplotlib.text import Text
+
     from sae_lens_med.plots.style import figure_of
 
+    axes = draw(png_language(language))
+    figure = figure_of(axes if not isinstance(axes, Sequence) else axes[0])
+    if (font := hangul_font()) is not None:
+        for each in figure.findobj(Text):
+            each.set_fontfamily([*each.get_fontfamily(), font])
     buffer = io.BytesIO()
-    figure_of(axes if not isinstance(axes, Sequence) else axes[0]).savefig(
-        buffer, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight"
-    )
+    figure.savefig(buffer, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight")
     return buffer.getvalue()
+
+
+def png_language(language: Language) -> Language:
+    """In which language a PNG is drawn: English where no font has Hangul. An SVG leaves the letters to the reader."""
+    return ENGLISH if language is KOREAN and hangul_font() is None else language
+
+
+@cache
+def hangul_font() -> str | None:
+    """The name of a font of this machine that has Hangul; None where there is none."""
+    from matplotlib.font_manager import fontManager, get_font
+
+    likely = re.compile(
+        "CJK KR|Nanum|Malgun|Apple SD|Pretendard|Noto Sans KR|CJK|Gothic|Batang|Un ?Dotum", re.IGNORECASE
+    )
+    for entry in sorted(fontManager.ttflist, key=lambda each: ("KR" not in each.name, each.name)):
+        try:
+            if likely.search(entry.name) and get_font(entry.fname).get_char_index(_GA):
+                return entry.name
+        except (OSError, RuntimeError):  # listed by matplotlib, and gone or damaged since
+            continue
+    return None
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -5,6 +5,7 @@
   `SameSite=Strict`); compared in constant time. Without it: 401 and no data, but for the style sheet and scripts.
 - **Writing**: JSON only, from a page of this server (`Origin`, or `Sec-Fetch-Site` where a browser sends none), with
   the token of this process, which only its pages know.
+- **HEAD** is answered as GET is, without the body.
 - **Headers** on every answer, errors and files too: a policy under which nothing but this server's own files runs or is
   loaded, no sniffing, no referrer, no embedding.
 
@@ -55,11 +56,17 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        only_head = scope["method"] == "HEAD"
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
+            elif only_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
+        if only_head:
+            scope = {**scope, "method": "GET"}
         answer = self._refusal(scope) or self.app
         await answer(scope, receive, with_headers)
 

@@ -162,12 +162,11 @@ class Sums:
             *(getattr(self, each.name) for each in fields(self)[: -self._n_marks]),
         )
 
-    def forget(self) -> None:
-        """Let go of the cases and samples."""
-        for name in ("top", "sample"):
-            for each in ("key", "value", "item", "token"):
-                if hasattr(self, f"{name}_{each}"):
-                    setattr(self, f"{name}_{each}", np.zeros((0, 0), getattr(self, f"{name}_{each}").dtype))
+    def take(self, name: str) -> npt.NDArray[Any]:
+        """The array of this name, of which nothing is kept: together they are most of the memory."""
+        found = getattr(self, name)
+        setattr(self, name, np.zeros((0,) * found.ndim, found.dtype))
+        return found
 
     def write(self, path: Path, about: dict[str, str]) -> None:
         """For `read`."""
@@ -207,11 +206,12 @@ def build_index(study: Path, *, rebuild: bool = False, progress: bool = True) ->
     if "features" in run.parts:
         return False
     start, folder = perf_counter(), run.path
+    spans = rare_option_words(items, _explanations(part, items))
+    del items  # some ten kilobytes each
     partial = folder / PARTIAL["features"]
     about = {"inputs": json_sha256([run.kind.identity(run.values), TOP, SAMPLE])}
     with progress_bar(progress) as bar:
         task = bar.add_task("index", total=2 * part.n_shards)
-        spans = rare_option_words(items, _explanations(part, items))
         sums, first = Sums.read(partial, about) or (Sums.empty(part.d_sae, part.n_items), 0)
         bar.advance(task, first)
         written = perf_counter()
@@ -278,13 +278,17 @@ def _explanations(part: FeaturePart, items: list[McqItem]) -> list[str | None]:
 
 def _finish(folder: Path, part: FeaturePart, sums: Sums, spans: list[list[tuple[int, int]]], advance: Advance) -> None:
     """The second pass, and the files."""
-    from sae_lens_med.app.kernels import add_histogram, sort_heaps  # numba
+    from sae_lens_med.app.kernels import sort_heaps  # numba
 
     sort_heaps(sums.top_value, sums.top_item, sums.top_token, sums.n_items)
     sort_heaps(sums.sample_value, sums.sample_item, sums.sample_token, sums.n_items)
+    words = _Words(sums)
+    arrays: dict[str, npt.NDArray[Any]] = _tenths(sums)
+    for name in ("sample_key", "sample_value", "sample_item", "sample_token"):
+        sums.take(name)
     there = np.arange(sums.top_value.shape[1])[None] < sums.n_items[:, None]
     mask = mask_of_counts(sums.fires.astype(np.float64), *(int(n) for n in sums.tokens[1:]))
-    arrays: dict[str, npt.NDArray[Any]] = {
+    arrays |= {
         "count": sums.count,
         "mean": sums.total / np.maximum(sums.count, 1),
         "maximum": sums.maximum,
@@ -294,33 +298,35 @@ def _finish(folder: Path, part: FeaturePart, sums: Sums, spans: list[list[tuple[
         "weights": idf(
             2 * int(np.count_nonzero(sums.explained)), np.where(mask.kept, sums.vectors, 0).astype(np.float64)
         ),
-        "cases": np.ascontiguousarray(sums.cases.T),
+        "cases": np.ascontiguousarray(sums.take("cases").T),
         "top_indptr": np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int64),
-        "top_value": sums.top_value[there],
-        "top_item": _narrow(sums.top_item[there]),
-        "top_token": _narrow(sums.top_token[there]),
-        **_tenths(sums),
+        "top_value": sums.take("top_value")[there],
+        "top_item": _narrow(sums.take("top_item")[there]),
+        "top_token": _narrow(sums.take("top_token")[there]),
         "tokens": sums.tokens,
         "explained": sums.explained,
         "option_word_indptr": np.concatenate([[0], np.cumsum([len(own) for own in spans])]).astype(np.int64),
         "option_words": np.array([span for own in spans for span in own], dtype=np.int32).reshape(-1, 2),
+        "histogram": np.zeros((part.d_sae, BINS), np.uint32),
     }
-    words = _Words(sums)
-    maximum, shape = sums.maximum, (part.d_sae, BINS)
-    sums.forget()  # most of the memory, and all that is needed of it is in `arrays`
-    arrays["histogram"] = histogram = np.zeros(shape, np.uint32)
     for index in range(part.n_shards):
-        shard = part.shard(index)
-        csr = shard.acts.acts
-        indptr, indices = csr.indptr.astype(np.int64), csr.indices.astype(np.int32, copy=False)
-        data = np.asarray(csr.data, dtype=np.float32)
-        add_histogram(indptr, indices, data, shown_tokens(shard.acts), maximum, histogram)
-        words.add(shard)
+        _count_again(part.shard(index), sums.maximum, arrays["histogram"], words)
         advance()
     names, arrays["word_indptr"], arrays["word_ids"] = words.result()
     with atomic_path(folder / FEATURES) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
     write_json(folder / WORDS_FILE, names)
+
+
+def _count_again(shard: CollectedPart, maximum: npt.NDArray[Any], histogram: npt.NDArray[Any], words: "_Words") -> None:
+    """Count a shard in the second pass."""
+    from sae_lens_med.app.kernels import add_histogram  # numba
+
+    csr = shard.acts.acts
+    indptr, indices = csr.indptr.astype(np.int64), csr.indices.astype(np.int32, copy=False)
+    data = np.asarray(csr.data, dtype=np.float32)
+    add_histogram(indptr, indices, data, shown_tokens(shard.acts), maximum, histogram)
+    words.add(shard)
 
 
 def _narrow(values: npt.NDArray[np.int32]) -> npt.NDArray[Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sae_lens_med.app.aligned import Aligned
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.labels import Labels
-from sae_lens_med.app.text import visible
+from sae_lens_med.app.text import as_shown
 from sae_lens_med.app.views import CaseFeature, FeatureName, PaintedSegment
 
 PHRASES = 3
@@ -29,8 +29,8 @@ class Names:
         maximum = 0.0 if index is None else float(index.maximum[feature])
         return FeatureName(
             index=feature,
-            label=None if label is None else visible(label).text,
-            phrases=tuple(visible(word).text for word in words),
+            label=None if label is None else as_shown(label),
+            phrases=tuple(as_shown(word) for word in words),
             maximum=maximum or None,
         )
 

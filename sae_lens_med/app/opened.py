@@ -24,6 +24,7 @@ from sae_lens_med.app.proposed import Proposals
 from sae_lens_med.app.search import Search, Texts, Words
 from sae_lens_med.app.views import (
     CaseFeature,
+    CaseOrder,
     CasePage,
     CaseView,
     Decision,
@@ -124,6 +125,11 @@ class OpenStudy:
         """One page of the cases that `filters` keep. See `CaseList.page`."""
         return self._list.page(filters, page, size)
 
+    @property
+    def case_orders(self) -> tuple[CaseOrder, ...]:
+        """In which orders `cases` has something to order. See `CaseList.orders`."""
+        return self._list.orders
+
     def case(self, number: int, order: str = "activation", limit: int = 5) -> CaseView:
         """One case. See `Cases.view`."""
         return self._cases.view(number, order, limit)
@@ -131,6 +137,10 @@ class OpenStudy:
     def of_question(self, number: int, limit: int) -> tuple[CaseFeature, ...]:
         """The features that count most in a case's question. See `Cases.of_question`."""
         return self._cases.of_question(number, limit)
+
+    def shown(self, number: int, limit: int = 5) -> list[int]:
+        """The features that a case shows. See `Cases.shown`."""
+        return self._cases.shown(number, limit)
 
     def neighbours_of(self, number: int, filters: Filters) -> tuple[int | None, int | None]:
         """The case before and the one after, under the filters. See `CaseList.beside`."""

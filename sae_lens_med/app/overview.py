@@ -15,12 +15,13 @@ from typing import Any
 
 from sae_lens_med import plots
 from sae_lens_med.alignment import METRICS
-from sae_lens_med.app.figures import inline, one_at_a_time, png, table
+from sae_lens_med.alignment.comprehensiveness import COMPREHENSIVENESS
+from sae_lens_med.app.figures import inline, one_at_a_time, png, png_language, table
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.errors import NotFoundError, StudyError
 from sae_lens_med.evaluation.accuracy import ACCURACY
 from sae_lens_med.evaluation.sentences import accuracy_sentence, chance_level, find
-from sae_lens_med.languages import ENGLISH, Language
+from sae_lens_med.languages import Language
 from sae_lens_med.metrics.metric import FAMILIES, Family
 from sae_lens_med.plots.rows import IntervalRow
 from sae_lens_med.records import MetricValue
@@ -36,6 +37,7 @@ from sae_lens_med.study.measured import AlignmentFolder
 TO_CASES = {
     verdict.DIFFERENCE: ("difference", "-difference"),
     verdict.MRR: ("difference", "-difference"),
+    COMPREHENSIVENESS.confirmatory[0]: ("comprehensiveness", "-comprehensiveness"),
 }
 """Numbers that are made case by case -> the orders of the list that put first the cases that lower it and raise it."""
 _SUBJECT = "subject="
@@ -94,7 +96,8 @@ def overview(numbers: Numbers, language: Language) -> dict[str, Any]:
         "families": [{"title": FAMILIES[family], "entries": own} for family, own in by_family(entries)],
         "sentences": [sentence_of(entry, numbers.aligned, limits) for entry in entries],
         "drawn": None if drawn is None else inline(drawn),
-        "to_cases": TO_CASES,
+        "png_english": drawn is not None and png_language(language) is not language,
+        "to_cases": {name: orders for name, orders in TO_CASES.items() if orders[0] in study.case_orders},
         "gate": _gate(entries),
         "square": numbers.verdicts,
         "instrument": _instrument(),
@@ -103,8 +106,8 @@ def overview(numbers: Numbers, language: Language) -> dict[str, Any]:
 
 
 def figure(numbers: Numbers, name: str, language: Language) -> bytes:
-    """A file of `FIGURES`; a PNG is in English, whose letters every machine can draw. Raises `NotFoundError` where
-    there is nothing to draw."""
+    """A file of `FIGURES`; a PNG is in English where no font has the letters. Raises `NotFoundError` where there is
+    nothing to draw."""
     if name == "metrics.csv":
         return _csv(numbers).encode()
     rows = forest_rows(_drawn(numbers.entries), language)
@@ -112,7 +115,8 @@ def figure(numbers: Numbers, name: str, language: Language) -> bytes:
         raise NotFoundError(f"the study {numbers.study.name} has nothing for a figure {name}.")
     if name == "metrics.svg":
         return str(one_at_a_time(lambda: forest(_drawn(numbers.entries), language))).encode()
-    return one_at_a_time(lambda: png(plots.forest(forest_rows(_drawn(numbers.entries), ENGLISH))))
+    drawn = _drawn(numbers.entries)
+    return one_at_a_time(lambda: png(lambda own: plots.forest(forest_rows(drawn, own), language=own), language))
 
 
 def comparison(first: Numbers, second: Numbers, language: Language) -> dict[str, Any]:
@@ -129,19 +133,22 @@ def comparison(first: Numbers, second: Numbers, language: Language) -> dict[str,
         "names": names,
         "verdicts": verdicts,
         "drawn": None if drawn is None else inline(drawn),
+        "png_english": drawn is not None and png_language(language) is not language,
     }
 
 
 def compared_file(first: Numbers, second: Numbers, name: str, language: Language) -> bytes:
-    """A file of `COMPARED`; a PNG is in English. Raises `NotFoundError` where there is nothing to show."""
+    """A file of `COMPARED`; a PNG is in English where no font has the letters. Raises `NotFoundError` where there is
+    nothing to show."""
     rows, names = _pair_rows(first, second, language), _names(first, second)
     if not rows or name not in COMPARED:
         raise NotFoundError(f"the two studies have nothing for a file {name}.")
     if name == "pairs.svg":
         return one_at_a_time(lambda: _pairs_svg(rows, names, language)).encode()
     if name == "pairs.png":
-        english = _pair_rows(first, second, ENGLISH)
-        return one_at_a_time(lambda: png(plots.pairs(english, names)))
+        return one_at_a_time(
+            lambda: png(lambda own: plots.pairs(_pair_rows(first, second, own), names, language=own), language)
+        )
     head = ["metric"]
     for given in names:
         head += [f"{given}: {each}" for each in ("value", "null mean", "null low", "null high", "stands out")]

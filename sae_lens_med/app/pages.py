@@ -17,7 +17,7 @@ from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.overview import COMPARED, FIGURES, Numbers, compared_file, comparison, figure, overview
 from sae_lens_med.app.render import Painted, Reader, Renderer
 from sae_lens_med.app.settings import Settings
-from sae_lens_med.app.views import CaseView, Filters, TokenFeatures
+from sae_lens_med.app.views import CaseOrder, CaseView, Filters, TokenFeatures
 from sae_lens_med.errors import NotFoundError
 from sae_lens_med.languages import ENGLISH, KOREAN, Language
 
@@ -37,7 +37,7 @@ def filters_of(
     subject: Annotated[str, Query(max_length=LONGEST_TEXT)] = "",
     answer: Annotated[Literal["", "right", "wrong", "none"], Query()] = "",
     reason: Annotated[str, Query(max_length=LONGEST_TEXT, description="Why there is no answer.")] = "",
-    sort: Annotated[Literal["", "margin", "-margin", "difference", "-difference"], Query()] = "",
+    sort: Annotated[CaseOrder, Query()] = "",
     active: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="A feature that has to fire.")] = None,
 ) -> Filters:
     """The filters that an address holds."""

@@ -40,7 +40,6 @@ from sae_lens_med.runs.files import DISCLAIMER, DISCLAIMER_KO
 
 View = Literal["reader", "researcher"]
 Scale = Literal["study", "text"]
-SORTS = ("", "margin", "-margin", "difference", "-difference")
 ORDERS = ("activation", "attribution", "effect")
 FEATURE_ORDERS = ("maximum", "density", "auroc", "effect", "index")
 URGENT = ("missing.study", "missing.items", "missing.metrics", "missing.features", "missing.index", "missing.spans")
@@ -94,7 +93,6 @@ class Renderer:
             page=page,
             filters=filters,
             filtered=filters != Filters(),
-            sorts=SORTS,
             active=None if active is None or unnamed is None else named(active, unnamed),
         )
 

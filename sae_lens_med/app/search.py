@@ -20,7 +20,7 @@ import numpy as np
 from sae_lens_med.app.aligned import Aligned
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.names import Names
-from sae_lens_med.app.text import visible
+from sae_lens_med.app.text import as_shown
 from sae_lens_med.app.views import CaseRow, Hit
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.records import McqItem
@@ -68,8 +68,8 @@ class Words:
         self._index = index
         self._folded = [fold(word) for word in index.words]
         ids, indptr = index.word_ids, index.word_indptr
-        feature = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        place = np.arange(len(ids)) - indptr[feature]
+        feature = np.repeat(np.arange(len(indptr) - 1, dtype=np.int32), np.diff(indptr))
+        place = (np.arange(len(ids)) - indptr[feature]).astype(np.int32)
         order = np.argsort(ids, kind="stable")
         self._ids, self._feature, self._place = ids[order], feature[order], place[order]
 
@@ -117,7 +117,7 @@ class Search:
             [self._feature("label", f, label) for f, label in self.names.labels.all().items() if wanted in fold(label)],
             list(self._concepts(wanted)),
             [self._feature("token", feature, word) for feature, word in words],
-            [Hit("text", visible(t).text, None, self.rows[n]) for n, t in self.texts.found(wanted, limit)],
+            [Hit("text", as_shown(t), None, self.rows[n]) for n, t in self.texts.found(wanted, limit)],
         ]
         hits: list[Hit] = []
         for place, kind in enumerate(kinds):
@@ -134,7 +134,7 @@ class Search:
             for feature, score in concept.features
         ]
         for score, feature, concept in sorted(found, key=lambda each: (-each[0].auroc, each[1])):
-            yield Hit("concept", visible(concept).text, self.names.name(feature), None, score.auroc)
+            yield Hit("concept", as_shown(concept), self.names.name(feature), None, score.auroc)
 
     def _feature(self, kind: Literal["label", "token"], feature: int, text: str) -> Hit:
-        return Hit(kind, visible(text).text, self.names.name(feature), None)
+        return Hit(kind, as_shown(text), self.names.name(feature), None)

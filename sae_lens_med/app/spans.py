@@ -22,6 +22,7 @@ Out of scope: what fires (`cases`), and how it is drawn.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -158,6 +159,7 @@ def continues(text: str, at: int) -> bool:
     return _may_continue(text[at]) or text[at - 1] == _ZWJ
 
 
+@cache
 def _may_continue(character: str) -> bool:
     """Whether a character belongs to the one before it, where there is one."""
     if character.isascii():

@@ -48,6 +48,11 @@ def visible(text: str) -> Visible:
     return Visible("".join([*pieces, text[last:]]), units)
 
 
+def as_shown(text: str) -> str:
+    """`visible(text).text`, where nobody counts characters in it."""
+    return visible(text).text if _SHOWN.search(text) else text
+
+
 def _picture(character: str) -> str:
     """Of characters of the first plane alone, so that its length is that in UTF-16."""
     code = ord(character)
@@ -59,4 +64,4 @@ def _picture(character: str) -> str:
 def cut(text: str, most: int) -> str:
     """The first `most` characters on one line, visible, with "…" where there are more."""
     line = " ".join(text[: 2 * most].split())
-    return visible(line if len(line) <= most else line[: most - 1] + "…").text
+    return as_shown(line if len(line) <= most else line[: most - 1] + "…")

@@ -15,6 +15,10 @@ from typing import ClassVar, Literal
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import NoAnswerReason, Record
 
+CaseOrder = Literal[
+    "", "margin", "-margin", "difference", "-difference", "comprehensiveness", "-comprehensiveness"
+]  # fmt: skip
+"""What a list of cases is ordered by: a number of `CaseRow`, from the smallest, or with `-` from the largest."""
 Verdict = Literal["shared_reasoning", "hidden_driver", "present_unused", "neither"]
 
 
@@ -176,6 +180,9 @@ class CaseRow(Record):
     """Probability of the first option minus that of the second, in [0, 1]."""
     difference: float | None
     """Matched minus mismatched similarity; None without an explanation or before `align`."""
+    comprehensiveness: float | None = None
+    """What the answer's probability loses without the features shared with the explanation, less what it loses without
+    others (#7), in [-1, 1]; None where that was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,7 +441,7 @@ class Filters(Record):
     """One of the reasons for no answer."""
     text: str = ""
     """Found in stem, options or explanation, NFKC and casefolded, as a substring."""
-    order: Literal["", "margin", "-margin", "difference", "-difference"] = ""
+    order: CaseOrder = ""
     feature: int | None = None
     """Only cases in which it fires."""
 
@@ -457,5 +464,7 @@ class CasePage(Record):
     subjects: tuple[tuple[str, int], ...]
     """Every subject with its count, before filtering."""
     reasons: tuple[tuple[str, int], ...]
+    orders: tuple[str, ...]
+    """Those of `CaseOrder` by which cases of the study differ."""
     answers: tuple[tuple[str, int], ...]
     """`right`, `wrong`, `none` with their counts."""

@@ -75,10 +75,12 @@ def serve(
 
     from sae_lens_med.app.create import create_app
     from sae_lens_med.app.live.routes import Acting
+    from sae_lens_med.app.memory import keep_little
     from sae_lens_med.app.settings import Settings
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.runs.files import DISCLAIMER
 
+    keep_little()
     settings = Settings(host=host, port=port, rating_only=rating_only)
     if other is not None and other.resolve() == study.resolve():
         raise ConfigError(f"{other} is the study that is served already; give another one to compare it with.")

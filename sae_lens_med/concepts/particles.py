@@ -16,7 +16,7 @@ longer word. The analyser (`analyser`) reads endings that no table holds.
 """
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 
 _ANY = (
     "에게서|에게|에서|에로|에|께서|께|한테|의|도|만|까지|부터|보다|처럼|같이|마다"
@@ -51,11 +51,13 @@ _VOWEL = f"(?:{_FIRST}|{_TO_VOWEL}|{_AND_VOWEL}|{_AFTER_VOWEL}|{_COPULA}|{_VERB}
 _SUFFIX = f"(?:들{_RIEUL}|(?:성|적|전|중|상|등){_CONSONANT}|(?:시|후|내|때){_VOWEL})"
 
 
-def _pattern(particles: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:{particles}|{_SUFFIX})\Z")
+_BY_LAST_SOUND = {"consonant": _CONSONANT, "rieul": _RIEUL, "vowel": _VOWEL}
 
 
-_BY_LAST_SOUND = {"consonant": _pattern(_CONSONANT), "rieul": _pattern(_RIEUL), "vowel": _pattern(_VOWEL)}
+@cache
+def _pattern(sound: str) -> re.Pattern[str]:
+    """Compiled when it is first needed: that takes longer than importing most modules."""
+    return re.compile(rf"(?:{_BY_LAST_SOUND[sound]}|{_SUFFIX})\Z")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -64,7 +66,7 @@ def ends_word(noun: str, rest: str) -> bool:
 
     `noun` ends in a Korean syllable or letter. An empty `rest` is True.
     """
-    return _BY_LAST_SOUND[_last_sound(noun[-1])].match(rest) is not None
+    return _pattern(_last_sound(noun[-1])).match(rest) is not None
 
 
 def _last_sound(syllable: str) -> str:

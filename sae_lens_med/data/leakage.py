@@ -119,6 +119,10 @@ def _normalised(text: str) -> tuple[str, list[int]]:
 
     Decomposed syllables (conjoining jamo, combining accents) are composed first, so that either form is found.
     """
+    folded = text.casefold()
+    if len(folded) == len(text) and unicodedata.is_normalized("NFKC", text) and not any(map(joins_previous, set(text))):
+        # Each character stands for itself, as in most texts.
+        return "".join(folded.split()), [at for at, character in enumerate(folded) if not character.isspace()]
     characters: list[str] = []
     origin: list[int] = []
     start = 0

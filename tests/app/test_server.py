@@ -270,3 +270,52 @@ def test_a_crowd_of_readers_is_answered_by_eight_threads(study_folder: Path, mon
             go_on.set()
         assert [each.result().status for each in asked] == [200] * 20
     assert at_once == THREADS == 8 and len(entered) == 20
+
+
+@pytest.mark.parametrize("path", ["/1/cases", "/1/cases/0", "/static/app.css", "/1/api/cases", "/nothing"])
+def test_head_is_get_without_the_body(ask: Any, path: str) -> None:
+    got, head = ask(path), ask(path, method="HEAD")
+    assert head.status_code == got.status_code
+    assert head.content == b""
+    assert got.content
+    assert {name: head.headers[name] for name in (*HEADERS, "content-type", "content-length")} == {
+        name: got.headers[name] for name in (*HEADERS, "content-type", "content-length")
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "korean", "english"),
+    [
+        ("/1/cases/0?at=x%20y", "at", "“stem:12”처럼", "its part and a number"),
+        ("/1/cases?page=x", "page", "정수가 아닙니다", "no whole number"),
+        ("/1/cases?page=0", "page", "1 이상이어야", "1 or more"),
+        ("/1/cases?sort=size", "sort", "다음 중 하나여야", "one of"),
+        ("/1/cases/0?whole=perhaps", "whole", "true 또는 false", "true or false"),
+        (f"/1/search?q={'x' * 201}", "q", "200자 이하", "at most 200 characters"),
+        ("/1/cases/99999999999999999999", "number", "2147483647 이하", "2147483647 or less"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_said_in_the_language_of_the_page(
+    ask: Any, path: str, name: str, korean: str, english: str
+) -> None:
+    for code, said in (("ko", korean), ("en", english)):
+        answer = ask(path, headers={"accept-language": code})
+        assert answer.status_code == 422
+        page = answer.text
+        assert f"{name}: " in page
+        assert said in page
+        assert not re.search(r"\\w|\^|should (be|match)|Input", page), "words of the library"
+
+
+def test_what_was_written_wrongly_is_said_field_by_field(ask: Any) -> None:
+    settings = Settings()
+    headers = {"origin": "http://127.0.0.1:8000", WRITE_TOKEN: settings.write_token, "accept-language": "ko"}
+    body = {**LABEL, "author": " ", "revision": "0", "colour": "red"}
+    answer = ask("/1/api/features/1/label", method="POST", settings=settings, headers=headers, json=body)
+    assert answer.status_code == 422
+    said = answer.json()["error"]
+    assert all(part in said for part in ("author: ", "revision: 정수가 아닙니다.", "colour: 없는 항목입니다."))
+    assert "JSON" in ask(
+        "/1/api/features/1/label", method="POST", settings=settings, content=b"{",
+        headers={**headers, "content-type": "application/json"},
+    ).json()["error"]  # fmt: skip

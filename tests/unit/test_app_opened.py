@@ -18,7 +18,7 @@ from sae_lens_med.features.store import CollectedFeatures, load_features
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.records import PARTS, McqItem
 from sae_lens_med.study.folder import read_questions
-from tests.app_study import D_SAE, DENSE, EVERYWHERE, HANGUL, NEVER, make_whole_study
+from tests.app_study import D_SAE, DENSE, EVERYWHERE, HANGUL, NEVER, make_study, make_whole_study
 
 N = 24
 
@@ -281,7 +281,7 @@ def test_counts_are_before_filtering(study: OpenStudy) -> None:
         study.cases(Filters(), page=0)
 
 
-@pytest.mark.parametrize("name", ["margin", "difference"])
+@pytest.mark.parametrize("name", ["margin", "difference", "comprehensiveness"])
 def test_orders_put_what_has_no_value_last(study: OpenStudy, name: str) -> None:
     for sign in ("", "-"):
         order: Any = sign + name
@@ -291,6 +291,24 @@ def test_orders_put_what_has_no_value_last(study: OpenStudy, name: str) -> None:
         assert known == sorted(known, reverse=sign == "-")
         assert values[len(known) :] == [None] * (N - len(known))
         assert len(known) >= 4
+
+
+def test_a_number_leads_to_the_cases_that_make_it_where_they_have_values(study: OpenStudy) -> None:
+    assert study.case_orders == ("", "margin", "-margin", "difference", "-difference", "comprehensiveness",
+                                 "-comprehensiveness")  # fmt: skip
+    rows = study.cases(Filters(order="comprehensiveness"), size=4).rows
+    assert [(row.number, row.comprehensiveness) for row in rows] == [(5, 0.125), (8, 0.25), (1, 0.375), (3, 0.5)]
+
+
+def test_a_study_without_values_of_cases_offers_no_such_order(tmp_path: Path) -> None:
+    make_study(tmp_path, 4)
+    assert OpenStudy.open(tmp_path).case_orders == ("", "margin", "-margin")
+
+
+def test_what_a_case_shows_is_found_without_its_texts(study: OpenStudy) -> None:
+    for number in range(N):
+        view = study.case(number, "activation", 3)
+        assert study.shown(number, 3) == [each.name.index for group in view.groups for each in group.features]
 
 
 def test_cases_by_feature_are_all_in_which_it_fires(study: OpenStudy, whole: CollectedFeatures) -> None:

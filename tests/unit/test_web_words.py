@@ -1,6 +1,7 @@
 """What the pages say and with which colours: texts in both languages, sentences on a case, the palette."""
 
 import re
+import warnings
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -207,3 +208,30 @@ def test_confidence_stands_beside_how_often_it_was_right() -> None:
     assert f"right in 0 of {NEAR}" in case_sentences(_case(margin=0.001), calibration)[1].en
     few = Calibration.of(dict(list(results.items())[: NEAR - 1]))
     assert few.near(0.0) is None
+
+
+def test_a_png_is_in_korean_only_where_a_font_has_the_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    from sae_lens_med.app import figures
+    from sae_lens_med.languages import ENGLISH, KOREAN, Language
+    from sae_lens_med.plots.style import new_axes, own_settings
+
+    asked: list[Language] = []
+
+    def draw(language: Language) -> Axes:
+        asked.append(language)
+        with own_settings():
+            (axes,) = new_axes(1, 1, 2.0, 1.0)
+        axes.set_title("가" if language is KOREAN else "a")
+        return axes
+
+    for font, drawn in ((None, ENGLISH), ("DejaVu Sans", KOREAN)):
+        monkeypatch.setattr(figures, "hangul_font", lambda font=font: font)
+        assert figures.png_language(KOREAN) is drawn
+        assert figures.png_language(ENGLISH) is ENGLISH
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of letters that no font has
+        assert figures.png(draw, KOREAN).startswith(b"\x89PNG")
+    assert asked == [figures.png_language(KOREAN)]

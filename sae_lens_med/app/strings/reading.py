@@ -61,6 +61,7 @@ READING: dict[str, tuple[str, str]] = {
     "cases.outcome": ("결과", "Outcome"),
     "cases.margin": ("확률 차", "Margin"),
     "cases.difference": ("해설 유사도 차", "Similarity difference"),
+    "cases.comprehensiveness": ("공유 특징을 껐을 때의 확률 감소", "Lost without shared features"),
     "answer.right": ("정답", "right"),
     "answer.wrong": ("오답", "wrong"),
     "answer.none": ("답 없음", "no answer"),
@@ -73,6 +74,14 @@ READING: dict[str, tuple[str, str]] = {
     "sort.-margin": ("확률 차가 큰 것부터", "largest margin first"),
     "sort.difference": ("자기 해설과 먼 것부터", "furthest from its explanation first"),
     "sort.-difference": ("자기 해설과 가까운 것부터", "nearest to its explanation first"),
+    "sort.comprehensiveness": (
+        "공유 특징을 꺼도 답이 덜 흔들리는 것부터",
+        "answer least shaken without shared features first",
+    ),
+    "sort.-comprehensiveness": (
+        "공유 특징을 끄면 답이 더 흔들리는 것부터",
+        "answer most shaken without shared features first",
+    ),
     "outcome.right": ("정답", "Right"),
     "outcome.wrong": ("오답", "Wrong"),
     "outcome.none": ("답 없음", "No answer"),
@@ -280,6 +289,7 @@ READING: dict[str, tuple[str, str]] = {
     "study.wrong": ("오답 문항 보기", "show the wrong ones"),
     "study.metrics": ("지표와 귀무분포", "Metrics, each with its null"),
     "study.metrics.none": ("측정된 지표가 없습니다.", "No metric was measured."),
+    "study.png_english": ("(영어: 이 컴퓨터에 한글 글꼴이 없음)", "(in English)"),
     "study.figure": (
         "점은 귀무분포에서 얼마나 떨어져 있는지를 나타냅니다. 회색 띠는 귀무분포의 95%, 채운 점은 보정 뒤에도 "
         "두드러지는 값입니다.",
@@ -363,6 +373,30 @@ READING: dict[str, tuple[str, str]] = {
     "error.405": ("이 주소는 그런 요청을 받지 않습니다.", "This address does not take such a request."),
     "error.409": ("그사이 다른 사람이 바꾸었습니다.", "Somebody else has changed it meanwhile."),
     "error.422": ("주소의 값이 맞지 않습니다.", "A value in the address is not one that can be used."),
+    "invalid.value": ("{name}: 쓸 수 없는 값입니다.", "{name}: this value cannot be used."),
+    "invalid.whole": ("{name}: 정수가 아닙니다.", "{name}: this is no whole number."),
+    "invalid.text": ("{name}: 글이 아닙니다.", "{name}: this is no text."),
+    "invalid.truth": ("{name}: true 또는 false만 됩니다.", "{name}: only true or false is possible."),
+    "invalid.least": ("{name}: {limit} 이상이어야 합니다.", "{name}: it must be {limit} or more."),
+    "invalid.most": ("{name}: {limit} 이하여야 합니다.", "{name}: it must be {limit} or less."),
+    "invalid.longer": ("{name}: {limit}자 이하여야 합니다.", "{name}: at most {limit} characters are possible."),
+    "invalid.shorter": ("{name}: {limit}자 이상이어야 합니다.", "{name}: at least {limit} characters are needed."),
+    "invalid.choice": ("{name}: 다음 중 하나여야 합니다: {choices}.", "{name}: it must be one of {choices}."),
+    "invalid.missing": ("{name}: 값이 없습니다.", "{name}: a value is missing."),
+    "invalid.unknown": ("{name}: 없는 항목입니다.", "{name}: there is no such field."),
+    "invalid.json": ("보낸 내용이 JSON이 아닙니다.", "What was sent is no JSON."),
+    "invalid.place": (
+        "{name}: 글의 자리는 “stem:12”처럼 부분과 번호로 적습니다.",
+        "{name}: a place in a text is written as its part and a number, such as “stem:12”.",
+    ),
+    "invalid.part": (
+        "{name}: stem, explanation, 또는 “option:A”처럼 선택지여야 합니다.",
+        "{name}: it must be stem, explanation, or an option such as “option:A”.",
+    ),
+    "invalid.entry": (
+        "{name}: 로마자, 숫자, “-”, “_”로 된 8~64자여야 합니다.",
+        "{name}: it must be 8 to 64 letters, digits, “-” or “_”.",
+    ),
     "error.500": ("연구를 읽는 중에 오류가 났습니다.", "Something went wrong while reading the study."),
     "refused.host": ("이 서버는 그 이름으로 부를 수 없습니다.", "This server does not go by that name."),
     "refused.token": (
