@@ -74,6 +74,10 @@ class ConflictError(StudyError):
     """Somebody else has written a newer version of what is to be written."""
 
 
+class ReadOnlyError(StudyError):
+    """Something is to be written where this user may not, or where the disk takes nothing."""
+
+
 class DistributedError(SaeLensMedError):
     """One of several processes that do one job ended, or they cannot find each other."""
 

@@ -75,7 +75,11 @@ class StudyNamed(Record):
 
 
 def _answers(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    told = {400: "The body is no JSON.", 403: "Not from a page of this server.", 404: "There is no such thing."}
+    told = {
+        400: "The body is no JSON.",
+        403: "Not from a page of this server, or the study's folder cannot be written.",
+        404: "There is no such thing.",
+    }
     told |= {409: "Somebody else has written meanwhile.", 415: "Not JSON.", 422: "A value cannot be used."}
     problems = {status: {"model": Problem, "description": told[status]} for status in (422, *statuses)}
     return {200: {"model": model}, **problems}

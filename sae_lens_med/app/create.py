@@ -26,7 +26,7 @@ from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.pages import Site, html, language_of, links_of, page_routes, reader_of
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.app.strings import text
-from sae_lens_med.errors import ConfigError, ConflictError, DataError, NotFoundError, SaeLensMedError
+from sae_lens_med.errors import ConfigError, ConflictError, DataError, NotFoundError, ReadOnlyError, SaeLensMedError
 
 STATIC = {
     "app.css": "text/css; charset=utf-8",
@@ -112,6 +112,8 @@ def _status(error: Exception) -> int:
         return error.status_code
     if isinstance(error, NotFoundError):
         return 404
+    if isinstance(error, ReadOnlyError):
+        return 403
     if isinstance(error, ConflictError):
         return 409
     return 422 if isinstance(error, DataError | ConfigError | RequestValidationError) else 500

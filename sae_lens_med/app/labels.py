@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_med.app.views import LabelEntry
-from sae_lens_med.errors import ConflictError, DataError
+from sae_lens_med.errors import ConflictError, DataError, ReadOnlyError
 from sae_lens_med.runs.files import json_line, naming_what_fails
 from sae_lens_med.runs.parsing import ParseError, parse_json
 
@@ -86,10 +86,20 @@ class Labels:
             revision: of the label that this one replaces; 0 where there was none, or that of a file.
             entry_id: made by the client; an id that was written before gives that entry, and nothing is written.
 
-        Raises `ConflictError` where `revision` is not the newest, `DataError` for a text, author or id that cannot be.
+        Raises `ConflictError` where `revision` is not the newest, `DataError` for a text, author or id that cannot be,
+        `ReadOnlyError` where the file cannot be written.
         """
         text, author = _line(text, "label", MAX_LABEL, empty=True), _line(author, "author", MAX_NAME)
         entry_id = _line(entry_id, "id", MAX_NAME)
+        try:
+            return self._added(feature, text, author, revision, entry_id)
+        except OSError as error:
+            raise ReadOnlyError(
+                f"{self.path} cannot be written ({error.strerror}), so that the label was not kept; serve a copy of "
+                "the study that you may write to."
+            ) from error
+
+    def _added(self, feature: int, text: str, author: str, revision: int, entry_id: str) -> LabelEntry:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _guard, naming_what_fails(self.path), self._locked() as file:
             self._take(file)
