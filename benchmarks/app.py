@@ -11,6 +11,11 @@ takes 2.2 GB. What is measured, each in a process of its own:
 - **server**: `sae-lens-med serve --no-index`; seconds until it answers, resident memory when it does and at the end;
 - **one reader**: a case, a feature, what fires at a token and a search, through HTTP, as JSON and as the page that a
   browser gets; medians and 95th percentiles of `--requests` each, of cases and features that were not asked before;
+- **painting**: in Chromium (by Playwright; left out with a sentence where either is missing), milliseconds that the
+  page's script takes when a feature is pointed at that fires at 1,000 segments, and until the frame that shows it is
+  done, which waits for the screen's clock (16.7 ms) twice; medians and 95th percentiles of `HOVERS`;
+- **everything**: the pages that are none of these (lists, the study, its numbers) are opened once, as they stay in
+  memory, too;
 - **many readers**: `--readers` at once, each waiting 2 to 5 s between two requests, for `--seconds`; the first
   `RAMP` seconds, in which all of them start, do not count.
 
@@ -28,6 +33,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +43,9 @@ import reporting
 from reporting import say, tell
 
 RAMP = 5.0
+HOVERS = 50
+PAINTED = 1_000
+"""Segments that the feature which is pointed at fires at."""
 SHARD_ITEMS = 64
 D_IN = 8
 TARGETS = {
@@ -50,6 +59,7 @@ TARGETS = {
     "search_p95_ms": 50,
     "token_p95_ms": 10,
     "page_kb": 150,
+    "paint_p95_ms": 16,
     "readers_p95_ms": 300,
     "readers_errors": 0,
 }
@@ -336,6 +346,74 @@ def many_readers(server: Server, rows: dict[str, Any], readers: int, seconds: fl
     }
 
 
+# --- the browser ----------------------------------------------------------------------------------------------------
+
+HOVER = """async ([times, painted]) => {
+  const link = document.querySelector('a.paint'), own = [];
+  const data = JSON.parse(document.getElementById('case-data').textContent);
+  const frame = () => new Promise(done => requestAnimationFrame(() => { const c = new MessageChannel();
+    c.port1.onmessage = done; c.port2.postMessage(null); }));
+  let n = 0;
+  for (let i = 0; i < times; i++) {
+    await new Promise(done => setTimeout(done, 30));
+    await frame();
+    const begin = performance.now();
+    link.dispatchEvent(new PointerEvent('pointerover', { bubbles: true }));
+    const script = performance.now() - begin;
+    for (const name of ['h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7', 'h8'])
+      if (i === 0 && CSS.highlights.has(name)) n += CSS.highlights.get(name).size;
+    document.body.getBoundingClientRect();
+    await frame();
+    own.push([script, performance.now() - begin]);
+    link.dispatchEvent(new PointerEvent('pointerout', { bubbles: true }));
+  }
+  return { segments: n, times: own };
+}"""
+"""A frame begins, the feature is pointed at, and the frame after it has been painted."""
+
+
+def painting(server: Server) -> dict[str, float] | None:
+    """Milliseconds of the script and until the frame with the paint is done; None without a browser."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None or find_spec("playwright") is None:
+        say("Painting is not measured: it needs Playwright and Chromium.")
+        return None
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--disable-gpu", "--disable-dev-shm-usage"])
+        page = browser.new_page()
+        page.route("**/cases/0", _everywhere)
+        page.goto(f"http://127.0.0.1:{server.port}/1/cases/0")
+        page.locator("main.has-tabs").wait_for()
+        found = page.evaluate(HOVER, [HOVERS, PAINTED])
+        browser.close()
+    script, frame = zip(*found["times"], strict=True)
+    return {
+        "segments": float(found["segments"]),
+        "script_p50_ms": float(np.percentile(script, 50)),
+        "script_p95_ms": float(np.percentile(script, 95)),
+        "frame_p50_ms": float(np.percentile(frame, 50)),
+        "frame_p95_ms": float(np.percentile(frame, 95)),
+    }
+
+
+def _everywhere(route: Any) -> None:
+    """The page, with its first feature painted at the first `PAINTED` segments of the texts."""
+    answer = route.fetch()
+    before, start, rest = answer.text().partition('id="case-data">')
+    text, end, after = rest.partition("</script>")
+    data = json.loads(text)
+    first = re.search(r'class="paint"[^>]*data-feature="(\d+)"', before)
+    assert first is not None, "the case shows no feature"
+    places = [(p, s) for p, part in enumerate(data["parts"]) for s in range(len(part["segments"]) // 2)][:PAINTED]
+    feature = data["features"][first[1]]
+    top = feature["maximum"] or 1.0
+    feature["paint"] = [[p, s, top * (1 + n % 8) / 8] for n, (p, s) in enumerate(places)]
+    changed = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
+    route.fulfill(response=answer, body=before + start + changed + end + after)
+
+
 # --- all of it ------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +428,7 @@ def against_targets(measured: dict[str, Any]) -> dict[str, float]:
         "resident_mb": measured["server"]["resident_mb"],
         **{f"{name}_p95_ms": one[name]["p95_ms"] for name in ("case", "feature", "search", "token")},
         "page_kb": max(one[name]["kb"] for name in one if name.endswith("page")),
+        **({"paint_p95_ms": measured["painting"]["script_p95_ms"]} if measured["painting"] else {}),
         "readers_p95_ms": measured["many_readers"]["p95_ms"],
         "readers_errors": measured["many_readers"]["errors"],
     }
@@ -402,7 +481,11 @@ def _measured(study: Path, options: argparse.Namespace) -> dict[str, Any]:
         one = one_reader(server, rows, options.requests)
         many = many_readers(server, rows, options.readers, options.seconds)
         tell(f"{options.readers} readers: {many}")
+        for path in ("/1/cases", "/1/features", "/1/study", "/1/study?lang=en", "/1/files/metrics.csv"):
+            server.get(path)
         about["resident_mb"] = server.resident_mb()
+        painted = painting(server)
+        tell(f"painting: {painted}")
     finally:
         server.end()
     return {
@@ -412,6 +495,7 @@ def _measured(study: Path, options: argparse.Namespace) -> dict[str, Any]:
         "server": about,
         "one_reader": one,
         "many_readers": many,
+        "painting": painted,
     }
 
 

@@ -82,6 +82,10 @@ class UnavailableError(SaeLensMedError):
     """What runs a model was asked for where none is served."""
 
 
+class ReadOnlyError(StudyError):
+    """Something is to be written where this user may not, or where the disk takes nothing."""
+
+
 class DistributedError(SaeLensMedError):
     """One of several processes that do one job ended, or they cannot find each other."""
 

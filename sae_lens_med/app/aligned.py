@@ -80,6 +80,9 @@ def read_aligned(study: Path, ids: Sequence[str], d_sae: int | None) -> Aligned:
     missing: list[Missing] = []
     cases = _cases(study, len(ids), missing)
     again = shlex.join(["sae-lens-med", "align", str(study)])
+    if not (study / "alignment").is_dir():
+        missing += [Missing(f"missing.{what}", again) for what in ("verdicts", "concepts")]
+        return Aligned(cases=cases, missing=tuple(missing))
     try:
         folder = AlignmentFolder(study)
     except StudyError as error:

@@ -35,6 +35,7 @@ from sae_lens_med.errors import (
     ConflictError,
     DataError,
     NotFoundError,
+    ReadOnlyError,
     SaeLensMedError,
     UnavailableError,
 )
@@ -130,6 +131,8 @@ def _status(error: Exception) -> int:
         return error.status_code
     if isinstance(error, NotFoundError):
         return 404
+    if isinstance(error, ReadOnlyError):
+        return 403
     if isinstance(error, ConflictError):
         return 409
     if isinstance(error, BusyError | UnavailableError):

@@ -67,7 +67,8 @@ class Labels:
             revision: of the label that this one replaces; 0 where there was none, or that of a file.
             entry_id: made by the client; an id that was written before gives that entry, and nothing is written.
 
-        Raises `ConflictError` where `revision` is not the newest, `DataError` for a text, author or id that cannot be.
+        Raises `ConflictError` where `revision` is not the newest, `DataError` for a text, author or id that cannot be,
+        `ReadOnlyError` where the file cannot be written.
         """
         text, author = _line(text, "label", MAX_LABEL, empty=True), _line(author, "author", MAX_NAME)
         entry_id = _line(entry_id, "id", MAX_NAME)

@@ -139,7 +139,7 @@ class Renderer:
             painted_feature=painted.name,
             token=token,
             find=find,
-            excluded=any(segment.excluded for each in texts for segment in each.segments),
+            excluded=any(each.before or any(segment.excluded for segment in each.segments) for each in texts),
             lacking_here=_by_urgency(case.missing),
             data=self._data(case, texts, painted, links, reader),
         )
@@ -247,6 +247,7 @@ class Renderer:
         words = {
             "activation": text("paint.activation", code),
             "step": text("paint.step", code, step="{step}"),
+            "second": text("paint.second", code),
             "failed": text("paint.failed", code),
             "token": text("token.title", code),
             "total": text("token.total", code, n="{n}"),

@@ -11,7 +11,8 @@ solved examples) and the *masked* explanation. They are brought back to the item
 **Segments.** The boundaries of all tokens' spans, without white space at their ends, cut a text into segments, each
 with all the tokens that cover it. No boundary lies inside a written character (a syllable spelled out in jamo, a letter
 with its accents, an emoji with its modifiers), so that a syllable that is split over three tokens is one segment with
-three tokens; its activation is the maximum over them, never the sum. Tokens without characters (BOS) have no segment.
+three tokens; its activation is the maximum over them, never the sum. Tokens without characters (BOS) have no
+segment; how many stand before a text is counted.
 
 Where the texts that were run are not what the package makes of the item today, there are no segments and `problem`
 says so: a span in another text would paint the wrong words.
@@ -86,6 +87,7 @@ def lay_out(item: McqItem, collected: CollectedPart | None) -> Layout:
             ranges["explanation"] = _into_explanation(masked, collected)
         elif run is not None:
             problems.append(f"the explanation of {item.id!r} was masked otherwise than it is today")
+    before = {} if collected is None else _without_characters(collected)
     parts: list[PartText] = []
     at: dict[int, list[tuple[int, int]]] = {}
     excluded: list[bool] = [] if collected is None else collected.acts.excluded.tolist()
@@ -100,7 +102,7 @@ def lay_out(item: McqItem, collected: CollectedPart | None) -> Layout:
             for token in segment.tokens:
                 at.setdefault(token, []).append((number, place))
         hidden = tuple(shown.span(*span) for span in masks) if key == "explanation" else ()
-        parts.append(PartText(key, shown.text, tuple(found), hidden))
+        parts.append(PartText(key, shown.text, tuple(found), hidden, before.get(key, 0)))
     problem = f"{' and '.join(problems)}; collect the features again." if problems else ""
     return Layout(tuple(parts), {token: tuple(places) for token, places in at.items()}, problem)
 
@@ -171,6 +173,13 @@ def _may_continue(character: str) -> bool:
         or _SELECTORS[0] <= character <= _SELECTORS[1]
         or _TONES[0] <= character <= _TONES[1]
     )
+
+
+def _without_characters(collected: CollectedPart) -> dict[str, int]:
+    """Key of the text that they stand before -> how many tokens cover no character."""
+    none = collected.acts.char_end <= collected.acts.char_start
+    texts = {"stem": _QUESTION, "explanation": _EXPLANATION}
+    return {key: int(np.count_nonzero(none & (collected.token_text == text))) for key, text in texts.items()}
 
 
 def _into_question(

@@ -30,6 +30,8 @@ class Shown:
     length: int
     """Of the whole text, in characters."""
     cut: bool
+    before: int
+    """Tokens without characters that stand before it."""
     is_long: bool
 
 
@@ -50,6 +52,7 @@ def shown(part: PartText, most: int, painted: Iterable[PaintedSegment] = (), max
         tuple(span for span in part.masked if span[1] <= units),
         len(part.text),
         cut=len(text) < len(part.text),
+        before=part.before,
         is_long=len(text) > _LONG,
     )
 

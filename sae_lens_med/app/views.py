@@ -62,6 +62,8 @@ class PartText(Record):
     """In order, not overlapping; characters between them belong to no token (masked text, white space)."""
     masked: tuple[tuple[int, int], ...] = ()
     """UTF-16 spans of the explanation that the model was not shown: the answer's letter, option texts, quotes."""
+    before: int = 0
+    """Tokens without characters (BOS) that were run with the text: they stand before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sae_lens_med.errors import DataError
-from sae_lens_med.runs.files import json_line, naming_what_fails
+from sae_lens_med.errors import DataError, ReadOnlyError
+from sae_lens_med.runs.files import json_line
 from sae_lens_med.runs.parsing import ParseError, parse_json
 
 Note = Callable[[dict[str, Any]], None]
@@ -63,12 +63,18 @@ class AppendLog:
     @contextmanager
     def writing(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """Alone with the file, all lines read; the callable that is given writes one more, and returns when it is on
-        the disk and noted. Raises `OSError` that names the file; the line then does not count."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _guard, naming_what_fails(self.path), self.path.open("a+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-            self._take(file)
-            yield lambda values: self._append(file, values)
+        the disk and noted. Raises `ReadOnlyError` where the file cannot be written; the line then does not count."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _guard, self.path.open("a+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+                self._take(file)
+                yield lambda values: self._append(file, values)
+        except OSError as error:
+            raise ReadOnlyError(
+                f"{self.path} cannot be written ({error.strerror}), so that nothing was kept; make room, or work on a "
+                "copy that you may write to."
+            ) from error
 
     def _append(self, file: Any, values: Mapping[str, Any]) -> None:
         # Behind a line that has no end the next one begins a line of its own.

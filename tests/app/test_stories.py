@@ -78,6 +78,22 @@ def test_a_clinician_sees_where_the_model_looks_by_focusing_a_feature(visit: Vis
     assert _paint(page) == {}
 
 
+def test_a_second_feature_has_a_dotted_line_while_the_first_stays_painted(visit: Visits) -> None:
+    page = visit(f"/1/cases/0?feature={ECG}")
+    first = _paint(page)
+    assert first
+    page.locator(f'a.paint[data-feature="{V4R}"]').first.hover()
+    assert _paint(page) == first
+    text_of = "r => r.startContainer.data.slice(r.startOffset, r.endOffset)"
+    assert set(page.evaluate(f"Array.from(CSS.highlights.get('second') || []).map({text_of})")) == {"V4R"}
+    line = "e => getComputedStyle(e, '::highlight(second)').textDecorationStyle"
+    assert page.locator('[data-part="stem"]').evaluate(line) == "dotted"
+    assert "V4R" in page.locator("#live").inner_text()
+    page.mouse.move(0, 0)
+    assert page.evaluate("CSS.highlights.has('second')") is False
+    assert _paint(page) == first
+
+
 def test_a_clinician_follows_a_feature_to_other_cases_and_comes_back(visit: Visits) -> None:
     page, act = visit("/1/cases/0"), Actions(3)
     row = page.locator("li.feature", has=page.locator(f'a.paint[data-feature="{ECG}"]')).first

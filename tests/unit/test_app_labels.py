@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sae_lens_med.app.labels import Labels
-from sae_lens_med.errors import ConflictError, DataError
+from sae_lens_med.errors import ConflictError, DataError, ReadOnlyError
 
 
 @pytest.fixture
@@ -142,6 +142,14 @@ def test_a_label_is_on_the_disk_before_it_counts(path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ReadOnlyError, match="No space left"):
         labels.add(1, "x", "kim", 0, "a")
+    assert labels.current(1) is None
+
+
+def test_a_label_that_cannot_be_written_is_said_and_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "app").write_text("a file where the folder should be", encoding="utf-8")
+    labels = Labels(tmp_path / "app" / "labels.jsonl", {})
+    with pytest.raises(ReadOnlyError, match=r"labels\.jsonl cannot be written .* a copy that you may write to"):
+        labels.add(1, "심전도", "tester", 0, "0123456789")
     assert labels.current(1) is None

@@ -14,7 +14,7 @@ from sae_lens_med.app.text import cut, visible
 from sae_lens_med.data.leakage import mask_leakage
 from sae_lens_med.features.store import TEXTS
 from sae_lens_med.records import PARTS, McqItem
-from tests.app_study import collected
+from tests.app_study import collected, make_items
 
 SHOTS = [
     McqItem("shot", "doctor", "ko", "환자는 발열로 왔다. 치료는?", ("아스피린", "수액"), 0, "수액이 아니다.", "expert"),
@@ -249,3 +249,19 @@ def test_spans_after_a_badge_are_moved() -> None:
 @pytest.mark.parametrize(("text", "wanted"), [("짧다", "짧다"), ("a  b\nc", "a b c"), ("가" * 12, "가" * 9 + "…")])
 def test_excerpts(text: str, wanted: str) -> None:
     assert cut(text, 10) == wanted
+
+
+def test_tokens_without_characters_are_counted_before_the_text_that_they_were_run_with() -> None:
+    item = make_items(1)[0]
+    part = collected(item, [])
+    last = len(part.token_text) - 1
+    assert part.token_text[[0, last]].tolist() == [TEXTS.index("question"), TEXTS.index("explanation")]
+    usual = {each.key: each.before for each in lay_out(item, part).parts}
+    assert usual == dict.fromkeys(usual, 0) | {"stem": 1, "explanation": 1}, "each text begins with BOS"
+    ends = part.acts.char_end.copy()
+    ends[[1, last]] = part.acts.char_start[[1, last]]
+    found = {
+        each.key: each.before for each in lay_out(item, replace(part, acts=replace(part.acts, char_end=ends))).parts
+    }
+    assert found == usual | {"stem": 2, "explanation": 2}
+    assert {each.before for each in lay_out(item, None).parts} == {0}

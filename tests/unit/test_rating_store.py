@@ -168,7 +168,7 @@ def test_every_level_is_shown_once_in_the_words_of_the_file(tmp_path: Path) -> N
             assert english.casefold() == level and korean
         assert STRINGS[f"rate.axis.{axis}"][1].endswith(("?", ")"))
     for arm in ARMS:
-        assert STRINGS[f"rate.arm.{arm}"]
+        assert f"rate.arm.{arm}" in STRINGS
     # As the paper has them: the first level of yes/no questions is yes, of harm the least.
     assert levels_of("incorrect_reasoning") == levels_of("correct_reasoning") == ("yes", "no")
     assert levels_of("extent_of_harm") == ("no harm", "moderate or mild harm", "death or severe harm")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sae_lens_med.errors import ReadOnlyError
 from sae_lens_med.runs.append_log import AppendLog
 
 
@@ -119,6 +120,6 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*log\.jsonl"):
+    with pytest.raises(ReadOnlyError, match=r"log\.jsonl cannot be written \(No space left on device\)"):
         _write(log, {"n": 1})
     assert seen == []

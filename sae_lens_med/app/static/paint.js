@@ -86,9 +86,22 @@
         data.words.step.replace("{step}", strongest ? step(strongest, most) : 0));
   }
 
+  /* A second feature beside the one that stays: by a dotted line alone, never by a mixed colour. */
+  function second(index) {
+    var feature = data.features[index], ranges = [];
+    feature.paint.forEach(function (p) {
+      var part = parts.get(data.parts[p[0]].key);
+      if (part && part.node && 2 * p[1] + 1 < part.edges.length) ranges.push(range(part, part.edges[2 * p[1]], part.edges[2 * p[1] + 1]));
+    });
+    highlight("second", ranges);
+    say(feature.name + ", " + data.words.second);
+  }
+
+  function look(index) { if (pinned !== null && pinned !== index && byHighlight) second(index); else paint(index); }
+
   function say(text) { if (live) live.textContent = text; }
 
-  function show() { if (pinned === null) clear(); else paint(pinned); }
+  function show() { highlight("second", []); if (pinned === null) clear(); else paint(pinned); }
 
   function pin(index) {
     pinned = index;
@@ -143,9 +156,9 @@
   /* Features: links that paint while they have focus or the pointer, and keep painting when followed. */
   function linkAt(event) { return event.target.closest ? event.target.closest("a[data-feature]") : null; }
   function has(link) { return Object.prototype.hasOwnProperty.call(data.features, link.dataset.feature); }
-  document.addEventListener("pointerover", function (event) { var link = linkAt(event); if (link && has(link)) paint(Number(link.dataset.feature)); });
+  document.addEventListener("pointerover", function (event) { var link = linkAt(event); if (link && has(link)) look(Number(link.dataset.feature)); });
   document.addEventListener("pointerout", function (event) { if (linkAt(event)) show(); });
-  document.addEventListener("focusin", function (event) { var link = linkAt(event); if (link && has(link)) paint(Number(link.dataset.feature)); });
+  document.addEventListener("focusin", function (event) { var link = linkAt(event); if (link && has(link)) look(Number(link.dataset.feature)); });
   document.addEventListener("focusout", function (event) { if (linkAt(event)) show(); });
   document.addEventListener("click", function (event) {
     var link = linkAt(event);
@@ -160,7 +173,7 @@
   });
   document.addEventListener("keydown", function (event) {
     var link = linkAt(event);
-    if (event.key === "Escape") { if (!document.querySelector("dialog[open]")) { clear(); closeToken(); } return; }
+    if (event.key === "Escape") { if (!document.querySelector("dialog[open]")) { clear(); highlight("second", []); closeToken(); } return; }
     if (!link) return;
     var all = Array.from(document.querySelectorAll("a.paint")), at = all.indexOf(link), next = null;
     if (event.key === " ") { event.preventDefault(); link.click(); return; }
