@@ -77,7 +77,7 @@ class StudyNamed(Record):
 def answers(model: Any, *statuses: int, success: int = 200) -> dict[int | str, dict[str, Any]]:
     """What a door answers: the record where it could, and why not where it could not (422, and `statuses`)."""
     told = {400: "The body is no JSON.", 403: "Not from a page of this server.", 404: "There is no such thing."}
-    told |= {429: "Too many wait already.", 503: "No model is served."}
+    told |= {429: "Too many wait already."}
     told |= {409: "Somebody else has written meanwhile.", 415: "Not JSON.", 422: "A value cannot be used."}
     problems = {status: {"model": Problem, "description": told[status]} for status in (422, *statuses)}
     return {success: {"model": model}, **problems}

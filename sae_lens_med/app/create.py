@@ -32,7 +32,6 @@ from sae_lens_med.errors import (
     DataError,
     NotFoundError,
     SaeLensMedError,
-    UnavailableError,
 )
 
 STATIC = {
@@ -123,8 +122,8 @@ def _status(error: Exception) -> int:
         return 404
     if isinstance(error, ConflictError):
         return 409
-    if isinstance(error, BusyError | UnavailableError):
-        return 429 if isinstance(error, BusyError) else 503
+    if isinstance(error, BusyError):
+        return 429
     return 422 if isinstance(error, DataError | ConfigError | RequestValidationError) else 500
 
 
