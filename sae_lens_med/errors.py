@@ -78,10 +78,6 @@ class BusyError(SaeLensMedError):
     """So many wait for the model already that no more are taken; try again later."""
 
 
-class UnavailableError(SaeLensMedError):
-    """What runs a model was asked for where none is served."""
-
-
 class ReadOnlyError(StudyError):
     """Something is to be written where this user may not, or where the disk takes nothing."""
 

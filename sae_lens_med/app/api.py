@@ -81,7 +81,7 @@ def answers(model: Any, *statuses: int, success: int = 200) -> dict[int | str, d
         403: "Not from a page of this server, or the study's folder cannot be written.",
         404: "There is no such thing.",
     }
-    told |= {429: "Too many wait already.", 503: "No model is served."}
+    told |= {429: "Too many wait already."}
     told |= {409: "Somebody else has written meanwhile.", 415: "Not JSON.", 422: "A value cannot be used."}
     problems = {status: {"model": Problem, "description": told[status]} for status in (422, *statuses)}
     return {success: {"model": model}, **problems}

@@ -37,7 +37,6 @@ from sae_lens_med.errors import (
     NotFoundError,
     ReadOnlyError,
     SaeLensMedError,
-    UnavailableError,
 )
 
 STATIC = {
@@ -135,8 +134,8 @@ def _status(error: Exception) -> int:
         return 403
     if isinstance(error, ConflictError):
         return 409
-    if isinstance(error, BusyError | UnavailableError):
-        return 429 if isinstance(error, BusyError) else 503
+    if isinstance(error, BusyError):
+        return 429
     return 422 if isinstance(error, DataError | ConfigError | RequestValidationError) else 500
 
 

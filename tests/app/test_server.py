@@ -202,7 +202,8 @@ from sae_lens_med.app.create import THREADS, create_app
 from sae_lens_med.app.opened import OpenStudy
 from starlette.testclient import TestClient
 client = TestClient(create_app([OpenStudy.open(Path({str(study_folder)!r}))]), base_url="http://127.0.0.1")
-for path in ("/1/cases", "/1/cases/0", "/1/features/{ECG}", "/1/search?q=a", "/1/study"):
+steered = "/1/cases/0/steer?features={ECG}"
+for path in ("/1/cases", "/1/cases/0", "/1/features/{ECG}", "/1/search?q=a", "/1/study", steered, "/1/cases/0/edit"):
     assert client.get(path).status_code == 200, path
 print([m for m in ("torch", "transformers", "sae_lens", "datasets") if m in sys.modules])
 """

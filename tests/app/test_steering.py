@@ -377,7 +377,7 @@ def test_only_a_page_of_this_server_starts_and_cancels(study: OpenStudy, changed
 def test_a_server_without_a_model_says_what_to_do(study: OpenStudy) -> None:
     client = _client(study, Acting())
     answer = client.post("/1/api/cases/0/steer", json=STEER, headers=_headers())
-    assert answer.status_code == 503 and "--no-model" in answer.json()["error"]
+    assert answer.status_code == 404 and "--no-model" in answer.json()["error"]
     page = client.get(f"/1/cases/0/steer?features={ECG}")
     assert page.status_code == 200 and "--no-model" in page.text and "disabled" in page.text
     assert client.get("/1/cases/0/edit").status_code == 200

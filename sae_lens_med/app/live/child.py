@@ -131,8 +131,12 @@ def _opened(request: dict[str, Any], opener: Opener) -> Study:
     provenance, _, _ = read_about(folder)
     items = tuple(read_questions(folder).values())
     part = FeaturePart(folder / "features")
-    from sae_lens_med.interventions.edits import AboveHook  # takes seconds, which a study that cannot be read saves
+    import torch  # takes seconds, which a study that cannot be read saves
 
+    from sae_lens_med.interventions.edits import AboveHook
+
+    # A core is left to the server, which goes on being read.
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, (os.cpu_count() or 1) - 1)))
     side = OpenedModel(lambda known: opener(known, request["model"], request["sae"]), provenance).get()
     return Study(items, part, side, AboveHook(side.model, side.loaded_sae, batch_tokens=side.batch_tokens))
 

@@ -8,20 +8,15 @@ the person says who keeps it, or none.
 A line is on the disk before it counts. Keeping again with the same id writes nothing.
 """
 
-import fcntl
-import os
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import OPTION_LETTERS, McqItem
-from sae_lens_med.runs.files import json_line, naming_what_fails
-from sae_lens_med.runs.parsing import ParseError, parse_json
+from sae_lens_med.runs.append_log import AppendLog
 
 FILE = "edited.jsonl"
-_guard = threading.Lock()
 
 
 def keep(
@@ -37,7 +32,8 @@ def keep(
         author: who edited it, on one line.
         entry: made by the client, 8 characters or more.
 
-    Raises `DataError` for an answer that no option has, or an author without a name.
+    Raises `DataError` for an answer that no option has, or an author without a name, `ReadOnlyError` where the file
+    cannot be written.
     """
     if answer is not None and answer not in OPTION_LETTERS[: len(options)]:
         raise DataError(f"the right answer is one of {', '.join(OPTION_LETTERS[: len(options)])}, got {answer!r}.")
@@ -57,25 +53,9 @@ def keep(
         **kept,
         "source": f"edited from {original.id} by {who}, {now}",
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _guard, naming_what_fails(path), path.open("a+b") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        file.seek(0)
-        before = file.read()
-        if name in _ids(before):
-            return name
-        unended = before and not before.endswith(b"\n")
-        file.write((("\n" if unended else "") + json_line(row)).encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    written: set[str] = set()
+    log = AppendLog(path, lambda values: written.add(values["id"]))
+    with log.writing() as write:
+        if name not in written:
+            write(row)
     return name
-
-
-def _ids(content: bytes) -> set[str]:
-    found = set()
-    for line in filter(None, content.split(b"\n")):
-        try:
-            found.add(parse_json(line)["id"])
-        except (ParseError, KeyError, TypeError):
-            continue  # a torn line, which the commands that read the file name
-    return found

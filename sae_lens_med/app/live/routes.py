@@ -38,7 +38,7 @@ from sae_lens_med.app.live.settings import MAX_CHARACTERS, MAX_FEATURES, MAX_STR
 from sae_lens_med.app.live.steering import FeatureEdit, How, SteerView, checked, read_edits, steer_job
 from sae_lens_med.app.pages import Number, Site, Slot, html, language_of, links_of, reader_of
 from sae_lens_med.app.strings import text
-from sae_lens_med.errors import UnavailableError
+from sae_lens_med.errors import NotFoundError
 from sae_lens_med.records import Record
 
 _PING = 10.0
@@ -62,7 +62,7 @@ class Acting:
         settings = LiveSettings(idle_seconds=idle_seconds)
         return cls(Live(python_module(MODEL_PROCESS), settings), tuple(models))
 
-    def open(self, folder: Path, slot: int) -> None:
+    def begin(self, folder: Path, slot: int) -> None:
         """Open the model of a study now."""
         if self.live is not None:
             self.live.submit(slot, OpenJob(self._place(folder, slot)), lasting=True)
@@ -73,9 +73,9 @@ class Acting:
             self.live.close()
 
     def of(self, site: Site, slot: int) -> tuple[Live, dict[str, Any]]:
-        """The queue, and which study the process is to open. Raises `UnavailableError` without a model."""
+        """The queue, and which study the process is to open. Raises `NotFoundError` without a model."""
         if self.live is None:
-            raise UnavailableError(
+            raise NotFoundError(
                 "this server runs no model; start it without --no-model to steer and to run edited questions."
             )
         return self.live, self._place(site.study(slot).folder, slot)
@@ -168,7 +168,7 @@ def live_routes(site: Site, acting: Acting) -> APIRouter:
     """Pages and JSON; see the module."""
     router = APIRouter()
     pages = LivePages(site.renderer, running=acting.live is not None)
-    statuses = (400, 403, 404, 429, 503)
+    statuses = (400, 403, 404, 429)
 
     @router.get("/{slot:int}/cases/{number}/steer", include_in_schema=False, response_class=HTMLResponse)
     def steer_page(
@@ -237,7 +237,7 @@ def live_routes(site: Site, acting: Acting) -> APIRouter:
 
     @router.get(
         "/{slot}/api/steer/{run_id}",
-        responses=answers(RunState, 404, 503),
+        responses=answers(RunState, 404),
         summary="What a run has found so far",
     )
     def state(slot: Slot, run_id: str) -> JSONResponse:
@@ -247,7 +247,7 @@ def live_routes(site: Site, acting: Acting) -> APIRouter:
 
     @router.delete(
         "/{slot}/api/steer/{run_id}",
-        responses=answers(RunState, 403, 404, 503),
+        responses=answers(RunState, 403, 404),
         summary="Cancel a run",
     )
     def cancel(slot: Slot, run_id: str) -> JSONResponse:
