@@ -91,7 +91,7 @@ def test_a_clinician_asks_what_if_this_feature_were_off(fast: Place) -> None:
     assert "답이 바뀌었습니다: B → A" in said and "범위 밖" in said and "한 문항의 결과" in said
     assert page.locator("#steer-said").inner_text().strip() != ""  # and it is read out
     n = int(re.findall(r"무작위 특징 (\d+)묶음", said)[0])
-    assert n >= 2
+    assert 2 <= n < 20 and "묶음이 적어" in said  # few other features fire so strongly there
     note = page.locator("#found > p", has_text="두 방향 p").inner_text()
     assert f"{1 / (n + 1):.3f}" in note and f"{2 / (n + 1):.3f}" in note
     rows = page.locator("table.steered tbody tr")

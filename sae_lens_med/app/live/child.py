@@ -154,8 +154,9 @@ def _steer(study: Study, request: dict[str, Any], tell: Tell) -> None:
         for each in request["edits"]
     ]
     hooked = above.read(text.token_ids, text.chosen)
-    whole, found, size = above.logits(hooked, edits[:1], text.letters)
+    whole, _, _ = above.logits(hooked, [], text.letters)
     tell("baseline", logits=whole.tolist())
+    _, found, size = above.logits(hooked, edits[:1], text.letters)
     tell("edited", logits=_settled(found, whole, above)[0].tolist(), size=float(size[0]))
     for first in range(1, len(edits), _AT_ONCE):
         _, found, _ = above.logits(hooked, edits[first : first + _AT_ONCE], text.letters)

@@ -32,6 +32,8 @@ from sae_lens_med.features.stand_ins import drives
 from sae_lens_med.records import OPTION_LETTERS, FloatArray, McqItem, Record
 from sae_lens_med.statistics import permutation_p
 
+ENOUGH = 20
+"""Random sets, with fewer of which it is not said that an effect is more than theirs."""
 How = Literal["off", "amplify", "suppress", "clamp"]
 HOWS: tuple[How, ...] = get_args(How)
 _ONE = re.compile(r"(\d{1,9})(?::([a-z]+))?(?::(\d{1,2}(?:\.\d{1,3})?))?")

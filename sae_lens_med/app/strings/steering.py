@@ -89,6 +89,12 @@ STEERING: dict[str, tuple[str, str]] = {
         "This is outside the band of {n} sets of random features: none of them, changed in the same way, moved the "
         "answer so far in this direction.",
     ),
+    "steer.said.few": (
+        "무작위 특징 {n}묶음의 범위 밖이지만, 묶음이 적어 우연히도 {chance} 는 이렇게 나옵니다. 이 특징 때문이라고 "
+        "말할 수 없습니다.",
+        "This is outside the band of {n} sets of random features, but they are so few that by chance {chance} lie "
+        "outside: it cannot be said to be these features.",
+    ),
     "steer.said.inside": (
         "무작위 특징 {n}묶음의 범위 안입니다. 무작위 특징으로도 이만큼은 움직이므로, 이 특징에 대해 "
         "말해 주는 것이 없습니다.",
