@@ -19,6 +19,7 @@ Out of scope: what a layer is needed for.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from sae_lens_med.knowledge_map.geometry import (
 )
 from sae_lens_med.knowledge_map.lists import LanguageCode, MapConcept
 from sae_lens_med.knowledge_map.reading import POSITIONS, Float32Array
-from sae_lens_med.records import FloatArray, Record
+from sae_lens_med.records import FloatArray, IntArray, Record
 from sae_lens_med.statistics import ALPHA, benjamini_hochberg
 
 MAIN = ("standardised", "concept")
@@ -134,15 +135,25 @@ def measured(read: Read, permutations: int, rng: np.random.Generator) -> list[Ma
     two = len(read.languages) > 1
     spelling = _halves(characters(read.names), len(read.languages), "raw")
     read_outs = _across(len(read.concepts), permutations, rng) if two else _within(read.concepts, permutations, rng)
-    for (labels, name), read_out in read_outs.items():
+    for (labels, name), (read_out, drawn) in read_outs.items():
         for scale in ("standardised", "raw"):
             for place, position in enumerate(POSITIONS):
 
-                def at(x: Float32Array, place: int = place, scale: str = scale, read_out: ReadOut = read_out) -> Tested:
+                def at(
+                    x: Float32Array,
+                    draws: FloatArray | IntArray,
+                    place: int = place,
+                    scale: str = scale,
+                    read_out: ReadOut = read_out,
+                ) -> Tested:
                     layers = [_halves(each, len(read.languages), scale) for each in x[:, place]]
-                    return over_layers(layers, read_out)
+                    return over_layers(layers, lambda layer: read_out(layer, draws))
 
-                tested = at(read.model)
+                def spelled(read_out: ReadOut, draws: FloatArray | IntArray) -> float:
+                    return float(over_layers([spelling], lambda layer: read_out(layer, draws)).values[0])
+
+                # Controls are compared by their values: of their permutations the first, which permutes nothing.
+                tested = at(read.model, drawn)
                 found.append(
                     MapRow(
                         domain=read.concepts[0].domain,
@@ -158,11 +169,9 @@ def measured(read: Read, permutations: int, rng: np.random.Generator) -> list[Ma
                         null_high=_numbers(np.quantile(tested.null, 0.95, axis=0)),
                         p=_numbers(tested.p),
                         p_best=tested.p_best,
-                        characters=float(
-                            over_layers([_halves(spelling, len(read.languages), "raw")], read_out).values[0]
-                        ),
-                        random=tuple(_numbers(at(each).values) for each in read.random),
-                        plain=() if read.plain is None else _numbers(at(read.plain).values),
+                        characters=spelled(read_out, drawn[:1]),
+                        random=tuple(_numbers(at(each, drawn[:1]).values) for each in read.random),
+                        plain=() if read.plain is None else _numbers(at(read.plain, drawn[:1]).values),
                     )
                 )
     return found
@@ -192,29 +201,28 @@ def characters(names: Sequence[str]) -> FloatArray:
     return np.asarray(weights.todense())
 
 
-ReadOut = Callable[[FloatArray], FloatArray]
-"""A layer -> the value and its null, as `geometry.over_layers` takes them."""
+ReadOut = Callable[[FloatArray, Any], FloatArray]
+"""A layer and permutations, the first of which permutes nothing -> what `geometry.over_layers` takes."""
 
 
 def _within(
     concepts: Sequence[MapConcept], permutations: int, rng: np.random.Generator
-) -> Mapping[tuple[str, str], ReadOut]:
-    """(Label set, name) -> read-out of a layer; the same permutations for all layers and models."""
+) -> Mapping[tuple[str, str], tuple[ReadOut, FloatArray | IntArray]]:
+    """(Label set, name) -> read-out of a layer, and the permutations, which are the same for all layers and models."""
     n = len(concepts)
     one = np.zeros(n, dtype=np.int64)
     if concepts[0].value is None:
-        found: dict[tuple[str, str], ReadOut] = {}
+        found: dict[tuple[str, str], tuple[ReadOut, FloatArray | IntArray]] = {}
         for labels in concepts[0].labels:
             _, own = np.unique([each.labels[labels] for each in concepts], return_inverse=True)
             drawn = permuted(own, one, permutations, rng).astype(np.int64)
-            found[labels, "silhouette"] = lambda x, drawn=drawn: silhouettes(cosine_distances(x), drawn)
-            found[labels, "nearest"] = lambda x, drawn=drawn: nearest(cosine_distances(x), drawn)
+            found[labels, "silhouette"] = (lambda x, own: silhouettes(cosine_distances(x), own), drawn)
+            found[labels, "nearest"] = (lambda x, own: nearest(cosine_distances(x), own), drawn)
         return found
     values = np.array([each.value for each in concepts], dtype=np.float64)
     _, groups = np.unique([each.group for each in concepts], return_inverse=True)
     if n >= LEAST_VALUES and groups.max() == 0 and len(np.unique(values // 10)) >= 3:
-        drawn_values = permuted(values, one, permutations, rng)
-        return {("", "decade_r2"): lambda x: decade_r2(x, drawn_values)}
+        return {("", "decade_r2"): (decade_r2, permuted(values, one, permutations, rng))}
     if np.bincount(groups).max() < 4:
         raise DataError(
             f"the domain {concepts[0].domain!r} has neither {LEAST_VALUES} values nor a group of four: nothing can be "
@@ -226,14 +234,16 @@ def _within(
         ranks[rows] = np.argsort(np.argsort(values[rows]))
     drawn_ranks = permuted(ranks, groups, permutations, rng).astype(np.int64)
     return {
-        ("", "order"): lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[0],
-        ("", "circle_minus_line"): lambda x: order_contrasts(cosine_distances(x), drawn_ranks, groups)[1],
+        ("", "order"): (lambda x, own: order_contrasts(cosine_distances(x), own, groups)[0], drawn_ranks),
+        ("", "circle_minus_line"): (lambda x, own: order_contrasts(cosine_distances(x), own, groups)[1], drawn_ranks),
     }
 
 
-def _across(n: int, permutations: int, rng: np.random.Generator) -> Mapping[tuple[str, str], ReadOut]:
+def _across(
+    n: int, permutations: int, rng: np.random.Generator
+) -> Mapping[tuple[str, str], tuple[ReadOut, FloatArray | IntArray]]:
     drawn = permuted(np.arange(n), np.zeros(n, dtype=np.int64), permutations, rng).astype(np.int64)
-    return {("", "retrieval"): lambda x: retrieval(x[:n], x[n:], drawn)}
+    return {("", "retrieval"): (lambda x, own: retrieval(x[:n], x[n:], own), drawn)}
 
 
 def _halves(x: FloatArray | Float32Array, n: int, scale: str) -> FloatArray:
