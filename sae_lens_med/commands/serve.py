@@ -91,7 +91,7 @@ def serve(
     acting = Acting() if no_model else Acting.serving(places, idle_seconds=60 * idle_minutes)
     app = create_app(studies, settings, acting)
     if model:
-        acting.open(studies[0].folder, 1)
+        acting.preload(studies[0].folder, 1)
     config = uvicorn.Config(
         app,
         log_level="warning",
