@@ -99,7 +99,7 @@ def serve(
     acting = Acting() if no_model or rating_only else Acting.serving(places, idle_seconds=60 * idle_minutes)
     app = create_app(studies, settings, acting)
     if model:
-        acting.begin(studies[0].folder, 1)
+        acting.preload(studies[0].folder, 1)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -62,7 +62,7 @@ class Acting:
         settings = LiveSettings(idle_seconds=idle_seconds)
         return cls(Live(python_module(MODEL_PROCESS), settings), tuple(models))
 
-    def begin(self, folder: Path, slot: int) -> None:
+    def preload(self, folder: Path, slot: int) -> None:
         """Open the model of a study now."""
         if self.live is not None:
             self.live.submit(slot, OpenJob(self._place(folder, slot)), lasting=True)
