@@ -38,7 +38,7 @@ from sae_lens_med.app.views import (
     Proposal,
     TokenFeatures,
 )
-from sae_lens_med.errors import ConflictError, NotFoundError, StudyError
+from sae_lens_med.errors import ConflictError, StudyError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.records import ItemResult, McqItem, Provenance
 from sae_lens_med.study.folder import StudyFolder, read_about, read_answers, read_questions, read_study, require_study
@@ -87,7 +87,6 @@ class OpenStudy:
         self.folder, self.name = folder, folder.absolute().name
         missing: list[Missing] = []
         self._read_records(missing)
-        self._numbers = {item_id: number for number, item_id in enumerate(self.items)}
         part = self._collected(verify, missing)
         index = None if part is None else self._indexed(part, missing)
         sae = self.provenance.sae or {}
@@ -114,12 +113,6 @@ class OpenStudy:
         )
         self._search = Search(texts, None if index is None else Words(index), names, aligned, rows)
         self.missing = tuple(missing)
-
-    def number_of(self, item_id: str) -> int:
-        """Of the case with this id. Raises `NotFoundError`."""
-        if item_id not in self._numbers:
-            raise NotFoundError(f"the study {self.name} has no case {item_id!r}.")
-        return self._numbers[item_id]
 
     def cases(self, filters: Filters, page: int = 1, size: int = 50) -> CasePage:
         """One page of the cases that `filters` keep. See `CaseList.page`."""

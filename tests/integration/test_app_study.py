@@ -95,7 +95,7 @@ def test_groups_are_the_lists_that_the_study_wrote(study: OpenStudy, folder: Pat
     assert len(shown) == N
     assert sum(len(entry["shared"]) for entry in shown) > 10
     for entry in shown:
-        view = study.case(study.number_of(entry["id"]), limit=10)
+        view = study.case(list(study.items).index(entry["id"]), limit=10)
         found = {
             group.kind: [
                 {

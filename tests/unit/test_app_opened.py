@@ -201,7 +201,6 @@ def test_what_does_not_exist_is_not_found(study: OpenStudy) -> None:
         lambda: study.paint(0, -1),
         lambda: study.feature(D_SAE),
         lambda: study.feature(-1),
-        lambda: study.number_of("case 99"),
         lambda: study.cases(Filters(feature=D_SAE)),
         lambda: study.label(D_SAE, "x", "y", 0, "z"),
     ]
@@ -217,7 +216,6 @@ def test_probabilities_prediction_and_gold_stand_at_the_options(study: OpenStudy
     for number, (item, result) in enumerate(zip(study.items.values(), study.results.values(), strict=True)):
         view = study.case(number)
         assert view.row.id == item.id
-        assert study.number_of(item.id) == number
         assert [option.gold for option in view.options] == [k == item.answer for k in range(5)]
         assert [option.predicted for option in view.options] == [x == result.prediction for x in "ABCDE"]
         if result.option_logprobs is None:
