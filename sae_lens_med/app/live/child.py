@@ -35,6 +35,7 @@ from sae_lens_med.metrics.inputs import ModelSide
 from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.records import PARTS, McqItem, Provenance
 from sae_lens_med.runs.files import json_line
+from sae_lens_med.runs.parsing import ParseError, parse_json
 from sae_lens_med.study.folder import read_about, read_questions
 from sae_lens_med.study.opened import OpenedModel
 
@@ -70,7 +71,10 @@ def serve(requests: IO[bytes], answers: IO[str], opener: Opener) -> None:
 
     def read() -> None:
         for line in requests:
-            message = json.loads(line)
+            try:
+                message = parse_json(line)
+            except ParseError:  # half a line of a server that was killed
+                continue
             if "cancel" in message:
                 cancelled.add(message["cancel"])
             else:
