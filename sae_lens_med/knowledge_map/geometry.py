@@ -157,20 +157,16 @@ def order_contrasts(distances: FloatArray, ranks: IntArray, groups: IntArray) ->
 
     Returns two arrays `[B]`: means over the groups. Raises `DataError` where no group has four members.
     """
-    from scipy.stats import rankdata
-
     counted = [np.flatnonzero(groups == g) for g in np.unique(groups) if np.count_nonzero(groups == g) >= 4]
     if not counted:
         raise DataError("an order needs a group of four concepts or more.")
     line, circle = np.zeros(len(ranks)), np.zeros(len(ranks))
     for rows in counted:
-        upper = np.triu_indices(len(rows), 1)
-        seen = _standard(rankdata(distances[np.ix_(rows, rows)][upper]))
-        for b, own in enumerate(ranks[:, rows]):
-            steps = np.abs(own[:, None] - own[None])[upper]
-            around = np.minimum(steps, len(rows) - steps)
-            line[b] += seen @ _standard(rankdata(steps)) / len(steps)
-            circle[b] += seen @ _standard(rankdata(around)) / len(steps)
+        i, j = np.triu_indices(len(rows), 1)
+        seen = _standard_ranks(distances[rows[i], rows[j]][None])[0] / len(i)
+        steps = np.abs(ranks[:, rows[i]] - ranks[:, rows[j]])
+        line += _standard_ranks(steps) @ seen
+        circle += _standard_ranks(np.minimum(steps, len(rows) - steps)) @ seen
     return line / len(counted), (circle - line) / len(counted)
 
 
@@ -237,8 +233,11 @@ def _sums(matrix: FloatArray, labels: IntArray, n_labels: int) -> FloatArray:
     return (matrix @ member.reshape(n, b * n_labels)).reshape(n, b, n_labels).swapaxes(0, 1)
 
 
-def _standard(values: FloatArray) -> FloatArray:
-    """Mean 0 and standard deviation 1; 0 where nothing varies."""
-    centred = values - values.mean()
-    spread = centred.std()
-    return centred / spread if spread > _EDGE else np.zeros_like(centred)
+def _standard_ranks(values: FloatArray | IntArray) -> FloatArray:
+    """Ranks within each row, with mean 0 and standard deviation 1; 0 where nothing varies."""
+    from scipy.stats import rankdata
+
+    found = rankdata(values, axis=1)
+    found -= found.mean(1, keepdims=True)
+    spread = found.std(1, keepdims=True)
+    return np.divide(found, spread, out=np.zeros_like(found), where=spread > _EDGE)
