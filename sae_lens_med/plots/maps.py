@@ -48,12 +48,15 @@ def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None) -> "Axes":
         raise DataError("the rows of a map are of one model, and have as many depths.")
     depths = len(rows[0].values)
     with drawing(ax, height=0.9 + 0.26 * len(rows), width=3.4 + 0.24 * depths) as ax:
-        ax.imshow(_above(rows), aspect="auto", cmap="Blues", vmin=0, vmax=_MOST)
+        above = _above(rows)
+        ax.imshow(above, aspect="auto", cmap="Blues", vmin=0, vmax=_MOST)
         for y, row in enumerate(rows):
             for x in range(depths):
                 if not row.stands_out[x]:
-                    ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none",
-                                    edgecolor=ink(), linewidth=0, alpha=0.35)  # fmt: skip
+                    dark = above[y, x] > _MOST / 2
+                    edge = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": ink(), "alpha": 0.35}
+                    ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none", linewidth=0,
+                                    **edge)  # fmt: skip
         ax.set_yticks(range(len(rows)), [shown(row.name, LABEL_CHARS) for row in rows])
         ax.set_xticks(range(0, depths, max(1, depths // 9)))
         ax.set_xlabel("depth (0: embedding)")
