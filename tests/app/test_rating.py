@@ -84,6 +84,8 @@ def _begin(page: Any, rater: str = "r1", role: str = "clinician") -> None:
     page.locator(f'[name="role"][value="{role}"]').check()
     page.get_by_role("button", name="평가 시작").click()
     page.locator("#rate-form").wait_for()
+    # The script sets the focus where the first answer belongs; a key that comes before has no question.
+    page.wait_for_function("() => document.getElementById('rate-form').contains(document.activeElement)")
 
 
 def _unit(page: Any) -> str:
