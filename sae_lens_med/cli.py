@@ -25,9 +25,9 @@ from sae_lens_med.commands import (
     templates,
     train,
 )
-from sae_lens_med.commands import map as map_command
 from sae_lens_med.commands import study as run
 from sae_lens_med.commands.ends import INTERRUPTED, Commands, flushed, stopped_by_sigterm
+from sae_lens_med.commands.maps import map_app
 from sae_lens_med.commands.output import say
 from sae_lens_med.errors import SaeLensMedError
 from sae_lens_med.escaping import print_whatever_it_holds
@@ -54,11 +54,11 @@ lm_eval.register(app)
 train.register(app)
 sweep.register(app)
 models.register(app)
-map_command.register(app)
 serve.register(app)
 ratings.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")
+app.add_typer(map_app, name="map")
 
 
 def _print_version(requested: bool) -> None:

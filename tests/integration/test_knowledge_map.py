@@ -127,7 +127,7 @@ def test_what_a_block_writes_stands_out_from_that_block_on(tmp_path: Path) -> No
 
 class TestCommand:
     def run(self, *arguments: str) -> tuple[int, str]:
-        ended = CliRunner().invoke(app, ["map", *arguments])
+        ended = CliRunner().invoke(app, ["map", "layers", *arguments])
         return ended.exit_code, str(ended.exception or "") + ended.output
 
     def test_a_map_of_a_folder_of_a_model(self, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`map`: which layer of a model knows what. Heavy imports are inside the command."""
+"""`map layers`: which layer of a model knows what. Heavy imports are inside the command."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,10 @@ from sae_lens_med.commands.output import say, say_json
 
 def register(app: typer.Typer) -> None:
     """Mount the command of this module."""
-    app.command("map")(knowledge_map)
+    app.command("layers")(map_layers)
 
 
-def knowledge_map(
+def map_layers(
     model: Model,
     output: Output,
     domain: Annotated[
@@ -39,9 +39,9 @@ def knowledge_map(
     A read-out shows what a layer makes available, not what the model uses. The packaged lists were reviewed by no
     clinician; --concepts and --templates take your own.
 
-    Example: sae-lens-med map -m gemma-3-270m -o map-gemma
+    Example: sae-lens-med map layers -m gemma-3-270m -o map-gemma
 
-    Example: sae-lens-med map -m hari-q3-8b -o map-hari --dtype bfloat16 --domain drugs --domain diseases
+    Example: sae-lens-med map layers -m hari-q3-8b -o map-hari --dtype bfloat16 --domain drugs --domain diseases
     """
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.knowledge_map.lists import LANGUAGES, packaged_lists, read_lists
