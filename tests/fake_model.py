@@ -2,7 +2,7 @@
 
     python fake_model.py [SECONDS between two steps]
 
-A request may say how it goes: `"act": "die" | "fail" | "stuck" | "garbage"`. What a steering gives: option 1 is the
+A request may say how it goes: `"act": "die" | "fail" | "stuck" | "garbage" | "slow"`. What a steering gives: option 1 is the
 answer; switching off feature 3 takes 6 from its logit, any other edited feature 0.01 for each.
 """
 
@@ -60,6 +60,8 @@ def steps(request: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if request.get("folder", "") not in opened:
         yield "loading", {}
+        if act == "slow":
+            time.sleep(1)  # opening looks at nothing
         opened.add(request.get("folder", ""))
     yield "opened", {}
     while act == "stuck":

@@ -144,6 +144,27 @@ def test_a_process_that_does_not_react_is_killed_and_the_next_run_starts_another
         assert over(runs.submit(1, Something())) == "done" and runs.pid != pid
 
 
+def test_a_model_that_is_being_opened_is_kept_for_whoever_comes_next() -> None:
+    with live(cancel_seconds=0.05) as runs:
+        run = runs.submit(1, Something("slow"))
+        until(lambda: run.state == "loading")
+        pid = runs.pid
+        runs.cancel(run)
+        assert run.state == "cancelled"
+        again = runs.submit(1, Something())
+        assert over(again) == "done" and names(again) == ["queued", "opened", "done"] and runs.pid == pid
+
+
+def test_opening_has_a_limit_of_its_own() -> None:
+    with live(load_seconds=0.3, cancel_seconds=0.05) as runs:
+        run = runs.submit(1, Something("slow"))
+        until(lambda: run.state == "loading")
+        pid = runs.pid
+        assert pid is not None
+        assert over(run) == "failed" and run.problem == "steer.problem.time"
+        until(lambda: gone(pid))
+
+
 @pytest.mark.parametrize(
     ("act", "problem"),
     [("die", "steer.problem.ended"), ("garbage", "steer.problem.ended"), ("fail", "steer.problem.model")],

@@ -9,7 +9,8 @@ A run tells its readers, in order and numbered from 1,
 Every event is kept as long as the run, so that a reader who was cut off goes on behind the last one that it saw.
 
 A run ends early where somebody cancels it, where nobody has read it for `unread_seconds`, or past `run_seconds`.
-Readers are told at once; the process is asked to let the run go, and killed where it has not after `cancel_seconds`.
+Readers are told at once; the process is asked to let the run go, and killed where it has not after `cancel_seconds`. A
+model that is being opened may go on to be: whoever comes next needs it.
 The next run starts another one. After `idle_seconds` without a run the process is ended.
 
 Everything here is safe from several threads. Out of scope: what a job is (`steering`, `edited`).
@@ -255,7 +256,7 @@ class Live:
             run.fail("steer.problem.start", error.strerror or "")
             return
         process.send({"run": run.id, **run.job.request()})
-        until = time.monotonic() + self.settings.load_seconds
+        until, opening = time.monotonic() + self.settings.load_seconds, True
         while not run.over:
             try:
                 message = process.receive(_TICK)
@@ -265,7 +266,7 @@ class Live:
                 return
             if message is not None and message.get("run") == run.id:
                 if message["event"] == "opened":
-                    until = time.monotonic() + self.settings.run_seconds
+                    until, opening = time.monotonic() + self.settings.run_seconds, False
                 self._note(run, message)
                 if message["event"] in OVER:
                     return
@@ -273,7 +274,8 @@ class Live:
                 run.cancel("steer.problem.unread")
             elif time.monotonic() > until:
                 run.fail("steer.problem.time")
-        self._let_go(process, run)
+        patient = time.monotonic() + self.settings.cancel_seconds
+        self._let_go(process, run, max(patient, until) if opening else patient)
 
     def _note(self, run: Run, message: dict[str, Any]) -> None:
         event, data = message["event"], message.get("data", {})
@@ -289,11 +291,10 @@ class Live:
             told = run.job.take(event, data)
             run.tell(event, told, "done" if event == "done" else None)
 
-    def _let_go(self, process: ModelProcess, run: Run) -> None:
+    def _let_go(self, process: ModelProcess, run: Run, until: float) -> None:
         """The process stops a run that is over for its readers, or is stopped."""
         process.send({"cancel": run.id})
-        until = time.monotonic() + self.settings.cancel_seconds
-        while (left := until - time.monotonic()) > 0:
+        while not self._closing and (left := until - time.monotonic()) > 0:
             try:
                 message = process.receive(min(_TICK, left))
             except ProcessEnded:

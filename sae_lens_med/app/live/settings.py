@@ -30,8 +30,8 @@ class LiveSettings:
     """After so long without a run the model's process is ended."""
     unread_seconds: float = 15.0
     """A run that nobody has read for so long is cancelled."""
-    cancel_seconds: float = 0.7
-    """A process that has not let a cancelled run go by then is ended."""
+    cancel_seconds: float = 5.0
+    """A process that has not let a cancelled run go by then is ended; opening its model again takes longer than that."""
     kept: int = 32
     """Finished runs that can still be read."""
 
