@@ -229,7 +229,14 @@ def main() -> None:
                 ),
             ]
         )
-    head = ["study", "opened, s", "first number, s", "band, s", "cancelled; next begins, s", "reading alone / beside, p95 ms"]
+    head = [
+        "study",
+        "opened, s",
+        "first number, s",
+        "band, s",
+        "cancelled; next begins, s",
+        "reading alone / beside, p95 ms",
+    ]
     say(reporting.markdown(head, rows))
     if options.json is not None:
         reporting.write_result(options.json, result)

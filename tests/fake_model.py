@@ -2,8 +2,8 @@
 
     python fake_model.py [SECONDS between two steps]
 
-A request may say how it goes: `"act": "die" | "fail" | "stuck" | "garbage" | "slow"`. What a steering gives: option 1 is the
-answer; switching off feature 3 takes 6 from its logit, any other edited feature 0.01 for each.
+A request may say how it goes: `"act": "die" | "fail" | "stuck" | "garbage" | "slow"`. What a steering gives: option
+1 is the answer; switching off feature 3 takes 6 from its logit, any other edited feature 0.01 for each.
 """
 
 import json

@@ -31,7 +31,7 @@ class LiveSettings:
     unread_seconds: float = 15.0
     """A run that nobody has read for so long is cancelled."""
     cancel_seconds: float = 5.0
-    """A process that has not let a cancelled run go by then is ended; opening its model again takes longer than that."""
+    """A process that has not let a cancelled run go by then is ended; opening its model again takes longer."""
     kept: int = 32
     """Finished runs that can still be read."""
 
