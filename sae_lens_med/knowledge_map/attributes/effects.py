@@ -238,7 +238,7 @@ def gate_row(
     null = np.zeros(draws)
     sizes = np.array([len(each) for each in chosen])
     for size in np.unique(sizes):
-        rows = np.flatnonzero(sizes == size)
+        rows = np.flatnonzero(sizes == size).tolist()
         picked = np.array([chosen[i] for i in rows])
         gold = np.array([answers[i] for i in rows])
         for b in range(draws):
@@ -318,4 +318,3 @@ def _draws(
     flipped = choices[best[:, b]] != choices[best[:, a]]
     found = {"margin": np.abs(moved).mean(axis=1), "flips": flipped.mean(axis=1), "signed": moved.mean(axis=1)}
     return found, float(np.abs(length[best[:, b]] - length[best[:, a]]).mean())
-

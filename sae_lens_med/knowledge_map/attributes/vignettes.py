@@ -3,8 +3,8 @@
 Three tables (any that `data.tables` reads), a row each:
 
     attributes   attribute  `sex`, `region`, a name of your own
-                 role       `attribute`: what is tested; `swap`: what cannot matter (bed, clinic day, surname), the noise
-                            that an attribute is compared with; `neutral`: says nothing of the patient
+                 role       `attribute`: what is tested; `swap`: what cannot matter (bed, clinic day, surname), the
+                            noise that it is compared with; `neutral`: says nothing of the patient
                  value      its name, unique in the attribute
                  ko, en     what stands in the slot, at least one of the two
                  against    of an attribute: the value that it is compared with; empty for one that only serves as such
@@ -110,7 +110,8 @@ class VignetteLists:
         for (hint, language), times in Counter((each.hint, each.language) for each in self.hints).items():
             if times > 1:
                 raise DataError(f"{self.source}: the hint {hint!r} stands {times} times in {language!r}; name it once.")
-            if not self.neutral(language):
+        for language in LANGUAGES:
+            if any(each.language == language for each in self.hints) and not self.neutral(language):
                 raise DataError(
                     f"{self.source}: hints in {language!r} need a patient of whom nothing is said; add a value with "
                     "the role 'neutral'."
@@ -156,6 +157,7 @@ class VignetteLists:
 
     def asked(self, kind: Kind, language: LanguageCode, attribute: str = "") -> tuple[Vignette, ...]:
         """The vignettes of a kind; with `attribute`, those in which it is of that kind."""
+
         def fits(each: Vignette) -> bool:
             if not attribute:
                 return True
