@@ -29,7 +29,7 @@ def map_attributes_command(
         str, typer.Option(help="letter, or option-text for a model that does not know letters.")
     ] = "letter",
     draws: Annotated[int, typer.Option(help="Draws of swaps, and flips of signs.")] = 999,
-    features: Annotated[int, typer.Option(help="Features that are chosen for each effect, at most.")] = 3,
+    features: Annotated[int, typer.Option(help="Features that are chosen for each effect, at most.")] = 5,
     random_sets: Annotated[int, typer.Option(help="Sets of matched-random features beside them.")] = 39,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     device: Device = "auto",

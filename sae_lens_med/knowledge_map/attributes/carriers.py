@@ -98,7 +98,7 @@ class CarrierRow(Record):
 class CarrierSettings:
     """How features are looked for."""
 
-    features: int = 3
+    features: int = 5
     """How many are chosen, at most."""
     random_sets: int = 39
     seed: int = 0

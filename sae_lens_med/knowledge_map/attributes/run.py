@@ -76,7 +76,7 @@ class AttributeSettings:
     """`letter`, or `option-text` for a model that does not know letters."""
     draws: int = 999
     """Swap draws, and flips of signs."""
-    features: int = 3
+    features: int = 5
     """Features that are chosen for each effect, at most."""
     random_sets: int = 39
     """Matched-random sets beside them."""

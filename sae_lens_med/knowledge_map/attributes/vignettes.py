@@ -272,7 +272,7 @@ def _vignette(values: Mapping[str, Any], where: str) -> Vignette:
     own, other = ("answer", "attributes"), ("attribute", "answers")
     for name in other if kind == "irrelevant" else own:
         if values.get(name):
-            raise DataError(f"{where}: field {name!r} is not of an {kind} vignette; leave it out.")
+            raise DataError(f"{where}: field {name!r} does not go with kind {kind!r}; leave it out.")
     options = _texts(values, "options", where)
     if not 2 <= len(options) <= len(OPTION_LETTERS) or len(set(options)) < len(options):
         raise DataError(f"{where}: field 'options' must have 2 to {len(OPTION_LETTERS)} different texts.")
