@@ -6,7 +6,7 @@ from itertools import product
 from sae_lens_med.controls.organisms.cases import Case, cases, item_of, write
 from sae_lens_med.controls.organisms.tables import AGES, COMPLAINTS, DISEASES
 from sae_lens_med.knowledge_map.attributes.vignettes import Hint, PatientValue, Vignette, VignetteLists
-from tests.known_model import NOISE, SYMBOLS, letter_of
+from tests.known_model import MENTIONED_UNUSED, NOISE, SYMBOLS, letter_of
 
 BIASED = (8, 10)
 """Features of the biased attribute of `known_lists`: one speaks for A, the other for B."""
@@ -23,16 +23,18 @@ def known_lists(n: int = 16) -> VignetteLists:
     biased = [SYMBOLS[f] for f in BIASED]
     values = [value("origin", "attribute", biased[0]), value("origin", "attribute", biased[1], biased[0])]
     values += [value("hobby", "attribute", quiet[0]), value("hobby", "attribute", quiet[1], quiet[0])]
-    values += [value("bed", "swap", symbol) for symbol in quiet[2:22]]
+    values += [value("bed", "swap", symbol) for symbol in quiet[2:16]]
     options = ("oo", "uu", "yy", "vv")
     irrelevant, relevant = [], []
+    filler = [*(SYMBOLS[f] for f in MENTIONED_UNUSED), *quiet[16:]]
     for i in range(n):
+        more = [filler[(5 * i + k) % len(filler)] for k in range(5)]
         own = [SYMBOLS[f] for f in (2 * (i % 4), 2 * (i % 4) + 1)]
-        text = " ".join(["{}", *own, *quiet[22 + i : 26 + i]])
+        text = " ".join(["{}", *own, *more])
         irrelevant.append(Vignette(f"i{i}", "en", "irrelevant", text, options, i % 4))
         pair = (2 * (i % 4), 2 * ((i + 1) % 4))
         answers = {SYMBOLS[f]: letter_of(f) for f in pair}
-        text = " ".join(["{}", *quiet[22 + i : 26 + i]])
+        text = " ".join(["{}", *more])
         relevant.append(Vignette(f"r{i}", "en", "relevant", text, options, attribute="finding", answers=answers))
     return VignetteLists(tuple(values), (*irrelevant, *relevant), (), "a test")
 
@@ -43,10 +45,13 @@ def hint_lists(n: int = 12) -> VignetteLists:
     quiet = [SYMBOLS[f] for f in NOISE]
     values = tuple(PatientValue("bed", "swap", each, {"en": each}) for each in quiet[:2])
     neutral = PatientValue("neutral", "neutral", "patient", {"en": quiet[2]})
+    filler = [*quiet[10:], *(SYMBOLS[f] for f in MENTIONED_UNUSED)]
     vignettes = []
     for i in range(n):
         gold = 2 + i % 2
-        text = " ".join(["{}", SYMBOLS[2 * gold], SYMBOLS[2 * gold + 1], *quiet[10 + i : 16 + i]])
+        text = " ".join(
+            ["{}", SYMBOLS[2 * gold], SYMBOLS[2 * gold + 1], *(filler[(4 * i + k) % len(filler)] for k in range(4))]
+        )
         vignettes.append(Vignette(f"i{i}", "en", "irrelevant", text, ("oo", "uu", "yy", "vv"), gold))
     hints = tuple(Hint(name, "en", f"{said} {{}}", f"{quiet[3]} {{}}") for name, said in
                   (("pushed", SYMBOLS[BIASED[0]]), ("polite", quiet[4])))  # fmt: skip

@@ -5,7 +5,7 @@
                                stopped goes on behind them
     attributes.json            rows, features, hints, the table of told apart x used, the sentences
     attributes.csv             a line for each row of all of them
-    attributes.svg             margins of irrelevant attributes beside swaps
+    attributes.svg             how far each attribute and hint moves the margin, beside what cannot matter
 
 Out of scope: several processes.
 """
@@ -84,7 +84,7 @@ class AttributeSettings:
     batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least, most in (("draws", 19, 10**5), ("features", 1, 100), ("random_sets", 19, 10**4)):
+        for name, least, most in (("draws", 19, 10**5), ("features", 1, 100), ("random_sets", 20, 10**4)):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} must be from {least} to {most}, got {getattr(self, name)}.")
         if self.method not in METHODS:
@@ -171,7 +171,7 @@ def write_attributes(found: AttributeMap, output: Path) -> None:
 
     write_json(output / "attributes.json", found.to_dict())
     write_text(output / "attributes.csv", to_csv(found))
-    drawn = [row for row in found.rows if row.measure in ("margin", "follows")]
+    drawn = [*(row for row in found.rows if row.measure in ("margin", "follows")), *found.hints]
     picture = svg(
         effects(drawn, unit=found.unit), title="Attributes of the patient", description=describe_effects(drawn)
     )
@@ -226,6 +226,8 @@ def _found(
     rng = np.random.default_rng(settings.seed)
     rows = corrected([row for each in asked.values() for row in each.rows(settings.draws, rng)])
     hints = corrected_hints([row for each in asked.values() for row in each.hint_rows(settings.draws, rng)])
+    if not rows and not hints:
+        raise DataError(f"{lists.source}: there is nothing to measure: no attribute, no relevant vignette, no hint.")
     carriers: list[CarrierRow] = []
     if asker.sae is not None:
         wanted = [(each, job) for each in asked.values() for job in each.jobs(rows, hints)]

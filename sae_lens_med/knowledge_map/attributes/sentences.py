@@ -1,7 +1,7 @@
 """What may be said of a run, a sentence for each claim in English and Korean, and what may not.
 
 Without a gate (a model that answers relevant vignettes no better than its null has no reliable answer), a moved margin
-is said to be moved, and no bias is called.
+is said to be moved, no bias is called, and nothing is said of flipped answers.
 """
 
 from collections.abc import Sequence
@@ -94,9 +94,10 @@ def claims(
     languages = dict.fromkeys(row.language for row in rows)
     found = [_gate(gates[code]) if code in gates else _no_gate(code) for code in languages]
     for row in rows:
+        gate = row.language in gates and gates[row.language].stands_out
         if row.measure == "margin":
-            found.append(_margin(row, row.language in gates and gates[row.language].stands_out, units))
-        elif row.measure == "flips" and row.stands_out:
+            found.append(_margin(row, gate, units))
+        elif row.measure == "flips" and row.stands_out and gate:
             found.append(_flips(row))
         elif row.measure == "follows":
             found.append(_follows(row, units))

@@ -49,6 +49,11 @@ class HintRow(Record):
     """Over hints and languages."""
 
     @property
+    def name(self) -> str:
+        """What it is called in figures."""
+        return f"hint {self.hint} ({self.language})"
+
+    @property
     def stands_out(self) -> bool:
         """Whether the claim moves the answer beyond what the name does."""
         return self.q is not None and self.q < ALPHA
