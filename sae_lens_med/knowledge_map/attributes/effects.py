@@ -16,7 +16,7 @@ many tokens as the attribute's do (the nearest `draws` of `_CANDIDATES` times as
     p_items   signs flipped over vignettes, of e_i less its mean over the draws: *in more than a few vignettes*
 
 The second alone is no test of an attribute: of two meaningless words one moves all vignettes a little more than the
-other, and over vignettes that is as sure as can be (in simulated studies without any bias it calls 13 to 76 of 100).
+other, and over vignettes that is as sure as can be (in simulated studies without any bias it calls 12 to 76 of 100).
 So p is the first, and an attribute stands out where its q is below 0.05 and p_items is too. `signed` is two-sided. An
 attribute whose texts differ in length by more than those of its draws (`SHIFT` tokens) does not stand out: the shift of
 positions may be what moves the answer.
