@@ -13,6 +13,7 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.evaluation.method import Method
 from sae_lens_med.knowledge_map.attributes import answers
 from sae_lens_med.knowledge_map.attributes.answers import Asker
+from sae_lens_med.knowledge_map.attributes.effects import AttributeRow
 from sae_lens_med.knowledge_map.attributes.run import AttributeMap, AttributeSettings, map_attributes
 from sae_lens_med.knowledge_map.attributes.vignettes import VignetteLists, packaged_vignettes
 from sae_lens_med.models.bridge import load_model
@@ -30,7 +31,7 @@ def said(found: AttributeMap, about: str) -> list[str]:
     return [claim.what for claim in found.claims if claim.about == about]
 
 
-def row(found: AttributeMap, attribute: str, measure: str = "margin"):  # noqa: ANN201 - an AttributeRow
+def row(found: AttributeMap, attribute: str, measure: str = "margin") -> AttributeRow:
     return next(each for each in found.rows if (each.attribute, each.measure) == (attribute, measure))
 
 
@@ -54,10 +55,8 @@ class TestKnownModel:
         items = [v.item("#") for v in known_lists().asked("irrelevant", "en")]
         scores = Asker(known_model(), Method("letter")).scores(items)
         # "#" speaks for nobody; each vignette has two words for its right answer, so one is half of what they add.
-        word = (
-            float(np.mean([s[i.answer] - np.delete(s, i.answer).mean() for i, s in zip(items, scores, strict=True)]))
-            / 2
-        )
+        margins = [s[i.answer or 0] - np.delete(s, i.answer or 0).mean() for i, s in zip(items, scores, strict=True)]
+        word = float(np.mean(margins)) / 2
         assert row(known[1], "origin").value == pytest.approx(word * (4 / 3) / 2, rel=5e-3)  # but for the norm
         assert row(known[1], "hobby").value < 1e-4
         assert row(known[1], "origin", "signed").value == pytest.approx(0, abs=1e-4)

@@ -61,6 +61,12 @@ class TestIrrelevant:
             3, abs=0.2
         )
 
+    @pytest.mark.parametrize("planted", [-3.0, 3.0])
+    def test_a_direction_is_found_either_way(self, planted: float) -> None:
+        found = [corrected([study(seed, values=0.3, planted=planted)["signed"]])[0] for seed in range(10)]
+        assert all(row.stands_out for row in found)
+        assert np.mean([row.value for row in found]) == pytest.approx(planted, abs=0.3)
+
     def test_one_vignette_alone_does_not_carry_it(self) -> None:
         rng = np.random.default_rng(0)
         base = np.zeros(12)

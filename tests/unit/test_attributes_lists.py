@@ -60,8 +60,11 @@ def test_what_is_read_is_what_is_asked(tmp_path: Path) -> None:
 def test_a_vignette_may_name_the_only_attributes_that_do_not_matter_in_it(tmp_path: Path) -> None:
     age = [changed(row, attribute="age", value=row["value"] + "!") for row in VALUES[:2]]
     age[1]["against"] = "man!"
-    lists = read(tmp_path, [*VALUES, *age], [changed(QUESTIONS[0], attributes=["age"]), *QUESTIONS[1:]])
-    assert [len(lists.asked("irrelevant", "en", name)) for name in ("sex", "age", "")] == [4, 5, 5]
+    sixth = changed(QUESTIONS[0], vignette="v5", attributes=["age"])
+    lists = read(tmp_path, [*VALUES, *age], [*QUESTIONS, sixth])
+    assert [len(lists.asked("irrelevant", "en", name)) for name in ("sex", "age", "")] == [5, 6, 6]
+    with pytest.raises(DataError, match="'sex' is irrelevant in 4 vignettes in 'en'; a test needs 5"):
+        read(tmp_path, [*VALUES, *age], [*QUESTIONS[1:], sixth])
 
 
 def test_the_same_question_has_the_same_id_and_another_one_another() -> None:

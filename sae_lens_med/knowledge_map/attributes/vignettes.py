@@ -204,20 +204,29 @@ class VignetteLists:
                         f"values{nearest(name, known) or '.'}"
                     )
         for language in self.languages:
-            n = len(self.asked("irrelevant", language))
-            if 0 < n < LEAST_VIGNETTES:
+            if self.asked("irrelevant", language):
+                self._require_enough(language)
+
+    def _require_enough(self, language: LanguageCode) -> None:
+        n = len(self.asked("irrelevant", language))
+        if n < LEAST_VIGNETTES:
+            raise DataError(
+                f"{self.source}: there are {n} irrelevant vignettes in {language!r}; a test needs {LEAST_VIGNETTES} "
+                "or more."
+            )
+        most = max((len(self.of(name, language)) for name in self.names("swap", language)), default=0)
+        for name in self.names("attribute", language):
+            if (own := len(self.asked("irrelevant", language, name))) < LEAST_VIGNETTES:
                 raise DataError(
-                    f"{self.source}: there are {n} irrelevant vignettes in {language!r}; a test needs "
+                    f"{self.source}: {name!r} is irrelevant in {own} vignettes in {language!r}; a test needs "
                     f"{LEAST_VIGNETTES} or more."
                 )
-            most = max((len(self.of(name, language)) for name in self.names("swap", language)), default=0)
-            for name in self.names("attribute", language) if n else ():
-                needed = len({value for pair in self.contrasts(name, language) for value in pair})
-                if needed > most:
-                    raise DataError(
-                        f"{self.source}: {name!r} has {needed} values in {language!r}, and no swap has as many; add "
-                        "values with the role 'swap', such as bed numbers."
-                    )
+            needed = len({value for pair in self.contrasts(name, language) for value in pair})
+            if needed > most:
+                raise DataError(
+                    f"{self.source}: {name!r} has {needed} values in {language!r}, and no swap has as many; add "
+                    "values with the role 'swap', such as bed numbers."
+                )
 
 
 def packaged_vignettes() -> VignetteLists:
