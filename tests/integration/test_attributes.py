@@ -15,7 +15,7 @@ from sae_lens_med.knowledge_map.attributes import answers
 from sae_lens_med.knowledge_map.attributes.answers import Asker
 from sae_lens_med.knowledge_map.attributes.effects import AttributeRow
 from sae_lens_med.knowledge_map.attributes.run import AttributeMap, AttributeSettings, map_attributes
-from sae_lens_med.knowledge_map.attributes.vignettes import VignetteLists, packaged_vignettes
+from sae_lens_med.knowledge_map.attributes.vignettes import VignetteLists
 from sae_lens_med.models.bridge import load_model
 from sae_lens_med.records import McqItem
 from sae_lens_med.runs.files import write_jsonl
@@ -67,6 +67,15 @@ class TestKnownModel:
         assert carrier.share == pytest.approx(1, abs=1e-3) and carrier.carried
         assert carrier.null_high is not None and carrier.null_high < 1e-3
         assert carrier.cost == pytest.approx(0, abs=1e-4)  # no relevant vignette has them
+
+    def test_no_question_serves_both_to_choose_features_and_to_test_them(
+        self, known: tuple[Path, AttributeMap]
+    ) -> None:
+        lines = (known[0] / "answers.partial.jsonl").read_text().splitlines()[1:]
+        asked = [entry["id"].partition(" without ") for line in lines for entry in json.loads(line)]
+        alone = {name for name, _, features in asked if features and "," not in features}
+        together = {name for name, _, features in asked if "," in features}
+        assert alone and together and not alone & together
 
     def test_told_apart_and_used_are_two_things(self, known: tuple[Path, AttributeMap]) -> None:
         cells = {cell.attribute: (cell.told_apart, cell.used, cell.en) for cell in known[1].table}
@@ -198,7 +207,7 @@ def test_ablated_features_are_gone_at_the_stem_alone() -> None:
 
 def test_a_model_without_letters_is_asked_by_option_texts(tmp_path: Path) -> None:
     settings = AttributeSettings(("en",), method="option-text", draws=19)
-    found = map_attributes(tiny_model("qwen3"), packaged_vignettes(), tmp_path / "out", settings, progress=False)
+    found = map_attributes(tiny_model("qwen3"), known_lists(), tmp_path / "out", settings, progress=False)
     assert found.unit == "nats a character"
     assert all("nats a character" in claim.en for claim in found.claims if claim.what in ("not_shown", "moved"))
     assert not any(claim.what == "bias" for claim in found.claims)

@@ -32,7 +32,7 @@ UNITS = {"letter": ("nats", "nat"), "option-text": ("nats a character", "글자�
 """English, Korean."""
 NO_ANSWER = (
     "No reliable answer: only read-out and margin claims.",
-    "믿을 만한 답이 없음: 판독과 여유값에 대한 주장만 가능하다.",
+    "믿을 만한 답이 없음: 판독과 여유(margin)에 대한 주장만 가능하다.",
 )
 LIMITS = (
     "The packaged vignettes were reviewed by no clinician; what is found holds for these texts. That features tell an "
@@ -149,7 +149,7 @@ def _margin(row: AttributeRow, gate: bool, units: tuple[str, str]) -> Claim:
             "is not called a bias"
         )
         said_ko = (
-            f"{ko}에서 {named} 속성이 의미 없는 말보다 여유값을 더 움직인다. 믿을 만한 답이 없으므로 "
+            f"{ko}에서 {named} 속성이 의미 없는 말보다 여유(margin)를 더 움직인다. 믿을 만한 답이 없으므로 "
             "편향이라고 하지 않는다"
         )
     else:
