@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from sae_lens_med.errors import StudyError
 from sae_lens_med.evaluation.method import Method
 from sae_lens_med.knowledge_map.attributes import answers
 from sae_lens_med.knowledge_map.attributes.answers import Asker
+from sae_lens_med.knowledge_map.attributes.carriers import Carriers, CarrierSettings
 from sae_lens_med.knowledge_map.attributes.effects import AttributeRow
 from sae_lens_med.knowledge_map.attributes.run import AttributeMap, AttributeSettings, map_attributes
+from sae_lens_med.knowledge_map.attributes.sycophancy import hint_pairs, hinted
 from sae_lens_med.knowledge_map.attributes.vignettes import VignetteLists
 from sae_lens_med.models.bridge import load_model
 from sae_lens_med.records import McqItem
@@ -192,6 +195,17 @@ class TestHints:
         assert carriers["pushed"].features[0] == BIASED[0] and carriers["pushed"].n == 6
         assert carriers["pushed"].share == pytest.approx(1, abs=1e-3) and carriers["pushed"].carried
         assert carriers["polite"].drop is None
+
+
+def test_a_sentence_that_helps_is_no_effect_of_a_wrong_hint() -> None:
+    """The same pairs turned round: the effect has the other sign, and nothing of it is to be taken away."""
+    lists = hint_lists()
+    vignettes, hint = lists.asked("irrelevant", "en"), lists.hints[0]
+    pairs = hint_pairs(vignettes, [hinted(each, lists.neutral("en"), hint) for each in vignettes])
+    turned = [replace(pair, a=pair.b, b=pair.a) for pair in pairs]
+    carriers = Carriers(Asker(known_model(), Method("letter"), sae=known_sae()), [], CarrierSettings(random_sets=20))
+    assert carriers.find("en", "pushed", pairs, moved=True, signed=True).features[0] == BIASED[0]
+    assert BIASED[0] not in carriers.find("en", "pushed", turned, moved=True, signed=True).features
 
 
 def test_ablated_features_are_gone_at_the_stem_alone() -> None:
