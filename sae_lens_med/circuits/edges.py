@@ -71,9 +71,12 @@ def edge_scores(
 
 
 def run_pairs(decoder: GraphDecoder, batch: Sequence[Pair]) -> tuple["Tensor", GraphRun, GraphRun]:
-    """Both texts of pairs of one length, without gradients: the answers' tokens `[B, 2]`, and the two runs."""
+    """Both texts of pairs of one shape, without gradients: the tokens whose logits the runs give (answer, other answer,
+    then the choices of the clean and of the other text), and the two runs."""
     device = decoder.model.cfg.device or "cpu"
-    wanted = torch.tensor([[pair.answer, pair.other_answer] for pair in batch], device=device)
+    wanted = torch.tensor(
+        [[pair.answer, pair.other_answer, *pair.offered[0], *pair.offered[1]] for pair in batch], device=device
+    )
     with torch.no_grad():
         clean, other = (
             decoder.run(decoder.embed(batched([getattr(pair, side) for pair in batch], device)), wanted, keep=False)

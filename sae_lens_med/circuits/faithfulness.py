@@ -14,13 +14,13 @@ A denominator that is not told from 0 (less than twice its bootstrap standard er
 to explain. Pairs on which scores were made are not those on which a circuit is judged; `split` divides them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from sae_lens_med.circuits.decoder import GraphDecoder
+from sae_lens_med.circuits.decoder import GraphDecoder, GraphRun
 from sae_lens_med.circuits.edges import metric, run_pairs
 from sae_lens_med.circuits.pairs import Pair, by_length
 from sae_lens_med.errors import DataError
@@ -84,6 +84,12 @@ class Patching:
         self.decoder = decoder
         self._batches = [(*run_pairs(decoder, batch), batch) for batch in by_length(pairs, batch_tokens)]
         self.n = len(pairs)
+
+    @property
+    def runs(self) -> Iterator[tuple[Sequence[Pair], GraphRun, GraphRun]]:
+        """Pairs of one shape, with the runs of their clean and of their other texts."""
+        for _, clean, other, batch in self._batches:
+            yield batch, clean, other
 
     def ends(self, seed: int = 0) -> Ends:
         """m of both texts. Raises `DataError` where there is one pair alone."""

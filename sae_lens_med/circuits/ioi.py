@@ -49,7 +49,7 @@ def ioi_pairs(tokenizer: "PreTrainedTokenizerBase", n: int, seed: int = 0) -> li
         giver, taker = (b, a) if i % 2 else (a, b)
         form = FORMS[i // 2 % len(FORMS)]
         clean, other = (tuple(tokenizer(form.format(**words, s=subject)).input_ids) for subject in (giver, taker))  # type: ignore[misc]
-        found.append(Pair(f"ioi-{i}", "ioi", clean, other, known[taker], known[giver]))
+        found.append(Pair(f"ioi-{i}", "ioi", clean, other, known[taker], known[giver], (known[a], known[b])))
     return found
 
 

@@ -32,8 +32,24 @@ class Pair(Record):
     """Token of the answer to `clean`."""
     other_answer: int
     """Token of the answer to `other`."""
+    choices: tuple[int, ...] = ()
+    """Tokens of all answers that the clean text offers, in its order; empty: the two above, in an order that says
+    nothing."""
+    other_choices: tuple[int, ...] = ()
+    """Those that the other text offers; empty: the same."""
+
+    @property
+    def offered(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The answers that the clean and the other text offer."""
+        clean = self.choices or tuple(sorted((self.answer, self.other_answer)))
+        return clean, self.other_choices or clean
 
     def __post_init__(self) -> None:
+        for name, answer, offered in zip(
+            ("clean", "other"), (self.answer, self.other_answer), self.offered, strict=True
+        ):
+            if answer not in offered:
+                raise DataError(f"pair {self.id!r}: the answer to the {name} text is not among its choices.")
         if len(self.clean) != len(self.other):
             raise DataError(
                 f"pair {self.id!r}: the two texts have {len(self.clean)} and {len(self.other)} tokens; places can be "
@@ -46,11 +62,16 @@ class Pair(Record):
 
 
 def by_length(pairs: Sequence[Pair], batch_tokens: int) -> list[list[Pair]]:
-    """Pairs of one length together, at most `batch_tokens` tokens, in the order of length; one pair at least."""
+    """Pairs of one length and one number of choices together, at most `batch_tokens` tokens, in the order of length;
+    one pair at least."""
     found: list[list[Pair]] = []
-    for pair in sorted(pairs, key=lambda each: len(each.clean)):
+
+    def shape(pair: Pair) -> tuple[int, int, int]:
+        return (len(pair.clean), *(len(each) for each in pair.offered))
+
+    for pair in sorted(pairs, key=shape):
         length = len(pair.clean)
-        if found and len(found[-1][0].clean) == length and (len(found[-1]) + 1) * length <= batch_tokens:
+        if found and shape(found[-1][0]) == shape(pair) and (len(found[-1]) + 1) * length <= batch_tokens:
             found[-1].append(pair)
         else:
             found.append([pair])
