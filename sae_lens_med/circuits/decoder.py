@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from sae_lens_med.circuits.graph import Graph
+from sae_lens_med.circuits.pairs import Pair
 from sae_lens_med.errors import ModelError
 from sae_lens_med.models.hf_hooks import decoder_layers
 from sae_lens_med.models.residuals import ready
@@ -74,6 +75,18 @@ class _Layer:
     mlp_post: Any
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadWeights:
+    """Of the heads of a layer: `x query` are its queries, `x value write` what it writes."""
+
+    query: Tensor
+    """`[heads, d_model, head_dim]`"""
+    key: Tensor
+    value: Tensor
+    write: Tensor
+    """`[heads, head_dim, d_model]`"""
+
+
 class GraphDecoder:
     """Runs a model as its graph.
 
@@ -112,6 +125,48 @@ class GraphDecoder:
         if self._config.model_type == "gpt2":
             found = found + self._text.wpe(torch.arange(tokens.shape[1], device=tokens.device))
         return found
+
+    @property
+    def centres(self) -> bool:
+        """Whether the last norm takes the mean away (layer norm)."""
+        return isinstance(self._final, torch.nn.LayerNorm)
+
+    def towards(self, whole: Tensor, batch: Sequence[Pair]) -> Tensor:
+        """`[B, d_model]`: what a write at the last token is multiplied by to give its part of m, the scale of the last
+        norm being that of `whole [B, d_model]`, everything that was written there."""
+        apart = self._head.weight[[pair.answer for pair in batch]] - self._head.weight[
+            [pair.other_answer for pair in batch]
+        ]  # fmt: skip
+        if self.centres:
+            scale = torch.rsqrt(whole.var(-1, unbiased=False, keepdim=True) + self._final.eps)
+            return apart * self._final.weight * scale
+        eps = _eps(self._final)
+        return apart * _gain(self._final, whole) * torch.rsqrt(whole.pow(2).mean(-1, keepdim=True) + eps)
+
+    def output_bias(self, batch: Sequence[Pair]) -> Tensor:
+        """`[B]`: what biases of the last norm and of the head add to m."""
+        answers, others = ([getattr(pair, name) for pair in batch] for name in ("answer", "other_answer"))
+        found = torch.zeros(len(batch), device=self._head.weight.device)
+        if self.centres:
+            found = found + (self._head.weight[answers] - self._head.weight[others]) @ self._final.bias
+        if getattr(self._head, "bias", None) is not None:
+            found = found + self._head.bias[answers] - self._head.bias[others]
+        return found
+
+    def head_weights(self, layer: int) -> "HeadWeights":
+        """Of each head of a layer, the gains of the norms before and after folded in; biases are left out."""
+        own, shared = self._layers[layer], self.graph.n_heads // self.graph.n_kv_heads
+        gain = _gain(own.norm, own.out)[:, None]
+        query, key = own.q[0], own.k[0]
+        if own.q_norm is not None:
+            query = query * _gain(own.q_norm, query)
+            key = key * _gain(own.k_norm, key)
+        return HeadWeights(
+            query=gain * query,
+            key=(gain * key).repeat_interleave(shared, dim=0),
+            value=(gain * own.v[0]).repeat_interleave(shared, dim=0),
+            write=own.out if own.post is None else own.out * own.post[0],
+        )
 
     def run(
         self,
@@ -255,6 +310,18 @@ def _seen(length: int, window: int | None, device: Any) -> Tensor:
     return (away >= 0) & (away < (window or length))
 
 
+def _eps(norm: Any) -> float:
+    return norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+
+
+def _gain(norm: Any, like: Tensor) -> Tensor:
+    """`[d]`: what a norm multiplies by, whether it is the weight (Llama), one plus it (Gemma), or a layer norm's."""
+    if isinstance(norm, torch.nn.LayerNorm):
+        return norm.weight.detach()
+    ones = torch.ones(len(norm.weight), dtype=like.dtype, device=like.device)
+    return (norm(ones) * (1 + _eps(norm)) ** 0.5).detach()
+
+
 def _by_head(linear: Any, n: int) -> tuple[Tensor, Tensor | None]:
     weight = linear.weight.detach()  # [n * head_dim, d_model]
     bias = None if linear.bias is None else linear.bias.detach().reshape(n, -1)
@@ -268,8 +335,7 @@ def _llama_layer(block: Any, graph: Graph) -> _Layer:
     post = None
     if sandwich:
         norm = block.post_attention_layernorm
-        ones = torch.ones(out.shape[0], dtype=out.dtype, device=out.device)
-        post = (norm(ones) * (1 + norm.eps) ** 0.5, norm.eps)
+        post = (_gain(norm, out), _eps(norm))
     bias = attention.o_proj.bias
     if bias is not None and sandwich:
         raise ModelError("a bias before a norm after attention is in none of the known models; edges are not computed.")
