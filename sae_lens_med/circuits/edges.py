@@ -70,6 +70,29 @@ def edge_scores(
     return np.where(graph.edges, found, 0.0)
 
 
+def token_scores(
+    decoder: GraphDecoder, pairs: Sequence[Pair], *, points: Sequence[float] | None = None, batch_tokens: int = 512
+) -> list[FloatArray]:
+    """For each pair `[T]`: what each token's embedding supports, (E - E') . mean gradient, in nats.
+
+    Integrated gradients (Sundararajan et al. 2017) by midpoints: the sum over the tokens is m(clean) - m(other), up to
+    the error of the sum over `points` (None: ten)."""
+    points = midpoints(10) if points is None else points
+    found: dict[str, FloatArray] = {}
+    for batch in by_length(pairs, batch_tokens):
+        wanted, clean, other = run_pairs(decoder, batch)
+        apart = clean.writes[:, 0] - other.writes[:, 0]
+        total = torch.zeros_like(apart)
+        for a in points:
+            embedded = (other.writes[:, 0] + a * apart).requires_grad_()
+            with torch.enable_grad():
+                run = decoder.run(embedded, wanted, keep=False)
+                total = total + torch.autograd.grad(metric(run).sum(), embedded)[0]
+        scores = (total * apart).sum(-1) / len(points)
+        found |= {pair.id: row.double().cpu().numpy() for pair, row in zip(batch, scores, strict=True)}
+    return [found[pair.id] for pair in pairs]
+
+
 def run_pairs(decoder: GraphDecoder, batch: Sequence[Pair]) -> tuple["Tensor", GraphRun, GraphRun]:
     """Both texts of pairs of one shape, without gradients: the tokens whose logits the runs give (answer, other answer,
     then the choices of the clean and of the other text), and the two runs."""

@@ -194,7 +194,7 @@ def test_a_closed_gate_is_all_that_is_said(tmp_path: Path) -> None:
     assert not list((tmp_path / "out" / "scores").iterdir())
     assert json.loads((tmp_path / "out" / "circuit.json").read_text(encoding="utf-8")) == found
     for wrong, said in (
-        (["--task", "swop"], "did you mean 'swap'"),
+        (["--task", "swop"], "did you mean swap"),
         (["--task", "ioi"], "--data is for the tasks"),
         (["--task", "fact"], "--facts is for the task fact"),
     ):

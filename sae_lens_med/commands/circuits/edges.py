@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from sae_lens_med.circuits.pairs import Pair
     from sae_lens_med.models.bridge import MedBridge
 
-TASKS = ("ioi", "relabel", "swap", "fact")
+TASKS = ("ioi", "relabel", "swap", "fact", "findings", "place")
+OWN_TEXTS = ("ioi", "findings", "place")
+"""Tasks that need no data."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,8 +28,9 @@ def circuit_edges(
     task: Annotated[
         str,
         typer.Option(
-            help="ioi (whose name comes next; needs no data), or of exam questions: relabel (other letters), swap (the "
-            "right text elsewhere), fact (an edited fact, with --facts).",
+            help="ioi (whose name comes next; needs no data); of exam questions relabel (other letters), swap (the right "
+            "text elsewhere), fact (an edited fact, with --facts); of a model organism findings or place (that cue points "
+            "elsewhere; needs no data).",
         ),
     ] = "ioi",
     data: Annotated[str | None, typer.Option("--data", "-d", help="Questions, as for `evaluate`.")] = None,
@@ -55,6 +58,8 @@ def circuit_edges(
 
     Example: sae-lens-med circuit edges -m gemma-3-270m -o ioi
 
+    Example: sae-lens-med circuit edges -m organism/ko-concepts-0 --task findings -o concepts
+
     Example: sae-lens-med circuit edges -m hari-q3-8b --task fact --data questions.jsonl --facts edited.jsonl -o facts
     """
     from sae_lens_med.circuits.run import KIND, EdgeSettings, find_edges
@@ -64,8 +69,10 @@ def circuit_edges(
     require_output(output, KIND)
     if task not in TASKS:
         raise ConfigError(f"--task must be one of {', '.join(TASKS)}, got {task!r}{nearest(task, TASKS) or '.'}")
-    if (task == "ioi") != (data is None):
-        raise ConfigError("--data is for the tasks relabel, swap and fact, which need it; ioi has its own texts.")
+    if (task in OWN_TEXTS) != (data is None):
+        raise ConfigError(
+            f"--data is for the tasks relabel, swap and fact, which need it; {', '.join(OWN_TEXTS)} have their own texts."
+        )
     if (task == "fact") != (facts is not None):
         raise ConfigError("--facts is for the task fact, which needs it: a table with id, question and answer.")
     settings = EdgeSettings(ig_steps, random_circuits, seed, batch_tokens)
@@ -100,6 +107,16 @@ def _pairs(
     from sae_lens_med.circuits.ioi import ioi_pairs
 
     tokenizer = model.text_tokenizer
+    if task == "findings" or task == "place":
+        from sae_lens_med.circuits.twins import organism_pairs
+        from sae_lens_med.controls.organisms.designs import parse
+        from sae_lens_med.errors import ConfigError
+        from sae_lens_med.models.organisms import PREFIX
+
+        name = str(model.provenance["name"])
+        if not name.startswith(PREFIX):
+            raise ConfigError(f"--task {task} is for a model organism, such as {PREFIX}ko-concepts-0, not for {name}.")
+        return organism_pairs(tokenizer, parse(name.removeprefix(PREFIX)).language, task, n, seed).pairs
     if data is None:
         return tuple(ioi_pairs(tokenizer, n, seed))
     from sae_lens_med.circuits.exam import fact_pairs, made_pairs, read_facts
