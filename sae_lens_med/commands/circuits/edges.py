@@ -28,9 +28,9 @@ def circuit_edges(
     task: Annotated[
         str,
         typer.Option(
-            help="ioi (whose name comes next; needs no data); of exam questions relabel (other letters), swap (the right "
-            "text elsewhere), fact (an edited fact, with --facts); of a model organism findings or place (that cue points "
-            "elsewhere; needs no data).",
+            help="ioi (whose name comes next; needs no data); of exam questions relabel (other letters), swap (the "
+            "right text elsewhere), fact (an edited fact, with --facts); of a model organism findings or place (that "
+            "cue points elsewhere; needs no data).",
         ),
     ] = "ioi",
     data: Annotated[str | None, typer.Option("--data", "-d", help="Questions, as for `evaluate`.")] = None,
@@ -70,9 +70,8 @@ def circuit_edges(
     if task not in TASKS:
         raise ConfigError(f"--task must be one of {', '.join(TASKS)}, got {task!r}{nearest(task, TASKS) or '.'}")
     if (task in OWN_TEXTS) != (data is None):
-        raise ConfigError(
-            f"--data is for the tasks relabel, swap and fact, which need it; {', '.join(OWN_TEXTS)} have their own texts."
-        )
+        own = ", ".join(OWN_TEXTS)
+        raise ConfigError(f"--data is for the tasks relabel, swap and fact, which need it; {own} have their own texts.")
     if (task == "fact") != (facts is not None):
         raise ConfigError("--facts is for the task fact, which needs it: a table with id, question and answer.")
     settings = EdgeSettings(ig_steps, random_circuits, seed, batch_tokens)
