@@ -26,6 +26,7 @@ from sae_lens_med.commands import (
     train,
 )
 from sae_lens_med.commands import study as run
+from sae_lens_med.commands.circuits import circuit_app
 from sae_lens_med.commands.ends import INTERRUPTED, Commands, flushed, stopped_by_sigterm
 from sae_lens_med.commands.maps import map_app
 from sae_lens_med.commands.output import say
@@ -59,6 +60,7 @@ ratings.register(app)
 app.add_typer(releases.releases_app, name="releases")
 app.add_typer(organisms.organisms_app, name="organisms")
 app.add_typer(map_app, name="map")
+app.add_typer(circuit_app, name="circuit")
 
 
 def _print_version(requested: bool) -> None:
