@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from sae_lens_med.app.live.band import random_sets
-from sae_lens_med.app.live.steering import FeatureEdit, SteerJob, checked, log_odds, read_edits, steer_job
+from sae_lens_med.app.live.steering import (
+    ENOUGH,
+    LEAST,
+    FeatureEdit,
+    SteerJob,
+    checked,
+    log_odds,
+    read_edits,
+    steer_job,
+)
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.errors import ConfigError, DataError, NotFoundError, SaeLensMedError
 from sae_lens_med.features.stand_ins import CALIPER, drives
@@ -172,6 +181,46 @@ def test_where_nothing_is_alike_there_is_no_band_and_it_is_said(study: OpenStudy
     assert many.problem == "steer.band.alone"
 
 
+def _few_alike(study: OpenStudy, n: int) -> tuple[np.ndarray, int, int]:
+    """Drives in which one feature fires far more strongly than all but `n` others; that feature, and one of middling
+    strength."""
+    drive, index = _drive(study, 0).copy(), study.index
+    assert index is not None
+    firing = np.flatnonzero((drive > 0) & index.kept)
+    firing = firing[np.argsort(-drive[firing])]
+    strong = firing[: n + 1]
+    drive[strong] = 1e6 * np.linspace(1.0, 1.2, n + 1)
+    middling = firing[n + 1 :]
+    drive[middling] = np.linspace(1.0, 1.4, len(middling))
+    return drive, int(strong[0]), int(middling[0])
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_a_strong_feature_has_as_many_sets_as_others_are_as_strong_however_many_stand_beside_a_weak_one(
+    study: OpenStudy, n: int
+) -> None:
+    """Edited with a weak one, of which there are many, or with one that is raised, each set has another strong one."""
+    drive, strong, weak = _few_alike(study, n)
+    index = study.index
+    assert index is not None
+    for beside, off in ((weak, True), (weak, False)):
+        found = random_sets([beside, strong], [off, True], drive, index, 20, np.random.default_rng(0))
+        assert 1 <= len(found.sets) <= n and found.problem == "steer.band.few"
+        assert len(set(found.sets[:, 1].tolist())) == len(found.sets)
+        assert (np.abs(np.log(drive[found.sets[:, 1]] / drive[strong])) <= np.log(CALIPER) + 1e-9).all()
+    assert len(random_sets([weak], [True], drive, index, 20, np.random.default_rng(0)).sets) > n
+
+
+def test_two_strong_features_are_never_stood_for_by_a_weak_one(study: OpenStudy) -> None:
+    """Where one other is as strong, there is none for the second place: no set, and not one with something weaker."""
+    drive, first, _ = _few_alike(study, 2)
+    index = study.index
+    assert index is not None
+    second = int(np.flatnonzero((drive > 1e5) & (np.arange(len(drive)) != first))[0])
+    found = random_sets([first, second], [True, True], drive, index, 20, np.random.default_rng(0))
+    assert found.problem == "steer.band.alone" and found.sets.shape == (0, 2)
+
+
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +272,40 @@ def test_inside_says_nothing_and_a_tie_is_inside(job: SteerJob) -> None:
     tie = steer_job_like(job)
     _run(tie, [1.0, 2.0, 0.0, 0.0], _random([-1.0] * 20))
     assert tie.view().outside is False and tie.view().p == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "moves", "outside", "less"),
+    [
+        (-1.5, np.linspace(-1, 0.9, 20), True, False),  # further than all, in its direction
+        (1.5, np.linspace(-1, 0.9, 20), True, False),
+        (-0.1, np.linspace(-2, -0.5, 20), True, True),  # all others move the answer further, the same way
+        (0.0, np.linspace(0.5, 2, 20), True, True),
+        (0.1, np.linspace(-2, -0.5, 20), True, False),  # the other way, where none goes
+        (-3.0, np.linspace(-2, -0.5, 20), True, False),
+        (0.1, np.linspace(-1, 0.9, 20), False, False),
+        (-0.7, np.linspace(-2, -0.5, 20), False, False),
+    ],
+)
+def test_an_effect_that_is_less_than_all_random_ones_is_not_told_as_more(
+    job: SteerJob, change: float, moves: Any, outside: bool, less: bool
+) -> None:
+    _run(job, [1.0, 3.0 + change, 0.0, 0.0], _random(moves.tolist()))
+    view = job.view()
+    assert (view.outside, view.less) == (outside, less)
+
+
+@pytest.mark.parametrize("n", [1, 2, LEAST - 1, LEAST, ENOUGH - 1])
+def test_of_fewer_than_the_least_number_of_sets_nothing_is_said(study: OpenStudy, n: int) -> None:
+    job = steer_job(study, 0, [FeatureEdit(ECG, "amplify", 1)], FOLDER, n_sets=n)
+    assert len(job.sets.sets) == n
+    _run(job, [1.0, 1.5, 0.0, 0.0], _random([0.1 * k for k in range(n)]))
+    view = job.view()
+    assert view.n_sets == view.of_sets == n and view.change is not None and view.low == 0
+    if n < LEAST:
+        assert view.outside is None and view.less is None and view.p is None
+    else:
+        assert view.outside is True and view.p == pytest.approx(2 / (n + 1))
 
 
 def steer_job_like(job: SteerJob) -> SteerJob:

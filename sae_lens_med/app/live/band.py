@@ -7,8 +7,10 @@ One set has for each edited feature another one, edited in the same way: by its 
 - For one that is raised, lowered or held, whatever it does there by itself: another that fires as often and as strongly
   over the study (`matched.matched_sets`).
 
-Edited features are never drawn, nor are those that `align` leaves out, and no two sets are the same: of a single
-feature there may be fewer than were asked for. Out of scope: what the sets do (`steering`).
+Edited features are never drawn, nor are those that `align` leaves out. No feature stands in two sets at the place for
+which there are fewest, of the features that are switched off: twenty sets that all have the same feature there would
+say of that place no more than one set does. Where few other features fire so strongly, there are fewer sets than were
+asked for, or none. Out of scope: what the sets do (`steering`).
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ import numpy.typing as npt
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.matched import matched_sets
-from sae_lens_med.features.stand_ins import gumbel, places
+from sae_lens_med.features.stand_ins import CALIPER, gumbel, places
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
 
 _TRIES = 50
@@ -74,24 +76,32 @@ def random_sets(
     allowed[given] = False
     removed, moved = np.flatnonzero(is_off & acting), np.flatnonzero(~is_off)
     firing = _firing(given, removed, drive, allowed, index, _TRIES * n_sets, rng)
-    if firing is None:
+    if not len(firing):
         return Sets(none.sets, "steer.band.alone")
     try:
         others = _alike(given[moved], allowed, index, n_sets, rng)
     except DataError:
         return Sets(none.sets, "steer.band.alone")
-    found: dict[tuple[int, ...], None] = {}
-    for i, row in enumerate(firing):
+    found: list[IntArray] = []
+    fewest = _fewest(firing)
+    for row in firing:
         chosen = given.copy()
         chosen[removed] = row
         if len(moved):
             chosen[moved] = others[len(found)]
-        if len(set(chosen.tolist())) == len(chosen):
-            found.setdefault(tuple(chosen.tolist()))
-        if len(found) == n_sets or i + 1 == len(firing):
+        taken = fewest is not None and any(row[fewest] == each[removed[fewest]] for each in found)
+        if not taken and len(set(chosen.tolist())) == len(chosen):
+            found.append(chosen)
+        if len(found) == n_sets:
             break
-    sets = np.array(list(found), dtype=np.int64).reshape(-1, len(given))
-    return Sets(sets, "" if len(sets) == n_sets else "steer.band.few")
+    sets = np.array(found, dtype=np.int64).reshape(-1, len(given))
+    return Sets(sets, "" if len(sets) == n_sets else "steer.band.few" if len(sets) else "steer.band.alone")
+
+
+def _fewest(firing: IntArray) -> int | None:
+    """The column with the fewest different features; None without columns."""
+    counts = [len(np.unique(column)) for column in firing.T]
+    return int(np.argmin(counts)) if counts else None
 
 
 def _firing(
@@ -102,8 +112,9 @@ def _firing(
     index: Index,
     tries: int,
     rng: np.random.Generator,
-) -> IntArray | None:
-    """`[tries, len(removed)]` features that fire in the question, for the places `removed` of `given`."""
+) -> IntArray:
+    """`[at most tries, len(removed)]` features that fire in the question as strongly as those at the places `removed`
+    of `given`."""
     if not len(removed):
         return np.zeros((tries, 0), dtype=np.int64)
     strongest = np.argsort(-drive[given[removed]], kind="stable")
@@ -111,11 +122,13 @@ def _firing(
     common = np.maximum(index.n_cases, 1).astype(np.float64)
     pool = places(given[removed][strongest], candidates, drive, common)
     if pool is None:
-        return None
+        return np.zeros((0, len(removed)), dtype=np.int64)
     noise = gumbel(rng.standard_normal((tries, len(candidates))))
     found = np.empty((tries, len(removed)), dtype=np.int64)
     found[:, strongest] = candidates[pool.filled(noise)]
-    return found
+    # Where other places have used a pool up, its place was filled from outside of it.
+    alike = np.abs(np.log(drive[found] / drive[given[removed]])) <= np.log(CALIPER) + 1e-9
+    return found[alike.all(axis=1)]
 
 
 def _alike(given: IntArray, allowed: BoolArray, index: Index, n_sets: int, rng: np.random.Generator) -> IntArray:
