@@ -101,6 +101,7 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None, a
         status = _status(error)
         detail, own = _detail(error, code)
         known = f"error.{status}" if status in (404, 405, 409, 422) else "error.500"
+        known = "invalid.json" if status == 400 else known  # a body that nobody can read
         if "/api/" in request.url.path or request.url.path == "/openapi.json":
             said = detail if detail and own else " ".join(filter(None, (text(known, code), detail)))
             return JSONResponse({"error": said}, status)
