@@ -156,7 +156,7 @@ def test_random_features_for_one_that_is_raised_need_not_fire_in_the_question(st
     assert apart[drawn].max() <= np.sort(apart[fires])[19] + 1e-9
 
 
-def test_sets_of_both_kinds_hold_no_feature_twice_and_none_of_the_edited(study: OpenStudy) -> None:
+def test_sets_of_both_kinds_hold_no_feature_twice_and_are_not_the_edited_one(study: OpenStudy) -> None:
     drive, index = _drive(study, 0), study.index
     assert index is not None
     firing = np.argsort(-drive)[5:8].tolist()
@@ -165,7 +165,7 @@ def test_sets_of_both_kinds_hold_no_feature_twice_and_none_of_the_edited(study: 
     assert len(found.sets) > 2
     assert len({tuple(row) for row in found.sets.tolist()}) == len(found.sets)
     for row in found.sets.tolist():
-        assert len(set(row)) == 4 and not set(row) & set(given)
+        assert len(set(row)) == 4 and set(row) != set(given) and ECG not in row
         assert all(drive[feature] > 0 for feature in row[:3])
 
 
@@ -192,33 +192,45 @@ def _few_alike(study: OpenStudy, n: int) -> tuple[np.ndarray, int, int]:
     drive[strong] = 1e6 * np.linspace(1.0, 1.2, n + 1)
     middling = firing[n + 1 :]
     drive[middling] = np.linspace(1.0, 1.4, len(middling))
-    return drive, int(strong[0]), int(middling[0])
+    return drive, int(strong[0]), int(middling[len(middling) // 2])
 
 
-@pytest.mark.parametrize("n", [1, 3, 8])
-def test_a_strong_feature_has_as_many_sets_as_others_are_as_strong_however_many_stand_beside_a_weak_one(
-    study: OpenStudy, n: int
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("off", [True, False])
+def test_a_band_is_left_as_seldom_as_is_said_though_few_others_are_as_strong_as_one_of_two(
+    study: OpenStudy, n: int, off: bool
 ) -> None:
-    """Edited with a weak one, of which there are many, or with one that is raised, each set has another strong one."""
+    """Effects that are drawn alike, a strong feature's a hundred times as large: the edited set lies outside of 20 in
+    two of 21 cases. Were the strong one never drawn, it would be in all of them for n = 1, in half for n = 3."""
     drive, strong, weak = _few_alike(study, n)
     index = study.index
     assert index is not None
-    for beside, off in ((weak, True), (weak, False)):
-        found = random_sets([beside, strong], [off, True], drive, index, 20, np.random.default_rng(0))
-        assert 1 <= len(found.sets) <= n and found.problem == "steer.band.few"
-        assert len(set(found.sets[:, 1].tolist())) == len(found.sets)
-        assert (np.abs(np.log(drive[found.sets[:, 1]] / drive[strong])) <= np.log(CALIPER) + 1e-9).all()
-    assert len(random_sets([weak], [True], drive, index, 20, np.random.default_rng(0)).sets) > n
+    rng = np.random.default_rng(3)
+    outside, tries = 0, 300
+    for _ in range(tries):
+        effect = rng.standard_normal(len(drive)) * np.where(drive > 1e5, 100.0, 1.0)
+        found = random_sets([weak, strong], [off, True], drive, index, 20, rng)
+        assert len(found.sets) == 20 and found.problem == ""
+        others = effect[found.sets].sum(axis=1)
+        outside += not others.min() <= effect[[weak, strong]].sum() <= others.max()
+    expected = 2 / 21
+    assert outside / tries < expected + 3 * np.sqrt(expected * (1 - expected) / tries)
+    assert (np.abs(np.log(drive[found.sets[:, 1]] / drive[strong])) <= np.log(CALIPER) + 1e-9).all()
+    alone = random_sets([strong], [True], drive, index, 20, rng)
+    assert len(alone.sets) <= n and strong not in alone.sets and alone.problem == "steer.band.few"
 
 
 def test_two_strong_features_are_never_stood_for_by_a_weak_one(study: OpenStudy) -> None:
-    """Where one other is as strong, there is none for the second place: no set, and not one with something weaker."""
+    """Where one other is as strong, a set has it for one of them and keeps the other."""
     drive, first, _ = _few_alike(study, 2)
     index = study.index
     assert index is not None
     second = int(np.flatnonzero((drive > 1e5) & (np.arange(len(drive)) != first))[0])
     found = random_sets([first, second], [True, True], drive, index, 20, np.random.default_rng(0))
-    assert found.problem == "steer.band.alone" and found.sets.shape == (0, 2)
+    (third,) = set(np.flatnonzero(drive > 1e5).tolist()) - {first, second}
+    assert len(found.sets) >= 1 and found.problem == "steer.band.few"
+    for row in found.sets.tolist():
+        assert third in row and set(row) <= {first, second, third}
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ One set has for each edited feature another one, edited in the same way: by its 
 - For one that is raised, lowered or held, whatever it does there by itself: another that fires as often and as strongly
   over the study (`matched.matched_sets`).
 
-Edited features are never drawn, nor are those that `align` leaves out. No feature stands in two sets at the place for
-which there are fewest, of the features that are switched off: twenty sets that all have the same feature there would
-say of that place no more than one set does. Where few other features fire so strongly, there are fewer sets than were
-asked for, or none. Out of scope: what the sets do (`steering`).
+No two sets are the same, so that of a single feature there may be fewer than were asked for. Where several are edited
+together, a place at which d others may stand keeps its own feature in one of d + 1 sets. Without that, twenty sets that
+all have the same other feature at the place of the strongest would say no more of it than one set does, and be left by
+every edit of it; with it, where a single place decides, the edited set lies outside of n others in 2 of n + d + 1
+cases, fewer than 2 of n + 1. What `align` leaves out is never drawn. Out of scope: what the sets do (`steering`).
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from sae_lens_med.features.matched import matched_sets
 from sae_lens_med.features.stand_ins import CALIPER, gumbel, places
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
 
+_NEAR = float(np.log(CALIPER)) + 1e-9
 _TRIES = 50
 """Draws for each set that is wanted: some are the same."""
 
@@ -75,60 +77,47 @@ def random_sets(
     allowed = index.kept.copy()
     allowed[given] = False
     removed, moved = np.flatnonzero(is_off & acting), np.flatnonzero(~is_off)
-    firing = _firing(given, removed, drive, allowed, index, _TRIES * n_sets, rng)
-    if not len(firing):
-        return Sets(none.sets, "steer.band.alone")
+    firing = _firing(given[removed], drive, allowed, index, _TRIES * n_sets, rng)
+    if len(removed) + len(moved) > 1:
+        ways = np.array([len({own, *each.tolist()}) for own, each in zip(given[removed], firing.T, strict=True)])
+        firing = np.where(rng.random(firing.shape) * ways < 1, given[removed], firing)
     try:
         others = _alike(given[moved], allowed, index, n_sets, rng)
     except DataError:
         return Sets(none.sets, "steer.band.alone")
-    found: list[IntArray] = []
-    fewest = _fewest(firing)
+    found: dict[tuple[frozenset[int], tuple[int, ...]], IntArray] = {}
     for row in firing:
         chosen = given.copy()
         chosen[removed] = row
         if len(moved):
             chosen[moved] = others[len(found)]
-        taken = fewest is not None and any(row[fewest] == each[removed[fewest]] for each in found)
-        if not taken and len(set(chosen.tolist())) == len(chosen):
-            found.append(chosen)
+        # Which feature is off for which other one makes no difference.
+        edit = (frozenset(row.tolist()), tuple(chosen[moved].tolist()))
+        if edit != (frozenset(given[removed].tolist()), ()) and len(set(chosen.tolist())) == len(chosen):
+            found.setdefault(edit, chosen)
         if len(found) == n_sets:
             break
-    sets = np.array(found, dtype=np.int64).reshape(-1, len(given))
+    sets = np.array(list(found.values()), dtype=np.int64).reshape(-1, len(given))
     return Sets(sets, "" if len(sets) == n_sets else "steer.band.few" if len(sets) else "steer.band.alone")
 
 
-def _fewest(firing: IntArray) -> int | None:
-    """The column with the fewest different features; None without columns."""
-    counts = [len(np.unique(column)) for column in firing.T]
-    return int(np.argmin(counts)) if counts else None
-
-
 def _firing(
-    given: IntArray,
-    removed: IntArray,
-    drive: FloatArray,
-    allowed: BoolArray,
-    index: Index,
-    tries: int,
-    rng: np.random.Generator,
+    own: IntArray, drive: FloatArray, allowed: BoolArray, index: Index, tries: int, rng: np.random.Generator
 ) -> IntArray:
-    """`[at most tries, len(removed)]` features that fire in the question as strongly as those at the places `removed`
-    of `given`."""
-    if not len(removed):
-        return np.zeros((tries, 0), dtype=np.int64)
-    strongest = np.argsort(-drive[given[removed]], kind="stable")
+    """`[tries, len(own)]` features that fire in the question as strongly as `own`; one for which there is none, or none
+    that other places have not taken, stands for itself."""
+    found = np.tile(own, (tries, 1))
     candidates = np.flatnonzero(allowed & (drive > 0))
+    apart = np.abs(np.log(drive[candidates])[None] - np.log(drive[own])[:, None])
+    filled = np.flatnonzero((apart <= _NEAR).any(axis=1))
+    filled = filled[np.argsort(-drive[own[filled]], kind="stable")]
     common = np.maximum(index.n_cases, 1).astype(np.float64)
-    pool = places(given[removed][strongest], candidates, drive, common)
-    if pool is None:
-        return np.zeros((0, len(removed)), dtype=np.int64)
-    noise = gumbel(rng.standard_normal((tries, len(candidates))))
-    found = np.empty((tries, len(removed)), dtype=np.int64)
-    found[:, strongest] = candidates[pool.filled(noise)]
-    # Where other places have used a pool up, its place was filled from outside of it.
-    alike = np.abs(np.log(drive[found] / drive[given[removed]])) <= np.log(CALIPER) + 1e-9
-    return found[alike.all(axis=1)]
+    pool = places(own[filled], candidates, drive, common) if len(filled) else None
+    if pool is not None:
+        drawn = candidates[pool.filled(gumbel(rng.standard_normal((tries, len(candidates)))))]
+        near = np.abs(np.log(drive[drawn] / drive[own[filled]])) <= _NEAR
+        found[:, filled] = np.where(near, drawn, own[filled])
+    return found
 
 
 def _alike(given: IntArray, allowed: BoolArray, index: Index, n_sets: int, rng: np.random.Generator) -> IntArray:

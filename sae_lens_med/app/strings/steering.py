@@ -153,11 +153,13 @@ STEERING: dict[str, tuple[str, str]] = {
         "{n} random sets: p cannot be below {one} in one direction, {two} in both. Here, in both: p = {p}.",
     ),
     "steer.band.how": (
-        "무작위 특징은 끌 때는 이 질문에서 비슷한 세기로 켜지는 것, 높이거나 낮추거나 고정할 때는 연구 전체에서 "
-        "비슷하게 자주, 비슷한 세기로 켜지는 것입니다. 비교하는 값은 {letter} 의 로그 오즈 변화입니다: {change}, "
+        "무작위 특징은 끌 때는 이 질문에서 비슷한 세기로 켜지는 것(여럿을 함께 바꿀 때는 끄는 특징 자신도 뽑힐 수 "
+        "있음), 높이거나 낮추거나 고정할 때는 연구 전체에서 비슷하게 자주, 비슷한 세기로 켜지는 것입니다. 비교하는 "
+        "값은 {letter} 의 로그 오즈 변화입니다: {change}, "
         "무작위 {low} ~ {high}.",
-        "Random features fire about as strongly in this question where features are switched off, and as often and "
-        "strongly over the study where they are raised, lowered or held. Compared is the change of the log odds of "
+        "Random features fire about as strongly in this question where features are switched off (of several that are "
+        "edited together, these themselves may be drawn), and as often and strongly over the study where they are "
+        "raised, lowered or held. Compared is the change of the log odds of "
         "{letter}: {change}, random {low} to {high}.",
     ),
     "steer.table": ("선택지의 확률", "Probabilities of the options"),
