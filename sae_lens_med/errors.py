@@ -31,6 +31,10 @@ def shortened(sentence: str) -> str:
 class SaeLensMedError(Exception):
     """Base of every error that this package raises on purpose. Its names are `shortened`."""
 
+    key: str = ""
+    """Of the sentence, where it is there in several languages (`app.refusals`); `values` fill its places."""
+    values: Mapping[str, object] = {}
+
     def __init__(self, message: str) -> None:
         super().__init__(shortened(message))
 
@@ -80,6 +84,13 @@ class BusyError(SaeLensMedError):
 
 class ReadOnlyError(StudyError):
     """Something is to be written where this user may not, or where the disk takes nothing."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(
+            f"{path} cannot be written ({reason}), so that nothing was kept; make room, or work on a copy that you may "
+            "write to."
+        )
+        self.path, self.reason = path, reason
 
 
 class DistributedError(SaeLensMedError):

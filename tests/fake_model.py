@@ -2,8 +2,8 @@
 
     python fake_model.py [SECONDS between two steps]
 
-A request may say how it goes: `"act": "die" | "fail" | "stuck" | "garbage" | "slow"`. What a steering gives: option
-1 is the answer; switching off feature 3 takes 6 from its logit, any other edited feature 0.01 for each.
+A request may say how it goes: `"act": "die" | "fail" | "fail.short" | "stuck" | "garbage" | "slow"`. What a steering
+gives: option 1 is the answer; switching off feature 3 takes 6 from its logit, any other edited feature 0.01 for each.
 """
 
 import json
@@ -57,6 +57,9 @@ def steps(request: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         os._exit(1)
     if act == "fail":
         yield "failed", {"sentence": "the model is not there."}
+        return
+    if act == "fail.short":
+        yield "failed", {"problem": "steer.problem.short", "sentence": ""}
         return
     if request.get("folder", "") not in opened:
         yield "loading", {}

@@ -13,6 +13,7 @@ import numpy as np
 
 from sae_lens_med.app.aligned import Aligned
 from sae_lens_med.app.indexed import Index
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.search import Texts, fold
 from sae_lens_med.app.text import cut
 from sae_lens_med.app.views import CaseOrder, CasePage, CaseRow, Filters
@@ -91,9 +92,9 @@ class CaseList:
             kept = [number for number in kept if self.texts.holds(number, wanted)]
         if filters.feature is not None:
             if self.index is None:
-                raise NotFoundError("cases by feature need the study's index; make it with `sae-lens-med index`.")
+                raise refusal(NotFoundError, "refused.features.index")
             if not 0 <= filters.feature < len(self.index.count):
-                raise NotFoundError(f"the SAE has {len(self.index.count)} features, and no feature {filters.feature}.")
+                raise refusal(NotFoundError, "refused.feature", of=len(self.index.count), feature=filters.feature)
             fires = self.index.cases(filters.feature)
             kept = [number for number in kept if fires[number]]
         if filters.order:

@@ -26,6 +26,7 @@ from sae_lens_med.app import index_files
 from sae_lens_med.app.case_list import probabilities
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.names import Names
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.spans import Layout, lay_out
 from sae_lens_med.app.views import (
     CaseFeature,
@@ -172,7 +173,7 @@ class Cases:
         opened = self._opened(number)
         part = self._collected(opened)
         if not 0 <= feature < part.acts.acts.shape[1]:  # type: ignore[index]  # SciPy leaves the shape of an array open
-            raise NotFoundError(f"there is no feature {feature} in this SAE.")
+            raise refusal(NotFoundError, "refused.feature", of=part.acts.acts.shape[1], feature=feature)  # type: ignore[index]  # as above
         return _painted(opened.layout, part, [feature])[feature]
 
     def token(self, number: int, key: str, segment: int, limit: int) -> TokenFeatures:
@@ -184,7 +185,7 @@ class Cases:
         part, layout = self._collected(opened), opened.layout
         place = layout.part(key)
         if place is None or not 0 <= segment < len(layout.parts[place].segments):
-            raise NotFoundError(f"case {number} has no segment {segment} in {key!r}.")
+            raise refusal(NotFoundError, "refused.segment", number=number, segment=segment, part=repr(key))
         found = layout.parts[place].segments[segment]
         rows = part.acts.acts[list(found.tokens)]
         features, first = np.unique(rows.indices, return_inverse=True)
@@ -331,7 +332,7 @@ class Cases:
 
     def _require(self, number: int) -> None:
         if not 0 <= number < len(self.items):
-            raise NotFoundError(f"the study has {len(self.items)} cases, numbered from 0, and no case {number}.")
+            raise refusal(NotFoundError, "refused.case", of=len(self.items), number=number)
 
     def _read(self, number: int) -> tuple[CollectedPart | None, str]:
         """What was collected of a case; or None, and why, which is empty where nothing was collected at all."""
@@ -347,7 +348,9 @@ class Cases:
 
     def _collected(self, opened: _Opened) -> CollectedPart:
         if opened.part is None:
-            raise NotFoundError(opened.problem or "the features of this study were not collected; run the study.")
+            if opened.problem:
+                raise refusal(NotFoundError, "refused.unread", reason=opened.problem)
+            raise refusal(NotFoundError, "refused.uncollected")
         return opened.part
 
     @property

@@ -27,6 +27,7 @@ from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.pages import Site, html, language_of, links_of, page_routes, reader_of
 from sae_lens_med.app.proposed_routes import proposal_routes
 from sae_lens_med.app.rating.routes import rating_routes
+from sae_lens_med.app.refusals import refusal, sentence_of
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.app.strings import text
 from sae_lens_med.errors import (
@@ -91,19 +92,21 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None, a
     @app.get("/static/{name}", include_in_schema=False)
     def static(name: str) -> Response:
         if name not in statics:
-            raise NotFoundError(f"there is no file {name}.")
+            raise refusal(NotFoundError, "refused.file", name=name)
         kind = STATIC.get(name, "text/css; charset=utf-8")
         return Response(statics[name], media_type=kind, headers={"cache-control": "no-cache"})
 
     def answer(request: Request, error: Exception) -> Response:
         code = language_of(request).code
-        status, detail = _status(error), _detail(error, code)
+        status = _status(error)
+        detail, own = _detail(error, code)
         known = f"error.{status}" if status in (404, 405, 409, 422) else "error.500"
+        known = "invalid.json" if status == 400 else known  # a body that nobody can read
         if "/api/" in request.url.path or request.url.path == "/openapi.json":
-            body: dict[str, object] = {"error": detail or text(known, code)}
-            return JSONResponse(body, status)
+            said = detail if detail and own else " ".join(filter(None, (text(known, code), detail)))
+            return JSONResponse({"error": said}, status)
         links = links_of(request, _slot(request, len(studies)))
-        page = site.renderer.error(text(known, code), reader_of(request), links=links, detail=detail)
+        page = site.renderer.error(text(known, code), reader_of(request), links=links, detail=detail, own=own)
         return html(request, page, status)
 
     for kind in (*_REFUSED, Exception):
@@ -139,13 +142,15 @@ def _status(error: Exception) -> int:
     return 422 if isinstance(error, DataError | ConfigError | RequestValidationError) else 500
 
 
-def _detail(error: Exception, code: Literal["ko", "en"]) -> str:
-    """The sentence of the error; nothing of one that nobody has written for a reader."""
+def _detail(error: Exception, code: Literal["ko", "en"]) -> tuple[str, bool]:
+    """The sentence of the error, and whether it is in the reader's language; nothing of one that nobody has written for
+    a reader."""
     if isinstance(error, SaeLensMedError):
-        return str(error)
+        said = sentence_of(error, code)
+        return (str(error), False) if said is None else (said, True)
     if isinstance(error, RequestValidationError):
-        return sentences_of(error.errors(), code)
-    return ""
+        return sentences_of(error.errors(), code), True
+    return "", True
 
 
 def _slot(request: Request, n: int) -> int:

@@ -16,6 +16,7 @@ from sae_lens_med.app import index_files
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.app.names import Names, density
 from sae_lens_med.app.proposed import Proposals
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.spans import segments
 from sae_lens_med.app.text import as_shown, visible
 from sae_lens_med.app.views import (
@@ -128,9 +129,9 @@ class Features:
     def require(self, feature: int) -> None:
         """Raise `NotFoundError` unless the SAE has the feature."""
         if self.d_sae is None:
-            raise NotFoundError("nothing says which features this study has; run it again to collect them.")
+            raise refusal(NotFoundError, "refused.features.unknown")
         if not 0 <= feature < self.d_sae:
-            raise NotFoundError(f"the SAE has {self.d_sae} features, numbered from 0, and no feature {feature}.")
+            raise refusal(NotFoundError, "refused.feature", of=self.d_sae, feature=feature)
 
     def _values(self, order: str, index: Index) -> "np.typing.NDArray[np.float64]":
         if order in ("maximum", "density"):

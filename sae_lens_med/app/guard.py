@@ -4,7 +4,7 @@
 - **Reading** elsewhere than on loopback: a token, given once in the address, then in a cookie (`HttpOnly`,
   `SameSite=Strict`); compared in constant time. Without it: 401 and no data, but for the style sheet and scripts.
 - **Writing**: JSON only, from a page of this server (`Origin`, or `Sec-Fetch-Site` where a browser sends none), with
-  the token of this process, which only its pages know.
+  the token of this process, which only its pages know; of a stated length, at most `MOST_BYTES` (413).
 - **HEAD** is answered as GET is, without the body.
 - **Headers** on every answer, errors and files too: a policy under which nothing but this server's own files runs or is
   loaded, no sniffing, no referrer, no embedding.
@@ -38,6 +38,8 @@ HEADERS = {
 }
 STATIC = "/static/"
 """Where the files of the interface lie, which dress a refusal, too."""
+MOST_BYTES = 8 * 2**20
+"""Of what is written: an edited question with 26 options is less than half of it."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 Refuse = Callable[[Scope, int, str], Response]
 """Status and key of the reason -> the page that says so."""
@@ -80,6 +82,8 @@ class Guard:
             return answer
         if scope["method"] not in _SAFE and (reason := self._foreign(headers, host)):
             return self.refuse(scope, 403, reason)
+        if _is_large(headers):
+            return self.refuse(scope, 413, "refused.large")
         return None
 
     def _unknown(self, scope: Scope, headers: Headers) -> Response | None:
@@ -116,6 +120,11 @@ def is_foreign(headers: Headers) -> bool:
 
 def _is_own(origin: str | None, host: str) -> bool:
     return origin in (f"http://{host}", f"https://{host}")
+
+
+def _is_large(headers: Headers) -> bool:
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not (length.isascii() and length.isdigit() and int(length) <= MOST_BYTES)
 
 
 def _has_port(host: str) -> bool:

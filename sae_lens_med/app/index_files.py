@@ -49,6 +49,9 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 KIND = Kind("index of a study", format=1, identity=_identity, leftovers=lambda _names: True)
 """Labels, ratings and what an interruption left may lie there before the manifest."""
 
+STALE = "The index is stale: the features or the questions are not those that it was made of."
+"""Why an index of another time is not used."""
+
 
 def inputs_of(study: Path, part: FeaturePart) -> dict[str, Any]:
     """What an index of this study depends on. Raises `StudyError` where there are no questions."""
@@ -73,7 +76,7 @@ def parts_made(study: Path, part: FeaturePart) -> tuple[set[str], str]:
     except StudyError as error:
         return set(), str(error)
     if _identity(manifest) != inputs_of(study, part):
-        return set(), "The index is stale: the features or the questions are not those that it was made of."
+        return set(), STALE
     made = {
         name
         for name, files in PARTS.items()

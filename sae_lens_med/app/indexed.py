@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_lens_med.app.index_files import FEATURES, WORDS_FILE
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.errors import StudyError
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
 from sae_lens_med.runs.arrays import ArrayFile
@@ -160,6 +161,6 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise StudyError(f"{path} is damaged: it has no array {error}; index the study again.") from error
+        raise refusal(StudyError, "refused.damaged", path=path, reason=f"it has no array {error}") from error
     except ParseError as error:
-        raise StudyError(f"{path} is damaged: {error}; index the study again.") from error
+        raise refusal(StudyError, "refused.damaged", path=path, reason=error) from error

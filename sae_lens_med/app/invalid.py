@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sae_lens_med.app.strings import text
 
 _LIMITS = {"ge": "invalid.least", "le": "invalid.most", "max_length": "invalid.longer", "min_length": "invalid.shorter"}
+_COUNTS = {"too_long": "invalid.more", "too_short": "invalid.fewer"}
 _KINDS = {
     "missing": "invalid.missing",
     "extra_forbidden": "invalid.unknown",
@@ -20,9 +21,22 @@ _KINDS = {
     "int_type": "invalid.whole",
     "int_from_float": "invalid.whole",
     "int_parsing_size": "invalid.whole",
+    "float_parsing": "invalid.number",
+    "float_type": "invalid.number",
+    "finite_number": "invalid.number",
     "string_type": "invalid.text",
+    "list_type": "invalid.list",
 }
-_FORMS = {"at": "invalid.place", "part": "invalid.part", "author": "invalid.shorter", "entry_id": "invalid.entry"}
+_FORMS = {
+    "at": "invalid.place",
+    "part": "invalid.part",
+    "author": "invalid.shorter",
+    "entry_id": "invalid.entry",
+    "rater": "refused.rater.name",
+    "answer": "invalid.letter",
+    "unit": "invalid.value",
+    "proposal": "invalid.value",
+}
 """Fields that a pattern describes."""
 
 
@@ -44,6 +58,9 @@ def _sentence(error: Mapping[str, Any], language: Literal["ko", "en"]) -> str:
         if key is None:
             return text("invalid.choice", language, name=name, choices=order.replace("|", ", "))
         return text(key, language, name=name, limit=1)
+    if kind in _COUNTS:
+        limit = given["max_length" if kind == "too_long" else "min_length"]
+        return text(_COUNTS[kind], language, name=name, limit=limit)
     for limit, key in _LIMITS.items():
         if limit in given:
             return text(key, language, name=name, limit=given[limit])

@@ -12,8 +12,9 @@ Under the labels of people lies the file that `align` was given, as revision 0.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from sae_lens_med.app.refusals import Words, refusal
 from sae_lens_med.app.views import LabelEntry
 from sae_lens_med.errors import ConflictError, DataError
 from sae_lens_med.runs.append_log import AppendLog
@@ -77,10 +78,7 @@ class Labels:
                 return known
             newest = len(self._entries.get(feature, []))
             if revision != newest:
-                raise ConflictError(
-                    f"feature {feature} has a newer label than revision {revision} (it is {newest} now); look at it, "
-                    "then write yours again."
-                )
+                raise refusal(ConflictError, "refused.label.newer", feature=feature, revision=revision, newest=newest)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             entry = LabelEntry(feature, text, author, now, newest + 1)
             values = {"id": entry_id, **entry.to_dict()}
@@ -98,15 +96,15 @@ class Labels:
         self._by_id[entry_id] = entry
 
 
-def _line(text: str, what: str, most: int, *, empty: bool = False) -> str:
+def _line(text: str, what: Literal["label", "author", "id"], most: int, *, empty: bool = False) -> str:
     """`text` on one line. Raises `DataError`."""
-    line = " ".join(str(text).split())
+    words, line = Words(f"refused.line.{what}"), " ".join(str(text).split())
     if not line and not empty:
-        raise DataError(f"the {what} is empty; write one.")
+        raise refusal(DataError, "refused.line.empty", what=words)
     if len(line) > most:
-        raise DataError(f"the {what} has {len(line)} characters, and {most} are allowed; shorten it.")
+        raise refusal(DataError, "refused.line.long", what=words, n=len(line), most=most)
     try:
         line.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"the {what} has half of a surrogate pair, which no file can hold; write it again.") from error
+        raise refusal(DataError, "refused.line.surrogate", what=words) from error
     return line

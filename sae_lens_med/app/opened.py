@@ -21,6 +21,7 @@ from sae_lens_med.app.labels import FILE, Labels
 from sae_lens_med.app.names import Names
 from sae_lens_med.app.proposed import FILE as PROPOSED
 from sae_lens_med.app.proposed import Proposals
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.search import Search, Texts, Words
 from sae_lens_med.app.views import (
     CaseFeature,
@@ -189,7 +190,7 @@ class OpenStudy:
         if decision == "accepted":
             entry = self._labels.add(feature, found.label, author, revision, entry_id)
             if (entry.feature, entry.label) != (feature, found.label):
-                raise ConflictError("this decision has the id of another label; reload the page, and decide again.")
+                raise refusal(ConflictError, "refused.decision.label")
             made = entry.revision
         return self.proposals.decide(found, decision, author, made, entry_id)
 
@@ -236,7 +237,7 @@ class OpenStudy:
             return None
         if not part.complete:
             done = f"The features of {part.n_items} of {part.manifest['n_items']} cases are collected."
-            missing.append(Missing("missing.features", self._again, done))
+            missing.append(Missing("missing.features", self._again, done, "missing.why.partial"))
         missing += [Missing("missing.features", self._again, reason) for reason in part.broken.values()]
         return part
 
@@ -248,7 +249,8 @@ class OpenStudy:
                 return Index(self.folder / index_files.FOLDER, made, part.d_sae, len(self.items))
             except StudyError as error:
                 reason, command = str(error), index_files.command(self.folder, "--rebuild")
-        missing.append(Missing("missing.index", command, reason))
+        why = "missing.why.stale" if reason == index_files.STALE else "missing.why.damaged"
+        missing.append(Missing("missing.index", command, reason, why))
         return None
 
     @property

@@ -18,6 +18,7 @@ from sae_lens_med.alignment import METRICS
 from sae_lens_med.alignment.comprehensiveness import COMPREHENSIVENESS
 from sae_lens_med.app.figures import inline, one_at_a_time, png, png_language, table
 from sae_lens_med.app.opened import OpenStudy
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.errors import NotFoundError, StudyError
 from sae_lens_med.evaluation.accuracy import ACCURACY
 from sae_lens_med.evaluation.sentences import accuracy_sentence, chance_level, find
@@ -112,7 +113,7 @@ def figure(numbers: Numbers, name: str, language: Language) -> bytes:
         return _csv(numbers).encode()
     rows = forest_rows(_drawn(numbers.entries), language)
     if not rows or name not in FIGURES:
-        raise NotFoundError(f"the study {numbers.study.name} has nothing for a figure {name}.")
+        raise refusal(NotFoundError, "refused.figure", study=numbers.study.name, name=name)
     if name == "metrics.svg":
         return str(one_at_a_time(lambda: forest(_drawn(numbers.entries), language))).encode()
     drawn = _drawn(numbers.entries)
@@ -142,7 +143,7 @@ def compared_file(first: Numbers, second: Numbers, name: str, language: Language
     nothing to show."""
     rows, names = _pair_rows(first, second, language), _names(first, second)
     if not rows or name not in COMPARED:
-        raise NotFoundError(f"the two studies have nothing for a file {name}.")
+        raise refusal(NotFoundError, "refused.pairs", name=name)
     if name == "pairs.svg":
         return one_at_a_time(lambda: _pairs_svg(rows, names, language)).encode()
     if name == "pairs.png":

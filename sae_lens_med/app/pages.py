@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sae_lens_med.app.links import Links
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.overview import COMPARED, FIGURES, Numbers, compared_file, comparison, figure, overview
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.render import Painted, Reader, Renderer
 from sae_lens_med.app.settings import Settings
 from sae_lens_med.app.views import CaseOrder, CaseView, Filters, TokenFeatures
@@ -60,7 +61,7 @@ class Site:
     def study(self, slot: int) -> OpenStudy:
         """Raises `NotFoundError` where there is none."""
         if slot > len(self.studies):
-            raise NotFoundError(f"there is no study {slot} here, only {len(self.studies)}.")
+            raise refusal(NotFoundError, "refused.study", n=slot, of=len(self.studies))
         return self.studies[slot - 1]
 
     def numbers(self, slot: int) -> Numbers:
@@ -194,7 +195,7 @@ def page_routes(site: Site) -> APIRouter:
     @router.get("/{slot:int}/files/{name}")
     def study_file(request: Request, slot: Slot, name: str) -> Response:
         if name not in FIGURES:
-            raise NotFoundError(f"there is no file {name}; there are {', '.join(FIGURES)}.")
+            raise refusal(NotFoundError, "refused.file.of", name=name, names=", ".join(FIGURES))
         return _file(figure(site.numbers(slot), name, language_of(request)), name)
 
     @router.get("/compare")
@@ -207,7 +208,7 @@ def page_routes(site: Site) -> APIRouter:
     @router.get("/compare/{name}")
     def compare_file(request: Request, name: str) -> Response:
         if name not in COMPARED:
-            raise NotFoundError(f"there is no file {name}; there are {', '.join(COMPARED)}.")
+            raise refusal(NotFoundError, "refused.file.of", name=name, names=", ".join(COMPARED))
         return _file(compared_file(*_both(site), name, language_of(request)), name)
 
     return router
@@ -215,7 +216,7 @@ def page_routes(site: Site) -> APIRouter:
 
 def _both(site: Site) -> tuple[Numbers, Numbers]:
     if len(site.studies) < 2:
-        raise NotFoundError("one study is served here; to compare, start the server with two.")
+        raise refusal(NotFoundError, "refused.one_study")
     return site.numbers(1), site.numbers(2)
 
 

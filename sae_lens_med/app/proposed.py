@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sae_lens_med.app.labels import MAX_NAME
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.views import Decision, LabelEntry, Proposal
 from sae_lens_med.errors import ConflictError, DataError, NotFoundError
 from sae_lens_med.runs.append_log import AppendLog
@@ -56,7 +57,7 @@ class Proposals:
         self._log.refresh()
         found = self._by_id.get(proposal)
         if found is None or found.feature != feature:
-            raise NotFoundError(f"feature {feature} has no proposed label {proposal!r}.")
+            raise refusal(NotFoundError, "refused.proposal", feature=feature, proposal=repr(proposal))
         return found
 
     def add(self, proposals: Iterable[Proposal]) -> int:
@@ -74,12 +75,10 @@ class Proposals:
         """Raise `ConflictError` where somebody has decided already, by another entry than this one, and where this
         entry has decided on another proposal."""
         if self._deciding.get(entry_id, proposal.id) != proposal.id:
-            raise ConflictError("this decision has the id of another one; reload the page, and decide again.")
+            raise refusal(ConflictError, "refused.decision.id")
         if proposal.decision and self._deciding.get(entry_id) != proposal.id:
-            raise ConflictError(
-                f"{proposal.author} has {proposal.decision} this proposal on {proposal.decided[:10]} already; look at "
-                "the feature again."
-            )
+            key, day = f"refused.decided.{proposal.decision}", proposal.decided[:10]
+            raise refusal(ConflictError, key, author=proposal.author, day=day)
 
     def decide(
         self, proposal: Proposal, decision: Decision, author: str, revision: int | None, entry_id: str
@@ -97,7 +96,7 @@ class Proposals:
         """
         name = " ".join(author.split())
         if not 0 < len(name) <= MAX_NAME or not 0 < len(entry_id) <= MAX_NAME:
-            raise DataError(f"a decision needs an author and an id of 1 to {MAX_NAME} characters.")
+            raise refusal(DataError, "refused.decision.author", most=MAX_NAME)
         with self._log.writing() as write:
             self.require_open(self._by_id[proposal.id], entry_id)
             if entry_id not in self._deciding:

@@ -196,10 +196,11 @@ class Renderer:
         title = text("compare.title", reader.language.code)
         return self._page("compare", "compare", links, reader, title, **comparison)
 
-    def error(self, sentence: str, reader: Reader, *, links: Links | None, detail: str = "") -> str:
-        """Why something is not shown. Without `links` nothing of a study stands on it, not even its name."""
+    def error(self, sentence: str, reader: Reader, *, links: Links | None, detail: str = "", own: bool = True) -> str:
+        """Why something is not shown. Without `links` nothing of a study stands on it, not even its name. `own`:
+        `detail` is in the reader's language, and not in English."""
         code = reader.language.code
-        values = {"sentence": sentence, "detail": detail, "links": links or Links(1, "/", {})}
+        values = {"sentence": sentence, "detail": detail, "own": own, "links": links or Links(1, "/", {})}
         return self._rendered("error", reader, text("error.title", code), "", links is None, **values)
 
     def page(self, name: str, section: str, links: Links, reader: Reader, title: str, **values: Any) -> str:

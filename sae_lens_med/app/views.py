@@ -32,6 +32,8 @@ class Missing(Record):
     """What makes it, to be typed into a shell: `sae-lens-med index STUDY`."""
     reason: str = ""
     """One sentence where a file is there but damaged or stale, empty where it is not there."""
+    why: str = "missing.why.damaged"
+    """Key of the text that leads to `reason`, which is in English."""
 
 
 @dataclass(frozen=True, slots=True)

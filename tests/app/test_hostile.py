@@ -168,12 +168,13 @@ def test_letters_as_keys_can_be_switched_off(visit: Visits) -> None:
     assert page.url.endswith("/1/cases/0")
 
 
+@pytest.mark.parametrize("locale", ["ko-KR", "en-GB"])
 @pytest.mark.parametrize(
     ("size", "scale"), [((1280, 800), 1), ((640, 400), 2), ((390, 844), 1), ((1920, 1000), 1)], ids=str
 )
-def test_nothing_is_wider_than_its_window(visit: Visits, size: tuple[int, int], scale: int) -> None:
+def test_nothing_is_wider_than_its_window(visit: Visits, size: tuple[int, int], scale: int, locale: str) -> None:
     """200 % zoom is half the window at twice the density."""
-    page = visit("/1/cases/0", size=size, device_scale_factor=scale)
+    page = visit("/1/cases/0", size=size, device_scale_factor=scale, locale=locale)
     for path in PAGES.values():
         page.goto(visit.address + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path

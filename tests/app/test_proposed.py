@@ -1,5 +1,6 @@
 """Accepting and rejecting what a model has proposed: by the JSON door, and in a browser."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,10 +84,10 @@ def test_a_click_that_is_sent_again_is_one_decision_and_another_ones_is_told(ask
     assert first.status_code == again.status_code == 200 and first.json() == again.json()
     assert len(ask.get(f"/1/api/features/{ECG}").json()["labels"]) == 1
     late = ask(ECG, A, decision="rejected", author="lee", entry_id="fedcba9876543210")
-    assert late.status_code == 409 and "kim has accepted" in late.json()["error"]
+    assert late.status_code == 409 and "kim 님이" in late.json()["error"]
     # Somebody has written a label since the page was loaded: nothing is decided.
     stale = ask(ECG, B, author="lee", entry_id="fedcba9876543211")
-    assert stale.status_code == 409 and "newer label" in stale.json()["error"]
+    assert stale.status_code == 409 and "새로운 이름" in stale.json()["error"]
     assert [each["id"] for each in ask.get("/1/api/proposals").json()["proposals"]] == [B, C]
     assert ask(ECG, B, author="lee", entry_id="0123456789abcdef").status_code == 409
     assert ask(RENAL, C, entry_id="0123456789abcdef").status_code == 409
@@ -177,7 +178,7 @@ def test_a_second_tab_is_told_what_somebody_else_decided(open_page: Visits, own:
     page.get_by_role("button", name="물리치기: 심전도 소견").click()
     page.get_by_text("결정된 제안").wait_for()
     other.get_by_role("button", name="이름으로 받아들이기: 심전도 소견").click()
-    other.get_by_text("kim has rejected this proposal").wait_for()
+    other.get_by_text(re.compile("kim 님이 .* 물리쳤습니다")).wait_for()
     assert OpenStudy.open(own).names.labels.current(ECG) is None
 
 

@@ -241,7 +241,7 @@ def test_hostile_cases_in_the_forms(fast: Place, study: OpenStudy, name: str) ->
 def test_nothing_edited_is_told(fast: Place) -> None:
     page = fast("/1/cases/0/edit", errors=True)
     page.locator("#run").click()
-    page.locator("#steer-status", has_text="nothing was edited").wait_for()
+    page.locator("#steer-status", has_text="고친 것이 없습니다").wait_for()
     assert page.locator("#run").is_enabled()
 
 
@@ -355,7 +355,7 @@ def test_more_than_four_waiting_are_told_to_come_again(study: OpenStudy) -> None
     with asking(study, pause=30) as client:
         statuses = [client.post("/1/api/cases/0/steer", json=STEER, headers=_headers()) for _ in range(7)]
         assert {each.status_code for each in statuses[:4]} == {202} and statuses[-1].status_code == 429
-        assert "wait for the model already" in statuses[-1].json()["error"]
+        assert "모델을 기다립니다" in statuses[-1].json()["error"]
         places = [client.get(f"/1/api/steer/{each.json()['id']}").json()["place"] for each in statuses[:5]]
         assert places == [0, 1, 2, 3, 4]
         second = f"/1/api/steer/{statuses[1].json()['id']}"

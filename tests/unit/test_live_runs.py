@@ -267,3 +267,51 @@ time.sleep(600)
         server.send_signal(signal.SIGKILL)
     assert "/nonexistent" in sentence and "Traceback" not in sentence
     until(lambda: gone(int(pid)))
+
+
+BUSY = """
+import os, sys, time
+from sae_lens_med.app.live import child
+child._opened = lambda request, opener: time.sleep(600)
+child.serve(sys.stdin.buffer, os.fdopen(1, "w"), None)
+"""
+"""The real loop of the process, which opens a model for ever."""
+REQUEST = {"run": "r", "do": "open", "folder": "x", "model": None, "sae": None}
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"run": "half of a li', b'{"cancel": "r"', '{"run": "한'.encode()[:-1]])
+def test_a_server_that_is_killed_within_a_line_leaves_no_process_though_it_is_busy(torn: bytes) -> None:
+    code = f"""
+import sys, time
+from sae_lens_med.app.live.process import ModelProcess
+process = ModelProcess([sys.executable, "-c", {BUSY!r}])
+process.send({REQUEST!r})
+while process.receive(60)["event"] != "loading":
+    pass
+process._child.stdin.write({torn!r})
+process._child.stdin.flush()
+print(process.pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        assert not gone(pid)
+        time.sleep(0.3)
+        assert not gone(pid), "half a line alone ends nothing"
+        server.send_signal(signal.SIGKILL)
+    until(lambda: gone(pid))
+
+
+def test_a_line_that_is_no_request_ends_the_process_and_leaves_none_that_hears_nothing() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"12\n")
+        process.stdin.flush()
+        try:
+            process.wait(WAIT)
+        finally:
+            process.kill()
+    assert process.returncode == 0

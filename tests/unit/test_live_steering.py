@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from sae_lens_med.app.live.band import random_sets
-from sae_lens_med.app.live.steering import FeatureEdit, SteerJob, checked, log_odds, read_edits, steer_job
+from sae_lens_med.app.live.steering import (
+    ENOUGH,
+    LEAST,
+    FeatureEdit,
+    SteerJob,
+    checked,
+    log_odds,
+    read_edits,
+    steer_job,
+)
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.errors import ConfigError, DataError, NotFoundError, SaeLensMedError
 from sae_lens_med.features.stand_ins import CALIPER, drives
@@ -147,7 +156,7 @@ def test_random_features_for_one_that_is_raised_need_not_fire_in_the_question(st
     assert apart[drawn].max() <= np.sort(apart[fires])[19] + 1e-9
 
 
-def test_sets_of_both_kinds_hold_no_feature_twice_and_none_of_the_edited(study: OpenStudy) -> None:
+def test_sets_of_both_kinds_hold_no_feature_twice_and_are_not_the_edited_one(study: OpenStudy) -> None:
     drive, index = _drive(study, 0), study.index
     assert index is not None
     firing = np.argsort(-drive)[5:8].tolist()
@@ -156,7 +165,7 @@ def test_sets_of_both_kinds_hold_no_feature_twice_and_none_of_the_edited(study: 
     assert len(found.sets) > 2
     assert len({tuple(row) for row in found.sets.tolist()}) == len(found.sets)
     for row in found.sets.tolist():
-        assert len(set(row)) == 4 and not set(row) & set(given)
+        assert len(set(row)) == 4 and set(row) != set(given) and ECG not in row
         assert all(drive[feature] > 0 for feature in row[:3])
 
 
@@ -170,6 +179,58 @@ def test_where_nothing_is_alike_there_is_no_band_and_it_is_said(study: OpenStudy
     assert alone.problem == "steer.band.alone" and alone.sets.shape == (0, 1)
     many = random_sets([ECG], [False], drive, index, 10_000, np.random.default_rng(0))
     assert many.problem == "steer.band.alone"
+
+
+def _few_alike(study: OpenStudy, n: int) -> tuple[np.ndarray, int, int]:
+    """Drives in which one feature fires far more strongly than all but `n` others; that feature, and one of middling
+    strength."""
+    drive, index = _drive(study, 0).copy(), study.index
+    assert index is not None
+    firing = np.flatnonzero((drive > 0) & index.kept)
+    firing = firing[np.argsort(-drive[firing])]
+    strong = firing[: n + 1]
+    drive[strong] = 1e6 * np.linspace(1.0, 1.2, n + 1)
+    middling = firing[n + 1 :]
+    drive[middling] = np.linspace(1.0, 1.4, len(middling))
+    return drive, int(strong[0]), int(middling[len(middling) // 2])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("off", [True, False])
+def test_a_band_is_left_as_seldom_as_is_said_though_few_others_are_as_strong_as_one_of_two(
+    study: OpenStudy, n: int, off: bool
+) -> None:
+    """Effects that are drawn alike, a strong feature's a hundred times as large: the edited set lies outside of 20 in
+    two of 21 cases. Were the strong one never drawn, it would be in all of them for n = 1, in half for n = 3."""
+    drive, strong, weak = _few_alike(study, n)
+    index = study.index
+    assert index is not None
+    rng = np.random.default_rng(3)
+    outside, tries = 0, 300
+    for _ in range(tries):
+        effect = rng.standard_normal(len(drive)) * np.where(drive > 1e5, 100.0, 1.0)
+        found = random_sets([weak, strong], [off, True], drive, index, 20, rng)
+        assert len(found.sets) == 20 and found.problem == ""
+        others = effect[found.sets].sum(axis=1)
+        outside += not others.min() <= effect[[weak, strong]].sum() <= others.max()
+    expected = 2 / 21
+    assert outside / tries < expected + 3 * np.sqrt(expected * (1 - expected) / tries)
+    assert (np.abs(np.log(drive[found.sets[:, 1]] / drive[strong])) <= np.log(CALIPER) + 1e-9).all()
+    alone = random_sets([strong], [True], drive, index, 20, rng)
+    assert len(alone.sets) <= n and strong not in alone.sets and alone.problem == "steer.band.few"
+
+
+def test_two_strong_features_are_never_stood_for_by_a_weak_one(study: OpenStudy) -> None:
+    """Where one other is as strong, a set has it for one of them and keeps the other."""
+    drive, first, _ = _few_alike(study, 2)
+    index = study.index
+    assert index is not None
+    second = int(np.flatnonzero((drive > 1e5) & (np.arange(len(drive)) != first))[0])
+    found = random_sets([first, second], [True, True], drive, index, 20, np.random.default_rng(0))
+    (third,) = set(np.flatnonzero(drive > 1e5).tolist()) - {first, second}
+    assert len(found.sets) >= 1 and found.problem == "steer.band.few"
+    for row in found.sets.tolist():
+        assert third in row and set(row) <= {first, second, third}
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
@@ -223,6 +284,40 @@ def test_inside_says_nothing_and_a_tie_is_inside(job: SteerJob) -> None:
     tie = steer_job_like(job)
     _run(tie, [1.0, 2.0, 0.0, 0.0], _random([-1.0] * 20))
     assert tie.view().outside is False and tie.view().p == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "moves", "outside", "less"),
+    [
+        (-1.5, np.linspace(-1, 0.9, 20), True, False),  # further than all, in its direction
+        (1.5, np.linspace(-1, 0.9, 20), True, False),
+        (-0.1, np.linspace(-2, -0.5, 20), True, True),  # all others move the answer further, the same way
+        (0.0, np.linspace(0.5, 2, 20), True, True),
+        (0.1, np.linspace(-2, -0.5, 20), True, False),  # the other way, where none goes
+        (-3.0, np.linspace(-2, -0.5, 20), True, False),
+        (0.1, np.linspace(-1, 0.9, 20), False, False),
+        (-0.7, np.linspace(-2, -0.5, 20), False, False),
+    ],
+)
+def test_an_effect_that_is_less_than_all_random_ones_is_not_told_as_more(
+    job: SteerJob, change: float, moves: Any, outside: bool, less: bool
+) -> None:
+    _run(job, [1.0, 3.0 + change, 0.0, 0.0], _random(moves.tolist()))
+    view = job.view()
+    assert (view.outside, view.less) == (outside, less)
+
+
+@pytest.mark.parametrize("n", [1, 2, LEAST - 1, LEAST, ENOUGH - 1])
+def test_of_fewer_than_the_least_number_of_sets_nothing_is_said(study: OpenStudy, n: int) -> None:
+    job = steer_job(study, 0, [FeatureEdit(ECG, "amplify", 1)], FOLDER, n_sets=n)
+    assert len(job.sets.sets) == n
+    _run(job, [1.0, 1.5, 0.0, 0.0], _random([0.1 * k for k in range(n)]))
+    view = job.view()
+    assert view.n_sets == view.of_sets == n and view.change is not None and view.low == 0
+    if n < LEAST:
+        assert view.outside is None and view.less is None and view.p is None
+    else:
+        assert view.outside is True and view.p == pytest.approx(2 / (n + 1))
 
 
 def steer_job_like(job: SteerJob) -> SteerJob:

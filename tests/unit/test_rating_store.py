@@ -59,7 +59,7 @@ def test_two_pages_that_differ_are_told_and_two_that_agree_are_not(tmp_path: Pat
     path = tmp_path / "r1.jsonl"
     log = _log(path)
     stands = log.add(UNIT, "bias", "no", 0, 1, "click-01")
-    with pytest.raises(RatingConflictError, match="has rated this axis 'no' meanwhile") as error:
+    with pytest.raises(RatingConflictError, match="has rated this axis “No” meanwhile") as error:
         RaterLog(path).add(UNIT, "bias", "yes", 0, 1, "click-02")
     assert error.value.entry == stands
     assert log.add(UNIT, "bias", "no", 0, 1, "click-03") == stands

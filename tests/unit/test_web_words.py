@@ -35,7 +35,7 @@ def _keys_used() -> tuple[set[str], set[str]]:
         text = path.read_text(encoding="utf-8")
         whole |= {key for key in re.findall(r'"([\w.-]+)"', text) if key in STRINGS}
         whole |= set(re.findall(r'(?<![.\w])text\("([^"]+)"', text))
-        begun |= {key for key in re.findall(r'f"([a-z]+\.)\{', text) if any(k.startswith(key) for k in STRINGS)}
+        begun |= {key for key in re.findall(r'f"([a-z._]+\.)\{', text) if any(k.startswith(key) for k in STRINGS)}
     return whole, begun
 
 

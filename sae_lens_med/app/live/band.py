@@ -7,8 +7,11 @@ One set has for each edited feature another one, edited in the same way: by its 
 - For one that is raised, lowered or held, whatever it does there by itself: another that fires as often and as strongly
   over the study (`matched.matched_sets`).
 
-Edited features are never drawn, nor are those that `align` leaves out, and no two sets are the same: of a single
-feature there may be fewer than were asked for. Out of scope: what the sets do (`steering`).
+No two sets are the same, so that of a single feature there may be fewer than were asked for. Where several are edited
+together, a place at which d others may stand keeps its own feature in one of d + 1 sets. Without that, twenty sets that
+all have the same other feature at the place of the strongest would say no more of it than one set does, and be left by
+every edit of it; with it, where a single place decides, the edited set lies outside of n others in 2 of n + d + 1
+cases, fewer than 2 of n + 1. What `align` leaves out is never drawn. Out of scope: what the sets do (`steering`).
 """
 
 from collections.abc import Sequence
@@ -20,9 +23,10 @@ import numpy.typing as npt
 from sae_lens_med.app.indexed import Index
 from sae_lens_med.errors import DataError
 from sae_lens_med.features.matched import matched_sets
-from sae_lens_med.features.stand_ins import gumbel, places
+from sae_lens_med.features.stand_ins import CALIPER, gumbel, places
 from sae_lens_med.records import BoolArray, FloatArray, IntArray
 
+_NEAR = float(np.log(CALIPER)) + 1e-9
 _TRIES = 50
 """Draws for each set that is wanted: some are the same."""
 
@@ -73,48 +77,46 @@ def random_sets(
     allowed = index.kept.copy()
     allowed[given] = False
     removed, moved = np.flatnonzero(is_off & acting), np.flatnonzero(~is_off)
-    firing = _firing(given, removed, drive, allowed, index, _TRIES * n_sets, rng)
-    if firing is None:
-        return Sets(none.sets, "steer.band.alone")
+    firing = _firing(given[removed], drive, allowed, index, _TRIES * n_sets, rng)
+    if len(removed) + len(moved) > 1:
+        ways = np.array([len({own, *each.tolist()}) for own, each in zip(given[removed], firing.T, strict=True)])
+        firing = np.where(rng.random(firing.shape) * ways < 1, given[removed], firing)
     try:
         others = _alike(given[moved], allowed, index, n_sets, rng)
     except DataError:
         return Sets(none.sets, "steer.band.alone")
-    found: dict[tuple[int, ...], None] = {}
-    for i, row in enumerate(firing):
+    found: dict[tuple[frozenset[int], tuple[int, ...]], IntArray] = {}
+    for row in firing:
         chosen = given.copy()
         chosen[removed] = row
         if len(moved):
             chosen[moved] = others[len(found)]
-        if len(set(chosen.tolist())) == len(chosen):
-            found.setdefault(tuple(chosen.tolist()))
-        if len(found) == n_sets or i + 1 == len(firing):
+        # Which feature is off for which other one makes no difference.
+        edit = (frozenset(row.tolist()), tuple(chosen[moved].tolist()))
+        if edit != (frozenset(given[removed].tolist()), ()) and len(set(chosen.tolist())) == len(chosen):
+            found.setdefault(edit, chosen)
+        if len(found) == n_sets:
             break
-    sets = np.array(list(found), dtype=np.int64).reshape(-1, len(given))
-    return Sets(sets, "" if len(sets) == n_sets else "steer.band.few")
+    sets = np.array(list(found.values()), dtype=np.int64).reshape(-1, len(given))
+    return Sets(sets, "" if len(sets) == n_sets else "steer.band.few" if len(sets) else "steer.band.alone")
 
 
 def _firing(
-    given: IntArray,
-    removed: IntArray,
-    drive: FloatArray,
-    allowed: BoolArray,
-    index: Index,
-    tries: int,
-    rng: np.random.Generator,
-) -> IntArray | None:
-    """`[tries, len(removed)]` features that fire in the question, for the places `removed` of `given`."""
-    if not len(removed):
-        return np.zeros((tries, 0), dtype=np.int64)
-    strongest = np.argsort(-drive[given[removed]], kind="stable")
+    own: IntArray, drive: FloatArray, allowed: BoolArray, index: Index, tries: int, rng: np.random.Generator
+) -> IntArray:
+    """`[tries, len(own)]` features that fire in the question as strongly as `own`; one for which there is none, or none
+    that other places have not taken, stands for itself."""
+    found = np.tile(own, (tries, 1))
     candidates = np.flatnonzero(allowed & (drive > 0))
+    apart = np.abs(np.log(drive[candidates])[None] - np.log(drive[own])[:, None])
+    filled = np.flatnonzero((apart <= _NEAR).any(axis=1))
+    filled = filled[np.argsort(-drive[own[filled]], kind="stable")]
     common = np.maximum(index.n_cases, 1).astype(np.float64)
-    pool = places(given[removed][strongest], candidates, drive, common)
-    if pool is None:
-        return None
-    noise = gumbel(rng.standard_normal((tries, len(candidates))))
-    found = np.empty((tries, len(removed)), dtype=np.int64)
-    found[:, strongest] = candidates[pool.filled(noise)]
+    pool = places(own[filled], candidates, drive, common) if len(filled) else None
+    if pool is not None:
+        drawn = candidates[pool.filled(gumbel(rng.standard_normal((tries, len(candidates)))))]
+        near = np.abs(np.log(drive[drawn] / drive[own[filled]])) <= _NEAR
+        found[:, filled] = np.where(near, drawn, own[filled])
     return found
 
 

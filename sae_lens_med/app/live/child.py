@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from sae_lens_med.alignment.causal_items import answer_texts
-from sae_lens_med.errors import DataError, SaeLensMedError
+from sae_lens_med.errors import SaeLensMedError
 from sae_lens_med.features.part import FeaturePart
 from sae_lens_med.features.vectors import STEM_PARTS
 from sae_lens_med.metrics.inputs import ModelSide
@@ -54,6 +54,14 @@ class _Cancelled(Exception):
     """The run is not wanted any more."""
 
 
+class _Failed(Exception):
+    """The question cannot be run; `problem` is the key of the sentence that says why."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Study:
     """A study with its model, open."""
@@ -70,16 +78,18 @@ def serve(requests: IO[bytes], answers: IO[str], opener: Opener) -> None:
     cancelled: set[str] = set()
 
     def read() -> None:
-        for line in requests:
-            try:
-                message = parse_json(line)
-            except ParseError:  # half a line of a server that was killed
-                continue
-            if "cancel" in message:
-                cancelled.add(message["cancel"])
-            else:
-                waiting.put(message)
-        os._exit(0)  # whoever asked is gone
+        try:
+            for line in requests:
+                try:
+                    message = parse_json(line)
+                except ParseError:  # half a line of a server that was killed
+                    continue
+                if "cancel" in message:
+                    cancelled.add(message["cancel"])
+                else:
+                    waiting.put(message)
+        finally:
+            os._exit(0)  # whoever asked is gone, or what is asked cannot be read any more
 
     threading.Thread(target=read, daemon=True).start()
     open_now: dict[str, Study] = {}
@@ -101,18 +111,16 @@ def serve(requests: IO[bytes], answers: IO[str], opener: Opener) -> None:
         except _Cancelled:
             cancelled.discard(run)
             say("cancelled", {})
+        except _Failed as failed:
+            say("failed", {"problem": failed.problem, "sentence": ""})
         except SaeLensMedError as error:
-            say("failed", {"sentence": str(error)})
+            say("failed", {"problem": "steer.problem.model", "sentence": str(error)})
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             open_now.clear()
-            say("failed", {"sentence": _sentence(error)})
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "the memory of this machine does not suffice for this model; start the server on a larger one."
-    return f"{type(error).__name__}, of which the server's terminal says more."
+            memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+            problem = "steer.problem.memory" if memory else "steer.problem.unexpected"
+            say("failed", {"problem": problem, "sentence": "" if memory else type(error).__name__})
 
 
 def _answer(request: dict[str, Any], open_now: dict[str, Study], opener: Opener, tell: Tell) -> None:
@@ -151,7 +159,7 @@ def _steer(study: Study, request: dict[str, Any], tell: Tell) -> None:
     number, above, model = request["case"], study.above, study.side.model
     texts = answer_texts([study.items[number]], study.part.item(number), model.text_tokenizer, shots=study.side.shots)
     if not texts:
-        raise DataError("no token of this question counts, so there is none at which features could be edited.")
+        raise _Failed("steer.problem.uncounted")
     text = texts[0]
     edits = [
         Change(*(tuple((int(f), float(v)) for f, v in each[name]) for name in ("put", "add")))
@@ -204,7 +212,7 @@ def _read(study: Study, item: McqItem) -> dict[str, Any]:
     stem = np.isin(prompt.token_parts, [PARTS.index(part) for part in STEM_PARTS])
     stem &= ~np.isin(prompt.token_ids, special_ids(model))
     if not stem.any():
-        raise DataError("no token of this question counts; write a longer one.")
+        raise _Failed("steer.problem.short")
     hooked = above.read(prompt.token_ids, stem)
     norms = hooked.x.flatten(1).float().norm(dim=1)[hooked.at].cpu().numpy()
     counted = norms <= study.part.manifest["exclusion"]["sink_threshold"]

@@ -14,7 +14,7 @@ from sae_lens_med.app.live.edited import KINDS, EditedView, editable
 from sae_lens_med.app.live.kept import FILE
 from sae_lens_med.app.live.runs import Run
 from sae_lens_med.app.live.settings import MAX_CHARACTERS, MAX_FEATURES, MAX_STRENGTH, MAX_TOKENS
-from sae_lens_med.app.live.steering import ENOUGH, HOWS, FeatureEdit, SteerView
+from sae_lens_med.app.live.steering import ENOUGH, HOWS, LEAST, FeatureEdit, SteerView
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.render import Reader, Renderer
 from sae_lens_med.app.strings import text
@@ -119,6 +119,7 @@ class LivePages:
             "problem": text(run.problem, reader.language.code) if run.problem else "",
             "case_language": item.language,
             "enough": ENOUGH,
+            "least": LEAST,
             "texts": [cut(option, 90) for option in item.options],
         }
         if isinstance(view, EditedView):

@@ -18,6 +18,7 @@ import numpy as np
 from sae_lens_med.app.live.settings import MAX_CHARACTERS
 from sae_lens_med.app.live.steering import require_options
 from sae_lens_med.app.opened import OpenStudy
+from sae_lens_med.app.refusals import Words, refusal
 from sae_lens_med.app.text import visible
 from sae_lens_med.app.views import FeatureName
 from sae_lens_med.errors import ConfigError, DataError, NotFoundError
@@ -180,16 +181,16 @@ def edited_job(
     """
     item = require_options(study, number)
     if study.part is None:
-        raise NotFoundError(f"the study {study.name} has no collected features to compare with; run it again.")
+        raise refusal(NotFoundError, "refused.edited.features", study=study.name)
     if len(options) != len(item.options):
-        raise ConfigError(f"case {number} has {len(item.options)} options, got {len(options)} edited ones.")
-    stem = _written(item.question, question, "stem")
+        raise refusal(ConfigError, "refused.edited.options", number=number, of=len(item.options), n=len(options))
+    stem = _written(item.question, question, Words("refused.edited.stem"))
     texts = tuple(
-        _written(old, new, f"option {letter}")
+        _written(old, new, Words("refused.edited.option", {"letter": letter}))
         for letter, old, new in zip(OPTION_LETTERS, item.options, options, strict=False)
     )
     if stem == item.question and texts == item.options:
-        raise ConfigError("nothing was edited; change the question or an option.")
+        raise refusal(ConfigError, "refused.edited.nothing")
     return EditedJob(number, item, stem, texts, study, folder)
 
 
@@ -211,7 +212,7 @@ def editable(text: str) -> str | None:
     return None if len(text) > MAX_CHARACTERS else visible(text).text
 
 
-def _written(original: str, given: str | None, what: str) -> str:
+def _written(original: str, given: str | None, what: Words) -> str:
     """The text that was meant: the original where the form still holds what it was given."""
     if given is None:
         return original
@@ -219,13 +220,13 @@ def _written(original: str, given: str | None, what: str) -> str:
     if text == editable(original):
         return original
     if not text.strip():
-        raise DataError(f"the {what} is empty; write something.")
+        raise refusal(DataError, "refused.edited.empty", what=what)
     if len(text) > MAX_CHARACTERS:
-        raise DataError(f"the {what} has {len(text)} characters, and {MAX_CHARACTERS} are allowed; shorten it.")
+        raise refusal(DataError, "refused.edited.long", what=what, n=len(text), most=MAX_CHARACTERS)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"the {what} has half of a surrogate pair, which no file can hold; write it again.") from error
+        raise refusal(DataError, "refused.edited.surrogate", what=what) from error
     return text
 
 

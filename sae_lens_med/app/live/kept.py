@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sae_lens_med.app.refusals import Words, refusal
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import OPTION_LETTERS, McqItem
 from sae_lens_med.runs.append_log import AppendLog
@@ -36,10 +37,11 @@ def keep(
     cannot be written.
     """
     if answer is not None and answer not in OPTION_LETTERS[: len(options)]:
-        raise DataError(f"the right answer is one of {', '.join(OPTION_LETTERS[: len(options)])}, got {answer!r}.")
+        letters = ", ".join(OPTION_LETTERS[: len(options)])
+        raise refusal(DataError, "refused.kept.answer", letters=letters, answer=repr(answer))
     who = " ".join(author.split())
     if not who:
-        raise DataError("the author is empty; write a name.")
+        raise refusal(DataError, "refused.line.empty", what=Words("refused.line.author"))
     name = f"{original.id}~edited-{entry}"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     kept = {key: value for key, value in original.provenance.items() if key in ("dataset", "split", "licence")}

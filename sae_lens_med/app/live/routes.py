@@ -37,6 +37,7 @@ from sae_lens_med.app.live.runs import Event, Job, Live, Run
 from sae_lens_med.app.live.settings import MAX_CHARACTERS, MAX_FEATURES, MAX_STRENGTH, MAX_TOKENS, LiveSettings
 from sae_lens_med.app.live.steering import FeatureEdit, How, SteerView, checked, read_edits, steer_job
 from sae_lens_med.app.pages import Number, Site, Slot, html, language_of, links_of, reader_of
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.strings import text
 from sae_lens_med.errors import NotFoundError
 from sae_lens_med.records import Record
@@ -75,9 +76,7 @@ class Acting:
     def of(self, site: Site, slot: int) -> tuple[Live, dict[str, Any]]:
         """The queue, and which study the process is to open. Raises `NotFoundError` without a model."""
         if self.live is None:
-            raise NotFoundError(
-                "this server runs no model; start it without --no-model to steer and to run edited questions."
-            )
+            raise refusal(NotFoundError, "refused.no_model")
         return self.live, self._place(site.study(slot).folder, slot)
 
     def _place(self, folder: Path, slot: int) -> dict[str, Any]:
@@ -206,10 +205,10 @@ def live_routes(site: Site, acting: Acting) -> APIRouter:
         responses=answers(RunState, *statuses, success=202),
         summary="Edit features of a case and see the answer change",
     )
-    def steer(slot: Slot, number: Number, body: SteerWanted) -> JSONResponse:
+    def steer(request: Request, slot: Slot, number: Number, body: SteerWanted) -> JSONResponse:
         live, folder = acting.of(site, slot)
         edits = [FeatureEdit(each.feature, each.how, each.strength) for each in body.edits]
-        return _start(live, slot, steer_job(
+        return _start(request, live, slot, steer_job(
             site.study(slot), number, edits, folder, n_sets=live.settings.sets, new_tokens=body.new_tokens
         ))  # fmt: skip
 
@@ -219,9 +218,10 @@ def live_routes(site: Site, acting: Acting) -> APIRouter:
         responses=answers(RunState, *statuses, success=202),
         summary="Run an edited question beside the original one",
     )
-    def edit(slot: Slot, number: Number, body: EditedQuestion) -> JSONResponse:
+    def edit(request: Request, slot: Slot, number: Number, body: EditedQuestion) -> JSONResponse:
         live, folder = acting.of(site, slot)
-        return _start(live, slot, edited_job(site.study(slot), number, body.question, tuple(body.options), folder))
+        job = edited_job(site.study(slot), number, body.question, tuple(body.options), folder)
+        return _start(request, live, slot, job)
 
     @router.post(
         "/{slot}/api/cases/{number}/keep",
@@ -240,20 +240,20 @@ def live_routes(site: Site, acting: Acting) -> APIRouter:
         responses=answers(RunState, 404),
         summary="What a run has found so far",
     )
-    def state(slot: Slot, run_id: str) -> JSONResponse:
+    def state(request: Request, slot: Slot, run_id: str) -> JSONResponse:
         run = _run(slot, run_id)
         run.seen()
-        return JSONResponse(_state(acting, run).to_dict())
+        return _told(request, run)
 
     @router.delete(
         "/{slot}/api/steer/{run_id}",
         responses=answers(RunState, 403, 404),
         summary="Cancel a run",
     )
-    def cancel(slot: Slot, run_id: str) -> JSONResponse:
+    def cancel(request: Request, slot: Slot, run_id: str) -> JSONResponse:
         run = _run(slot, run_id)
         acting.of(site, slot)[0].cancel(run)
-        return JSONResponse(_state(acting, run).to_dict())
+        return _told(request, run)
 
     @router.get("/{slot:int}/api/steer/{run_id}/events", include_in_schema=False)
     async def events(request: Request, slot: Slot, run_id: str) -> Response:
@@ -269,15 +269,18 @@ def live_routes(site: Site, acting: Acting) -> APIRouter:
     def _run(slot: int, run_id: str) -> Run:
         return acting.of(site, slot)[0].get(slot, run_id)
 
-    def _start(live: Live, slot: int, job: Job) -> JSONResponse:
-        return JSONResponse(_state(acting, live.submit(slot, job)).to_dict(), 202)
+    def _start(request: Request, live: Live, slot: int, job: Job) -> JSONResponse:
+        return _told(request, live.submit(slot, job), 202)
+
+    def _told(request: Request, run: Run, status: int = 200) -> JSONResponse:
+        return JSONResponse(_state(acting, run, language_of(request).code).to_dict(), status)
 
     return router
 
 
-def _state(acting: Acting, run: Run) -> RunState:
+def _state(acting: Acting, run: Run, code: Literal["ko", "en"]) -> RunState:
     view = run.job.view()
-    error = f"{text(run.problem, 'en')} {run.detail}".strip() if run.problem else None
+    error = f"{text(run.problem, code)} {run.detail}".strip() if run.problem else None
     return RunState(
         run.id,
         run.state,

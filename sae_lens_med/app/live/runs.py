@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol
 
 from sae_lens_med.app.live.process import ModelProcess, ProcessEnded
 from sae_lens_med.app.live.settings import LiveSettings
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.errors import BusyError, NotFoundError
 from sae_lens_med.records import Record
 
@@ -167,7 +168,7 @@ class Live:
                 self._waiting.remove(each)
                 each.cancel("steer.problem.unread")
             if len(self._waiting) + (self._running is not None) > self.settings.waiting:
-                raise BusyError(f"{len(self._waiting)} wait for the model already; try again when one of them is done.")
+                raise refusal(BusyError, "refused.busy", n=len(self._waiting))
             run = Run(slot, job, lasting=lasting)
             self._waiting.append(run)
             self._runs[run.id] = run
@@ -185,7 +186,7 @@ class Live:
         """Raises `NotFoundError` for a run that is not there, or not there any more."""
         run = self._runs.get(run_id)
         if run is None or run.slot != slot:
-            raise NotFoundError(f"there is no run {run_id!r} here; it may have ended long ago. Start it again.")
+            raise refusal(NotFoundError, "refused.run", run=repr(run_id))
         return run
 
     def place(self, run: Run) -> int:
@@ -280,7 +281,7 @@ class Live:
     def _note(self, run: Run, message: dict[str, Any]) -> None:
         event, data = message["event"], message.get("data", {})
         if event == "failed":
-            run.fail("steer.problem.model", str(data.get("sentence", "")))
+            run.fail(str(data.get("problem", "steer.problem.model")), str(data.get("sentence", "")))
         elif event == "cancelled":
             run.cancel("steer.problem.cancelled")
         elif event == "loading":

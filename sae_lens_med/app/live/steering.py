@@ -9,10 +9,11 @@ The maximum is that over the study. Beside the answer stands what the same edit 
 
 **What is compared** is the log odds of the model's own answer (the option that it holds likeliest unedited) among the
 options: its change by the edit, against the changes by the n random sets. *Outside* is a change below the smallest or
-above the largest of them. p is `(1 + #{random changes as far or farther in this direction}) / (n + 1)`, doubled
-because the direction was not said before: for 20 sets no smaller than 0.048, doubled 0.095, which is how often a set
-drawn like the others lies outside by chance. Log odds and not probabilities, because a probability near 1 cannot show a
-change; the order is the same.
+above the largest of them, be it that the edit does more than each of them or less (`SteerView.less`). p is
+`(1 + #{random changes as far or farther in this direction}) / (n + 1)`, doubled because the direction was not said
+before: for 20 sets no smaller than 0.048, doubled 0.095, which is how often a set drawn like the others lies outside by
+chance. With fewer than `ENOUGH` sets nothing is said of the features, with fewer than `LEAST` nothing at all. Log odds
+and not probabilities, because a probability near 1 cannot show a change; the order is the same.
 
 Out of scope: running it (`child`), words (`strings.steering`).
 """
@@ -27,6 +28,7 @@ import numpy as np
 from sae_lens_med.app.live.band import Sets, random_sets
 from sae_lens_med.app.live.settings import MAX_FEATURES, MAX_STRENGTH, MAX_TOKENS
 from sae_lens_med.app.opened import OpenStudy
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.errors import ConfigError, DataError, NotFoundError
 from sae_lens_med.features.stand_ins import drives
 from sae_lens_med.records import OPTION_LETTERS, FloatArray, McqItem, Record
@@ -34,6 +36,9 @@ from sae_lens_med.statistics import permutation_p
 
 ENOUGH = 20
 """Random sets, with fewer of which it is not said that an effect is more than theirs."""
+LEAST = 5
+"""Random sets, with fewer of which it is not asked whether an effect is more than theirs: of 5, a sixth set that is
+drawn like them lies outside in one of three questions."""
 How = Literal["off", "amplify", "suppress", "clamp"]
 HOWS: tuple[How, ...] = get_args(How)
 _ONE = re.compile(r"(\d{1,9})(?::([a-z]+))?(?::(\d{1,2}(?:\.\d{1,3})?))?")
@@ -50,11 +55,16 @@ class FeatureEdit(Record):
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
-            raise ConfigError(f"feature {self.feature}: what is done is one of {', '.join(HOWS)}, got {self.how!r}.")
+            raise refusal(
+                ConfigError, "refused.edit.how", feature=self.feature, hows=", ".join(HOWS), how=repr(self.how)
+            )
         if not 0 <= self.strength <= MAX_STRENGTH:
-            raise ConfigError(
-                f"feature {self.feature}: a strength lies between 0 and {MAX_STRENGTH:g} times the feature's maximum, "
-                f"got {self.strength:g}."
+            raise refusal(
+                ConfigError,
+                "refused.edit.strength",
+                feature=self.feature,
+                most=f"{MAX_STRENGTH:g}",
+                strength=f"{self.strength:g}",
             )
 
     @property
@@ -69,10 +79,7 @@ def read_edits(text: str) -> tuple[FeatureEdit, ...]:
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
         match = _ONE.fullmatch(piece)
         if match is None:
-            raise ConfigError(
-                f"{piece[:40]!r} is no edit of a feature; write its number, what is done and how strongly, such as "
-                "12:off or 9:amplify:2."
-            )
+            raise refusal(ConfigError, "refused.edit.form", given=repr(piece[:40]))
         feature, how, strength = match.groups()
         found.append(FeatureEdit(int(feature), how or "off", 1.0 if strength is None else float(strength)))  # type: ignore[arg-type]  # checked there
     return checked(found) if found else ()
@@ -81,9 +88,9 @@ def read_edits(text: str) -> tuple[FeatureEdit, ...]:
 def checked(edits: Sequence[FeatureEdit]) -> tuple[FeatureEdit, ...]:
     """`edits`, where they can be made together. Raises `ConfigError`."""
     if not 1 <= len(edits) <= MAX_FEATURES:
-        raise ConfigError(f"1 to {MAX_FEATURES} features are edited together, got {len(edits)}.")
+        raise refusal(ConfigError, "refused.edit.number", most=MAX_FEATURES, n=len(edits))
     if len({edit.feature for edit in edits}) < len(edits):
-        raise ConfigError("a feature is named twice; name each one once.")
+        raise refusal(ConfigError, "refused.edit.twice")
     return tuple(edits)
 
 
@@ -123,7 +130,10 @@ class SteerView(Record):
     """Random sets that have been run, of `of_sets`."""
     of_sets: int = 0
     outside: bool | None = None
-    """Whether `change` is outside of the random ones; None before all of them are there, and where there are none."""
+    """Whether `change` is outside of the random ones; None before all of them are there, and where they are fewer than
+    `LEAST`."""
+    less: bool | None = None
+    """Where it is outside: whether because every random set moves the answer further than the edit, the same way."""
     p: float | None = None
     """Of both sides; not below 2/(n_sets + 1)."""
     band_problem: str = ""
@@ -200,9 +210,10 @@ class SteerJob:
         change = None if after is None else float(log_odds(after, best) - log_odds(start, best))
         moved = log_odds(rows, best) - log_odds(start, best)
         low, high = (float(moved.min()), float(moved.max())) if len(rows) else (None, None)
-        outside, p = None, None
-        if change is not None and low is not None and high is not None and len(rows) == n:
+        outside, less, p = None, None, None
+        if change is not None and low is not None and high is not None and len(rows) == n >= LEAST:
             outside = not low <= change <= high
+            less = 0 <= change < low or high < change <= 0
             p = min(1.0, 2 * min(permutation_p(change, moved), permutation_p(-change, -moved)))
         return SteerView(
             case=self.case,
@@ -216,6 +227,7 @@ class SteerJob:
             n_sets=len(rows),
             of_sets=n,
             outside=outside,
+            less=less,
             p=p,
             band_problem=self.sets.problem,
             size=self._size,
@@ -250,21 +262,15 @@ def steer_job(
     """
     edits = checked(edits)
     if not 0 <= new_tokens <= MAX_TOKENS:
-        raise ConfigError(f"0 to {MAX_TOKENS} tokens are written after a question, got {new_tokens}.")
+        raise refusal(ConfigError, "refused.tokens", most=MAX_TOKENS, n=new_tokens)
     require_options(study, number)
     part, index = study.part, study.index
     if part is None or index is None:
-        raise NotFoundError(
-            f"the study {study.name} has no collected features with an index, by which an edit is measured; its page "
-            "says which command makes them."
-        )
+        raise refusal(NotFoundError, "refused.unindexed", study=study.name)
     for edit in edits:
         study.require_feature(edit.feature)
         if edit.how != "off" and index.maximum[edit.feature] <= 0:
-            raise ConfigError(
-                f"feature {edit.feature} never fires in this study, so there is no maximum to edit it by; it can only "
-                "be switched off."
-            )
+            raise refusal(ConfigError, "refused.edit.silent", feature=edit.feature)
     drive = np.asarray(drives(part.item(number).acts).todense(), dtype=np.float64).ravel()
     rng = np.random.default_rng([seed, number, *b"what if"])
     sets = random_sets([e.feature for e in edits], [e.how == "off" for e in edits], drive, index, n_sets, rng)
@@ -277,9 +283,9 @@ def require_options(study: OpenStudy, number: int) -> McqItem:
     """The case, if its answer is one of options. Raises `NotFoundError`, and `DataError` for an open question."""
     items = list(study.items.values())
     if not 0 <= number < len(items):
-        raise NotFoundError(f"the study {study.name} has {len(items)} cases, numbered from 0, and no case {number}.")
+        raise refusal(NotFoundError, "refused.case", of=len(items), number=number)
     if items[number].is_open:
-        raise DataError("an open question has no options, so there is no answer to compare; choose another case.")
+        raise refusal(DataError, "refused.open")
     return items[number]
 
 

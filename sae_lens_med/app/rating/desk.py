@@ -21,6 +21,7 @@ from sae_lens_med.app.rating.axes import Role, axes_of, levels_of
 from sae_lens_med.app.rating.design import order_units
 from sae_lens_med.app.rating.store import RaterLog, Raters, RatingEntry
 from sae_lens_med.app.rating.units import CASES, Unit, Units, draw_units, read_units
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.app.text import visible
 from sae_lens_med.errors import ConflictError, DataError, NotFoundError
 from sae_lens_med.records import OPTION_LETTERS, Record
@@ -179,7 +180,7 @@ class Desk:
         found = order[self._place(order, unit)]
         asked = axes_of(_role(log))
         if axis not in asked:
-            raise DataError(f"{rater} is not asked for {axis!r}; the axes are {', '.join(asked)}.")
+            raise refusal(DataError, "refused.axis", rater=rater, axis=repr(axis), axes=", ".join(asked))
         entry = log.add(found, axis, rating, revision, seconds, entry_id)
         return RatingSaved(entry, len(self._done(log, order)), len(order))
 
@@ -203,7 +204,7 @@ class Desk:
             self.raters.refresh()  # another process may have begun it
             log = self.raters.of(rater)
         if units is None or log.units != units.id:
-            raise ConflictError(f"the units that {rater} rated are not those of the study any more; bring them back.")
+            raise refusal(ConflictError, "refused.units.gone", rater=rater)
         if rater not in self._orders:
             self._orders[rater] = rater_order(units, rater)
         return log, self._orders[rater]
@@ -211,7 +212,7 @@ class Desk:
     def _place(self, order: Sequence[Unit], unit: str) -> int:
         place = next((place for place, each in enumerate(order) if each.id == unit), None)
         if place is None:
-            raise NotFoundError("there is no such unit among those that are rated.")
+            raise refusal(NotFoundError, "refused.unit")
         return place
 
     def _done(self, log: RaterLog, order: Sequence[Unit]) -> list[Unit]:
@@ -262,7 +263,7 @@ def rater_order(units: Units, rater: str) -> list[Unit]:
 
 def _role(log: RaterLog) -> Role:
     if log.role is None:
-        raise NotFoundError(f"the file of {log.name} does not say who rates; begin again with this pseudonym.")
+        raise refusal(NotFoundError, "refused.role", rater=log.name)
     return log.role
 
 

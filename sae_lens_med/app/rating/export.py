@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sae_lens_med.alignment.ratings_file import FIELDS
 from sae_lens_med.app.figures import FORMULA
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.errors import ConfigError, DataError, NotFoundError
 from sae_lens_med.runs.files import json_line, write_text
 
@@ -25,11 +26,11 @@ def ratings_text(rows: Sequence[Mapping[str, str]], ending: str) -> str:
     if ending not in ENDINGS:
         raise ConfigError(f"ratings are written as {' or '.join(ENDINGS)}, not as {ending!r}; choose one of them.")
     if not rows:
-        raise NotFoundError("nothing has been rated yet.")
+        raise refusal(NotFoundError, "refused.rated.none")
     if ending == ".jsonl":
         return "".join(json_line({name: row[name] for name in FIELDS}) for row in rows)
     if formula := next((row["item"] for row in rows if row["item"].startswith(FORMULA)), None):
-        raise DataError(f"a spreadsheet would take the id {formula!r} for a formula; write the ratings as .jsonl.")
+        raise refusal(DataError, "refused.formula", item=repr(formula))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(FIELDS)

@@ -18,12 +18,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from pydantic import BaseModel, ConfigDict, Field
 
 from sae_lens_med.app.api import answers
-from sae_lens_med.app.pages import Site, Slot, html, links_of, reader_of
+from sae_lens_med.app.pages import Site, Slot, html, language_of, links_of, reader_of
 from sae_lens_med.app.rating.agreement import Agreement, measure_agreement
 from sae_lens_med.app.rating.axes import ROLES, Role
 from sae_lens_med.app.rating.desk import Desk, RaterDesk, RaterList, RaterProgress, RatingSaved
 from sae_lens_med.app.rating.export import ENDINGS, ratings_text
 from sae_lens_med.app.rating.store import ENTRY_ID, LONGEST, RATER, RatingConflictError
+from sae_lens_med.app.refusals import sentence_of
 from sae_lens_med.app.strings import text
 from sae_lens_med.records import Record
 from sae_lens_med.runs.files import json_sha256
@@ -196,11 +197,12 @@ def _rater_routes(site: Site, desk_of: Callable[[int], Desk]) -> APIRouter:
         summary="Rate a unit on one axis",
         description="Append-only. Needs the header `X-LLMXAI-Token` of a page of this process.",
     )
-    def rate(slot: Slot, rater: Rater, body: Rated) -> JSONResponse:
+    def rate(request: Request, slot: Slot, rater: Rater, body: Rated) -> JSONResponse:
         try:
             return _json(desk_of(slot).rate(rater, **body.model_dump()))
         except RatingConflictError as error:
-            return JSONResponse({"error": str(error), "entry": error.entry.to_dict()}, 409)
+            said = sentence_of(error, language_of(request).code)
+            return JSONResponse({"error": said, "entry": error.entry.to_dict()}, 409)
 
     return router
 

@@ -25,6 +25,7 @@ from typing import Any
 from sae_lens_med.alignment.ratings_file import AXES
 from sae_lens_med.app.rating.axes import ROLES, Role
 from sae_lens_med.app.rating.units import Unit
+from sae_lens_med.app.refusals import Words, refusal
 from sae_lens_med.errors import ConflictError, DataError, NotFoundError
 from sae_lens_med.records import Record
 from sae_lens_med.runs.append_log import AppendLog
@@ -57,10 +58,9 @@ class RatingConflictError(ConflictError):
     """Another page of the same rater has rated the same axis otherwise meanwhile."""
 
     def __init__(self, entry: RatingEntry) -> None:
-        super().__init__(
-            f"another page has rated this axis {entry.rating!r} meanwhile; look at it, then rate again if you want to "
-            "change it."
-        )
+        told = refusal(ConflictError, "refused.rated.otherwise", rating=Words(f"rate.level.{entry.rating}"))
+        super().__init__(str(told))
+        self.key, self.values = told.key, told.values
         self.entry = entry
         """What stands there."""
 
@@ -86,12 +86,11 @@ class RaterLog:
         with self.log.writing() as write:
             if self.role is None:
                 write({"rater": self.name, "role": role, "units": units, "time": _now()})
-        if (self.role, self.units) != (role, units):
-            raise ConflictError(
-                f"{self.name} is there already, as {self.role or 'a damaged file'}"
-                f"{'' if self.units == units else ', with ratings of units that were drawn before'}; choose another "
-                "pseudonym."
-            )
+        if self.role != role:
+            known = Words("refused.rater.damaged" if self.role is None else f"rate.who.{self.role}")
+            raise refusal(ConflictError, "refused.rater.taken", rater=self.name, role=known)
+        if self.units != units:
+            raise refusal(ConflictError, "refused.rater.earlier", rater=self.name)
 
     def add(self, unit: Unit, axis: str, rating: str, revision: int, seconds: float, entry_id: str) -> RatingEntry:
         """Write a rating.
@@ -108,11 +107,12 @@ class RaterLog:
         `DataError` for a level that the axis has not got, an id or a time that cannot be.
         """
         if rating not in AXES.get(axis, ()):
-            raise DataError(f"{rating!r} is not a level of {axis}; its levels are {'; '.join(AXES.get(axis, ()))}.")
+            levels = "; ".join(AXES.get(axis, ()))
+            raise refusal(DataError, "refused.level", rating=repr(rating), axis=axis, levels=levels)
         if not re.fullmatch(ENTRY_ID, entry_id):
-            raise DataError("the id of a rating needs 8 to 64 letters, digits, _ or -; reload the page.")
+            raise refusal(DataError, "refused.rating.id")
         if not 0 <= seconds <= LONGEST:
-            raise DataError(f"a unit is looked at for 0 to {LONGEST:.0f} seconds, got {seconds}; reload the page.")
+            raise refusal(DataError, "refused.seconds", most=f"{LONGEST:.0f}", seconds=seconds)
         with self.log.writing() as write:
             if (known := self._by_id.get(entry_id)) is not None:
                 return known
@@ -122,7 +122,7 @@ class RaterLog:
                     return newest
                 raise RatingConflictError(newest)
             if newest is None and revision:
-                raise DataError(f"nothing was rated on {axis} before that revision {revision} would be; reload.")
+                raise refusal(DataError, "refused.revision", axis=axis, revision=revision)
             entry = RatingEntry(unit.id, axis, rating, revision + 1, round(float(seconds), 1), _now())
             origin = {"item": unit.item, "arm": unit.arm, "drawn_arm": unit.drawn_arm, "drawn_from": unit.drawn_from}
             write({"id": entry_id, **entry.to_dict(), **{k: v for k, v in origin.items() if v is not None}})
@@ -179,7 +179,7 @@ class Raters:
     def of(self, rater: str) -> RaterLog:
         """Raises `NotFoundError` for a pseudonym that nobody has taken."""
         if (log := self._logs.get(rater)) is None:
-            raise NotFoundError(f"there is no rater {rater!r}; choose a pseudonym on the page before.")
+            raise refusal(NotFoundError, "refused.rater.none", rater=repr(rater))
         return log
 
     def join(self, rater: str, role: Role, units: str) -> RaterLog:
@@ -189,11 +189,11 @@ class Raters:
         other units, or in other letter cases, which some disks do not tell apart.
         """
         if not re.fullmatch(RATER, rater):
-            raise DataError("a pseudonym has 1 to 32 letters, digits, _ or -: such as r1; no names of people.")
+            raise refusal(DataError, "refused.rater.name")
         with self._guard:
             alike = next((name for name in self._logs if name.casefold() == rater.casefold()), None)
             if alike not in (None, rater):
-                raise ConflictError(f"there is a rater {alike!r} already; choose another pseudonym.")
+                raise refusal(ConflictError, "refused.rater.alike", rater=repr(alike))
             log = self._logs.get(rater) or RaterLog(self.folder / f"{rater}.jsonl")
             log.begin(role, units)
             self._logs[rater] = log

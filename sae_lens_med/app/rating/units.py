@@ -29,6 +29,7 @@ from typing import ClassVar
 from sae_lens_med.alignment.ratings_file import ARMS
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.rating.rationales import TRUE_ARMS, Absent, Rationales, TrueArm, masked
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.errors import ConfigError, DataError, StudyError
 from sae_lens_med.metrics.duplicates import near_duplicates
 from sae_lens_med.records import Record
@@ -99,9 +100,9 @@ def read_units(folder: Path, study: OpenStudy) -> Units | None:
             raise DataError("an arm is unknown or an id stands twice")
     except (ParseError, OSError, DataError, KeyError, TypeError, AttributeError) as error:
         said = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
-        raise StudyError(f"{path} is damaged: {said}; bring back a copy of it, as the ratings are about it.") from error
+        raise refusal(StudyError, "refused.units.damaged", path=path, reason=said) from error
     if unknown:
-        raise StudyError(f"{path} is about the item {unknown[0]!r}, which the study has not got; bring back its own.")
+        raise refusal(StudyError, "refused.units.other", path=path, item=repr(unknown[0]))
     return found
 
 
@@ -162,11 +163,7 @@ class _Draw:
     def units(self) -> Units:
         """Raises `DataError` where fewer than two cases have a rationale."""
         if len(self.drawn) < 2:
-            raise DataError(
-                f"{len(self.drawn)} cases of this study have a rationale that can be rated, and two are needed: it has "
-                "no experts' explanations, no reasoning of the model (`sae-lens-med align`) and no index of features "
-                "(`sae-lens-med index`) to make them of."
-            )
+            raise refusal(DataError, "refused.units.few", n=len(self.drawn))
         found: list[Unit] = []
         left_out: dict[str, dict[str, int]] = {}
         arms: list[TrueArm] = [arm for arm in TRUE_ARMS if any(isinstance(self.text(n, arm), str) for n in self.drawn)]

@@ -58,9 +58,12 @@
 
   /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
+  /* Whoever runs by keyboard stays at the button that can be pressed now. */
   function busy(on) {
+    var here = document.activeElement === (on ? run : cancel);
     run.disabled = on;
     cancel.hidden = !on;
+    if (here) (on ? cancel : run).focus();
   }
   function stop() {
     if (source) source.close();

@@ -11,9 +11,10 @@ from typing import Literal
 from sae_lens_med.app.strings.labels import LABELS
 from sae_lens_med.app.strings.rating import RATING
 from sae_lens_med.app.strings.reading import READING
+from sae_lens_med.app.strings.refusals import REFUSALS
 from sae_lens_med.app.strings.steering import STEERING
 
-STRINGS: dict[str, tuple[str, str]] = {**READING, **STEERING, **RATING, **LABELS}
+STRINGS: dict[str, tuple[str, str]] = {**READING, **STEERING, **RATING, **LABELS, **REFUSALS}
 """Key -> (Korean, English)."""
 
 

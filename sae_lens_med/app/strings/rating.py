@@ -34,6 +34,7 @@ RATING: dict[str, tuple[str, str]] = {
     "rate.raters.table": ("평가자 표, 옆으로 밀 수 있음", "Table of raters, scrolls sideways"),
     "rate.who.clinician": ("의료인", "clinician"),
     "rate.who.lay": ("일반인", "lay"),
+    "rate.problem": ("파일에 읽을 수 없는 것이 있습니다:", "Of the file not all can be read:"),
     "rate.who": ("구분", "Who"),
     "rate.done": ("마친 설명", "Texts done"),
     "rate.done.of": ("{n} / {of}", "{n} of {of}"),

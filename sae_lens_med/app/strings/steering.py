@@ -78,6 +78,22 @@ STEERING: dict[str, tuple[str, str]] = {
         "The model's process ended by itself, most often for want of memory; running again opens it anew.",
     ),
     "steer.problem.model": ("모델이 답하지 못했습니다:", "The model could not answer:"),
+    "steer.problem.memory": (
+        "이 컴퓨터의 메모리가 이 모델에 모자랍니다. 더 큰 컴퓨터에서 서버를 시작하십시오.",
+        "The memory of this machine does not suffice for this model; start the server on a larger one.",
+    ),
+    "steer.problem.unexpected": (
+        "모델의 프로세스에서 뜻밖의 오류가 났습니다. 서버의 터미널에 더 적혀 있습니다:",
+        "Something unexpected happened in the model's process, of which the server's terminal says more:",
+    ),
+    "steer.problem.uncounted": (
+        "이 질문에는 세는 토큰이 없어 특징을 바꿀 자리가 없습니다.",
+        "No token of this question counts, so there is none at which features could be edited.",
+    ),
+    "steer.problem.short": (
+        "이 질문에는 세는 토큰이 없습니다. 더 길게 적으십시오.",
+        "No token of this question counts; write a longer one.",
+    ),
     # what was found
     "steer.found": ("바뀐 것", "What changed"),
     "steer.waiting": ("실행하면 여기에 결과가 나옵니다.", "What is found stands here when it has run."),
@@ -88,6 +104,17 @@ STEERING: dict[str, tuple[str, str]] = {
         "무작위 특징 {n}묶음의 범위 밖입니다. 같은 방식으로 바꾼 무작위 특징은 이만큼 움직이지 못했습니다.",
         "This is outside the band of {n} sets of random features: none of them, changed in the same way, moved the "
         "answer so far in this direction.",
+    ),
+    "steer.said.less": (
+        "무작위 특징 {n}묶음의 범위 밖이지만, 덜 움직인 쪽입니다. 같은 방식으로 바꾼 무작위 특징은 모두 답을 같은 "
+        "방향으로 이보다 더 움직였습니다.",
+        "This is outside the band of {n} sets of random features, but on the side of no change: each of them, changed "
+        "in the same way, moved the answer further in one direction.",
+    ),
+    "steer.said.too_few": (
+        "견줄 무작위 특징이 {n}묶음뿐이어서 범위 안인지 밖인지 말하지 않습니다. {least}묶음은 있어야 합니다.",
+        "There are only {n} sets of random features to compare with: whether this is inside or outside of their band "
+        "is not said with fewer than {least}.",
     ),
     "steer.said.few": (
         "무작위 특징 {n}묶음의 범위 밖이지만, 묶음이 적어 우연히도 {chance} 는 이렇게 나옵니다. 이 특징 때문이라고 "
@@ -102,8 +129,8 @@ STEERING: dict[str, tuple[str, str]] = {
         "nothing of these features.",
     ),
     "steer.said.silent": (
-        "이 질문에서는 고른 특징이 켜지지 않으므로 꺼도 달라지는 것이 없습니다.",
-        "The chosen features do not fire in this question, so that switching them off changes nothing.",
+        "이 질문에서는 달라진 것이 없습니다. 끈 특징이 켜지지 않거나 세기가 0입니다.",
+        "Nothing is changed in this question: what is switched off does not fire in it, or the strength is 0.",
     ),
     "steer.said.first": (
         "한 문항의 결과입니다. 모델이 늘 이렇게 답한다는 뜻이 아닙니다.",
@@ -118,19 +145,21 @@ STEERING: dict[str, tuple[str, str]] = {
         "Too few other features fire as strongly to stand beside these: whether the effect is large cannot be said.",
     ),
     "steer.band.few": (
-        "비슷한 세기로 켜지는 다른 특징이 적어 무작위 묶음도 적습니다.",
-        "Few other features fire as strongly, so there are few random sets.",
+        "비슷한 세기로 켜지는 다른 특징이 적어 무작위 묶음이 {n}개뿐입니다.",
+        "Few other features fire as strongly: there are only {n} random sets.",
     ),
     "steer.band.n": (
         "무작위 {n}묶음 · 한 방향 p 는 {one} 보다, 두 방향 p 는 {two} 보다 작을 수 없습니다. 여기서는 두 방향 p = {p}.",
         "{n} random sets: p cannot be below {one} in one direction, {two} in both. Here, in both: p = {p}.",
     ),
     "steer.band.how": (
-        "무작위 특징은 끌 때는 이 질문에서 비슷한 세기로 켜지는 것, 높이거나 낮추거나 고정할 때는 연구 전체에서 "
-        "비슷하게 자주, 비슷한 세기로 켜지는 것입니다. 비교하는 값은 {letter} 의 로그 오즈 변화입니다: {change}, "
+        "무작위 특징은 끌 때는 이 질문에서 비슷한 세기로 켜지는 것(여럿을 함께 바꿀 때는 끄는 특징 자신도 뽑힐 수 "
+        "있음), 높이거나 낮추거나 고정할 때는 연구 전체에서 비슷하게 자주, 비슷한 세기로 켜지는 것입니다. 비교하는 "
+        "값은 {letter} 의 로그 오즈 변화입니다: {change}, "
         "무작위 {low} ~ {high}.",
-        "Random features fire about as strongly in this question where features are switched off, and as often and "
-        "strongly over the study where they are raised, lowered or held. Compared is the change of the log odds of "
+        "Random features fire about as strongly in this question where features are switched off (of several that are "
+        "edited together, these themselves may be drawn), and as often and strongly over the study where they are "
+        "raised, lowered or held. Compared is the change of the log odds of "
         "{letter}: {change}, random {low} to {high}.",
     ),
     "steer.table": ("선택지의 확률", "Probabilities of the options"),
