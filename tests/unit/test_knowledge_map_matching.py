@@ -1,4 +1,4 @@
-"""Two dictionaries matched through words: planted truth across tokenisations, what chance gives, literal counterparts."""
+"""Two dictionaries matched through words: planted truth across tokenisations, chance, literal counterparts."""
 
 import itertools
 from collections.abc import Sequence
@@ -97,8 +97,13 @@ class TestWords:
     def test_tokens_touch_the_words_that_they_share_a_character_with(self) -> None:
         words = word_spans("ab cd, e")  # (0, 2) (3, 5) (7, 8)
         tokens = [(0, 0), (0, 1), (1, 4), (4, 6), (6, 7), (6, 8)]
-        expected = [(t, w) for t, (a, b) in enumerate(tokens) for w, (s, e) in enumerate(words) if set(range(a, b)) & set(range(s, e))]  # fmt: skip
-        assert words_of_tokens(tokens, words).tolist() == [list(each) for each in expected]
+        expected = [
+            [t, w]
+            for t, (a, b) in enumerate(tokens)
+            for w, (first, behind) in enumerate(words)
+            if set(range(a, b)) & set(range(first, behind))
+        ]
+        assert words_of_tokens(tokens, words).tolist() == expected
 
     def test_tokens_of_a_split_syllable_all_touch_its_word(self) -> None:
         # The last token of the first word and both of the next syllable have the same or an earlier start.
