@@ -287,7 +287,7 @@ def _read_all(
                 began = time.monotonic()
                 acts = make[each.kind](table, each.side.sae, each.name)
                 save_words(_file(run, places[each.name]), acts)
-                run.finish(places[each.name], time.monotonic() - began, name=each.name, **table.about)
+                run.finish(places[each.name], time.monotonic() - began, dictionary=each.name, **table.about)
     spaces = {each.name: each.side.site for each in dictionaries}
     return {name: load_words(_file(run, place), name, spaces[name]) for name, place in places.items()}
 
@@ -326,7 +326,7 @@ def _match_all(
                         rng=np.random.default_rng([settings.seed, 2]),
                     )
                     write_pairs(path, made)
-                    run.finish(part, time.monotonic() - began, name=pairing.other.name)
+                    run.finish(part, time.monotonic() - began, dictionary=pairing.other.name)
                 if (kept := read_pairs(path)) is not None:
                     matches[pairing.other.name, lexical] = kept
                 bar.advance(task)

@@ -125,11 +125,12 @@ def test_a_word_that_the_context_cuts_is_not_read(other_model: MedBridge, tmp_pa
     assert np.diff(sparse.csr_array(whole.acts).indptr)[~table.read].sum() == 0
 
 
-class TestBounds:
-    @pytest.fixture(scope="class")
-    def table(self, model: MedBridge, first: LoadedSae) -> word_reading.TokenTable:
-        return read_tokens(model, first, Words.of(some_texts()))
+@pytest.fixture(scope="module")
+def table(model: MedBridge, first: LoadedSae) -> word_reading.TokenTable:
+    return read_tokens(model, first, Words.of(some_texts()))
 
+
+class TestBounds:
     def test_shuffled_directions_fire_as_often(self, table: word_reading.TokenTable, first: LoadedSae) -> None:
         own = word_reading._rates(word_reading._acts(table, first))
         control = shuffled_words(table, first, "shuffled", 0)
@@ -271,17 +272,18 @@ def test_nothing_to_compare_and_seeds_of_another_hook_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-class TestCommand:
-    @pytest.fixture(scope="class")
-    def place(self, model: MedBridge, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("command")
-        save_tiny_model(folder / "model", "gemma3")
-        for seed in (0, 1):
-            save_tiny_sae(folder / f"sae-{seed}", tiny_sae(model, seed=seed))
-        lines = [json.dumps({"id": f"{i}", "text": text}, ensure_ascii=False) for i, text in enumerate(some_texts())]
-        (folder / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        return folder
+@pytest.fixture(scope="module")
+def place(model: MedBridge, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("command")
+    save_tiny_model(folder / "model", "gemma3")
+    for seed in (0, 1):
+        save_tiny_sae(folder / f"sae-{seed}", tiny_sae(model, seed=seed))
+    lines = [json.dumps({"id": f"{i}", "text": text}, ensure_ascii=False) for i, text in enumerate(some_texts())]
+    (folder / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
 
+
+class TestCommand:
     def run(self, place: Path, *more: str) -> Any:
         given = ["-m", str(place / "model"), "-t", str(place / "texts.jsonl"), "--permutations", "19", *more]
         return CliRunner().invoke(app, ["map", "match", *given])
@@ -304,5 +306,5 @@ class TestCommand:
 
     def test_three_saes_are_refused_before_anything_is_loaded(self, place: Path, tmp_path: Path) -> None:
         done = self.run(place, *["-s", "a"] * 3, "-o", str(tmp_path / "out"))
-        assert done.exit_code != 0 and "--seed-sae" in done.output
+        assert done.exit_code != 0 and "--seed-sae" in str(done.exception)
         assert not (tmp_path / "out").exists()
