@@ -280,7 +280,7 @@ def _bootstrapped(a: Any, b: Any, text_of: IntArray, rng: np.random.Generator) -
     """`[RESAMPLES, m]`: r over texts drawn with replacement."""
     _, own = np.unique(text_of, return_inverse=True)
     n_texts, n = int(own.max()) + 1, len(own)
-    of_text = sparse.csr_array((np.ones(n), (own, np.arange(n))), shape=(n_texts, n))
+    of_text: Any = sparse.csr_array((np.ones(n), (own, np.arange(n))), shape=(n_texts, n))
     weights = rng.multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=RESAMPLES).astype(np.float64)
     words = weights @ np.bincount(own, minlength=n_texts)
     found = np.empty((RESAMPLES, a.shape[1]))

@@ -21,6 +21,7 @@ coefficients.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -158,7 +159,7 @@ def power_law(quantity: str, axis: str, at: int, values: Mapping[int, float]) ->
     if len(kept) < LEAST_POINTS:
         return None
     x, y = (np.log(np.array(each, dtype=np.float64)) for each in zip(*kept, strict=True))
-    line = linregress(x, y)
+    line: Any = linregress(x, y)
     residuals = y - (line.intercept + line.slope * x)
     half = float(t.ppf(0.975, len(x) - 2)) * float(line.stderr)
     return PowerLaw(

@@ -147,5 +147,5 @@ def top_words(acts: Any, forms: Sequence[str], feature: int, most: int = 5) -> t
     """The words at which a feature is largest, each form once; `acts` is CSC `[n_words, d]`."""
     rows = acts.indices[acts.indptr[feature] : acts.indptr[feature + 1]]
     values = acts.data[acts.indptr[feature] : acts.indptr[feature + 1]]
-    found = dict.fromkeys(forms[rows[at]] for at in np.argsort(-values, kind="stable"))
+    found = dict.fromkeys(forms[int(rows[at])] for at in np.argsort(-values, kind="stable"))
     return tuple(found)[:most]

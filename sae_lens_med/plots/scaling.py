@@ -65,14 +65,14 @@ def scaling_panels(lines: Sequence[ScalingLine]) -> tuple["Axes", ...]:
         for ax, (own, null, label) in zip(axes, _PANELS, strict=True):
             grid(ax, "both")
             for number, line in enumerate(lines):
-                look = {"color": colours[number % len(colours)], "marker": _MARKS[number % len(_MARKS)]}
+                colour, mark = colours[number % len(colours)], _MARKS[number % len(_MARKS)]
                 drawn = _drawn(line.sizes, getattr(line, own))
                 if drawn:
-                    (mark,) = ax.plot(*zip(*drawn, strict=True), linewidth=1.8, markersize=5, **look)
+                    (made,) = ax.plot(*zip(*drawn, strict=True), color=colour, marker=mark, linewidth=1.8, markersize=5)
                     if own == "loss":
-                        handles.append((mark, shown(line.name, 40)))
+                        handles.append((made, shown(line.name, 40)))
                 if null and (below := _drawn(line.sizes, getattr(line, null))):
-                    ax.plot(*zip(*below, strict=True), linewidth=1.2, linestyle="--", color=look["color"])
+                    ax.plot(*zip(*below, strict=True), linewidth=1.2, linestyle="--", color=colour)
             ax.set_ylabel(label)
             if own == "loss" and handles:
                 ax.set_yscale("log")

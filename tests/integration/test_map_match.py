@@ -70,7 +70,7 @@ def permuted(sae: LoadedSae, order: torch.Tensor) -> LoadedSae:
     """The same features in another order."""
     import copy
 
-    own = copy.deepcopy(sae.sae)
+    own: Any = copy.deepcopy(sae.sae)
     with torch.no_grad():
         own.W_dec.copy_(own.W_dec[order])
         own.W_enc.copy_(own.W_enc[:, order])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sae_lens_med.knowledge_map.scaling_run import ScalingResult, ScalingSetting
 from sae_lens_med.models.bridge import MedBridge
 from tests.tiny import save_tiny_model, tiny_model
 
-SETTINGS = ScalingSettings((24, 48), (640, 1280), (0.02, 0.3), (0, 1), permutations=19)
+SETTINGS = ScalingSettings((24, 48), (640,), (0.02, 3.0), (0, 1), permutations=19)
 WORDS = ["환자는", "발열과", "기침으로", "병원에", "왔다", "fever", "patient", "chest", "pain", "has", "blood", "120"]
 
 
@@ -35,7 +36,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides(texts: Path) -> list[str]:
-    return [f"data.folder={texts}", "model.name=tiny", "data.heldout=0.3", "training_tokens=1280", "lr_decay_steps=5"]
+    return [f"data.folder={texts}", "model.name=tiny", "data.heldout=0.3", "training_tokens=1280", "lr_decay_steps=5",
+            "lr=2e-2"]  # fmt: skip
 
 
 def run(model: MedBridge, texts: Path, folder: Path) -> ScalingResult:
@@ -53,20 +55,20 @@ def made(model: MedBridge, texts: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_all_saes_come_from_one_harvest_and_one_held_out_text(made: tuple[Path, ScalingResult], texts: Path) -> None:
     folder, found = made
-    assert len(found.points) == 16 and not found.failed
+    assert len(found.points) == 8 and not found.failed
     assert len(list((texts.parent / f"{texts.name}-acts").iterdir())) == 1
     metrics = [json.loads(path.read_text()) for path in (folder / "sweep").glob("*/metrics.json")]
-    assert len(metrics) == 16 and len({each["text"]["sha256"] for each in metrics}) == 1
-    assert {each["tokens"] for each in metrics} == {640, 1280}
+    assert len(metrics) == 8 and len({each["text"]["sha256"] for each in metrics}) == 1
+    assert {each["tokens"] for each in metrics} == {640}
 
 
 def test_a_cell_is_the_rule_of_three_of_what_training_measured(made: tuple[Path, ScalingResult]) -> None:
     folder, found = made
-    assert len(found.cells) == 8
+    assert len(found.cells) == 4
     reached = 0
     for each in found.cells:
         cell, own = each.cell, []
-        for coefficient in ("0.02", "0.3"):
+        for coefficient in ("0.02", "3"):
             name = f"d_sae-{cell.d_sae}_tokens-{cell.tokens}_seed-{cell.seed}_l1-{coefficient}"
             held = json.loads((folder / "sweep" / name / "metrics.json").read_text())["heldout"]
             own.append((held["l0"], 1 - held["explained_variance"], held["dead_fraction"]))
@@ -78,7 +80,7 @@ def test_a_cell_is_the_rule_of_three_of_what_training_measured(made: tuple[Path,
         assert cell.loss == pytest.approx(y0 + share * (y1 - y0))
         assert cell.dead == pytest.approx(d0 + share * (d1 - d0))
         reached += 1
-    assert reached >= 4
+    assert reached == 2  # the sweeps of the small SAEs do not reach the L0 of the large ones
 
 
 def test_seeds_are_matched_once_and_stand_beside_shuffled_directions(made: tuple[Path, ScalingResult]) -> None:
@@ -114,38 +116,39 @@ def test_the_files_say_the_same_and_what_may_not_be_said(made: tuple[Path, Scali
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     made: tuple[Path, ScalingResult], model: MedBridge, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What was trained is taken from the other run; training itself goes on as `tests/integration/test_sweep` says."""
     from sae_lens_med.training import sweep as sweeping
 
-    trained, plain, calls = sweeping.train, scaling_measure.label_coverage, []
+    plain, calls = scaling_measure.label_coverage, []
 
-    def stops_training(*args: Any, **more: Any) -> Any:
-        calls.append(1)
+    def stops_training(_recipe: Any, _model: Any, output: Path, **_more: Any) -> None:
+        calls.append(output.name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return trained(*args, **more)
+        shutil.copytree(made[0] / "sweep" / output.name, output)
 
     def stops_measuring(*args: Any, **more: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 8:
+        calls.append("measured")
+        if calls.count("measured") == 4:
             raise KeyboardInterrupt
         return plain(*args, **more)
 
     monkeypatch.setattr(sweeping, "train", stops_training)
     with pytest.raises(KeyboardInterrupt):
         run(model, texts, tmp_path / "out")
-    monkeypatch.setattr(sweeping, "train", trained)
     monkeypatch.setattr(scaling_measure, "label_coverage", stops_measuring)
     with pytest.raises(KeyboardInterrupt):
         run(model, texts, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["parts"]
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["parts"]) == 2
     monkeypatch.setattr(scaling_measure, "label_coverage", plain)
     run(model, texts, tmp_path / "out")
+    assert len(set(calls)) == 9 and len(calls) == 13  # each SAE once, the third twice; coverage is not measured again
     for name in ("scaling.json", "scaling.csv", "scaling.svg"):
         assert (tmp_path / "out" / name).read_bytes() == (made[0] / name).read_bytes()
 
 
 def test_other_settings_are_refused(made: tuple[Path, ScalingResult], model: MedBridge, texts: Path) -> None:
-    other = ScalingSettings((24, 48), (640, 1280), (0.02, 0.4), (0, 1), permutations=19)
+    other = ScalingSettings((24, 48), (640,), (0.02, 4.0), (0, 1), permutations=19)
     variants = scaling_variants("tiny", other, overrides(texts))
     with pytest.raises(StudyError, match="other settings"):
         scale(variants, model, packaged_lists().only(["symptoms"]), made[0], other, progress=False)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,11 +76,15 @@ def sparse_acts(n: int, d: int, rng: np.random.Generator, rate: float = 0.1) -> 
     return np.where(rng.random((n, d)) < rate, rng.exponential(size=(n, d)), 0)
 
 
-def dictionary(acts: object, name: str = "one", **changed: object) -> WordActs:
-    table = sparse.csr_array(acts)
+def dictionary(acts: Any, name: str = "one", **changed: Any) -> WordActs:
+    table: Any = sparse.csr_array(acts)
     n, d = table.shape
-    values = {"read": np.ones(n, dtype=bool), "word_share": np.zeros(d), "token_share": np.zeros(d)} | changed
-    return WordActs(name, table, **values)  # type: ignore[arg-type]
+    values: dict[str, Any] = {
+        "read": np.ones(n, dtype=bool),
+        "word_share": np.zeros(d),
+        "token_share": np.zeros(d),
+    } | changed
+    return WordActs(name, table, **values)
 
 
 def matched(a: WordActs, b: WordActs, text_of: IntArray, seed: int = 0, **more: object) -> Match:
