@@ -15,7 +15,7 @@ Out of scope: several processes.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,6 @@ from sae_lens_med.runs.provenance import versions
 from sae_lens_med.statistics import ALPHA, benjamini_hochberg
 
 if TYPE_CHECKING:
-    from sae_lens_med.knowledge_map.word_reading import TokenTable
     from sae_lens_med.models.bridge import MedBridge
     from sae_lens_med.saes.releases import LoadedSae
 
@@ -258,13 +257,14 @@ def _read_all(
     progress: bool,
 ) -> dict[str, WordActs]:
     """Each dictionary at the words, from the folder where it is there; one pass of a model for each hook."""
-    from sae_lens_med.knowledge_map.word_reading import component_words, read_tokens, sae_words, shuffled_words
+    from sae_lens_med.knowledge_map.word_reading import (
+        component_words,
+        read_tokens,
+        sae_acts,
+        sae_words,
+        shuffled_words,
+    )
 
-    make: Mapping[str, Callable[[TokenTable, LoadedSae, str], WordActs]] = {
-        "sae": sae_words,
-        "shuffled": lambda table, sae, name: shuffled_words(table, sae, name, settings.seed),
-        "pca": component_words,
-    }
     places = {each.name: f"words-{number}" for number, each in enumerate(dictionaries)}
     todo = [each for each in dictionaries if places[each.name] not in run.parts]
     with progress_bar(progress) as bar:
@@ -283,10 +283,18 @@ def _read_all(
                 batch_tokens=settings.batch_tokens,
                 on_text=advance,
             )
+            acts, of = None, None
             for each in own:
                 began = time.monotonic()
-                acts = make[each.kind](table, each.side.sae, each.name)
-                save_words(_file(run, places[each.name]), acts)
+                if of is not each.side:  # the three of a side come one after the other
+                    acts, of = sae_acts(table, each.side.sae), each.side
+                if each.kind == "sae":
+                    made = sae_words(table, each.side.sae, acts, each.name)
+                elif each.kind == "shuffled":
+                    made = shuffled_words(table, each.side.sae, acts, each.name, settings.seed)
+                else:
+                    made = component_words(table, acts, each.name)
+                save_words(_file(run, places[each.name]), made)
                 run.finish(places[each.name], time.monotonic() - began, dictionary=each.name, **table.about)
     spaces = {each.name: each.side.site for each in dictionaries}
     return {name: load_words(_file(run, place), name, spaces[name]) for name, place in places.items()}

@@ -99,7 +99,7 @@ class ScalingMeasure:
         return label_coverage(blocks, self.permutations, rng), blocks
 
     def _matched(self, name: str, others: Sequence[str]) -> list[MatchRow]:
-        from sae_lens_med.knowledge_map.word_reading import read_tokens, sae_words, shuffled_words
+        from sae_lens_med.knowledge_map.word_reading import read_tokens, sae_acts, sae_words, shuffled_words
 
         loaded = self._load(name)
         if self._table is None:
@@ -107,10 +107,14 @@ class ScalingMeasure:
             self._table = read_tokens(self.model, loaded, words), words
         table, words = self._table
         choosing = halves_of_texts(len(words.texts), np.random.default_rng([self.seed, 0]))
-        first = sae_words(table, loaded, name)
-        compared = [(sae_words(table, self._load(other), other), "seed", other) for other in others]
+        acts = sae_acts(table, loaded)
+        first = sae_words(table, loaded, acts, name)
+        compared = []
+        for other in others:
+            seed = self._load(other)
+            compared.append((sae_words(table, seed, sae_acts(table, seed), other), "seed", other))
         last = f"{name}, shuffled"
-        compared.append((shuffled_words(table, loaded, last, self.seed), "shuffled", name))
+        compared.append((shuffled_words(table, loaded, acts, last, self.seed), "shuffled", name))
         rows = []
         for second, what, of in compared:
             made = match(

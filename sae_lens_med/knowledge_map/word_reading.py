@@ -140,22 +140,33 @@ def read_tokens(
     )
 
 
-def sae_words(table: TokenTable, loaded: "LoadedSae", name: str) -> WordActs:
-    """An SAE at the words. Raises `ReleaseError` for one whose features are negative or not finite."""
-    return _word_acts(table, _acts(table, loaded), name, _directions(loaded))
+def sae_acts(table: TokenTable, loaded: "LoadedSae") -> Any:
+    """CSR `[n_tokens, d_sae]`. Raises `ReleaseError` for an SAE whose features are negative or not finite."""
+    x = torch.from_numpy(table.x).to(loaded.sae.device)
+    return sparse.csr_array(sparse.vstack([sparse.csr_array(part) for part in _encoded(loaded, x)]))
 
 
-def shuffled_words(table: TokenTable, loaded: "LoadedSae", name: str, seed: int) -> WordActs:
-    """The SAE with shuffled directions that fire as often as its own. Raises `ReleaseError` for an architecture that
-    the control is not made of."""
-    rates = _rates(_acts(table, loaded))
-    control = match_rates(shuffled_sae(loaded, seed), table.x, rates)
-    return _word_acts(table, _acts(table, control), name, _directions(control))
+def firing_rates(acts: Any) -> FloatArray:
+    """`[d]`, the share of the rows on which each feature fires; `acts` CSR `[n, d]`."""
+    return np.bincount(acts.indices[acts.data > 0], minlength=acts.shape[1]) / acts.shape[0]
 
 
-def component_words(table: TokenTable, loaded: "LoadedSae", name: str) -> WordActs:
-    """The principal components of the residuals in both senses, `2 d_in` features at most, as sparse as the SAE."""
-    rates = _rates(_acts(table, loaded))
+def sae_words(table: TokenTable, loaded: "LoadedSae", acts: Any, name: str) -> WordActs:
+    """An SAE at the words; `acts` are what `sae_acts` gives of it."""
+    return _word_acts(table, acts, name, _directions(loaded))
+
+
+def shuffled_words(table: TokenTable, loaded: "LoadedSae", acts: Any, name: str, seed: int) -> WordActs:
+    """The SAE with shuffled directions that fire as often as its own; `acts` are the SAE's. Raises `ReleaseError` for
+    an architecture that the control is not made of."""
+    control = match_rates(shuffled_sae(loaded, seed), table.x, firing_rates(acts))
+    return _word_acts(table, sae_acts(table, control), name, _directions(control))
+
+
+def component_words(table: TokenTable, acts: Any, name: str) -> WordActs:
+    """The principal components of the residuals in both senses, `2 d_in` features at most, as sparse as an SAE whose
+    `acts` these are."""
+    rates = firing_rates(acts)
     rate = float(rates[rates > 0].mean()) if (rates > 0).any() else 0.0
     centred = table.x - table.x.mean(axis=0)
     _, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
@@ -177,23 +188,11 @@ def _encoded_text(model: "MedBridge", number: int, text: str, context: int) -> _
     return _Text(number, tuple(prompt.token_ids[:room]), tuple(prompt.char_spans[:room]))
 
 
-def _acts(table: TokenTable, loaded: "LoadedSae") -> Any:
-    """CSR `[n_tokens, d_sae]`."""
-    x = torch.from_numpy(table.x).to(loaded.sae.device)
-    blocks = [sparse.csr_array(part) for part in _encoded(loaded, x)]
-    return sparse.csr_array(sparse.vstack(blocks))
-
-
 @torch.no_grad()
 def _encoded(loaded: "LoadedSae", x: torch.Tensor) -> Iterator[Float32Array]:
     for rows in x.split(4096):
         for _, acts in encoded(loaded, rows, "the texts"):
             yield acts.float().cpu().numpy()
-
-
-def _rates(acts: Any) -> FloatArray:
-    """`[d]`, the share of the tokens on which each feature fires."""
-    return np.bincount(acts.indices[acts.data > 0], minlength=acts.shape[1]) / acts.shape[0]
 
 
 def _directions(loaded: "LoadedSae") -> FloatArray:

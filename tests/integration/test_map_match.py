@@ -18,8 +18,15 @@ from sae_lens_med.cli import app
 from sae_lens_med.errors import ConfigError, StudyError
 from sae_lens_med.knowledge_map import match_run, word_reading
 from sae_lens_med.knowledge_map.match_run import MatchSettings, Side, match_saes
-from sae_lens_med.knowledge_map.word_reading import component_words, read_tokens, sae_words, shuffled_words
-from sae_lens_med.knowledge_map.words import Words, word_spans
+from sae_lens_med.knowledge_map.word_reading import (
+    component_words,
+    firing_rates,
+    read_tokens,
+    sae_acts,
+    sae_words,
+    shuffled_words,
+)
+from sae_lens_med.knowledge_map.words import WordActs, Words, word_spans
 from sae_lens_med.models.bridge import MedBridge, activations_at, bridge
 from sae_lens_med.saes.releases import LoadedSae, load_folder
 from tests.tiny import save_tiny_model, save_tiny_sae, tiny_hf_model, tiny_model, tiny_sae
@@ -66,6 +73,10 @@ def first(model: MedBridge, tmp_path_factory: pytest.TempPathFactory) -> LoadedS
     return loaded(tmp_path_factory.mktemp("first"), model)
 
 
+def own_words(table: word_reading.TokenTable, sae: LoadedSae) -> WordActs:
+    return sae_words(table, sae, sae_acts(table, sae), "own")
+
+
 def permuted(sae: LoadedSae, order: torch.Tensor) -> LoadedSae:
     """The same features in another order."""
     import copy
@@ -84,7 +95,7 @@ def test_a_word_has_the_largest_of_its_own_tokens(which: str, request: pytest.Fi
     sae = loaded(tmp_path, model)
     texts = ["환자는 발열과 두통이, 왔다 pain 120mg", "the fever."]
     words = Words.of(texts)
-    got = sae_words(read_tokens(model, sae, words), sae, "own")
+    got = own_words(read_tokens(model, sae, words), sae)
     at = 0
     sinks = 0
     norms = []
@@ -121,7 +132,7 @@ def test_a_word_that_the_context_cuts_is_not_read(other_model: MedBridge, tmp_pa
     last = ids.offset_mapping[5][1]
     assert table.read.tolist() == [end <= last for _, end in word_spans("the fever pain")]
     assert table.read.any() and not table.read.all()
-    whole = sae_words(table, sae, "own")
+    whole = own_words(table, sae)
     assert np.diff(sparse.csr_array(whole.acts).indptr)[~table.read].sum() == 0
 
 
@@ -132,8 +143,8 @@ def table(model: MedBridge, first: LoadedSae) -> word_reading.TokenTable:
 
 class TestBounds:
     def test_shuffled_directions_fire_as_often(self, table: word_reading.TokenTable, first: LoadedSae) -> None:
-        own = word_reading._rates(word_reading._acts(table, first))
-        control = shuffled_words(table, first, "shuffled", 0)
+        own = firing_rates(sae_acts(table, first))
+        control = shuffled_words(table, first, sae_acts(table, first), "shuffled", 0)
         assert control.directions is not None and first.sae.W_dec is not None
         directions = first.sae.W_dec.detach().double().numpy()
         np.testing.assert_allclose(np.sort(control.directions, axis=1), np.sort(directions, axis=1), atol=1e-6)
@@ -144,13 +155,13 @@ class TestBounds:
     def test_components_are_the_principal_ones_in_both_senses_and_as_sparse(
         self, table: word_reading.TokenTable, first: LoadedSae
     ) -> None:
-        got = component_words(table, first, "pca")
+        got = component_words(table, sae_acts(table, first), "pca")
         assert got.directions is not None and got.directions.shape == (64, 32)
         _, _, rows = np.linalg.svd(table.x - table.x.mean(0), full_matrices=False)
         # Blocks of components: first all in one sense, then all in the other.
         np.testing.assert_allclose(np.abs(np.sum(got.directions[:32] * rows, axis=1))[:20], 1, atol=1e-3)
         np.testing.assert_allclose(got.directions[32:], -got.directions[:32])
-        rates = word_reading._rates(word_reading._acts(table, first))
+        rates = firing_rates(sae_acts(table, first))
         projected = (table.x - table.x.mean(0)) @ got.directions[0]
         most = np.quantile(projected, 1 - rates[rates > 0].mean())
         words = [projected[table.pairs[table.pairs[:, 1] == word, 0]].max() for word in range(40)]
