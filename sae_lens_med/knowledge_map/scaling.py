@@ -109,9 +109,9 @@ def interpolated(l0: Sequence[float], values: Sequence[float], at: float) -> flo
 
 
 def common_l0(ranges: Sequence[tuple[float, float]]) -> float:
-    """The L0 that most of the ranges `(least, most)` hold: the middle, in log, of the widest stretch that as many hold.
-    Raises `DataError` for no range above 0."""
-    ends = sorted({end for least, most in ranges if most > 0 for end in (max(least, 1e-9), most)})
+    """The L0 that most of the ranges `(least, most)`, above 0, hold: the middle, in log, of the widest stretch that as
+    many hold. Raises `DataError` for no range."""
+    ends = sorted({end for each in ranges for end in each})
     if not ends:
         raise DataError("no SAE of the sweep has an active feature on held-out text; lower the coefficients.")
     stretches = list(zip(ends[:-1], ends[1:], strict=True)) or [(ends[0], ends[0])]

@@ -294,10 +294,11 @@ def _point(folder: Path, variant: "Variant") -> ScalingPoint:
 
 
 def _ranges(points: Sequence[ScalingPoint]) -> list[tuple[float, float]]:
-    """Least and largest L0 of each cell."""
+    """Least and largest L0 of each cell, of its SAEs that have any active feature."""
     found: dict[tuple[int, int, int], list[float]] = {}
     for p in points:
-        found.setdefault((p.d_sae, p.tokens, p.seed), []).append(p.l0)
+        if p.l0 > 0:
+            found.setdefault((p.d_sae, p.tokens, p.seed), []).append(p.l0)
     return [(min(each), max(each)) for each in found.values()]
 
 

@@ -344,8 +344,8 @@ def test_what_stands_out_lies_above_its_own_bounds() -> None:
         named = [type(m.row).from_dict(m.row.to_dict() | {"second": f[0]}) for m, f in zip(made, found, strict=True)]
         return corrected(named)
 
-    high = ("b", "second", "b", 6), ("b, shuffled", "shuffled", "b", 1), ("b, pca", "pca", "b", 5)
-    low = ("c", "seed", "c", 4), ("c, shuffled", "shuffled", "c", 1), ("c, pca", "pca", "c", 4)
+    high = ("b", "second", "b", 4), ("b, shuffled", "shuffled", "b", 1), ("b, pca", "pca", "b", 3)
+    low = ("c", "seed", "c", 6), ("c, shuffled", "shuffled", "c", 1), ("c, pca", "pca", "c", 6)
     found = rows(*high, *low)
     assert [row.stands_out for row in found] == [True, None, None, False, None, None]  # type: ignore[attr-defined]
     assert [row.q for row in found] == [1 / 200, None, None, 1 / 200, None, None]  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from sae_lens_med.knowledge_map.scaling import (
     power_law,
     under_trained,
 )
-from sae_lens_med.knowledge_map.scaling_run import ScalingSettings, scaling_variants
+from sae_lens_med.knowledge_map.scaling_run import ScalingSettings, _ranges, scaling_variants
 from sae_lens_med.records import FloatArray
 
 
@@ -63,7 +63,11 @@ class TestMatchedL0:
         assert common_l0([(4, 9), (16, 36), (25, 100)]) == pytest.approx(30)
         assert common_l0([(5, 5)]) == pytest.approx(5)
         with pytest.raises(DataError, match="no SAE of the sweep has an active feature"):
-            common_l0([(0, 0)])
+            common_l0([])
+
+    def test_an_sae_without_active_features_does_not_draw_the_common_l0_to_0(self) -> None:
+        points = [point(64, 100, l0, 0.5, seed) for seed in (0, 1) for l0 in (0.0, 9.0, 16.0)]
+        assert common_l0(_ranges(points)) == pytest.approx(12)
 
     def test_a_cell_is_read_off_its_own_sweep(self) -> None:
         points = [point(64, 100, 10, 0.6), point(64, 100, 40, 0.2), point(128, 100, 30, 0.3), point(128, 100, 50, 0.1)]
