@@ -72,9 +72,6 @@ def words_of_tokens(char_spans: Sequence[tuple[int, int]], words: Sequence[tuple
     pairs: list[tuple[int, int]] = []
     first = 0
     for token, (start, end) in enumerate(char_spans):
-        # A split syllable's tokens may begin before the end of the token before them, by one written character.
-        while first > 0 and words[first - 1][1] > start:
-            first -= 1
         while first < len(words) and words[first][1] <= start:
             first += 1
         at = first
