@@ -143,6 +143,7 @@ class TestCoverage:
         rng = np.random.default_rng(1)
         labels = tuple(f"system {i % 5}" for i in range(60))
         features = nothing(40, 60, rng)
+        features[:, 5] = 0.5  # says nothing of anything
         features[:, 17] = [1.0 + rng.random() if label == "system 3" else 0.1 * rng.random() for label in labels]
         block = ConceptFeatures("symptoms", "ko", features, {"system": labels})
         rows = label_coverage([block], 199, rng)
@@ -151,7 +152,7 @@ class TestCoverage:
         assert (found["system 3"].feature, found["system 3"].auroc) == (17, 1.0)
         assert [row.label for row in rows if row.covered] == ["system 3"]
         whole = coverage(rows, [block])
-        assert (whole.n, whole.n_covered, whole.share, whole.n_features) == (5, 1, 0.2, 40)
+        assert (whole.n, whole.n_covered, whole.share, whole.n_features) == (5, 1, 0.2, 39)
 
     def test_a_dictionary_of_nothing_covers_five_in_a_hundred_whatever_its_size(self) -> None:
         """The best AUROC rises with the number of features; what counts as covered does not."""
