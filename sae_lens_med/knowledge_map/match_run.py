@@ -381,9 +381,9 @@ def _sentence(row: MatchRow, rows: Sequence[MatchRow]) -> str:
     alike = [each for each in rows if each.lexical == row.lexical]
     bounds = {each.what: each.share for each in alike if each.of == row.second and each.what in ("pca", "shuffled")}
     upper = [each.share for each in alike if each.what == "seed"]
-    which = "features" if row.lexical == "kept" else "features that belong to no single word or token"
+    which = "" if row.lexical == "kept" else " that belong to no single word or token"
     said = (
-        f"{row.share:.1%} of the {which} of {row.first} have a partner in {row.second} with r > {MATCHED} "
+        f"{row.share:.1%} of the features of {row.first}{which} have a partner in {row.second} with r > {MATCHED} "
         f"({row.interval[0]:.1%} to {row.interval[1]:.1%}), against "
         f"{', '.join(f'{share:.1%} in {_BOUNDS[what]}' for what, share in bounds.items())} and {row.null_mean:.1%} in "
         "shifted words"
