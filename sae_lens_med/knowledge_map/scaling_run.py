@@ -315,6 +315,11 @@ def _notes(
         names = ", ".join(f"{cell.d_sae} features, {cell.tokens:,} tokens, seed {cell.seed}" for cell in missed)
         notes.append(f"The sweep does not reach this L0 with {names}: nothing is said of these; add coefficients.")
     notes += [f"{size:,} features are under-trained: {why}." for size, why in under_trained(at).items()]
+    if like_nothing := [each.cell.nearest for each in results if not _above_controls(each)]:
+        notes.append(
+            "These cover no more labels than chance and than their own shuffled directions, so that nothing may be "
+            f"concluded from their coverage: {', '.join(like_nothing)}."
+        )
     if len(losses(at)) and not laws(at):
         notes.append("No axis has four sizes or amounts of text with a value, so no power law is fitted.")
     if len(settings.seeds) < 2:
@@ -326,6 +331,13 @@ def _notes(
     notes.append("The concept lists were reviewed by no clinician; labels of drugs by mechanism are in part spelling.")
     notes += [f"{name} failed: {error}" for name, error in failed]
     return notes
+
+
+def _above_controls(each: CellResult) -> bool:
+    """Whether the whole interval of the coverage is above them; True where there is no coverage."""
+    if each.coverage is None or each.shuffled_coverage is None:
+        return True
+    return each.coverage.interval[0] > max(each.coverage.chance, each.shuffled_coverage)
 
 
 def _lines(result: ScalingResult) -> Any:

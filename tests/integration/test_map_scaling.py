@@ -100,6 +100,8 @@ def test_coverage_counts_labels_beside_shuffled_directions(made: tuple[Path, Sca
         kept = json.loads((folder / "coverage" / f"{each.cell.nearest}.json").read_text())
         assert len(kept["labels"]) == each.coverage.n >= 10  # both languages
         assert {label["language"] for label in kept["labels"]} == {"ko", "en"}
+        above = each.coverage.interval[0] > max(0.05, each.shuffled_coverage)
+        assert above != any("nothing may be concluded" in n and each.cell.nearest in n for n in found.notes)
         assert each.coverage.n_covered == sum(label["p"] < 0.05 for label in kept["labels"])
 
 
