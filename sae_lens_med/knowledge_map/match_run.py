@@ -222,7 +222,7 @@ def _chosen(texts: Sequence[str], settings: MatchSettings) -> list[str]:
     """Texts with words, in random order, until the words are enough."""
     chosen: list[str] = []
     words = 0
-    for i in np.random.default_rng([settings.seed, 1]).permutation(len(texts)):
+    for i in np.random.default_rng([settings.seed, 1]).permutation(len(texts)).tolist():
         if words < settings.words and (own := len(word_spans(texts[i]))):
             chosen.append(texts[i])
             words += own

@@ -128,7 +128,10 @@ class TestWords:
     def test_a_lexical_feature_has_most_of_its_sum_on_one_kind(self) -> None:
         acts = np.array([[3.0, 1, 0], [2, 1, 0], [1, 1, 0], [0, 1, 0]])
         np.testing.assert_allclose(largest_share(sparse.csr_array(acts), np.array([7, 7, 2, 9])), [5 / 6, 2 / 4, 0])
-        shares = {"word_share": np.array([0.5, 0.51, 0.0, 0.1]), "token_share": np.array([0.2, 0.0, 0.9, 0.5])}
+        shares: dict[str, Any] = {
+            "word_share": np.array([0.5, 0.51, 0.0, 0.1]),
+            "token_share": np.array([0.2, 0.0, 0.9, 0.5]),
+        }
         assert dictionary(np.ones((3, 4)), **shares).lexical.tolist() == [False, True, True, False]
 
     def test_the_top_words_are_told_once_each(self) -> None:
@@ -149,7 +152,7 @@ def planted() -> tuple[Words, WordActs, WordActs, IntArray]:
     made = []
     for at_words, size in ((first, 1), (2.5 * second, 3)):
         acts, pairs = on_tokens(words, at_words, size, rng)
-        assert acts.shape[0] > n  # several tokens a word
+        assert len(pairs) > n  # several tokens a word
         made.append(dictionary(pooled(acts, pairs, n), f"in pieces of {size}"))
     return words, *made, order
 
