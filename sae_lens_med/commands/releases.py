@@ -225,7 +225,7 @@ def measure_again(release: "Release", data: Path) -> "Recompute":
     first = next(iter(recipes.values()))  # a release covers one text and one model
     require_texts(first, "--data FOLDER")
     model = load_model(first.model_name, dtype=first.model_dtype)
-    text = corpus(first, model.text_tokenizer, first.runner.get("seed", 42))
+    text = corpus(first, model.text_tokenizer, first.text_seed)
 
     def recompute(loaded: "LoadedSae", recorded: Any) -> "list[Check]":
         if not isinstance(recorded, dict) or "heldout" not in recorded or loaded.sae_id not in recipes:

@@ -24,7 +24,7 @@ from sae_lens_med.data.rows import COLUMN_CHOICES
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.models.sinks import SINK_MULTIPLE
 from sae_lens_med.runs.files import configs_dir, is_file
-from sae_lens_med.runs.parsing import ParseError, parse_yaml, read_yaml
+from sae_lens_med.runs.parsing import MAX_SEED, ParseError, parse_yaml, read_yaml
 from sae_lens_med.training.recipe_values import number, require_values, text, whole
 
 RUNNER_KEYS = (
@@ -123,6 +123,14 @@ class Recipe:
     """Whether rows of the sources that cannot be used are left out, and counted."""
     unshrink: bool = False
     """Whether the trained SAE's magnitudes are fitted anew before it is measured."""
+    data_seed: int | None = None
+    """Of the order of the text, and of what is held out; None: the run's own `seed`. With one of its own, runs that
+    differ in `seed` share a harvest and are measured on the same text."""
+
+    @property
+    def text_seed(self) -> int:
+        """The seed that the text is made with."""
+        return self.runner.get("seed", 42) if self.data_seed is None else self.data_seed
 
     def to_dict(self) -> dict[str, Any]:
         """The YAML structure again, defaults filled in."""
@@ -139,6 +147,7 @@ class Recipe:
                 **({} if self.encoding is None else {"encoding": self.encoding}),
                 **({} if self.extra_columns == "refuse" else {"extra_columns": self.extra_columns}),
                 **({"skip_bad_items": True} if self.skip_bad_items else {}),
+                **({} if self.data_seed is None else {"seed": self.data_seed}),
             },
             "sae": dict(self.sae),
             **({"resample_dead": dataclasses.asdict(self.resample_dead)} if self.resample_dead else {}),
@@ -236,7 +245,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     require_known(model, ("name", "dtype"), f"{where}: model")
     data_keys = (
         *("folder", "sources", "leave_out", "heldout", "sink_multiple", "buffer_tokens", "harvest_batch_tokens"),
-        *("encoding", "extra_columns", "skip_bad_items"),
+        *("encoding", "extra_columns", "skip_bad_items", "seed"),
     )
     require_known(data, data_keys, f"{where}: data")
     runner = {key: values[key] for key in RUNNER_KEYS if key in values}
@@ -270,6 +279,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         extra_columns=_extra_columns(data, where),
         skip_bad_items=_yes_or_no(data, "skip_bad_items", f"{where}: data"),
         unshrink=_yes_or_no(values, "unshrink", where),
+        data_seed=None if data.get("seed") is None else _seed(data["seed"], where),
     )
     if recipe.start_at_mean and recipe.sae["architecture"] == "tied_l1":
         raise ConfigError(f"{where}: start_at_mean is not for tied_l1; set sae.center: mean instead.")
@@ -363,6 +373,12 @@ def require_known(values: dict[str, Any], known: tuple[str, ...], where: str) ->
         if key not in known:
             hint = nearest(str(key), known) or f"; the keys are {', '.join(known)}."
             raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+
+
+def _seed(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+        raise ConfigError(f"{where}: data.seed must be a whole number from 0 to {MAX_SEED}, got {value!r}.")
+    return value
 
 
 def _yes_or_no(values: dict[str, Any], key: str, where: str) -> bool:

@@ -93,8 +93,7 @@ def train(
 
 def _train(recipe: Recipe, model: MedBridge, run: RunFolder, activations: Path | None) -> TrainedSae:
     me, output = distributed.ranks(), run.path
-    seed = recipe.runner.get("seed", 42)
-    text = corpus(recipe, model.text_tokenizer, seed)
+    text = corpus(recipe, model.text_tokenizer, recipe.text_seed)
     hook_name = recipe.runner["hook_name"]
     folder = activations or default_folder(model, text, hook_name)
     if recipe.runner["context_size"] > model.cfg.n_ctx:

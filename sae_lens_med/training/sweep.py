@@ -103,7 +103,7 @@ def _harvest_together(recipes: Sequence[Recipe], model: MedBridge, activations: 
         hooks = {recipe.runner["hook_name"]: _kept_in(activations, recipe) for recipe in alike}
         if len(hooks) < 2:
             continue
-        text = corpus(alike[0], model.text_tokenizer, alike[0].runner.get("seed", 42))
+        text = corpus(alike[0], model.text_tokenizer, alike[0].text_seed)
         folders = {hook: kept or default_folder(model, text, hook) for hook, kept in hooks.items()}
         # A tenth more: sinks and the ends of windows are left out.
         wanted = 1.1 * max(recipe.runner["training_tokens"] for recipe in alike)
@@ -119,7 +119,7 @@ def _text_identity(recipe: Recipe) -> str:
     """Equal for recipes that train on the same sequences."""
     data = recipe.to_dict()["data"]
     text = {key: data[key] for key in ("folder", "sources", "leave_out", "heldout")}
-    return json_sha256([text, recipe.runner["context_size"], recipe.runner.get("seed", 42)])
+    return json_sha256([text, recipe.runner["context_size"], recipe.text_seed])
 
 
 def _kept_in(activations: Path | None, recipe: Recipe) -> Path | None:

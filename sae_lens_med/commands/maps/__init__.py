@@ -2,7 +2,7 @@
 
 import typer
 
-from sae_lens_med.commands.maps import attributes, layers
+from sae_lens_med.commands.maps import attributes, layers, match, scaling
 
 map_app = typer.Typer(
     no_args_is_help=True,
@@ -10,4 +10,6 @@ map_app = typer.Typer(
     "little.",
 )
 layers.register(map_app)
+match.register(map_app)
+scaling.register(map_app)
 attributes.register(map_app)
