@@ -1,0 +1,286 @@
+"""Lesion, patching and saliency: against the bridge's hooks and autograd, and where a known block writes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_lens_med.errors import DataError, ModelError
+from sae_lens_med.knowledge_map import Lists, MapRow, MapSettings, make_map
+from sae_lens_med.knowledge_map.block_runs import BlockRuns
+from sae_lens_med.knowledge_map.lesion import lesions
+from sae_lens_med.knowledge_map.lists import MapConcept, Template
+from sae_lens_med.knowledge_map.pairs import Pair, Statement, Statements
+from sae_lens_med.knowledge_map.patching import patch, restored
+from sae_lens_med.knowledge_map.saliency import saliencies
+from sae_lens_med.models.bridge import MedBridge, bridge
+from tests.tiny import ARCHES, LAYERS, Arch, tiny_hf_model, tiny_model, tiny_tokenizer
+
+BLOCKS = 6
+
+
+def random_pairs(vocabulary: int, seed: int = 0) -> list[Pair]:
+    """Of 5 and of 7 tokens, in no order."""
+    random = np.random.default_rng(seed)
+    found = []
+    for length, at in ((5, (2,)), (7, (1, 2, 3)), (5, (2,))):
+        clean, corrupted, donor = ([int(t) for t in random.integers(4, vocabulary, length)] for _ in range(3))
+        for other in (corrupted, donor):
+            other[:] = [o if i in at else c for i, (o, c) in enumerate(zip(other, clean, strict=True))]
+        answers = tuple(int(t) for t in random.choice(np.arange(4, vocabulary), 2, replace=False))
+        found.append(Pair("{}", ("a", "b"), tuple(clean), tuple(corrupted), at, answers, (tuple(donor),)))  # type: ignore[arg-type]  # two
+    return found
+
+
+def hooked(model: MedBridge, ids: Sequence[int], hooks: list[Any]) -> torch.Tensor:
+    """The bridge's own logits after the last token."""
+    return model.run_with_hooks(torch.tensor([list(ids)]), fwd_hooks=hooks, return_type="logits")[0, -1]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+class TestAgainstTheBridge:
+    def test_a_skipped_block_is_its_input_handed_on(self, arch: Arch) -> None:
+        model = tiny_model(arch)
+        pairs = random_pairs(model.cfg.d_vocab)
+        found = lesions(BlockRuns(model), pairs, batch_tokens=64)
+        assert (found[:, 0] == 0).all()
+        for number, pair in enumerate(pairs):
+            whole = hooked(model, pair.clean, [])
+            for block in range(LAYERS):
+                kept: list[torch.Tensor] = []
+                without = hooked(
+                    model,
+                    pair.clean,
+                    [
+                        (f"blocks.{block}.hook_resid_pre", lambda x, hook, kept=kept: kept.append(x)),  # noqa: ARG005
+                        (f"blocks.{block}.hook_resid_post", lambda x, hook, kept=kept: kept[0]),  # noqa: ARG005
+                    ],
+                )
+                kl = torch.nn.functional.kl_div(
+                    without.log_softmax(-1), whole.log_softmax(-1), log_target=True, reduction="sum"
+                )
+                a, b = pair.answers
+                margin = (whole[a] - whole[b]) - (without[a] - without[b])
+                expected = [kl, margin, float(whole.argmax() != without.argmax())]
+                np.testing.assert_allclose(found[number, block + 1], expected, rtol=1e-3, atol=1e-4)
+
+    def test_a_patched_run_is_that_of_the_bridge(self, arch: Arch) -> None:
+        model = tiny_model(arch)
+        pairs = random_pairs(model.cfg.d_vocab)
+        found = patch(BlockRuns(model), pairs, donors=True, batch_tokens=64)
+        for number, pair in enumerate(pairs):
+            a, b = pair.answers
+            for side, ids in enumerate((pair.clean, pair.corrupted)):
+                logits = hooked(model, ids, [])
+                assert found.ends[number, side] == pytest.approx(float(logits[a] - logits[b]), abs=1e-3)
+            for which, donor in enumerate((pair.clean, *pair.donors)):
+                for depth in range(LAYERS + 1):
+                    hook = f"blocks.{depth - 1}.hook_resid_post" if depth else "blocks.0.hook_resid_pre"
+                    _, cache = model.run_with_cache(torch.tensor([list(donor)]), names_filter=[hook])
+                    given = cache[hook]
+                    for place, at in enumerate((list(pair.at), [len(pair.clean) - 1])):
+
+                        def put(x: torch.Tensor, hook: Any, given: Any = given, at: Any = at) -> torch.Tensor:  # noqa: ARG001
+                            x[:, at] = given[:, at]
+                            return x
+
+                        logits = hooked(model, pair.corrupted, [(hook, put)])
+                        assert found.patched[number, place, depth, which] == pytest.approx(
+                            float(logits[a] - logits[b]), abs=1e-3
+                        )
+            assert np.isnan(found.patched[number, :, :, 2]).all()  # one donor of two
+
+    def test_saliency_is_what_autograd_gives_of_one_prompt_alone(self, arch: Arch) -> None:
+        model = tiny_model(arch)
+        pairs = random_pairs(model.cfg.d_vocab)
+        found = saliencies(BlockRuns(model), pairs, batch_tokens=64)
+        plain = tiny_hf_model(arch, model.cfg.d_vocab)
+        path = "transformer.h" if arch == "gpt2" else "model.layers"
+        for number, pair in enumerate(pairs):
+            plain.zero_grad()
+            logits = plain(torch.tensor([list(pair.clean)])).logits[0, -1]
+            logits.log_softmax(-1)[pair.answers[0]].backward()
+            for block in range(LAYERS):
+                matrices = [p for p in plain.get_submodule(f"{path}.{block}").parameters() if p.ndim == 2]
+                entries = sum(p.numel() for p in matrices)
+                expected = [
+                    sum(float(p.grad.abs().sum()) for p in matrices) / entries,  # type: ignore[union-attr]
+                    sum(float((p.grad * p).abs().sum()) for p in matrices) / entries,  # type: ignore[operator]
+                ]
+                np.testing.assert_allclose(found[number, block], expected, rtol=1e-3)
+
+    def test_nothing_is_left_changed(self, arch: Arch) -> None:
+        model = tiny_model(arch)
+        pairs, runs = random_pairs(model.cfg.d_vocab), BlockRuns(model)
+        before = runs.last_logits(runs.tokens([pairs[0].clean])).detach()
+        lesions(runs, pairs, batch_tokens=64)
+        patch(runs, pairs, donors=True, batch_tokens=64)
+        saliencies(runs, pairs, batch_tokens=64)
+        assert torch.equal(before, runs.last_logits(runs.tokens([pairs[0].clean])))
+        assert not any("forward" in vars(block) for block in runs.blocks)
+        assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+class TestIdentities:
+    """Of patching, in any model."""
+
+    def found(self, arch: Arch, change: dict[str, Any]) -> np.ndarray:
+        model = tiny_model(arch)
+        pairs = [replace(pair, **change) for pair in random_pairs(model.cfg.d_vocab)]
+        patched = patch(BlockRuns(model), pairs, donors=True, batch_tokens=64)
+        ends = patched.ends[:, :, None, None]
+        return (patched.patched - ends[:, 1:]) / (ends[:, :1] - ends[:, 1:])  # [pair, set, depth, donor]
+
+    def test_the_concept_alone_differs_so_that_it_is_all_at_the_embedding_and_nothing_at_the_end(
+        self, arch: Arch
+    ) -> None:
+        p = self.found(arch, {})
+        np.testing.assert_allclose(p[:, 0, 0, 0], 1, atol=1e-3)
+        np.testing.assert_allclose(p[:, 0, -1, :2], 0, atol=1e-3)
+        np.testing.assert_allclose(p[:, 1, 0, 0], 0, atol=1e-3)
+        np.testing.assert_allclose(p[:, 1, -1, 0], 1, atol=1e-3)
+
+    def test_all_tokens_at_once_are_all_at_every_depth(self, arch: Arch) -> None:
+        model = tiny_model(arch)
+        pairs = [replace(pair, at=tuple(range(len(pair.clean)))) for pair in random_pairs(model.cfg.d_vocab)]
+        patched = patch(BlockRuns(model), pairs, donors=False, batch_tokens=64)
+        wanted = np.broadcast_to(patched.ends[:, :1], (len(pairs), LAYERS + 1))
+        np.testing.assert_allclose(patched.patched[:, 0, :, 0], wanted, rtol=1e-3, atol=1e-3)
+
+    def test_the_corrupted_prompt_put_into_itself_gives_nothing(self, arch: Arch) -> None:
+        model = tiny_model(arch)
+        pairs = [replace(pair, donors=(pair.corrupted,)) for pair in random_pairs(model.cfg.d_vocab)]
+        patched = patch(BlockRuns(model), pairs, donors=True, batch_tokens=64)
+        wanted = np.broadcast_to(patched.ends[:, 1, None, None], (len(pairs), 2, LAYERS + 1))
+        np.testing.assert_allclose(patched.patched[..., 1], wanted, rtol=1e-4, atol=1e-4)
+
+    def test_the_clean_prompt_put_into_itself_is_refused(self, arch: Arch) -> None:
+        model = tiny_model(arch)
+        pairs = [replace(pair, corrupted=pair.clean) for pair in random_pairs(model.cfg.d_vocab)]
+        patched = patch(BlockRuns(model), pairs, donors=False, batch_tokens=64)
+        assert not patched.counted.any()
+        with pytest.raises(DataError, match="P is not defined for 3 of 3 pairs"):
+            restored(patched.patched[:, 0, 0, 0], patched.ends[:, 0], patched.ends[:, 1])
+
+
+def test_prompts_of_different_length_are_refused_in_a_sentence() -> None:
+    model = tiny_model("qwen3")
+    [pair, *_] = random_pairs(model.cfg.d_vocab)
+    with pytest.raises(DataError, match=r"'a' and 'b' have different numbers of tokens \(5 and 4\)"):
+        patch(BlockRuns(model), [replace(pair, corrupted=pair.corrupted[:-1])], donors=False, batch_tokens=64)
+
+
+def test_a_model_that_was_given_other_weights_is_refused() -> None:
+    model = tiny_model("qwen3")
+    model.plain.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.plain.lm_head.weight))
+    with pytest.raises(ModelError, match="need it on one device"):
+        BlockRuns(model)
+
+
+CLASSES = {"first": "abcdefgh", "second": "ijklmnop", "none": "qrstuvwx"}
+PLANTED = {"first": 1, "second": 4}
+
+
+def planted(arch: Arch) -> MedBridge:
+    """Six blocks of which two write: block 1 what the letters a to h bring along, block 4 what i to p do; q to x, all
+    other blocks and all MLPs write nothing. Letters are told apart in eight dimensions of their class; what is written
+    goes into eight others, which only answers read."""
+    tokenizer = tiny_tokenizer(bos=arch == "gemma3")
+    plain = tiny_hf_model(arch, len(tokenizer), layers=BLOCKS)
+    random = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random)
+
+    with torch.no_grad():
+        embedding = plain.get_input_embeddings().weight
+        embedding.zero_()
+        embedding[:, 24:] = drawn(len(embedding), 8)
+        for number, letters in enumerate(CLASSES.values()):
+            ids = tokenizer.convert_tokens_to_ids(list(letters))
+            embedding[ids, 8 * number : 8 * number + 8] = 3 * drawn(8, 8)
+            embedding[ids, 24:] = embedding[ids[0], 24:].clone()
+        for number, layer in enumerate(plain.model.layers):
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+            layer.self_attn.q_proj.weight.zero_()  # attention to every token alike
+            for place, name in enumerate(PLANTED):
+                if PLANTED[name] == number:
+                    v, o = layer.self_attn.v_proj.weight, layer.self_attn.o_proj.weight
+                    v.zero_()
+                    v[:, 8 * place : 8 * place + 8] = drawn(len(v), 8)
+                    o[24:] = drawn(8, o.shape[1])
+                    if arch == "gemma3":
+                        layer.post_attention_layernorm.weight.fill_(8.0)
+    return bridge(plain, tokenizer, {"name": f"planted-{arch}", "source": "local", "dtype": "float32"})
+
+
+def planted_tables() -> tuple[Lists, Statements]:
+    concepts, statements = [], []
+    answers = "ABCDE"
+    for domain in PLANTED:
+        for number, letter in enumerate(CLASSES[domain]):
+            concepts.append(MapConcept(domain, letter, {"en": letter}, {"half": "ab"[number % 2]}))
+        for text in ("{} z", "y{} z"):
+            for frame, letters in (("medical", CLASSES[domain]), ("plain", CLASSES["none"])):
+                statements += [
+                    Statement(domain, frame, "en", text, letter, answers[number % 5])  # type: ignore[arg-type]  # a frame
+                    for number, letter in enumerate(letters)
+                ]
+    templates = tuple(Template(domain, "medical", "en", "{} z") for domain in PLANTED)
+    return Lists(tuple(concepts), templates, "a test"), Statements(tuple(statements), "a test")
+
+
+@pytest.fixture(scope="module", params=["gemma3", "qwen3"])
+def planted_map(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[MapRow]]:
+    lists, statements = planted_tables()
+    folder = tmp_path_factory.mktemp("planted") / "out"
+    settings = MapSettings(("en",), permutations=199, random_models=0, methods=("saliency", "lesion", "patching"))
+    rows = make_map(lambda: planted(request.param), lists, folder, settings, statements=statements, progress=False)
+    return request.param, rows
+
+
+class TestPlantedBlocks:
+    def row(self, rows: list[MapRow], domain: str, read_out: str, scale: str = "relative") -> MapRow:
+        return next(row for row in rows if (row.domain, row.read_out, row.scale) == (domain, read_out, scale))
+
+    @pytest.mark.parametrize("domain", PLANTED)
+    def test_a_lesion_of_the_block_that_writes_matters_and_of_the_others_nothing(
+        self, planted_map: tuple[str, list[MapRow]], domain: str
+    ) -> None:
+        depth = PLANTED[domain] + 1
+        raw = self.row(planted_map[1], domain, "lesion_kl", "raw")
+        assert raw.values[depth] > 0.05
+        assert [value for at, value in enumerate(raw.values) if at != depth] == [0.0] * BLOCKS  # to the last bit
+        assert set(raw.plain) == {0.0}
+        relative = self.row(planted_map[1], domain, "lesion_kl")
+        assert [at for at, q in enumerate(relative.q) if q < 0.05] == [depth]
+        assert [at for at, out in enumerate(relative.stands_out) if out] == ([depth] if depth > 2 else [])
+
+    @pytest.mark.parametrize("domain", PLANTED)
+    def test_patching_goes_from_the_concept_to_the_last_token_in_that_block(
+        self, planted_map: tuple[str, list[MapRow]], domain: str
+    ) -> None:
+        block = PLANTED[domain]
+        before = np.arange(BLOCKS + 1) <= block
+        concept, last = (self.row(planted_map[1], domain, f"patching_{name}") for name in ("concept", "last"))
+        np.testing.assert_allclose(concept.values, before.astype(float), atol=1e-3)
+        np.testing.assert_allclose(last.values, 1 - before.astype(float), atol=1e-3)
+        assert (np.array(concept.p)[before] < 0.01).all() and (np.array(concept.p)[~before] > 0.5).all()
+        assert concept.n + concept.left_out == 12 and concept.n > 6
+
+    @pytest.mark.parametrize("domain", PLANTED)
+    def test_saliency_points_at_the_block_whose_weights_are_used(
+        self, planted_map: tuple[str, list[MapRow]], domain: str
+    ) -> None:
+        depth = PLANTED[domain] + 1
+        raw = self.row(planted_map[1], domain, "saliency_weighted", "raw")
+        assert raw.values[depth] == pytest.approx(1) and sum(raw.values) == pytest.approx(1)
+        assert int(np.argmax(self.row(planted_map[1], domain, "saliency").values)) == depth
+        relative = self.row(planted_map[1], domain, "saliency_weighted")
+        assert int(np.argmax(relative.values)) == depth and relative.q[depth] < 0.05
+        assert max(value for at, value in enumerate(relative.values) if at != depth) <= 0
