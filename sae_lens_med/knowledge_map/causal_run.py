@@ -1,7 +1,7 @@
 """Lesion, saliency and patching of a map, in its folder: done part by part, and gone on with where it was stopped.
 
-    pairs.json                                               the pairs of each domain, language and frame, what is left out
-    causal/METHOD-DOMAIN-LANGUAGE-FRAME-WHICH.safetensors    what a method gave, of all blocks
+    pairs.json                    the pairs of each domain, language and frame, and what is left out
+    causal/PART.safetensors       what a method gave, of all blocks
 
 A part is one method in all blocks on the pairs of one domain, language and frame, of one model (`model`, `random-1`,
 ...): seconds for a small model. Of random models patching needs the medical pairs with their own donors alone; lesion

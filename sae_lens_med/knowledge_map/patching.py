@@ -94,7 +94,7 @@ def patch(
         if len({len(pair.clean), len(pair.corrupted), *map(len, pair.donors)}) > 1:
             raise DataError(
                 f"{pair.concepts[0]!r} and {pair.concepts[1]!r} have different numbers of tokens ({len(pair.clean)} "
-                f"and {len(pair.corrupted)}), so that a token of the one has no place in the other; pair names of as many."
+                f"and {len(pair.corrupted)}), so that a token of one has no place in the other; pair names of as many."
             )
     width = 1 + (DONORS if donors else 0)
     ends = np.zeros((len(pairs), 2))

@@ -1,7 +1,9 @@
 """Lesion, patching and saliency: against the bridge's hooks and autograd, and where a known block writes."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from sae_lens_med.errors import DataError, ModelError
 from sae_lens_med.knowledge_map import Lists, MapRow, MapSettings, make_map
 from sae_lens_med.knowledge_map.block_runs import BlockRuns
 from sae_lens_med.knowledge_map.lesion import lesions
-from sae_lens_med.knowledge_map.lists import MapConcept, Template
+from sae_lens_med.knowledge_map.lists import FRAMES, MapConcept, Template
 from sae_lens_med.knowledge_map.pairs import Pair, Statement, Statements
 from sae_lens_med.knowledge_map.patching import patch, restored
 from sae_lens_med.knowledge_map.saliency import saliencies
@@ -284,3 +286,72 @@ class TestPlantedBlocks:
         relative = self.row(planted_map[1], domain, "saliency_weighted")
         assert int(np.argmax(relative.values)) == depth and relative.q[depth] < 0.05
         assert max(value for at, value in enumerate(relative.values) if at != depth) <= 0
+
+
+class TestFolder:
+    settings = MapSettings(("en",), permutations=39, random_models=1, pairs=4)
+
+    def made(self, folder: Path, methods: tuple[str, ...]) -> list[MapRow]:
+        lists, statements = planted_tables()
+        settings = replace(self.settings, methods=methods)
+        return make_map(lambda: tiny_model("qwen3"), lists, folder, settings, statements=statements, progress=False)
+
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("whole") / "out"
+        self.made(folder, ("lesion", "patching", "saliency"))
+        return folder
+
+    def test_a_method_that_is_asked_for_later_joins_the_others(self, whole: Path, tmp_path: Path) -> None:
+        self.made(tmp_path / "out", ("patching",))
+        told = json.loads((tmp_path / "out" / "map.json").read_text())
+        assert {row["read_out"].split("_")[0] for row in told} == {"patching"}
+        assert not (tmp_path / "out" / "combined.json").exists()
+        self.made(tmp_path / "out", ("lesion", "saliency"))
+        for name in ("map.json", "map.csv", "map.svg", "combined.json", "combined.svg", "pairs.json"):
+            assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+
+    def test_a_run_that_was_stopped_goes_on_to_the_same_bytes_and_does_nothing_twice(
+        self, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from sae_lens_med.knowledge_map import causal_run
+
+        done: list[str] = []
+        do = causal_run._done
+
+        def stops(runs: Any, job: Any, *more: Any) -> Any:
+            if len(done) == 7:
+                done.append("stopped")
+                raise KeyboardInterrupt
+            done.append(job.part)
+            return do(runs, job, *more)
+
+        monkeypatch.setattr(causal_run, "_done", stops)
+        with pytest.raises(KeyboardInterrupt):
+            self.made(tmp_path / "out", ("lesion", "patching", "saliency"))
+        self.made(tmp_path / "out", ("lesion", "patching", "saliency"))
+        done.remove("stopped")
+        assert len(done) == len(set(done))
+        for name in ("map.json", "map.csv", "combined.json"):
+            assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+
+    def test_every_row_has_its_controls(self, whole: Path) -> None:
+        told = json.loads((whole / "map.json").read_text())
+        of_the_map = [row for row in told if row["q"]]
+        assert {row["read_out"] for row in of_the_map} == {
+            "saliency", "saliency_weighted", "lesion_kl", "lesion_margin", "lesion_flips",
+            "patching_concept", "patching_last",
+        }  # fmt: skip
+        for row in told:
+            for name in ("values", "intervals", "null_mean", "null_high", "p"):
+                assert len(row[name]) == LAYERS + 1
+            assert np.isfinite([*row["values"], *row["null_mean"], *row["p"]]).all()
+            assert len(row["random"]) <= 1 and row["characters"] is None
+        assert all(len(row["random"]) == 1 for row in told if not row["read_out"].startswith("patching"))
+
+    def test_what_is_left_out_is_told(self, whole: Path) -> None:
+        told = json.loads((whole / "pairs.json").read_text())
+        assert {(each["domain"], each["frame"]) for each in told} == {
+            (d, f) for d in PLANTED for f in ("medical", "plain")
+        }
+        assert all(len(each["pairs"]) == 4 for each in told)
