@@ -349,9 +349,7 @@ class TestFolder:
             assert len(row["random"]) <= 1 and row["characters"] is None
         assert all(len(row["random"]) == 1 for row in told if not row["read_out"].startswith("patching"))
 
-    def test_what_is_left_out_is_told(self, whole: Path) -> None:
+    def test_the_pairs_are_told(self, whole: Path) -> None:
         told = json.loads((whole / "pairs.json").read_text())
-        assert {(each["domain"], each["frame"]) for each in told} == {
-            (d, f) for d in PLANTED for f in ("medical", "plain")
-        }
-        assert all(len(each["pairs"]) == 4 for each in told)
+        assert [(each["domain"], each["frame"]) for each in told] == [(d, f) for d in PLANTED for f in FRAMES]
+        assert all(len(each["pairs"]) == 4 and each["left_out"] == {} for each in told)
