@@ -6,10 +6,12 @@ counted, up to four.
 
 A quarter of the depths of any noise lies above its 75th percentile, and profiles over depth are smooth, so that some
 agreement and some runs of depths always come out. **Null**: each method's profile is shifted round the depths from 1
-on, each by its own draw; the number of cells on which two, three, four methods agree is counted anew. Runs of depths
-(`segments`: two or more, at most three of them, the longest) are told only where two methods agree in more cells than
-that, q below 0.05 over the domains and languages. With two methods that pass there are as few shifts as depths, so that
-little can be shown.
+on, each by its own draw, and what is counted is counted anew: the cells on which at least two, three, four methods
+agree, and the *overlap*, the pairs of methods that agree, summed over the cells. The overlap decides: where all methods
+agree on the same few depths, fewer cells have two than where they lie scattered. Runs of depths (`segments`: two or
+more, at most three of them, the longest, with two methods each) are told only where the overlap is larger than by
+chance, q below 0.05 over the domains and languages. With two methods that pass there are as few shifts as depths, so
+that little can be shown.
 
 Out of scope: smoothing; weights for methods.
 """
@@ -30,11 +32,9 @@ MOST_SEGMENTS, LEAST_DEPTHS = 3, 2
 
 @dataclass(frozen=True, slots=True)
 class Chance(Record):
-    """On how many cells so many methods agree."""
+    """A number of cells, or the overlap, beside its null."""
 
-    least: int
-    """Methods."""
-    cells: int
+    value: int
     null_mean: float
     null_high: float
     """95 % quantile."""
@@ -46,7 +46,7 @@ class Chance(Record):
 class Agreement(Record):
     """One domain in one language."""
 
-    _nested: ClassVar[dict[str, type[Record]]] = {"chance": Chance}
+    _nested: ClassVar[dict[str, type[Record]]] = {"overlap": Chance, "cells": Chance}
 
     domain: str
     language: str
@@ -54,10 +54,11 @@ class Agreement(Record):
     """Method -> depths at which it passes; the methods that were measured."""
     counts: tuple[int, ...]
     """By depth; 0 at the embedding."""
-    chance: tuple[Chance, ...]
-    """Of 2, 3, ... methods."""
+    overlap: Chance
+    cells: tuple[Chance, ...]
+    """On which at least 2, 3, ... methods agree."""
     q: float = 1.0
-    """p of two methods after Benjamini-Hochberg over domains and languages."""
+    """p of the overlap after Benjamini-Hochberg over domains and languages."""
     segments: tuple[tuple[int, int], ...] = ()
     """First and last depth of each run on which two methods agree; none where q is 0.05 or more."""
 
@@ -77,7 +78,7 @@ def agreements(rows: Sequence[MapRow], shifts: int, rng: np.random.Generator) ->
             found.append(_agreement(domain, language, passing, shifts, rng))
     if not found:
         return []
-    q = benjamini_hochberg([each.chance[0].p for each in found]).tolist()
+    q = benjamini_hochberg([each.overlap.p for each in found]).tolist()
     return [
         replace(each, q=value, segments=_segments(each.counts) if value < ALPHA else ())
         for each, value in zip(found, q, strict=True)
@@ -100,20 +101,18 @@ def _agreement(
     at = (np.arange(depths) - rng.integers(0, depths, size=(shifts, n_methods, 1))) % depths
     drawn = np.take_along_axis(np.broadcast_to(profiles, (shifts, n_methods, depths)), at, axis=2).sum(1)
     counts = profiles.sum(0)
-    chance = []
-    for least in range(2, n_methods + 1):
-        null = (drawn >= least).sum(1)
-        cells = int((counts >= least).sum())
-        chance.append(
-            Chance(least, cells, float(null.mean()), float(np.quantile(null, 0.95)), permutation_p(cells, null))
-        )
     return Agreement(
         domain,
         language,
         {method: np.flatnonzero(each).tolist() for method, each in passing.items()},
         (0, *map(int, counts)),
-        tuple(chance),
+        _chance((counts * (counts - 1) // 2).sum(), (drawn * (drawn - 1) // 2).sum(1)),
+        tuple(_chance((counts >= least).sum(), (drawn >= least).sum(1)) for least in range(2, n_methods + 1)),
     )
+
+
+def _chance(value: int, null: IntArray) -> Chance:
+    return Chance(int(value), float(null.mean()), float(np.quantile(null, 0.95)), permutation_p(value, null))
 
 
 def _segments(counts: Sequence[int] | IntArray) -> tuple[tuple[int, int], ...]:

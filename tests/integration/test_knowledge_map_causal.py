@@ -110,7 +110,7 @@ class TestAgainstTheBridge:
                 entries = sum(p.numel() for p in matrices)
                 expected = [
                     sum(float(p.grad.abs().sum()) for p in matrices) / entries,  # type: ignore[union-attr]
-                    sum(float((p.grad * p).abs().sum()) for p in matrices) / entries,  # type: ignore[operator]
+                    sum(float((p.grad * p.detach()).abs().sum()) for p in matrices) / entries,  # type: ignore[operator]
                 ]
                 np.testing.assert_allclose(found[number, block], expected, rtol=1e-3)
 
@@ -185,52 +185,53 @@ def test_a_model_that_was_given_other_weights_is_refused() -> None:
 
 CLASSES = {"first": "abcdefgh", "second": "ijklmnop", "none": "qrstuvwx"}
 PLANTED = {"first": 1, "second": 4}
+ANSWERS = "ABCDE"
 
 
 def planted(arch: Arch) -> MedBridge:
-    """Six blocks of which two write: block 1 what the letters a to h bring along, block 4 what i to p do; q to x, all
-    other blocks and all MLPs write nothing. Letters are told apart in eight dimensions of their class; what is written
-    goes into eight others, which only answers read."""
+    """Six blocks of which two write: block 1 the answers of the letters a to h, block 4 those of i to p, each to every
+    later token; q to x, all other blocks and all MLPs write nothing. A letter is one dimension of the eight of its
+    class; what is written goes into eight others, which only answers read."""
     tokenizer = tiny_tokenizer(bos=arch == "gemma3")
     plain = tiny_hf_model(arch, len(tokenizer), layers=BLOCKS)
     random = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=random)
-
+    answer_ids = [tokenizer(f"x {answer}").input_ids[-1] for answer in ANSWERS]
     with torch.no_grad():
         embedding = plain.get_input_embeddings().weight
         embedding.zero_()
-        embedding[:, 24:] = drawn(len(embedding), 8)
+        embedding[:, 24:] = torch.nn.functional.normalize(torch.randn(len(embedding), 8, generator=random))
+        embedding[answer_ids, 24:] *= 8
         for number, letters in enumerate(CLASSES.values()):
-            ids = tokenizer.convert_tokens_to_ids(list(letters))
-            embedding[ids, 8 * number : 8 * number + 8] = 3 * drawn(8, 8)
-            embedding[ids, 24:] = embedding[ids[0], 24:].clone()
+            for place, letter in enumerate(letters):
+                row = embedding[tokenizer.convert_tokens_to_ids(letter)]
+                row.zero_()
+                row[8 * number + place] = 1
         for number, layer in enumerate(plain.model.layers):
-            layer.self_attn.o_proj.weight.zero_()
+            attention = layer.self_attn
+            attention.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-            layer.self_attn.q_proj.weight.zero_()  # attention to every token alike
+            attention.q_proj.weight.zero_()  # attention to every token alike
             for place, name in enumerate(PLANTED):
                 if PLANTED[name] == number:
-                    v, o = layer.self_attn.v_proj.weight, layer.self_attn.o_proj.weight
-                    v.zero_()
-                    v[:, 8 * place : 8 * place + 8] = drawn(len(v), 8)
-                    o[24:] = drawn(8, o.shape[1])
+                    attention.v_proj.weight.zero_()
+                    for dimension in range(8):
+                        attention.v_proj.weight[dimension, 8 * place + dimension] = 1
+                        answer = embedding[answer_ids[dimension % len(ANSWERS)], 24:]
+                        attention.o_proj.weight[24:, dimension] = 4 * answer
                     if arch == "gemma3":
-                        layer.post_attention_layernorm.weight.fill_(8.0)
+                        layer.post_attention_layernorm.weight.fill_(20.0)
     return bridge(plain, tokenizer, {"name": f"planted-{arch}", "source": "local", "dtype": "float32"})
 
 
 def planted_tables() -> tuple[Lists, Statements]:
     concepts, statements = [], []
-    answers = "ABCDE"
     for domain in PLANTED:
         for number, letter in enumerate(CLASSES[domain]):
             concepts.append(MapConcept(domain, letter, {"en": letter}, {"half": "ab"[number % 2]}))
         for text in ("{} z", "y{} z"):
             for frame, letters in (("medical", CLASSES[domain]), ("plain", CLASSES["none"])):
                 statements += [
-                    Statement(domain, frame, "en", text, letter, answers[number % 5])  # type: ignore[arg-type]  # a frame
+                    Statement(domain, frame, "en", text, letter, ANSWERS[number % len(ANSWERS)])  # type: ignore[arg-type]  # a frame
                     for number, letter in enumerate(letters)
                 ]
     templates = tuple(Template(domain, "medical", "en", "{} z") for domain in PLANTED)
@@ -276,13 +277,12 @@ class TestPlantedBlocks:
         assert concept.n + concept.left_out == 12 and concept.n > 6
 
     @pytest.mark.parametrize("domain", PLANTED)
-    def test_saliency_points_at_the_block_whose_weights_are_used(
+    def test_weighted_saliency_points_at_the_block_whose_weights_are_used(
         self, planted_map: tuple[str, list[MapRow]], domain: str
     ) -> None:
         depth = PLANTED[domain] + 1
         raw = self.row(planted_map[1], domain, "saliency_weighted", "raw")
         assert raw.values[depth] == pytest.approx(1) and sum(raw.values) == pytest.approx(1)
-        assert int(np.argmax(self.row(planted_map[1], domain, "saliency").values)) == depth
         relative = self.row(planted_map[1], domain, "saliency_weighted")
         assert int(np.argmax(relative.values)) == depth and relative.q[depth] < 0.05
         assert max(value for at, value in enumerate(relative.values) if at != depth) <= 0
@@ -294,12 +294,13 @@ class TestFolder:
     def made(self, folder: Path, methods: tuple[str, ...]) -> list[MapRow]:
         lists, statements = planted_tables()
         settings = replace(self.settings, methods=methods)
-        return make_map(lambda: tiny_model("qwen3"), lists, folder, settings, statements=statements, progress=False)
+        return make_map(lambda: planted("qwen3"), lists, folder, settings, statements=statements, progress=False)
 
     @pytest.fixture(scope="class")
-    def whole(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def whole(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("whole") / "out"
-        self.made(folder, ("lesion", "patching", "saliency"))
+        cls().made(folder, ("lesion", "patching", "saliency"))
         return folder
 
     def test_a_method_that_is_asked_for_later_joins_the_others(self, whole: Path, tmp_path: Path) -> None:
@@ -344,7 +345,7 @@ class TestFolder:
         }  # fmt: skip
         for row in told:
             for name in ("values", "intervals", "null_mean", "null_high", "p"):
-                assert len(row[name]) == LAYERS + 1
+                assert len(row[name]) == BLOCKS + 1
             assert np.isfinite([*row["values"], *row["null_mean"], *row["p"]]).all()
             assert len(row["random"]) <= 1 and row["characters"] is None
         assert all(len(row["random"]) == 1 for row in told if not row["read_out"].startswith("patching"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sae_lens_med.errors import DataError
+from sae_lens_med.knowledge_map import patching
 from sae_lens_med.knowledge_map.causal_rows import (
     FLOOR,
     Frames,
@@ -13,7 +14,7 @@ from sae_lens_med.knowledge_map.causal_rows import (
     shares,
 )
 from sae_lens_med.knowledge_map.measure import MapRow, corrected
-from sae_lens_med.knowledge_map.patching import Patched, tested
+from sae_lens_med.knowledge_map.patching import Patched
 
 RNG = np.random.default_rng
 
@@ -126,7 +127,7 @@ class TestPatching:
         alone = patched(0.8).restored("last")
         alone[:, :, 1:] = np.nan
         with pytest.raises(DataError, match="mismatched donor"):
-            tested(alone, 99, RNG(0))
+            patching.tested(alone, 99, RNG(0))
 
     def test_without_an_effect_p_is_below_a_twentieth_in_no_more_than_a_twentieth_of_the_maps(self) -> None:
         """Levels of pairs differ, of which the null must make nothing; ranks of three donors are coarse."""
@@ -135,5 +136,5 @@ class TestPatching:
         for _ in range(400):
             restored = rng.normal(size=(12, 1, 3)) + 5 * rng.normal(size=(12, 1, 1))
             restored[:3, :, 2] = np.nan
-            p.append(tested(restored, 199, rng).p[0])
+            p.append(patching.tested(restored, 199, rng).p[0])
         assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.07

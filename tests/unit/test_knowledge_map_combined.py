@@ -57,9 +57,9 @@ def test_four_methods_in_one_place_are_a_segment_and_two_elsewhere_are_none() ->
     by_domain = {each.domain: each for each in agreements([*together, *apart], 999, np.random.default_rng(0))}
     drugs, age = by_domain["drugs"], by_domain["age"]
     assert drugs.counts == (0, 0, 0, 0, 0, 4, 4, 4, 0, 0, 0, 0, 0)
-    assert [each.cells for each in drugs.chance] == [3, 3, 3]
+    assert [each.value for each in drugs.cells] == [3, 3, 3] and drugs.overlap.value == 18
     assert drugs.segments == ((5, 7),) and drugs.q < 0.05
-    assert age.segments == () and set(age.counts) == {0, 1} and age.chance[0].p == 1
+    assert age.segments == () and set(age.counts) == {0, 1} and age.overlap.p == 1
 
 
 def test_two_read_outs_of_a_method_are_one_method() -> None:
@@ -75,8 +75,8 @@ def test_by_chance_it_agrees_as_often_as_counted_by_hand(width: int) -> None:
     rows = [row("silhouette", range(4, 4 + width)), row("saliency", range(4, 4 + width))]
     [found] = agreements(rows, 20_000, np.random.default_rng(0))
     shared = [max(0, width - min(s, 12 - s)) for s in range(12)]  # by the distance of the shifts
-    assert found.chance[0].null_mean == pytest.approx(np.mean(shared), abs=0.03)
-    assert found.chance[0].p == pytest.approx(1 / 12, abs=0.01)
+    assert found.cells[0].null_mean == pytest.approx(np.mean(shared), abs=0.03)
+    assert found.overlap.p == pytest.approx(1 / 12, abs=0.01)
 
 
 def test_agreement_by_chance_is_claimed_as_seldom_as_it_says() -> None:

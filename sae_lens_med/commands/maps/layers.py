@@ -97,13 +97,18 @@ def map_layers(
             best = max(range(len(row.values)), key=lambda depth: row.values[depth])
             said = f"stands out at depth {_ranges(at)}" if at else "stands out nowhere"
             say(f"{row.name}: {said} (largest {row.values[best]:.3f} at depth {best}, p {row.p_best:.2g})")
+    if (told := output / "pairs.json").is_file():
+        places = parse_json(told.read_text(encoding="utf-8"))
+        paired = sum(len(each["pairs"]) for each in places)
+        alone = sum(sum(each["left_out"].values()) for each in places)
+        say(f"{paired} pairs of statements; {alone} statements have no partner with this tokenizer ({told})")
     if (combined := output / "combined.json").is_file():
         for each in parse_json(combined.read_text(encoding="utf-8")):
-            two, found = each["chance"][0], [f"{a}-{b}" for a, b in each["segments"]]
+            overlap, found = each["overlap"], [f"{a}-{b}" for a, b in each["segments"]]
             where = f"agree at depth {', '.join(found)}" if found else "agree no more than by chance"
             say(
-                f"{each['domain']} ({each['language']}): methods {where} (two in {two['cells']} cells, by chance "
-                f"{two['null_mean']:.1f}, q {each['q']:.2g})"
+                f"{each['domain']} ({each['language']}): methods {where} (overlap {overlap['value']}, by chance "
+                f"{overlap['null_mean']:.1f}, q {each['q']:.2g})"
             )
     say(f"Map: {output / 'map.svg'}")
 
