@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
     add("--methods", default=",".join(METHODS), help="with commas (all)")
     add("--permutations", type=int, default=1000, help="draws of each null (1000)")
     add("--random-models", type=int, default=3, help="models with permuted weights (3)")
-    add("--pairs", type=int, default=12, help="most pairs of a domain, language and frame (12)")
+    add("--pairs", type=int, default=8, help="most pairs of a domain, language and frame (8)")
     add("--dtype", default="float32", help="of the weights (float32)")
     add("--threads", type=int, default=reporting.usable_cores(), help="of each process (all usable cores)")
     add("--json", type=Path, metavar="FILE", help="write the whole result there, after each method")

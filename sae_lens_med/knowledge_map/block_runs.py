@@ -1,6 +1,6 @@
 """The plain transformer from any block on: what it says when the residual stream before that block is given.
 
-    token ids -> every depth (`residuals`)        residual before block k, changed -> blocks k .. L-1 -> head (`logits`)
+    token ids -> every depth (`residuals`)        changed before block k -> blocks k .. L-1 (`last`) -> `logits`
 
 Depth k is what block k - 1 leaves, depth 0 the embedding. The blocks before k are not run: for the time of a pass they
 give on what they get. So a skipped block is what enters it, handed to the next, to the last bit, whatever norms the
@@ -90,7 +90,7 @@ class BlockRuns:
 
     @torch.no_grad()
     def before_last(self, tokens: torch.Tensor) -> Any:
-        """Keys and values of all tokens but the last, for `logits`; None for texts of one token."""
+        """Keys and values of all tokens but the last, for `last`; None for texts of one token."""
         if tokens.shape[1] == 1:
             return None
         cache = on_prefix(None, grow=True)
@@ -98,50 +98,54 @@ class BlockRuns:
         return cache
 
     @torch.no_grad()
-    def logits(
-        self,
-        tokens: torch.Tensor,
-        depth: int,
-        hidden: torch.Tensor,
-        *,
-        answers: torch.Tensor | None = None,
-        before: Any = None,
-    ) -> torch.Tensor:
-        """What follows on the last token, in float32.
+    def last(self, tokens: torch.Tensor, depth: int, hidden: torch.Tensor, *, before: Any = None) -> torch.Tensor:
+        """What the head gets of the last token, `[batch, d_model]`.
 
         Args:
             tokens: `[batch, n]`.
             depth: of `hidden`: the blocks from this number on are run; at `n_layers` none.
             hidden: `[batch, n, d_model]`.
-            answers: `[batch, k]`, the only tokens that are wanted; None: the vocabulary.
             before: from `before_last` of the same texts; then `hidden` is `[batch, 1, d_model]`, of the last token.
-
-        Returns `[batch, k]` or `[batch, vocabulary]`.
         """
         cached: dict[str, Any] = {"use_cache": False}
         if before is not None:
             tokens = tokens[:, -1:]
             cached = {"past_key_values": on_prefix(before, grow=False), "use_cache": True}
         seen: list[torch.Tensor] = []
-        whole = answers is None or not self._linear
 
-        def last_only(_head: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        def reached(_head: Any, args: tuple[torch.Tensor, ...]) -> None:
             seen.append(args[0][:, -1].contiguous())
-            if not whole:
-                raise Reached
-            return (seen[0][:, None], *args[1:])
+            raise Reached
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._from(depth, hidden))
-            stack.callback(self._head.register_forward_pre_hook(last_only).remove)
+            stack.callback(self._head.register_forward_pre_hook(reached).remove)
             stack.enter_context(contextlib.suppress(Reached))
-            out = self.plain(input_ids=tokens, **cached).logits[:, -1].float()
-            return out if answers is None else out.gather(1, answers)
-        assert answers is not None  # else the head has run
-        rows = self._head.weight[answers].float()  # [batch, k, d_model]
-        out = torch.einsum("bkd,bd->bk", rows, seen[0].float())
-        bias = getattr(self._head, "bias", None)
-        return out if bias is None else out + bias[answers].float()
+            self.plain(input_ids=tokens, **cached)
+        return seen[0]
+
+    @torch.no_grad()
+    def logits(self, last: torch.Tensor, answers: torch.Tensor | None = None) -> torch.Tensor:
+        """In float32, of what `last` gives for several passes together: the head's matrix, often the largest of all, is
+        read once.
+
+        Args:
+            last: `[rows, d_model]`.
+            answers: `[rows, k]`, the only tokens that are wanted; None: the vocabulary.
+
+        Returns `[rows, k]` or `[rows, vocabulary]`.
+        """
+        if answers is not None and self._linear:
+            out = torch.einsum("bkd,bd->bk", self._head.weight[answers].float(), last.float())
+            bias = getattr(self._head, "bias", None)
+            return out if bias is None else out + bias[answers].float()
+        handle = self._head.register_forward_pre_hook(lambda _head, args: (last[None], *args[1:]))
+        try:  # a pass of one token, of which nothing is left, for what the model does to its logits after the head
+            with self._from(self.n_layers, last[None, :1]):
+                out = self.plain(input_ids=self.tokens([[0]]), use_cache=False).logits[0].float()
+        finally:
+            handle.remove()
+        return out if answers is None else out.gather(1, answers)
 
     def last_logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """`[batch, vocabulary]` after the last token of a whole pass, in float32; with gradients where they are on."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from sae_lens_med.knowledge_map.block_runs import BlockRuns, by_length
+from sae_lens_med.knowledge_map.block_runs import MOST_ROWS, BlockRuns, by_length
 from sae_lens_med.knowledge_map.pairs import Pair
 from sae_lens_med.records import FloatArray
 
@@ -37,18 +37,25 @@ def lesions(
         tokens = runs.tokens([pairs[i].clean for i in batch])
         answers = torch.tensor([pairs[i].answers for i in batch], device=runs.device)
         hidden = runs.residuals(tokens)
-        whole = runs.logits(tokens, runs.n_layers, hidden[-1])
-        for block in range(runs.n_layers):
-            without = runs.logits(tokens, block + 1, hidden[block])
-            found[batch, block + 1] = _compared(whole, without, answers).cpu().numpy()
+        whole = runs.last(tokens, runs.n_layers, hidden[-1])
+        without = [runs.last(tokens, block + 1, hidden[block]) for block in range(runs.n_layers)]
+        log_p, margin = runs.logits(whole).log_softmax(-1), _margin(runs, whole, answers)
+        at_once = max(1, MOST_ROWS // len(batch))
+        for first in range(0, runs.n_layers, at_once):
+            some = range(first, min(first + at_once, runs.n_layers))
+            together = runs.logits(torch.cat([without[block] for block in some]))
+            for block, logits in zip(some, together.split(len(batch)), strict=True):
+                kl = torch.nn.functional.kl_div(logits.log_softmax(-1), log_p, log_target=True, reduction="none").sum(
+                    -1
+                )
+                lost = margin - _margin(runs, without[block], answers)
+                flip = logits.argmax(-1) != log_p.argmax(-1)
+                # Rounding alone makes a divergence negative.
+                found[batch, block + 1] = torch.stack([kl.clamp(min=0), lost, flip.float()], dim=1).cpu().numpy()
         on_batch(len(batch))
     return found
 
 
-def _compared(whole: torch.Tensor, without: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-    """`[batch, 3]`"""
-    log_p, log_q = whole.log_softmax(-1), without.log_softmax(-1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding alone makes it less
-    margins = [each.gather(1, answers) @ each.new_tensor([1.0, -1.0]) for each in (whole, without)]
-    flip = (whole.argmax(-1) != without.argmax(-1)).float()
-    return torch.stack([kl, margins[0] - margins[1], flip], dim=1).double()
+def _margin(runs: BlockRuns, last: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    logits = runs.logits(last, answers)
+    return logits[:, 0] - logits[:, 1]

@@ -109,20 +109,20 @@ def patch(
         target = runs.residuals(corrupted)
         own = torch.tensor([i for i, (_, k) in enumerate(given) if k == 0], device=runs.device)
         for side, hidden in enumerate((source[-1][own], target[-1])):
-            ends[batch, side] = _difference(runs.logits(corrupted, runs.n_layers, hidden, answers=answers))
+            ends[batch, side] = _difference(runs.logits(runs.last(corrupted, runs.n_layers, hidden), answers))
         at = torch.zeros(corrupted.shape, dtype=torch.bool, device=runs.device)
         for row, pair in enumerate(chosen):
             at[row, list(pair.at)] = True
         tokens, at, answers = corrupted[rows], at[rows], answers[rows]
         before = runs.before_last(tokens)
-        place = np.array(batch)[[row for row, _ in given]], np.array([k for _, k in given])
+        at_pair, at_donor = np.array([(batch[row], k) for row, k in given]).T
         for depth in range(runs.n_layers + 1):
             mixed = torch.where(at[:, :, None], source[depth], target[depth][rows])
             last = source[depth][:, -1:]
-            found[place[0], 0, depth, place[1]] = _difference(runs.logits(tokens, depth, mixed, answers=answers))
-            found[place[0], 1, depth, place[1]] = _difference(
-                runs.logits(tokens, depth, last, answers=answers, before=before)
-            )
+            for place, out in enumerate(
+                (runs.last(tokens, depth, mixed), runs.last(tokens, depth, last, before=before))
+            ):
+                found[at_pair, place, depth, at_donor] = _difference(runs.logits(out, answers))
         on_batch(len(batch))
     return Patched(ends, found)
 

@@ -55,7 +55,7 @@ class MapSettings:
     random_models: int = 3
     """Models with permuted weights beside it."""
     methods: tuple[str, ...] = METHODS
-    pairs: int = 12
+    pairs: int = 8
     """Most pairs of statements of a domain, language and frame, for the methods that do something to the model."""
     seed: int = 0
     batch_tokens: int | None = None

@@ -32,7 +32,7 @@ def map_layers(
     statements: Annotated[
         Path | None, typer.Option(help="A table of your own statements, for saliency, lesion and patching.")
     ] = None,
-    pairs: Annotated[int, typer.Option(help="Most pairs of statements of a domain, language and frame.")] = 12,
+    pairs: Annotated[int, typer.Option(help="Most pairs of statements of a domain, language and frame.")] = 8,
     permutations: Annotated[int, typer.Option(help="Draws of each null.")] = 1000,
     random_models: Annotated[int, typer.Option(help="Models with permuted weights beside it.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
