@@ -45,13 +45,14 @@ def lesions(
             some = range(first, min(first + at_once, runs.n_layers))
             together = runs.logits(torch.cat([without[block] for block in some]))
             for block, logits in zip(some, together.split(len(batch)), strict=True):
-                kl = torch.nn.functional.kl_div(logits.log_softmax(-1), log_p, log_target=True, reduction="none").sum(
-                    -1
-                )
+                log_q = logits.log_softmax(-1)
+                kl = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
                 lost = margin - _margin(runs, without[block], answers)
                 flip = logits.argmax(-1) != log_p.argmax(-1)
-                # Rounding alone makes a divergence negative.
-                found[batch, block + 1] = torch.stack([kl.clamp(min=0), lost, flip.float()], dim=1).cpu().numpy()
+                # Rounding alone makes a divergence negative, and one of batches of different size not 0.
+                differ = (without[block] != whole).any(-1)
+                three = torch.stack([kl.clamp(min=0), lost, flip.float()], dim=1) * differ[:, None]
+                found[batch, block + 1] = three.cpu().numpy()
         on_batch(len(batch))
     return found
 
