@@ -127,9 +127,11 @@ class CausalRun:
                     model, *others = (self._frames(method, place, which) for which in ("model", *random))
                     found += make(*place, model, others, permutations, rng)
             if "patching" in self.methods:
+                asked: list[tuple[Frame, str]] = [("plain", "model"), ("medical", "model")]
+                asked += [("medical", which) for which in random]
                 patched = {
                     (frame, which): Patched(**self._arrays(CausalJob("patching", *place, frame, which)))
-                    for frame, which in (("plain", "model"), *(("medical", which) for which in ("model", *random)))
+                    for frame, which in asked
                 }
                 others = [patched["medical", which] for which in random]
                 found += patching_rows(

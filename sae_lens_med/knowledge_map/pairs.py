@@ -85,8 +85,8 @@ class Statements:
     def places(self) -> tuple[tuple[str, LanguageCode], ...]:
         """Domains and languages that have medical statements and plain ones to compare them with."""
         held = {(row.domain, row.language, row.frame) for row in self.rows}
-        both = dict.fromkeys((row.domain, row.language) for row in self.rows)
-        return tuple(place for place in both if all((*place, frame) in held for frame in FRAMES))
+        named: dict[tuple[str, LanguageCode], None] = {(row.domain, row.language): None for row in self.rows}
+        return tuple(place for place in named if all((*place, frame) in held for frame in FRAMES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def agreement_map(found: Sequence[AgreementLike], ax: "Axes | None" = None) -> "
             if not each.segments:
                 ax.fill_between([-0.5, counts.shape[1] - 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none",
                                 linewidth=0, edgecolor=ink(), alpha=0.35)  # fmt: skip
-            for x in np.flatnonzero(counts[y]):
+            for x in np.flatnonzero(counts[y]).tolist():
                 ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=7,
                         color="white" if counts[y, x] > 2 else ink())  # fmt: skip
         ax.set_yticks(range(len(found)), [f"{each.domain} ({each.language})" for each in found])

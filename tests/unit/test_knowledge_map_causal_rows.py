@@ -60,10 +60,12 @@ class TestLesion:
     def test_without_an_effect_p_is_below_a_twentieth_in_a_twentieth_of_the_maps(self) -> None:
         rng = RNG(2)
         p = [
-            one(lesion_rows("made", "en", frames(rng.gamma(1, size=(24, 2, 3))), [], 99, rng), "lesion_kl").p[1]
-            for _ in range(400)
+            row.p[1]
+            for _ in range(100)
+            for row in lesion_rows("made", "en", frames(rng.gamma(1, size=(24, 2, 3))), [], 99, rng)
+            if row.scale == "relative"
         ]
-        assert 0.03 <= np.mean(np.array(p) <= 0.05) <= 0.07
+        assert len(p) == 300 and 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
 
 
 class TestSaliency:
@@ -137,4 +139,4 @@ class TestPatching:
             restored = rng.normal(size=(12, 1, 3)) + 5 * rng.normal(size=(12, 1, 1))
             restored[:3, :, 2] = np.nan
             p.append(patching.tested(restored, 199, rng).p[0])
-        assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.07
+        assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
