@@ -51,8 +51,8 @@ class TestLesion:
     def test_what_differs_between_texts_alone_is_no_effect(self) -> None:
         values = RNG(1).gamma(2, size=(40, 5, 3)) + 50.0 * (np.arange(40) % 2)[:, None, None]
         found = Frames(values, np.arange(40) % 4 < 2, tuple("ab"[i % 2] for i in range(40)))
-        spread = np.ptp(one(lesion_rows("made", "en", found, [], 199, RNG(0)), "lesion_kl").null_high)
-        assert spread < 2  # the 50 are in no draw
+        row = one(lesion_rows("made", "en", found, [], 199, RNG(0)), "lesion_kl")
+        assert max(np.subtract(row.null_high, row.null_mean)) < 2  # the 50 are in no draw
 
     def test_too_few_pairs_give_no_row(self) -> None:
         assert lesion_rows("made", "en", frames(self.values[18:22]), [], 99, RNG(0)) == []
@@ -105,7 +105,10 @@ class TestPatching:
         np.testing.assert_allclose(row.values, np.median(model.patched[:, 1, :, 0] / 4, axis=0))
         assert max(map(abs, row.null_mean)) < 0.1 and max(row.p) < 0.01
         assert all(a <= v <= b for v, (a, b) in zip(row.values, row.intervals, strict=True))  # type: ignore[misc]  # no None here
+        np.testing.assert_allclose(row.plain, np.median(patched(0.5, seed=1).patched[:, 1, :, 0] / 4, axis=0))
         assert corrected(rows)[0].stands_out == (False, True, True)
+        beaten = patching_rows("made", "en", model, patched(0.9, seed=1), [], 999, RNG(0))
+        assert corrected(beaten)[0].stands_out == (False, False, False)
 
     def test_pairs_that_the_model_hardly_tells_apart_do_not_count(self) -> None:
         model = patched(0.8)
