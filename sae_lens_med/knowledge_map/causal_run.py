@@ -127,8 +127,9 @@ class CausalRun:
                     model, *others = (self._frames(method, place, which) for which in ("model", *random))
                     found += make(*place, model, others, permutations, rng)
             if "patching" in self.methods:
-                asked: list[tuple[Frame, str]] = [("plain", "model"), ("medical", "model")]
-                asked += [("medical", which) for which in random]
+                asked: list[tuple[Frame, str]] = [("plain", "model")]
+                for which in ("model", *random):
+                    asked.append(("medical", which))
                 patched = {
                     (frame, which): Patched(**self._arrays(CausalJob("patching", *place, frame, which)))
                     for frame, which in asked

@@ -242,7 +242,8 @@ def planted_tables() -> tuple[Lists, Statements]:
 def planted_map(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[MapRow]]:
     lists, statements = planted_tables()
     folder = tmp_path_factory.mktemp("planted") / "out"
-    settings = MapSettings(("en",), permutations=199, random_models=0, methods=("saliency", "lesion", "patching"))
+    methods = ("saliency", "lesion", "patching")
+    settings = MapSettings(("en",), permutations=199, random_models=0, methods=methods, pairs=12)
     rows = make_map(lambda: planted(request.param), lists, folder, settings, statements=statements, progress=False)
     return request.param, rows
 
