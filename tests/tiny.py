@@ -61,15 +61,15 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_hf_model(arch: Arch, vocab_size: int, seed: int = 0) -> Any:
-    """A random transformers model of 3 layers and width 32, in float32, in eval mode, with eager attention."""
+def tiny_hf_model(arch: Arch, vocab_size: int, seed: int = 0, layers: int = LAYERS) -> Any:
+    """A random transformers model of width 32, in float32, in eval mode, with eager attention."""
     import transformers as hf
 
     common: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": HIDDEN,
         "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,  # 4 * 16 != 32
@@ -88,7 +88,7 @@ def tiny_hf_model(arch: Arch, vocab_size: int, seed: int = 0) -> Any:
         config = hf.Gemma3TextConfig(
             **gemma,
             sliding_window=16,
-            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            layer_types=[*["sliding_attention"] * (layers - 1), "full_attention"],
             query_pre_attn_scalar=16,
         )
     elif arch == "llama":
@@ -97,7 +97,7 @@ def tiny_hf_model(arch: Arch, vocab_size: int, seed: int = 0) -> Any:
         config = hf.GPT2Config(
             vocab_size=vocab_size,
             n_embd=HIDDEN,
-            n_layer=LAYERS,
+            n_layer=layers,
             n_head=4,
             n_positions=CONTEXT,
             initializer_range=0.2,

@@ -146,13 +146,15 @@ def read_lists(concepts: Path, templates: Path) -> Lists:
 
 def _read(concepts: Path, templates: Path, source: str) -> Lists:
     return Lists(
-        tuple(_concept(values, where) for where, values in _rows(concepts, _CONCEPT_FIELDS)),
-        tuple(_template(values, where) for where, values in _rows(templates, _TEMPLATE_FIELDS)),
+        tuple(_concept(values, where) for where, values in checked_rows(concepts, _CONCEPT_FIELDS)),
+        tuple(_template(values, where) for where, values in checked_rows(templates, _TEMPLATE_FIELDS)),
         source,
     )
 
 
-def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def checked_rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row of a table stands, for sentences, and its values. Raises `DataError` for a field not among
+    `fields`."""
     for row in read_rows(path):
         where = f"{path}: row {row.number}"
         if row.values is None:
@@ -165,7 +167,9 @@ def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
 
 
 def _concept(values: dict[str, Any], where: str) -> MapConcept:
-    forms = {language: _text(values, language, where) for language in LANGUAGES if values.get(language) is not None}
+    forms = {
+        language: required_text(values, language, where) for language in LANGUAGES if values.get(language) is not None
+    }
     if not forms:
         raise DataError(f"{where}: neither 'ko' nor 'en' says what stands in the slot; fill in one.")
     labels, value = values.get("labels") or {}, values.get("value")
@@ -176,26 +180,27 @@ def _concept(values: dict[str, Any], where: str) -> MapConcept:
     if bool(labels) == (value is not None):
         raise DataError(f"{where}: give either 'labels' or a 'value', which says how the concepts are ordered.")
     return MapConcept(
-        domain=_text(values, "domain", where),
-        concept=_text(values, "concept", where),
+        domain=required_text(values, "domain", where),
+        concept=required_text(values, "concept", where),
         forms=forms,
         labels=labels,
         value=None if value is None else float(value),
-        group=_text(values, "group", where) if values.get("group") else "",
+        group=required_text(values, "group", where) if values.get("group") else "",
     )
 
 
 def _template(values: dict[str, Any], where: str) -> Template:
-    text, language, frame = (_text(values, name, where) for name in ("text", "language", "frame"))
+    text, language, frame = (required_text(values, name, where) for name in ("text", "language", "frame"))
     if text.count(SLOT) != 1:
         raise DataError(f"{where}: the text must have one slot {SLOT}, it has {text.count(SLOT)}.")
     for name, given, known in (("language", language, LANGUAGES), ("frame", frame, FRAMES)):
         if given not in known:
             raise DataError(f"{where}: field {name!r} must be one of {', '.join(known)}, got {given!r}.")
-    return Template(_text(values, "domain", where), frame, language, text)  # type: ignore[arg-type]  # checked above
+    return Template(required_text(values, "domain", where), frame, language, text)  # type: ignore[arg-type]  # checked above
 
 
-def _text(values: dict[str, Any], name: str, where: str) -> str:
+def required_text(values: dict[str, Any], name: str, where: str) -> str:
+    """A field that must be a text, without white space at its ends. Raises `DataError`."""
     value = values.get(name)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: field {name!r} must be a text that is not empty, got {value!r}.")

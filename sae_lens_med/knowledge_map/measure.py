@@ -9,12 +9,12 @@ Every read-out of `geometry` stands beside four others, without which it says li
 
 and, where there are plain frames, **plain**: the same concepts where nothing is medical about them.
 
-A cell of a depth *stands out* where its q, over all depths and read-outs of the map, is below 0.05 and its value lies
-above those of the characters, the embedding, every random model at that depth, and the plain frame. Numbers are given
-for both scales and both positions; the map itself is of the standardised scale at the concept's last token, the one of
-which the q is.
+A cell of a depth *stands out* where its q, over all depths and read-outs of its method, is below 0.05 and its value
+lies above those of the characters, the embedding, every random model at that depth, and the plain frame. Numbers are
+given for both scales and both positions; the map itself is of the standardised scale at the concept's last token, the
+one of which the q is.
 
-Out of scope: what a layer is needed for.
+The rows of what is done to a model (`causal_rows`) are of the same form.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +43,9 @@ from sae_lens_med.statistics import ALPHA, benjamini_hochberg
 
 MAIN = ("standardised", "concept")
 """Scale and position of the map."""
+METHODS = ("geometry", "saliency", "lesion", "patching")
+FIRST_BLOCKS = 2
+"""Depths from 1 on of which a lesion claims nothing: any text in any model needs the first blocks."""
 LEAST_VALUES = 30
 """Concepts that an ordered read-out over decades needs."""
 
@@ -55,36 +58,51 @@ class MapRow(Record):
     language: str
     """`ko`, `en`, or `ko-en` for what joins the two."""
     read_out: str
-    """`silhouette`, `nearest`, `decade_r2`, `order`, `circle_minus_line`, `retrieval`."""
+    """`silhouette`, `nearest`, `decade_r2`, `order`, `circle_minus_line`, `retrieval`; `saliency`,
+    `saliency_weighted`; `lesion_kl`, `lesion_margin`, `lesion_flips`; `patching_concept`, `patching_last`."""
     labels: str
     """The label set; empty for what has an order."""
     scale: str
-    """`raw` or `standardised`."""
+    """`raw` or `standardised`; of what is done to a model `relative`, or `raw` for what is not of the map."""
     position: str
     """`concept` or `last`."""
     n: int
-    """Concepts."""
+    """Concepts, or pairs of statements."""
     values: tuple[float, ...]
     """By depth, embedding first."""
     intervals: tuple[tuple[float, float] | None, ...]
-    """95 %, bootstrap over concepts; None where the value is no mean over them."""
+    """95 %, bootstrap over concepts or pairs; None where the value cannot be had of a draw of them."""
     null_mean: tuple[float, ...]
     null_high: tuple[float, ...]
-    """95 % quantile of the label null."""
+    """95 % quantile of the null."""
     p: tuple[float, ...]
     """One-sided, each depth by itself."""
     p_best: float
     """Of the largest value over the depths, against the largest of each permutation."""
-    characters: float
-    """The read-out on the spelling of the names."""
+    characters: float | None = None
+    """The read-out on the spelling of the names; None for what is done to a model."""
     random: tuple[tuple[float, ...], ...] = ()
     """One tuple by depth for each model with permuted weights."""
     plain: tuple[float, ...] = ()
     """By depth, in the plain frames; empty where there are none."""
     q: tuple[float, ...] = ()
-    """p after Benjamini-Hochberg over the depths >= 1 of all rows of the map; empty for rows that are not of it."""
+    """p after Benjamini-Hochberg over the depths >= 1 of all rows of the map of one method; empty for rows that are
+    not of it."""
     stands_out: tuple[bool, ...] = field(default=())
-    """By depth: q below 0.05, and above every control; False at the embedding."""
+    """By depth: q below 0.05, and above every control; False at the embedding, and in the first blocks of a lesion."""
+    left_out: int = 0
+    """Pairs of statements that do not count (`patching`)."""
+
+    @property
+    def method(self) -> str:
+        """One of `METHODS`."""
+        name = self.read_out.split("_")[0]
+        return name if name in METHODS else "geometry"
+
+    @property
+    def of_the_map(self) -> bool:
+        """Whether the row is drawn and corrected; the others are beside it in the tables."""
+        return (self.scale, self.position) == MAIN if self.method == "geometry" else self.scale == "relative"
 
     @property
     def embedding(self) -> float:
@@ -163,33 +181,32 @@ def measured(read: Read, permutations: int, rng: np.random.Generator) -> list[Ma
                         scale=scale,
                         position=position,
                         n=len(read.concepts),
-                        values=_numbers(tested.values),
+                        values=numbers(tested.values),
                         intervals=tested.intervals,
-                        null_mean=_numbers(tested.null.mean(0)),
-                        null_high=_numbers(np.quantile(tested.null, 0.95, axis=0)),
-                        p=_numbers(tested.p),
+                        null_mean=numbers(tested.null.mean(0)),
+                        null_high=numbers(np.quantile(tested.null, 0.95, axis=0)),
+                        p=numbers(tested.p),
                         p_best=tested.p_best,
                         characters=spelled(read_out, drawn[:1]),
-                        random=tuple(_numbers(at(each, drawn[:1]).values) for each in read.random),
-                        plain=() if read.plain is None else _numbers(at(read.plain, drawn[:1]).values),
+                        random=tuple(numbers(at(each, drawn[:1]).values) for each in read.random),
+                        plain=() if read.plain is None else numbers(at(read.plain, drawn[:1]).values),
                     )
                 )
     return found
 
 
 def corrected(rows: Sequence[MapRow]) -> list[MapRow]:
-    """The rows with q and what stands out, for those of the map (`MAIN`); the others as they are."""
-    own = [i for i, row in enumerate(rows) if (row.scale, row.position) == MAIN]
-    if not own:
-        return list(rows)
-    q = benjamini_hochberg(np.concatenate([rows[i].p[1:] for i in own]))
-    found, at = list(rows), 0
-    for i in own:
-        row = rows[i]
-        depths = len(row.p) - 1
-        of = (1.0, *map(float, q[at : at + depths]))
-        at += depths
-        found[i] = replace(row, q=of, stands_out=_stands_out(row, of))
+    """The rows with q and what stands out, for those of the map; the others as they are. Each method is a family."""
+    found = list(rows)
+    for method in METHODS:
+        own = [i for i, row in enumerate(rows) if row.of_the_map and row.method == method]
+        if not own:
+            continue
+        q = iter(benjamini_hochberg(np.concatenate([rows[i].p[1:] for i in own])).tolist())
+        for i in own:
+            row = rows[i]
+            of = (1.0, *(next(q) for _ in row.p[1:]))
+            found[i] = replace(row, q=of, stands_out=_stands_out(row, of))
     return found
 
 
@@ -255,12 +272,16 @@ def _halves(x: FloatArray | Float32Array, n: int, scale: str) -> FloatArray:
 
 def _stands_out(row: MapRow, q: Sequence[float]) -> tuple[bool, ...]:
     out = []
+    first = FIRST_BLOCKS + 1 if row.method == "lesion" else 1
     for depth, value in enumerate(row.values):
-        others = [row.characters, row.embedding, *(each[depth] for each in row.random)]
-        others += [row.plain[depth]] if row.plain else []
-        out.append(depth > 0 and q[depth] < ALPHA and value > max(others))
+        others = [each[depth] for each in (*row.random, *([row.plain] if row.plain else []))]
+        others += [] if row.characters is None else [row.characters]
+        # What is done to a model at depth 0 is no control: skipping nothing is 0, and a concept put in whole is all.
+        others += [row.embedding] if row.method == "geometry" else []
+        out.append(depth >= first and q[depth] < ALPHA and value > max(others, default=-np.inf))
     return tuple(out)
 
 
-def _numbers(values: FloatArray) -> tuple[float, ...]:
+def numbers(values: FloatArray) -> tuple[float, ...]:
+    """As the fields of a row hold them."""
     return tuple(float(value) for value in values)

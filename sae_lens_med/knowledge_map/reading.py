@@ -6,7 +6,8 @@ Depth 0 is the embedding (`blocks.0.hook_resid_pre`), depth k what block k - 1 l
 Two positions: the last token of the concept's name, and the last token of the text, which at depth 0 is the same for
 all concepts of a template. A concept is the mean over its templates: it, not the prompt, is the unit of every null.
 
-One batch runs through the model once for all depths. Float32 means; the sums are those of the model's dtype.
+One batch runs through the model once for all depths, and what the texts of a template begin with once for all of
+them: mostly all but the name. Float32 means; the sums are those of the model's dtype.
 
 Out of scope: attention patterns, gradients, chat templates.
 """
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sae_lens_med.models.bridge import MedBridge
 
 POSITIONS = ("concept", "last")
+PADDING = 32
+"""Most tokens of padding in a batch: a pass of its own reads all weights again, which costs as much."""
 Float32Array = npt.NDArray[np.float32]
 
 
@@ -36,6 +39,8 @@ class SlotText:
 
     concept: int
     """Its place among those that are read."""
+    template: int
+    """Which of the templates."""
     token_ids: tuple[int, ...]
     at: tuple[int, int]
     """The token of each of `POSITIONS`."""
@@ -50,13 +55,13 @@ def slot_texts(
     found: list[SlotText] = []
     for number, concept in enumerate(concepts):
         form = concept.forms[language]
-        for template in templates:
+        for which, template in enumerate(templates):
             start = template.index(SLOT)
             end = start + len(form)
             text = template[:start] + form + template[start + len(SLOT) :]
             prompt = text_prompt(concept.concept, text, tokenizer, spans=(Span(start, end, "stem"),))  # type: ignore[arg-type]  # a fast tokenizer, which text_prompt requires
             inside = [i for i, (a, b) in enumerate(prompt.char_spans) if a < end and b > start]
-            found.append(SlotText(number, prompt.token_ids, (inside[-1], len(prompt.token_ids) - 1)))
+            found.append(SlotText(number, which, prompt.token_ids, (inside[-1], len(prompt.token_ids) - 1)))
     return found
 
 
@@ -84,6 +89,8 @@ def read_concepts(
 
     Raises `DataError` for an activation that is not finite.
     """
+    import torch
+
     from sae_lens_med.models.bridge import default_batch_tokens
     from sae_lens_med.models.residuals import ResidualReader
 
@@ -92,28 +99,50 @@ def read_concepts(
     sums = np.zeros((len(hooks), len(POSITIONS), n_concepts, model.cfg.d_model))
     times = np.zeros(n_concepts)
     most = batch_tokens or default_batch_tokens(model)
-    for batch in _batches(texts, most):
-        found = reader.read([text.token_ids for text in batch])
-        for depth, hook in enumerate(hooks):
-            for text, rows in zip(batch, found[hook], strict=True):
-                sums[depth, :, text.concept] += rows[list(text.at)].float().cpu().numpy()
-        for text in batch:
-            times[text.concept] += 1
-        on_batch(len(batch))
+    for same in _templates(texts):
+        shared = _shared(same)
+        after = reader.beginning(same[0].token_ids[:shared])
+        for batch in _batches(same, shared, most):
+            found = reader.read([text.token_ids[shared:] for text in batch], after)
+            concepts = [text.concept for text in batch]
+            for depth, hook in enumerate(hooks):
+                rows = zip(batch, found[hook], strict=True)
+                read = torch.stack([row[[at - shared for at in text.at]] for text, row in rows])
+                sums[depth][:, concepts] += read.float().cpu().numpy().swapaxes(0, 1)
+            times[concepts] += 1
+            on_batch(len(batch))
     means = (sums / times[:, None]).astype(np.float32)
     if not np.isfinite(means).all():
         raise DataError("the model gives activations that are not finite; load it in float32 or bfloat16.")
     return means
 
 
-def _batches(texts: Sequence[SlotText], batch_tokens: int) -> list[list[SlotText]]:
-    """Texts of one length together, so that nothing is padded; a text that is too long is a batch of its own."""
+def _templates(texts: Sequence[SlotText]) -> list[list[SlotText]]:
+    found: dict[int, list[SlotText]] = {}
+    for text in texts:
+        found.setdefault(text.template, []).append(text)
+    return list(found.values())
+
+
+def _shared(texts: Sequence[SlotText]) -> int:
+    """How many tokens all begin with, before any that is read."""
+    most = min(min(text.at) for text in texts)
+    first = texts[0].token_ids
+    return next((i for i in range(most) if any(text.token_ids[i] != first[i] for text in texts)), most)
+
+
+def _batches(texts: Sequence[SlotText], shared: int, batch_tokens: int) -> list[list[SlotText]]:
+    """Texts of like length together, each concept once in a batch, with at most `PADDING` tokens of padding; a text
+    that is too long is a batch of its own."""
     batches: list[list[SlotText]] = []
-    for text in sorted(texts, key=lambda each: len(each.token_ids)):
-        length = len(text.token_ids)
+    padding = 0
+    for text in sorted(texts, key=lambda each: -len(each.token_ids)):
         last = batches[-1] if batches else []
-        if last and len(last[0].token_ids) == length and (len(last) + 1) * length <= batch_tokens:
+        longest = len(last[0].token_ids) if last else 0
+        padding += longest - len(text.token_ids)
+        if last and (len(last) + 1) * (longest - shared) <= batch_tokens and padding <= PADDING:
             last.append(text)
         else:
             batches.append([text])
+            padding = 0
     return batches

@@ -12,6 +12,9 @@ The residuals equal the bridge's up to rounding. No attention mask is needed: pa
 causal, so a real token never sees padding. In the families of `OWN_ATTENTION` attention runs as `causal_attention`,
 in others as transformers' `sdpa` with its own masks, or eager where a model has no other.
 
+Texts that begin alike may have their beginning run once (`beginning`): what it leaves to later tokens is kept as keys
+and values.
+
 Hooks and SAEs attached to the bridge are not seen. Not for: generation, gradients, models of which the bridge was
 given other weights after it was opened (then the bridge itself runs).
 """
@@ -20,6 +23,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +32,7 @@ from transformers import AttentionInterface
 
 from sae_lens_med.errors import ModelError
 from sae_lens_med.models.bridge import MedBridge, Reached, activations_at, padded
+from sae_lens_med.models.kv_cache import on_prefix
 
 OWN_ATTENTION = ("gemma3", "gemma3_text", "llama", "qwen2", "qwen3")
 """`model_type`s whose attention is causal, plainly or within a sliding window, and nothing else."""
@@ -67,13 +72,28 @@ class ResidualReader:
         return self._layers is not None
 
     @torch.no_grad()
-    def read(self, token_ids: Sequence[Sequence[int]]) -> dict[str, list[torch.Tensor]]:
+    def beginning(self, token_ids: Sequence[int]) -> "Beginning":
+        """Run what several texts begin with, once, for `read`."""
+        if not self.fast or not token_ids:
+            return Beginning(tuple(token_ids), None)
+        cache = on_prefix(None, grow=True)
+        tokens, _ = padded(self.model, [token_ids])
+        self._text_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        return Beginning(tuple(token_ids), cache)
+
+    @torch.no_grad()
+    def read(
+        self, token_ids: Sequence[Sequence[int]], after: "Beginning | None" = None
+    ) -> dict[str, list[torch.Tensor]]:
         """Per hook, one tensor `[n_tokens_i, d_in]` per sequence, in the model's dtype, on its device; one batch.
 
-        The tensors of a hook are views of one, so keep a copy of what is to outlive the others.
+        With `after`, the sequences stand after that beginning, and the tensors are of their own tokens alone. The
+        tensors of a hook are views of one, so keep a copy of what is to outlive the others.
         """
+        first = after.token_ids if after is not None else ()
         if not self.fast:
-            return activations_at(self.model, token_ids, self.hook_names)
+            whole = activations_at(self.model, [(*first, *ids) for ids in token_ids], self.hook_names)
+            return {name: [rows[len(first) :] for rows in found] for name, found in whole.items()}
         tokens, _ = padded(self.model, token_ids)
         found: dict[tuple[int, str], torch.Tensor] = {}
         last = max(self._places.values())
@@ -95,11 +115,21 @@ class ResidualReader:
                     handle = layer.register_forward_hook(lambda _layer, _args, out, at=place: keep(at, out))
                 stack.callback(handle.remove)
             stack.enter_context(contextlib.suppress(Reached))
-            self._text_model(input_ids=tokens, use_cache=False)
+            cache = on_prefix(after.cache, grow=False) if after is not None else None
+            self._text_model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
         return {
             name: [found[place][row, : len(ids)] for row, ids in enumerate(token_ids)]
             for name, place in self._places.items()
         }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beginning:
+    """What several texts begin with."""
+
+    token_ids: tuple[int, ...]
+    cache: Any
+    """Its keys and values; None where the bridge runs, or there are no tokens."""
 
 
 def ready(model: MedBridge) -> Any | None:

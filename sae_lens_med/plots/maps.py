@@ -63,6 +63,60 @@ def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None) -> "Axes":
         return ax
 
 
+class AgreementLike(Protocol):
+    """What is drawn of one domain in one language; `knowledge_map.combined.Agreement` has it."""
+
+    @property
+    def domain(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+    @property
+    def counts(self) -> Sequence[int]:
+        """Methods by depth, embedding first."""
+        ...
+
+    @property
+    def segments(self) -> Sequence[tuple[int, int]]:
+        """Runs of depths on which more methods agree than by chance."""
+        ...
+
+
+def agreement_map(found: Sequence[AgreementLike], ax: "Axes | None" = None) -> "Axes":
+    """Depths from left (the embedding) to right, a row for each domain and language: the number of methods that pass.
+    Rows on which no more agree than by chance are hatched. Raises `DataError` without rows, or for rows of different
+    depths."""
+    if not found or len({len(each.counts) for each in found}) > 1:
+        raise DataError("a map of agreement needs rows of one model, with as many depths.")
+    counts = np.array([each.counts for each in found])
+    with drawing(ax, height=0.9 + 0.26 * len(found), width=3.4 + 0.24 * counts.shape[1]) as ax:
+        ax.imshow(counts, aspect="auto", cmap="Blues", vmin=0, vmax=4)
+        for y, each in enumerate(found):
+            if not each.segments:
+                ax.fill_between([-0.5, counts.shape[1] - 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none",
+                                linewidth=0, edgecolor=ink(), alpha=0.35)  # fmt: skip
+            for x in np.flatnonzero(counts[y]).tolist():
+                ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=7,
+                        color="white" if counts[y, x] > 2 else ink())  # fmt: skip
+        ax.set_yticks(range(len(found)), [f"{each.domain} ({each.language})" for each in found])
+        ax.set_xticks(range(0, counts.shape[1], max(1, counts.shape[1] // 9)))
+        ax.set_xlabel("depth (0: embedding)")
+        return ax
+
+
+def describe_agreement(found: Sequence[AgreementLike]) -> str:
+    """The same in words."""
+    return " ".join(
+        f"{each.domain} ({each.language}): "
+        + (
+            "methods agree at depth " + ", ".join(f"{a} to {b}" for a, b in each.segments)
+            if each.segments
+            else "methods agree no more than by chance"
+        )
+        + "."
+        for each in found
+    )
+
+
 def describe_map(rows: Sequence[MapRowLike]) -> str:
     """The same in words: the depths at which each read-out stands out."""
     said = []

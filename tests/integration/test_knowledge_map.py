@@ -17,7 +17,7 @@ from sae_lens_med.knowledge_map.reading import depth_hooks, read_concepts, slot_
 from sae_lens_med.models.bridge import activations_at
 from tests.tiny import ARCHES, LAYERS, Arch, save_tiny_model, tiny_model
 
-FEW = MapSettings(languages=("ko",), permutations=39, random_models=2)
+FEW = MapSettings(languages=("ko",), permutations=39, random_models=2, methods=("geometry",))
 
 
 def few_lists() -> Lists:
@@ -117,9 +117,8 @@ def test_what_a_block_writes_stands_out_from_that_block_on(tmp_path: Path) -> No
         chosen.q_proj.weight.zero_()  # attention to every token alike
         chosen.v_proj.weight.copy_(torch.randn(chosen.v_proj.weight.shape, generator=torch.Generator().manual_seed(0)))
         chosen.o_proj.weight.copy_(torch.randn(chosen.o_proj.weight.shape, generator=torch.Generator().manual_seed(1)))
-    rows = make_map(
-        lambda: model, lists, tmp_path / "out", MapSettings(("en",), permutations=199, random_models=0), progress=False
-    )
+    settings = MapSettings(("en",), permutations=199, random_models=0)  # of the made domain there are no statements
+    rows = make_map(lambda: model, lists, tmp_path / "out", settings, progress=False)
     row = next(row for row in rows if row.q and row.read_out == "silhouette")
     assert row.values[:2] == (0.0, 0.0)
     assert min(row.values[2:]) > 0.1 and max(row.p[2:]) == 1 / 200
@@ -133,9 +132,10 @@ class TestCommand:
     def test_a_map_of_a_folder_of_a_model(self, tmp_path: Path) -> None:
         model = save_tiny_model(tmp_path / "model", "qwen3")
         code, said = self.run("-m", str(model), "-o", str(tmp_path / "out"), "--domain", "progression", "--language",
-                              "en", "--permutations", "39", "--random-models", "1")  # fmt: skip
+                              "en", "--permutations", "39", "--random-models", "1", "--pairs", "4")  # fmt: skip
         assert code == 0, said
         assert "progression order (en):" in said and "stands out" in said
+        assert "progression lesion_kl (en):" in said and "progression (en): methods agree" in said
         assert (tmp_path / "out" / "map.svg").read_text().startswith("<svg")
 
     @pytest.mark.parametrize(
@@ -146,6 +146,8 @@ class TestCommand:
             (["--concepts", "a.jsonl"], "--concepts and --templates go together"),
             (["--permutations", "3"], "permutations must be from 19"),
             (["--random-models", "-1"], "random_models must be from 0"),
+            (["--method", "leson"], "no method 'leson'; did you mean lesion?"),
+            (["--pairs", "2"], "pairs must be from 3"),
         ],
     )
     def test_what_it_does_not_understand_is_said(self, tmp_path: Path, arguments: list[str], sentence: str) -> None:

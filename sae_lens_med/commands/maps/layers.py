@@ -23,7 +23,17 @@ def map_layers(
     language: Annotated[list[str] | None, typer.Option(help="ko or en. Repeatable; by default both.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="A table of your own concepts, with --templates.")] = None,
     templates: Annotated[Path | None, typer.Option(help="A table of texts with a slot, with --concepts.")] = None,
-    permutations: Annotated[int, typer.Option(help="Draws of the label null.")] = 1000,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="geometry, saliency, lesion or patching. Repeatable; by default all. A folder takes more later."
+        ),
+    ] = None,
+    statements: Annotated[
+        Path | None, typer.Option(help="A table of your own statements, for saliency, lesion and patching.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Most pairs of statements of a domain, language and frame.")] = 8,
+    permutations: Annotated[int, typer.Option(help="Draws of each null.")] = 1000,
     random_models: Annotated[int, typer.Option(help="Models with permuted weights beside it.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
     device: Device = "auto",
@@ -33,20 +43,28 @@ def map_layers(
 ) -> None:
     """Which layer of a model knows what: symptoms, diseases, drugs, ages, doses, stages, in Korean and English.
 
-    Every value stands beside what labels at random, the spelling, the embedding and models with permuted weights give,
-    and counts only where it lies above all of them. Writes map.svg, map.csv and map.json; goes on where it was stopped.
+    Four methods: geometry (what can be read off), saliency (the gradient of the answer on each block), lesion (a block
+    is skipped) and patching (a concept's activations are put into another text). Every value stands beside what chance
+    and models with permuted weights give, geometry also beside the spelling and the embedding, the others beside
+    statements that are no medicine, and counts only where it lies above all of them. Writes map.svg, map.csv, map.json
+    and, of several methods, combined.svg and combined.json; goes on where it was stopped.
 
-    A read-out shows what a layer makes available, not what the model uses. The packaged lists were reviewed by no
-    clinician; --concepts and --templates take your own.
+    A read-out shows what a layer makes available, not what the model uses. The packaged lists and statements were
+    reviewed by no clinician; --concepts and --templates, and --statements, take your own.
 
     Example: sae-lens-med map layers -m gemma-3-270m -o map-gemma
+
+    Example: sae-lens-med map layers -m gemma-3-270m -o map-gemma --method lesion --method patching
 
     Example: sae-lens-med map layers -m hari-q3-8b -o map-hari --dtype bfloat16 --domain drugs --domain diseases
     """
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.knowledge_map.lists import LANGUAGES, packaged_lists, read_lists
+    from sae_lens_med.knowledge_map.measure import METHODS
+    from sae_lens_med.knowledge_map.pairs import read_statements
     from sae_lens_med.knowledge_map.run import KIND, MapSettings, make_map
     from sae_lens_med.runs.folder import require_output
+    from sae_lens_med.runs.parsing import parse_json
 
     require_output(output, KIND)
     if (concepts is None) != (templates is None):
@@ -58,6 +76,8 @@ def map_layers(
         languages=tuple(each for each in LANGUAGES if not language or each in language),
         permutations=permutations,
         random_models=random_models,
+        methods=tuple(method) if method else METHODS,
+        pairs=pairs,
         seed=seed,
         batch_tokens=batch_tokens,
     )
@@ -66,7 +86,8 @@ def map_layers(
         lists = lists.only(domain)
     from sae_lens_med.commands.options import open_model
 
-    rows = make_map(lambda: open_model(model, None, device, dtype)[0], lists, output, settings)
+    own = read_statements(statements) if statements else None
+    rows = make_map(lambda: open_model(model, None, device, dtype)[0], lists, output, settings, statements=own)
     if as_json:
         say_json([row.to_dict() for row in rows if row.q])
         return
@@ -76,6 +97,19 @@ def map_layers(
             best = max(range(len(row.values)), key=lambda depth: row.values[depth])
             said = f"stands out at depth {_ranges(at)}" if at else "stands out nowhere"
             say(f"{row.name}: {said} (largest {row.values[best]:.3f} at depth {best}, p {row.p_best:.2g})")
+    if (told := output / "pairs.json").is_file():
+        places = parse_json(told.read_text(encoding="utf-8"))
+        paired = sum(len(each["pairs"]) for each in places)
+        alone = sum(sum(each["left_out"].values()) for each in places)
+        say(f"{paired} pairs of statements; {alone} statements have no partner with this tokenizer ({told})")
+    if (combined := output / "combined.json").is_file():
+        for each in parse_json(combined.read_text(encoding="utf-8")):
+            overlap, found = each["overlap"], [f"{a}-{b}" for a, b in each["segments"]]
+            where = f"agree at depth {', '.join(found)}" if found else "agree no more than by chance"
+            say(
+                f"{each['domain']} ({each['language']}): methods {where} (overlap {overlap['value']}, by chance "
+                f"{overlap['null_mean']:.1f}, q {each['q']:.2g})"
+            )
     say(f"Map: {output / 'map.svg'}")
 
 
