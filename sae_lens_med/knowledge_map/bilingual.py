@@ -9,9 +9,9 @@
 - **bilingual features**: chosen for a label on training concepts in one language, tested on held-out concepts in the
   other (`features.carriers`). One that stands out there is bilingual.
 - **language features**: |rate in English - rate in Korean| over concepts that have a name in both, the rate being the
-  share of a concept's texts in which the feature fires on its name. Null: the languages of each concept change places
-  at random; p from the largest difference over all features. A language feature has p < 0.05 and a difference of more
-  than `LANGUAGE_RATE`.
+  share of a name's tokens at which the feature fires. Null: the languages of each concept change places at random; p
+  from the largest difference over all features. A language feature has p < 0.05 and a difference of more than
+  `LANGUAGE_RATE`.
 
 Names that share a Latin string or a number in both languages (`HbA1c`, `3`) can be matched without any meaning: they
 are left out, and the number with them is given beside it.

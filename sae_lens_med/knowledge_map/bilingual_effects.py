@@ -9,14 +9,14 @@ text is
 of the next-token distribution at the text's last token; on a concept, the mean over its templates; the value is the
 mean over concepts.
 
-**Null**: other features of the SAE, ablated one at a time in the same places, matched with f *in that language*: in
-how many of these tokens they fire and how strongly (`features.matched`). p is one-sided,
-`(1 + #{random >= own}) / (R + 1)`; q by Benjamini-Hochberg over all features and languages. A feature is *used in both*
-where q < 0.05 in both.
+**Null**: other features of the SAE, ablated one at a time in the same places, matched with f *in that language*: of
+those whose activation, summed over these very tokens, is at least 1 / `CALIPER` of f's, the nearest in how many of the
+tokens they fire and how strongly (`features.matched`). p is one-sided, `(1 + #{random >= own}) / (R + 1)`; q by
+Benjamini-Hochberg over all features and languages. A feature is *used in both* where q < 0.05 in both.
 
 It says that the model's next word depends on the feature there, more than on features like it; not that it depends in
-the same way, nor that the model reasons with a concept. Where a language has too few other features that fire there, no
-p is given.
+the same way, nor that the model reasons with a concept. Where fewer than `LEAST_RANDOM` other features are as strong on
+these names, no p is given: what then goes is as much as the SAE has there.
 
 Out of scope: steering; texts with several names.
 """
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 LEAST_RANDOM = 19
 """Matched features that a p needs."""
+CALIPER = 1.5
+"""By how much a feature may be stronger than one that it is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,12 @@ def ablated(
         above: the model above the SAE's hook.
         texts: of one language, with the concepts of one label; `SlotText.concept` tells them apart.
         feature: its index.
-        n_random: matched features, fewer where fewer fire on these names.
+        n_random: matched features, fewer where fewer are as strong on these names.
         rng: of the matched features.
 
     Returns the effect on each concept `[n]` in nats, those of the matched features, means over concepts `[R]` (empty
-    where fewer than `LEAST_RANDOM` others fire), the median of how well they match, and the share of texts in which the
-    feature fires.
+    where fewer than `LEAST_RANDOM` others are as strong), the median of how well they match, and the share of texts in
+    which the feature fires.
     """
     from sae_lens_med.interventions.edits import Without
 
@@ -174,10 +176,14 @@ def _firing(read: Sequence["HookedText"]) -> _Firing:
 
 
 def _matched(firing: _Firing, feature: int, n_random: int, rng: np.random.Generator) -> tuple[list[int], float | None]:
-    others = int(np.count_nonzero(firing.firing_rate > 0)) - 1
-    if firing.firing_rate[feature] == 0 or others < LEAST_RANDOM:
+    drive = firing.firing_rate * firing.mean_when_active
+    strong = (drive > 0) & (drive * CALIPER >= drive[feature])
+    others = int(np.count_nonzero(strong)) - 1
+    if drive[feature] == 0 or others < LEAST_RANDOM:
         return [], None
-    sets = matched_sets(firing, [feature], min(n_random, others), rng)
+    # To be matched is only what is as strong: others count as if they never fired.
+    rates = np.where(strong, firing.firing_rate, np.float32(0))
+    sets = matched_sets(replace(firing, firing_rate=rates), [feature], min(n_random, others), rng)
     return sets.sets[:, 0].tolist(), float(np.median(sets.fold))
 
 

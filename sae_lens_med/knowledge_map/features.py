@@ -59,7 +59,7 @@ class ConceptActs:
     features: Rows
     """`[n, d_sae]`, >= 0."""
     fires: Rows
-    """`[n, d_sae]`, share of a concept's texts in which the feature fires on its name."""
+    """`[n, d_sae]`, share of the tokens of a concept's name at which the feature fires."""
     residual: Rows
     """`[n, d_in]`, at the SAE's hook."""
     embedding: Rows

@@ -5,7 +5,8 @@
     effects/*.json      ablations (`bilingual_effects`), for each feature and language
     features.json  features.csv   rows (`features.FeatureRow`) of one language each
     features.svg        the best feature of each label, in each language and across
-    bilingual.json      `retrieval`, `features` (across languages), `language_features`, `shares`, `effects`
+    bilingual.json      `retrieval`, `across` (chosen in one language, tested in the other), `language_features`,
+                        `shares`, `effects`, and `limits` in words
 
 Out of scope: several processes.
 """
@@ -109,7 +110,7 @@ class FeatureMap:
         """`bilingual.json`."""
         parts: dict[str, Sequence[Any]] = {
             "retrieval": self.retrieval,
-            "features": self.across,
+            "across": self.across,
             "language_features": self.languages,
             "shares": self.shares,
             "effects": self.effects,

@@ -72,7 +72,8 @@ class Pooled:
     acts: Float32Array
     """`[n_concepts, d_sae]`, >= 0, mean over the texts of a concept."""
     fires: Float32Array
-    """`[n_concepts, d_sae]`, the share of its texts in which the feature fires somewhere on the name."""
+    """`[n_concepts, d_sae]`, the share of the tokens of its name at which the feature fires, mean over the texts: a
+    share of tokens, since a name has more of them in one language than in the other."""
 
 
 def depth_of(hook_name: str) -> int:
@@ -140,7 +141,8 @@ def pooled(sae: "LoadedSae", x: Float32Array, tokens: NameTokens, position: Name
             strongest = np.maximum.reduceat(found, at)
             last = found[np.append(at[1:], len(found)) - 1]
             np.add.at(acts, tokens.concept[some], last if position == "concept" else strongest)
-            np.add.at(fires, tokens.concept[some], strongest > 0)
+            share = np.add.reduceat((found > 0).astype(np.float32), at) / np.diff(np.append(at, len(found)))[:, None]
+            np.add.at(fires, tokens.concept[some], share)
     times = np.bincount(tokens.concept)[:, None].astype(np.float32)
     return Pooled(acts / times, fires / times)
 

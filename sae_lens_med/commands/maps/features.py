@@ -110,7 +110,8 @@ def map_features(
         lambda: open_model(model, None, device, dtype)[0], saes, lists, output, settings, collections=collected
     )
     if as_json:
-        say_json({"features": [row.to_dict() for row in found.rows], **found.bilingual(), "notes": found.notes})
+        rows = [row.to_dict() for row in found.rows]
+        say_json({"features": rows, "bilingual": found.bilingual(), "notes": found.notes})
         return
     _say(found)
     say(f"Features: {output / 'features.json'}; across languages: {output / 'bilingual.json'}")
