@@ -79,8 +79,8 @@ def planted_sae(model: MedBridge, concepts: Path, templates: Path) -> Any:
     with torch.no_grad():
         sae.b_dec.zero_()
         # The others are as strong as the planted ones, so that these have whom to be compared with.
-        sae.W_enc *= 4
-        sae.b_enc *= 1.5
+        sae.W_enc.mul_(4)
+        sae.b_enc.mul_(1.5)
         sae.W_enc[:, :4] = torch.from_numpy(weights[:-1]).float()
         sae.b_enc[:4] = torch.from_numpy(weights[-1]).float()
         sae.W_dec[BILINGUAL] *= 3 * float(np.linalg.norm(np.array(x), axis=1).mean())
