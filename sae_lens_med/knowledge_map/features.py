@@ -233,16 +233,16 @@ def carriers(
     held = np.array([own_test == label for label in asked])
     controls = {name: _best(a, b, members, held) for name, (a, b) in _sides(train, test, at_train, at_test).items()}
     picked = choose(train.features[at_train], members, CHOSEN)
-    for i, (label, (chosen, found)) in enumerate(zip(asked, picked, strict=True)):
+    for i, (label, (chosen, on_train)) in enumerate(zip(asked, picked, strict=True)):
         if not len(chosen):
             continue
         tested = test.features[at_test][:, chosen]
-        values = auroc(tested, drawn == int(np.flatnonzero(known == label)[0]))
-        null = values[1:].max(1)
+        aurocs = auroc(tested, drawn == int(np.flatnonzero(known == label)[0]))
+        null = aurocs[1:].max(1)
         intervals = auroc_intervals(tested, held[i], rng)
-        beside = {name: found[i] for name, found in controls.items()}
+        beside = {name: values[i] for name, values in controls.items()}
         for j, feature in enumerate(chosen.tolist()):
-            value = float(values[0, j])
+            value = float(aurocs[0, j])
             rows.append(
                 FeatureRow(
                     domain=domain,
@@ -255,7 +255,7 @@ def carriers(
                     feature=feature,
                     n=len(at_test),
                     n_label=int(held[i].sum()),
-                    auroc_train=float(found[j]),
+                    auroc_train=float(on_train[j]),
                     auroc=value,
                     interval=intervals[j],
                     null_mean=float(null.mean()),
@@ -286,13 +286,8 @@ def corrected(rows: Sequence[FeatureRow]) -> list[FeatureRow]:
         # As if p were that of a label: of a label's best feature this is its adjusted p.
         at = int(np.searchsorted(p, row.p, side="right"))
         q = min(1.0, len(p) * row.p / at, *adjusted[at:].tolist())
-        beside = {
-            "characters": row.characters,
-            "embedding": row.embedding,
-            "random": max(row.random, default=0.0),
-            "shuffled": row.shuffled,
-        }
-        above = tuple(name for name, value in beside.items() if value >= row.auroc)
+        beside = (row.characters, row.embedding, max(row.random, default=0.0), row.shuffled)
+        above = tuple(name for name, value in zip(CONTROLS, beside, strict=True) if value >= row.auroc)
         found.append(replace(row, q=q, not_above=above, stands_out=q < ALPHA and not above))
     return found
 

@@ -336,6 +336,13 @@ def test_an_effect_is_the_change_of_the_next_word_that_hooks_make(given: dict[st
     np.testing.assert_allclose(own, np.mean(expected, axis=1), rtol=1e-3, atol=1e-5)
     assert 19 <= len(random) <= 39 and fold is not None and fold >= 1
     assert 0 < fires <= 1
+    others = slice(IDLE + 1, None)
+    with torch.no_grad():  # as many fire, and none is half as strong
+        sae.sae.W_enc[:, others] /= 20
+        sae.sae.b_enc[others] /= 20
+    again, none, fold, _ = ablated(AboveHook(model, sae), texts, BILINGUAL, 39, np.random.default_rng(0))
+    np.testing.assert_allclose(again, own)
+    assert len(none) == 0 and fold is None
     dead = tiny_sae(model, HOOK)
     with torch.no_grad():
         dead.b_enc[:60] = -1e4  # four features are left

@@ -346,6 +346,20 @@ class TestRetrieval:
         (told,) = corrected_retrieval([replace(row, shared="left out")])
         assert told.stands_out and told.q == row.p
 
+    def test_features_that_fire_in_one_language_alone_do_not_count(self) -> None:
+        korean, english = planted()
+        noise = np.random.default_rng(0).lognormal(size=(56, 50))
+        same = replace(english, features=korean.features.copy())
+        plain = self.row(korean, same)
+        pair = [
+            replace(each, features=np.concatenate([each.features, noise * (name == "ko")], axis=1))
+            for name, each in (("ko", korean), ("en", same))
+        ]
+        row = self.row(*pair)
+        assert row is not None and plain is not None
+        assert (row.n_features, row.value) == (plain.n_features, plain.value)
+        assert plain.n_features == int(((korean.features > 0).any(0) & (same.features > 0).any(0)).sum())
+
     def test_a_dictionary_of_kinds_does_not_tell_concepts_of_one_kind(self) -> None:
         """Each label has features in both languages; which concept of the label it is, nothing says."""
         korean, english = planted()
@@ -412,6 +426,19 @@ def test_no_language_feature_where_languages_are_alike() -> None:
     few[0].fires[:, 0] = 0
     found = language_features([(few[0], few[1])], depth=1, sae="s", permutations=199, rng=np.random.default_rng(0))
     assert found == []
+
+
+def test_a_language_feature_is_not_the_luckiest_of_many() -> None:
+    """30 studies of 10 concepts and 300 features that fire on half of the names in either language: in most some differ
+    by more than half. Binomial 99.9 % band of 0.05."""
+    rng, concepts = np.random.default_rng(2), concepts_of(labels=2, each=5)
+    found = lucky = 0
+    for _ in range(30):
+        pair = [acts_of(name, rng.random((10, 300)) - 0.5, rng, concepts) for name in ("ko", "en")]
+        korean, english = (replace(each, fires=1.0 * (each.features > 0)) for each in pair)
+        lucky += np.abs(korean.fires.mean(0) - english.fires.mean(0)).max() > 0.5
+        found += bool(language_features([(korean, english)], depth=1, sae="s", permutations=199, rng=rng))
+    assert lucky > 25 and found <= 6
 
 
 class TestEffects:
