@@ -338,8 +338,9 @@ def test_an_effect_is_the_change_of_the_next_word_that_hooks_make(given: dict[st
     assert 0 < fires <= 1
     others = slice(IDLE + 1, None)
     with torch.no_grad():  # as many fire, and none is half as strong
-        sae.sae.W_enc[:, others] /= 20
-        sae.sae.b_enc[others] /= 20
+        sae.sae.W_enc[:, others].div_(20)
+        weak: Any = sae.sae
+        weak.b_enc[others] /= 20
     again, none, fold, _ = ablated(AboveHook(model, sae), texts, BILINGUAL, 39, np.random.default_rng(0))
     np.testing.assert_allclose(again, own, rtol=1e-4)
     assert len(none) == 0 and fold is None
