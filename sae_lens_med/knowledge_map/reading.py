@@ -44,6 +44,8 @@ class SlotText:
     token_ids: tuple[int, ...]
     at: tuple[int, int]
     """The token of each of `POSITIONS`."""
+    first: int
+    """The first token of the name."""
 
 
 def slot_texts(
@@ -61,7 +63,8 @@ def slot_texts(
             text = template[:start] + form + template[start + len(SLOT) :]
             prompt = text_prompt(concept.concept, text, tokenizer, spans=(Span(start, end, "stem"),))  # type: ignore[arg-type]  # a fast tokenizer, which text_prompt requires
             inside = [i for i, (a, b) in enumerate(prompt.char_spans) if a < end and b > start]
-            found.append(SlotText(number, which, prompt.token_ids, (inside[-1], len(prompt.token_ids) - 1)))
+            at = (inside[-1], len(prompt.token_ids) - 1)
+            found.append(SlotText(number, which, prompt.token_ids, at, inside[0]))
     return found
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from sae_lens_med.commands.maps import attributes, layers, match, scaling
+from sae_lens_med.commands.maps import attributes, features, layers, match, scaling
 
 map_app = typer.Typer(
     no_args_is_help=True,
@@ -10,6 +10,7 @@ map_app = typer.Typer(
     "little.",
 )
 layers.register(map_app)
+features.register(map_app)
 match.register(map_app)
 scaling.register(map_app)
 attributes.register(map_app)
