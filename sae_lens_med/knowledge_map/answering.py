@@ -8,7 +8,6 @@ tables must be given again. Nothing is measured anew on a model.
 Out of scope: the tests themselves (`hypothesis_tests`), pages (`report`).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -24,6 +23,7 @@ from sae_lens_med.knowledge_map.reading import POSITIONS, Float32Array
 from sae_lens_med.knowledge_map.run import KIND
 from sae_lens_med.runs.files import write_json
 from sae_lens_med.runs.folder import read_manifest
+from sae_lens_med.runs.parsing import read_json
 
 ANSWERS = "answers.json"
 
@@ -52,7 +52,7 @@ def read_answers(folder: Path) -> list[Answer]:
     if not path.is_file():
         return []
     try:
-        return [Answer.from_dict(values) for values in json.loads(path.read_text(encoding="utf-8"))]
+        return [Answer.from_dict(values) for values in read_json(path)]
     except (ValueError, TypeError, AttributeError, DataError) as error:
         raise StudyError(
             f"{path} is damaged ({error}); delete it, and run sae-lens-med map answer {folder} again."
@@ -63,7 +63,7 @@ def read_rows(folder: Path) -> list[MapRow]:
     """Of `map.json`. Raises `StudyError` where it is missing or damaged."""
     path = folder / "map.json"
     try:
-        return [MapRow.from_dict(values) for values in json.loads(path.read_text(encoding="utf-8"))]
+        return [MapRow.from_dict(values) for values in read_json(path)]
     except FileNotFoundError as error:
         raise StudyError(f"{folder} has no finished map: {path.name} is missing; finish it with map layers.") from error
     except (OSError, ValueError, TypeError, AttributeError, DataError) as error:

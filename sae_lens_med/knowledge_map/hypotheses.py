@@ -3,10 +3,9 @@
     map folder -> activations by place (`Material`) and rows -> one `Part` per language or method -> an `Answer`
 
 What is claimed, its statistic, null and pass rule stand in `data/hypotheses.json`, in English and Korean; an answer
-carries the hash of that file, so that a rule that was changed later is seen. A part passes where its p is below 0.05 **and** every
-requirement of the rule holds; a hypothesis is supported where every part passes, and not testable where no part can be
-tested (or, for one that asks for both languages, where one is lacking). q is p of the hypotheses (the largest of their
-parts) after Benjamini-Hochberg.
+carries the hash of that file, so that a rule that was changed later is seen. A part passes where its p is below 0.05
+**and** every requirement of the rule holds; a hypothesis is supported where every part passes, and not testable where
+one of them cannot be tested. q is p of the hypotheses (the largest of their parts) after Benjamini-Hochberg.
 
 Out of scope: the statistics (`shape`), who reads the folder (`answering`), what the page looks like (`report`).
 """

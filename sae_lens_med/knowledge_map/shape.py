@@ -86,18 +86,20 @@ def curve(medical: FloatArray, plain: FloatArray, values: FloatArray, draws: int
     decades = np.unique(values // 10, return_inverse=True)[1]
     operators = _operators(values)
     total = operators.sum(0)
-    swapped = np.zeros((draws + 1, len(values)), dtype=bool)
-    swapped[1:] = rng.integers(0, 2, size=(draws, decades.max() + 1)).astype(bool)[:, decades]
-    n = len(values)
-    rows = np.arange(n)
+    n_decades, n = int(decades.max()) + 1, len(values)
+    swapped = rng.integers(0, 2, size=(draws + 1, n_decades))
+    swapped[0] = 0
+    # Frame and decade of each row of both frames, so that an error is a quadratic form in who stands where.
+    member = np.zeros((2 * n, 2 * n_decades))
+    member[np.arange(2 * n), np.concatenate([decades, decades + n_decades])] = 1
+    chosen = np.concatenate([1 - swapped, swapped], axis=1).astype(np.float64)
     found = np.empty((len(medical), draws + 1))
     each = []
     for depth, (a, b) in enumerate(zip(medical, plain, strict=True)):
         both = np.concatenate([a, b])
         gram = both @ both.T
-        for draw, swap in enumerate(swapped):
-            one, other = rows + n * swap, rows + n * ~swap
-            found[depth, draw] = _gain(total, gram[np.ix_(one, one)]) - _gain(total, gram[np.ix_(other, other)])
+        blocks = [member.T @ (np.tile(own, (2, 2)) * gram) @ member for own in total]
+        found[depth] = _quadratic_gain(blocks, chosen) - _quadratic_gain(blocks, 1 - chosen)
         each.append(
             np.array([_gain(own, gram[:n, :n], total) - _gain(own, gram[n:, n:], total) for own in operators])
             * len(operators)
@@ -256,6 +258,12 @@ def _gain(operators: FloatArray, gram: FloatArray, whole: FloatArray | None = No
     """`operators [3, n, n]`: of digit, line, spline; `whole`: those whose digit errors are the unit."""
     left = float((whole if whole is not None else operators)[0].ravel() @ gram.ravel())
     return float((operators[1] - operators[2]).ravel() @ gram.ravel()) / left if left > _EDGE else 0.0
+
+
+def _quadratic_gain(blocks: Sequence[FloatArray], chosen: FloatArray) -> FloatArray:
+    """`_gain` of each draw: `blocks`, of digit, line and spline, `[k, k]`; `chosen [B, k]`."""
+    digit, line, spline = (np.einsum("bi,ij,bj->b", chosen, block, chosen, optimize=True) for block in blocks)
+    return np.divide(line - spline, digit, out=np.zeros_like(digit), where=digit > _EDGE)
 
 
 def _operators(values: FloatArray) -> FloatArray:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.plots.style import drawing, ink, shown
+from sae_lens_med.languages import ENGLISH, Language
+from sae_lens_med.plots.style import drawing, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 LABEL_CHARS = 44
 _MOST = 6.0
 """Standard deviations of the null at which the colour is full."""
+_HATCH = "#333333"
+"""The cells are pale on every page, so the hatch does not follow the page."""
 
 
 class MapRowLike(Protocol):
@@ -37,7 +40,7 @@ class MapRowLike(Protocol):
     def stands_out(self) -> Sequence[bool]: ...
 
 
-def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None) -> "Axes":
+def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None, *, language: Language = ENGLISH) -> "Axes":
     """Depths from left (the embedding) to right, a row for each read-out. The colour is how far the value lies above
     the mean of its label null, in units of the distance from there to the null's 95 % quantile; cells that do not
     stand out from every control are hatched. Raises `DataError` without rows, or for rows of different depths.
@@ -54,23 +57,25 @@ def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None) -> "Axes":
             for x in range(depths):
                 if not row.stands_out[x]:
                     dark = above[y, x] > _MOST / 2
-                    edge = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": ink(), "alpha": 0.35}
+                    edge = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": _HATCH, "alpha": 0.45}
                     ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none", linewidth=0,
                                     **edge)  # fmt: skip
         ax.set_yticks(range(len(rows)), [shown(row.name, LABEL_CHARS) for row in rows])
         ax.set_xticks(range(0, depths, max(1, depths // 9)))
-        ax.set_xlabel("depth (0: embedding)")
+        ax.set_xlabel(language.text("depth (0: embedding)"))
         return ax
 
 
-def describe_map(rows: Sequence[MapRowLike]) -> str:
+def describe_map(rows: Sequence[MapRowLike], *, language: Language = ENGLISH) -> str:
     """The same in words: the depths at which each read-out stands out."""
     said = []
     for row in rows:
         at = [str(depth) for depth, out in enumerate(row.stands_out) if out]
         best = int(np.argmax(row.values))
-        where = f"stands out at depth {', '.join(at)}" if at else "stands out nowhere"
-        said.append(f"{row.name}: {where}; largest {row.values[best]:.3f} at depth {best}.")
+        values = {"name": row.name, "depths": ", ".join(at), "value": f"{row.values[best]:.3f}", "best": best}
+        somewhere = language.text("{name}: stands out at depth {depths}; largest {value} at depth {best}.")
+        nowhere = language.text("{name}: stands out nowhere; largest {value} at depth {best}.")
+        said.append((somewhere if at else nowhere).format(**values))
     return " ".join(said)
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from sae_lens_med.commands.maps import layers
+from sae_lens_med.commands.maps import answer, layers
 
 map_app = typer.Typer(
     no_args_is_help=True,
@@ -10,3 +10,4 @@ map_app = typer.Typer(
     "little.",
 )
 layers.register(map_app)
+answer.register(map_app)
