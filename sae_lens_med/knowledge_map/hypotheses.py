@@ -86,6 +86,11 @@ class Answer(Record):
     """SHA-256 of the registered file."""
     sentence: Text
 
+    @property
+    def stands(self) -> bool:
+        """Whether it is supported, and is so after correction; one that is supported otherwise is a lead."""
+        return self.verdict == "supported" and self.q is not None and self.q < ALPHA
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
@@ -99,8 +104,8 @@ class Material:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Those of any domain."""
-        return tuple(sorted({language for _, language in self.reads}, reverse=False))
+        """Those of any domain, Korean first."""
+        return tuple(sorted({language for _, language in self.reads}, reverse=True))
 
 
 class NotTestable(Exception):
@@ -172,10 +177,10 @@ def sentence_of(answer: Answer) -> Text:
     }[answer.verdict]
     q = answer.q
     weak = ("", "")
-    if answer.verdict == "supported" and q is not None and q >= ALPHA:
+    if answer.verdict == "supported" and not answer.stands:
         weak = (
-            f" After correction over all hypotheses it does not hold (q {_number(q)}).",
-            f" 모든 가설에 대해 보정하면 성립하지 않는다(q {_number(q)}).",
+            f" Of all hypotheses asked together it does not stand (q {_number(q)}): a lead, not a finding.",
+            f" 여러 가설을 함께 물은 것을 보정하면 성립하지 않는다(q {_number(q)}). 실마리일 뿐 결론이 아니다.",
         )
     return {
         "en": f"{head[0]}. {' '.join(said['en'])}{weak[0]} {answer.hypothesis.not_concluded['en']}",

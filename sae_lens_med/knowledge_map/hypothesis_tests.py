@@ -123,10 +123,10 @@ def circular_stages(material: Material, read: Read, language: str) -> Part:
     if doses:
         controls["doses"] = doses[0].values[found.depth]
     fails = _unless(found.value > 0, "it is not above 0", "0보다 크지 않다")
-    for name, (en, ko) in _CONTROLS.items():
-        if name in controls:
-            fails += _unless(found.value > controls[name], en, ko)
-    fails += _unless(_above(found.value, random), *_RANDOM)
+    if not fails:
+        for name, value in controls.items():
+            fails += _unless(found.value > value, *_CONTROLS[name])
+        fails += _unless(_above(found.value, random), *_RANDOM)
     return _part(language, found, len(ranks), None, {**controls, **_named_random(random)}, fails, unit="stages")
 
 

@@ -174,9 +174,7 @@ def limits(source: str, language: Language) -> list[str]:
         say("A read-out shows what a layer makes available, not what the model uses."),
         lists if source == PACKAGED else own,
         say("Cells that stand out are not the largest effects: with many permutations a tiny effect has a tiny p."),
-        say(
-            "Values of read-outs, and of label sets of different numbers of labels, are not comparable with each other."
-        ),
+        say("Values of different read-outs, or of label sets with different numbers of labels, do not compare."),
         say("One model was measured; nothing is said of others, nor of larger ones of its family."),
     ]
 

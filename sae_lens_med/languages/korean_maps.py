@@ -19,8 +19,8 @@ MAP_TEXTS = {
     "permuted labels give; a hatched cell does not stand out: q is not below 0.05, or the value is not above the "
     "spelling, the embedding, every model with permuted weights and the plain frame.": (
         "행은 한 영역에서 읽어낸 값, 열은 깊이입니다. 칸이 짙을수록 뒤섞은 이름표의 값보다 높습니다. 빗금 친 칸은 "
-        "두드러지지 않습니다. q가 0.05 이상이거나, 철자, 임베딩, 가중치를 뒤섞은 모델, 의료와 무관한 문장 가운데 하나를 "
-        "넘지 못했습니다."
+        "두드러지지 않습니다. q가 0.05 이상이거나, 철자, 임베딩, 가중치를 뒤섞은 모델, 의료와 무관한 문장 "
+        "가운데 하나를 넘지 못했습니다."
     ),
     "Line: the value. Band: from the mean to the 95 % quantile of its null. Marks: depths that stand out.": (
         "선: 값. 띠: 귀무분포의 평균부터 95% 분위수까지. 표시: 두드러지는 깊이."
@@ -67,8 +67,8 @@ MAP_TEXTS = {
     ),
     "Claims of others, written down with statistic, null and rule in a file that every map is asked by (its hash: "
     "{hash}). q is p after Benjamini-Hochberg over the hypotheses.": (
-        "다른 이들의 주장을 통계량, 귀무가설, 판정 규칙과 함께 파일로 적어 두고 모든 지도에 똑같이 묻습니다(해시: {hash}). "
-        "q는 가설 전체에 대한 Benjamini-Hochberg 보정 뒤의 p입니다."
+        "다른 이들의 주장을 통계량, 귀무가설, 판정 규칙과 함께 파일로 적어 두고 모든 지도에 똑같이 묻습니다"
+        "(해시: {hash}). q는 가설 전체에 대한 Benjamini-Hochberg 보정 뒤의 p입니다."
     ),
     "The features whose held-out AUROC for a label has q below 0.05, strongest first; at most {n}.": (
         "평가용 개념에서 이름표에 대한 AUROC의 q가 0.05보다 작은 특징. 강한 것부터 {n}개까지."
@@ -87,7 +87,7 @@ MAP_TEXTS = {
     "One model was measured; nothing is said of others, nor of larger ones of its family.": (
         "한 모델만 쟀습니다. 다른 모델이나 같은 계열의 더 큰 모델에 대해서는 아무것도 말하지 않습니다."
     ),
-    "Values of read-outs, and of label sets of different numbers of labels, are not comparable with each other.": (
+    "Values of different read-outs, or of label sets with different numbers of labels, do not compare.": (
         "읽어낸 값의 종류가 다르거나 이름표의 수가 다르면 값을 서로 견줄 수 없습니다."
     ),
     # Names: domains, label sets, read-outs, languages. What a user's own lists call theirs stays as it is.
