@@ -34,6 +34,11 @@ class Carrier(Record):
     p: float
     q: float
     sae: str = ""
+    """Where the SAE is from; empty where the file does not say."""
+    stands_out: bool = True
+    """Above every control that `map features` has."""
+    top: tuple[str, ...] = ()
+    """Names on which the feature is strongest."""
 
 
 def read_carriers(folder: Path) -> list[Carrier]:
@@ -55,12 +60,14 @@ def read_carriers(folder: Path) -> list[Carrier]:
             raise StudyError(f"{path} is damaged (depth and feature must be whole numbers); run map features again.")
         if not all(isinstance(value, int | float) for value in (each.auroc, each.auroc_null_high, each.p, each.q)):
             raise StudyError(f"{path} is damaged (AUROC, p and q must be numbers); run map features again.")
+        if not all(isinstance(name, str) for name in (each.label, each.labels, each.sae, *each.top)):
+            raise StudyError(f"{path} is damaged (labels, names and the SAE must be texts); run map features again.")
     return found
 
 
 def carriers_of(carriers: Sequence[Carrier], row: MapRow, depth: int) -> list[Carrier]:
     """Those of the cell of `row` at `depth`, strongest first. A row across languages has those of either."""
-    languages = row.language.split("-")
+    languages = {row.language, *row.language.split("-")}
     own = [
         each
         for each in carriers

@@ -52,7 +52,11 @@ def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None, *, language:
     depths = len(rows[0].values)
     with drawing(ax, height=0.9 + 0.26 * len(rows), width=3.4 + 0.24 * depths) as ax:
         above = _above(rows)
-        ax.imshow(above, aspect="auto", cmap="Blues", vmin=0, vmax=_MOST)
+        edges = np.arange(depths + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
+        # Cells, not pixels: a browser would smooth an image, and a strict page shows none.
+        ax.pcolormesh(*edges, above, cmap="Blues", vmin=0, vmax=_MOST, edgecolors="white", linewidth=0.4)
+        ax.set_xlim(edges[0][0], edges[0][-1])
+        ax.set_ylim(edges[1][-1], edges[1][0])
         for y, row in enumerate(rows):
             for x in range(depths):
                 if not row.stands_out[x]:

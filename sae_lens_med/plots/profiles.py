@@ -33,10 +33,9 @@ def depth_profiles(
     names = list(dict.fromkeys(name for rows in panels.values() for name, _ in rows))
     if len(names) > len(_LINES):
         raise DataError(f"a panel shows {len(_LINES)} lines at most, got {', '.join(names)}.")
-    columns = min(_COLUMNS, len(panels))
-    lines = -(-len(panels) // columns)
+    lines = -(-len(panels) // _COLUMNS)
     with own_settings():
-        axes = new_axes(lines, columns, WIDTH * columns / 2 + 0.6, 0.7 + 1.9 * lines, sharey=True)
+        axes = new_axes(lines, _COLUMNS, 1.7 * WIDTH, 0.7 + 1.9 * lines, sharey=True)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
         drawn = {}
@@ -51,7 +50,7 @@ def depth_profiles(
                 ax.plot(at, [row.values[depth] for depth in at], mark, color=colour, markersize=4)
             ax.set_title(shown(title, 34), color=ink(), fontsize=9)
             ax.locator_params(axis="x", integer=True, nbins=6)
-        for ax in axes[max(0, len(panels) - columns) : len(panels)]:
+        for ax in axes[max(0, len(panels) - _COLUMNS) : len(panels)]:
             ax.set_xlabel(language.text("depth (0: embedding)"))
         legend(axes[0], [drawn[name] for name in names], names, bbox_to_anchor=(0, 1.16), ncols=len(names))
         return axes[: len(panels)]
