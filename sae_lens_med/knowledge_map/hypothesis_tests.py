@@ -64,7 +64,7 @@ def curved_age(material: Material, read: Read, language: str) -> Part:
         tested = shape.curve(medical, _layers(plain), values, material.draws, rng)
     except DataError as error:
         raise NotTestable(
-            "the ages span fewer than four decades.", "나이가 네 개의 10년 구간에 미치지 못한다."
+            "the ages span fewer than seven decades.", "나이가 일곱 개의 10년 구간에 미치지 못한다."
         ) from error
     found = shape.best(tested)
     own = float(shape.gains(medical, values)[found.depth])
@@ -198,7 +198,7 @@ def _collapse_in(material: Material, language: str) -> Part:
         some = [each[:, rows][:, :, rows] for each, rows in zip(kernels, chosen, strict=True)]
         return float(shape.dip(shape.ratio_profile(some)))
 
-    halved = shape.half_samples([each.shape[1] for each in kernels], of_some, _HALVES, rng)
+    halved = shape.half_samples([each.shape[1] for each in kernels], of_some, min(material.draws, _HALVES), rng)
     hits = np.concatenate([_hits(read.model, read) for read in labelled], axis=1)  # [depth, n]
     label = float(shape.dip(hits.mean(1)))
     rows = rng.integers(0, hits.shape[1], size=(material.draws, hits.shape[1]))

@@ -5,7 +5,7 @@ massive dimension decides. Depth 0 is the embedding and never counts as a best d
 same draws in every depth, and p of the best depth comes from the largest value of each draw (Westfall and Young 1993).
 
 - **curve**: how much better a natural cubic spline of the age tells the activations of a decade that was left out than
-  a line does, as a share of what the last digit alone leaves: `(SSE_line - SSE_spline) / SSE_digit`. Medical frame less
+  a line does, as a share of what the last digit and a break at 18 leave: `(SSE_line - SSE_spline) / SSE_digit`. Medical frame less
   plain frame. Null: whole decades change places between the frames.
 - **step**: the length of the step from each number to the next, over the median of these, medical less plain frame, in
   standard deviations over the steps. Steps from or to a multiple of ten do not count. Null: the other steps.
@@ -33,6 +33,12 @@ from sae_lens_med.statistics import permutation_p, quantile_interval
 
 KNOTS = 5
 """Of the natural cubic spline: so many columns, less one, beside the mean."""
+LEAST_DECADES = 7
+"""Fewer change places in too few ways for a p below 0.05."""
+LEAST_STEPS = 40
+"""Of fewer, the longest one has a p of 0.025 or more."""
+ADULT = 18
+"""Years."""
 LEAST_DEPTHS = 6
 """Blocks that thirds of the depth need."""
 STEM = {"en": 4, "ko": 2}
@@ -78,10 +84,10 @@ def curve(medical: FloatArray, plain: FloatArray, values: FloatArray, draws: int
 
     Args:
         medical, plain: `[depth, n, d]`, scaled, of the same numbers.
-        values: `[n]`, numbers over four decades or more.
+        values: `[n]`, numbers over `LEAST_DECADES` decades or more.
         draws: of the null.
 
-    `each` are the differences by decade. Raises `DataError` with fewer than four decades.
+    `each` are the differences by decade. Raises `DataError` with fewer decades.
     """
     decades = np.unique(values // 10, return_inverse=True)[1]
     operators = _operators(values)
@@ -121,12 +127,12 @@ def step_z(medical: FloatArray, plain: FloatArray | None, values: FloatArray) ->
         values: `[n]`.
 
     Returns where each step begins `[steps]`, and `[depth, steps]` in standard deviations over the steps; 0 at a depth
-    where all steps are alike. Raises `DataError` with fewer than twenty steps.
+    where all steps are alike. Raises `DataError` with fewer than `LEAST_STEPS`.
     """
     place = {int(value): row for row, value in enumerate(values) if value == int(value)}
     starts = np.array(sorted(v for v in place if v + 1 in place and v % 10 and (v + 1) % 10), dtype=np.int64)
-    if len(starts) < 20:
-        raise DataError(f"steps need twenty consecutive pairs of numbers, there are {len(starts)}.")
+    if len(starts) < LEAST_STEPS:
+        raise DataError(f"steps need {LEAST_STEPS} consecutive pairs of numbers, there are {len(starts)}.")
     first, second = ([place[int(v) + more] for v in starts] for more in (0, 1))
 
     def lengths(x: FloatArray) -> FloatArray:
@@ -200,12 +206,13 @@ def flipped(differences: FloatArray, draws: int, rng: np.random.Generator) -> Te
     return Tested(differences.mean(1), signs @ differences.T / differences.shape[1], tuple(differences))
 
 
-def participation_ratio(kernel: FloatArray) -> float:
-    """Of `x [n, d]` about its mean, from `x @ x.T [n, n]`; 0 where nothing varies."""
-    means = kernel.mean(0, keepdims=True)
-    centred = kernel - means - means.T + means.mean()
-    squares = float((centred**2).sum())
-    return float(np.trace(centred)) ** 2 / squares if squares > 0 else 0.0
+def participation_ratio(kernel: FloatArray) -> FloatArray:
+    """Of `x [..., n, d]` about its mean, from `x @ x.T [..., n, n]`: `[...]`; 0 where nothing varies."""
+    means = kernel.mean(-1, keepdims=True)
+    centred = kernel - means - means.swapaxes(-1, -2) + means.mean(-2, keepdims=True)
+    squares = (centred**2).sum((-1, -2))
+    traces = np.trace(centred, axis1=-2, axis2=-1)
+    return np.divide(traces**2, squares, out=np.zeros_like(squares), where=squares > _EDGE)
 
 
 def dip(profile: FloatArray) -> FloatArray:
@@ -222,8 +229,7 @@ def kernels(x: FloatArray) -> FloatArray:
 
 def ratio_profile(domains: Sequence[FloatArray]) -> FloatArray:
     """`[depth]`: geometric mean over the domains (`kernels` of each) of the participation ratio."""
-    logs = [[np.log(max(participation_ratio(kernel), 1.0)) for kernel in each] for each in domains]
-    return np.exp(np.mean(logs, axis=0))
+    return np.exp(np.mean([np.log(np.maximum(participation_ratio(each), 1.0)) for each in domains], axis=0))
 
 
 def half_samples(
@@ -270,11 +276,12 @@ def _operators(values: FloatArray) -> FloatArray:
     """`[decades, 3, n, n]`: R'R of what is left of a decade that digit, line or spline did not see; the first and the
     last decade are not left out, as nothing lies beyond them."""
     decades = np.unique(values // 10)
-    if len(decades) < 4:
-        raise DataError("a curve needs numbers over four decades or more.")
+    if len(decades) < LEAST_DECADES:
+        raise DataError(f"a curve needs numbers over {LEAST_DECADES} decades or more, there are {len(decades)}.")
     n = len(values)
     digits = np.eye(10)[(values % 10).astype(np.int64)]
-    digits = digits[:, digits.any(0)]
+    # A break at 18 is a claim of its own (`step_z`): all three designs have it.
+    digits = np.concatenate([digits[:, digits.any(0)], (values >= ADULT)[:, None]], axis=1)
     columns = _spline(values)
     designs = (digits, np.concatenate([digits, columns[:, :1]], 1), np.concatenate([digits, columns], 1))
     found = []
