@@ -64,7 +64,9 @@ def made_lists() -> Lists:
     for i in range(48):
         labels = {"mechanism": f"m{i // 4}", "specialty": f"s{i // 12}"}
         concepts.append(MapConcept("drugs", f"drug {i}", forms(), labels))
-    concepts += [MapConcept("age", str(age), {"ko": str(age), "en": str(age)}, {}, float(age)) for age in range(10, 100)]
+    concepts += [
+        MapConcept("age", str(age), {"ko": str(age), "en": str(age)}, {}, float(age)) for age in range(10, 100)
+    ]
     concepts += [MapConcept("dosage", f"{i} mg", forms(), {}, float(i), "all") for i in range(12)]
     for disease in range(4):
         concepts += [
@@ -180,7 +182,9 @@ def write_map_folder(folder: Path, material: Material, *, model: str = "planted"
         arrays = {"model": read.model, **{f"random-{k}": each for k, each in enumerate(read.random, 1)}}
         arrays |= {} if read.plain is None else {"plain": read.plain}
         for which, means in arrays.items():
-            save_file({"means": np.ascontiguousarray(means)}, folder / "read" / f"{domain}-{language}-{which}.safetensors")
+            save_file(
+                {"means": np.ascontiguousarray(means)}, folder / "read" / f"{domain}-{language}-{which}.safetensors"
+            )
             run.finish(f"{domain}-{language}-{which}", 0.0)
     write_map(list(material.rows), folder)
     return folder

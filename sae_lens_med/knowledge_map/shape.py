@@ -5,8 +5,8 @@ massive dimension decides. Depth 0 is the embedding and never counts as a best d
 same draws in every depth, and p of the best depth comes from the largest value of each draw (Westfall and Young 1993).
 
 - **curve**: how much better a natural cubic spline of the age tells the activations of a decade that was left out than
-  a line does, as a share of what the last digit and a break at 18 leave: `(SSE_line - SSE_spline) / SSE_digit`. Medical frame less
-  plain frame. Null: whole decades change places between the frames.
+  a line does, as a share of what the last digit and a break at 18 leave: `(SSE_line - SSE_spline) / SSE_digit`.
+  Medical frame less plain frame. Null: whole decades change places between the frames.
 - **step**: the length of the step from each number to the next, over the median of these, medical less plain frame, in
   standard deviations over the steps. Steps from or to a multiple of ten do not count. Null: the other steps.
 - **circle - line**, of distances of which what the spelling tells is taken away. Null: order permuted within groups.
