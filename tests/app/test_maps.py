@@ -29,7 +29,7 @@ ORIGIN = "http://127.0.0.1:8000"
 DEPTHS = 10
 HOSTILE = '<img src=x onerror=alert(1)> "drugs"'
 CARRIER = {
-    "domain": "drugs", "language": "ko", "labels": "mechanism", "label": "<b>statin</b>", "depth": 3, "feature": ECG,
+    "domain": "drugs", "language": "ko", "labels": "mechanism", "label": "<b>statin</b>", "depth": 1, "feature": ECG,
     "auroc": 0.93, "auroc_null_high": 0.7, "p": 0.001, "q": 0.004, "sae": "", "top": ["심바스타틴"], "more": 1,
 }  # fmt: skip
 
@@ -87,9 +87,9 @@ class TestCell:
         assert [opened.cell(0, depth).level for depth in (0, 3, 9)] == [0, 3, 6]
 
     def test_the_features_of_its_domain_depth_and_languages_carry_it(self, opened: OpenMap) -> None:
-        assert [each.feature for each in opened.cell(0, 3).carriers] == [ECG]
-        assert [each.feature for each in opened.cell(2, 3).carriers] == [ECG], "across languages: those of either"
-        assert opened.cell(0, 4).carriers == () and opened.cell(1, 3).carriers == ()
+        assert [each.feature for each in opened.cell(0, 1).carriers] == [ECG]
+        assert [each.feature for each in opened.cell(2, 1).carriers] == [ECG], "across languages: those of either"
+        assert opened.cell(0, 4).carriers == () and opened.cell(1, 1).carriers == ()
 
 
 class TestJson:
@@ -124,21 +124,24 @@ class TestPages:
         assert ["held" in cell for cell in cells] == [True, True, *[False] * 3, True, *[False] * 4]
 
     def test_names_of_lists_and_models_are_text(self, client: TestClient) -> None:
-        for path in ("/1/map", "/1/map/1/3", "/1/map/0/3"):
+        for path in ("/1/map", "/1/map/1/3", "/1/map/0/1"):
             page = client.get(path).text
             assert "<img" not in page and "<b>statin" not in page and "<i>model" not in page
 
     def test_a_cell_leads_to_the_feature_of_this_study_that_carries_it(self, client: TestClient) -> None:
-        page = client.get("/1/map/0/3?lang=en").text
-        assert f'href="/1/features/{ECG}"' in page and "심바스타틴" in page and "0.93" in page
+        page = client.get("/1/map/0/1?lang=en").text
+        assert f'href="/1/features/{ECG}' in page and "심바스타틴" in page and "0.93" in page
         assert "map features" in client.get("/1/map/0/4").text, "without features the command is named"
 
-    def test_a_feature_of_another_sae_is_named_but_no_link(self, study: OpenStudy, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("other", [{"sae": "somewhere/else"}, {"depth": 3}, {"feature": 10**6}], ids=str)
+    def test_a_feature_of_another_sae_is_named_but_no_link(
+        self, study: OpenStudy, tmp_path: Path, other: dict[str, Any]
+    ) -> None:
         folder = map_folder(tmp_path / "map")
-        write_json(folder / "features.json", [{**CARRIER, "sae": "somewhere/else"}])
+        write_json(folder / "features.json", [CARRIER | other])
         client = TestClient(create_app([study], Settings(), None, {1: OpenMap.open(folder)}), ORIGIN)
-        page = client.get("/1/map/0/3").text
-        assert "0.93" in page and f'href="/1/features/{ECG}' not in page
+        page = client.get(f"/1/map/0/{other.get('depth', 1)}").text
+        assert "0.93" in page and 'href="/1/features/' not in page
 
     def test_the_answers_and_what_may_not_be_concluded_are_in_both_languages(self, client: TestClient) -> None:
         korean, english = client.get("/1/map?lang=ko").text, client.get("/1/map?lang=en").text
@@ -190,12 +193,12 @@ class TestBrowser:
     def test_from_the_menu_to_a_feature_without_a_script(self, open_page: Visits) -> None:
         page = open_page("/1/cases?lang=ko", java_script_enabled=False)
         page.get_by_role("link", name="지식 지도").click()
-        page.get_by_role("link", name="0.30, 깊이 3, 실루엣 한국어, 두드러짐").first.click()
+        page.get_by_role("link", name="0.05, 깊이 1, 실루엣 한국어, 두드러지지 않음").first.click()
         page.get_by_role("row", name="0.93").get_by_role("link").click()
         assert page.url.split("?")[0].endswith(f"/1/features/{ECG}")
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
-    @pytest.mark.parametrize("path", ["/1/map", "/1/map/0/3"])
+    @pytest.mark.parametrize("path", ["/1/map", "/1/map/0/1"])
     @pytest.mark.parametrize("width", [1280, 390])
     def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
         self, open_page: Visits, path: str, scheme: str, width: int

@@ -42,7 +42,7 @@ def maps_routes(site: Site) -> APIRouter:
         linked = {each.feature for each in cell.carriers if _is_of(each, site.study(slot))}
         shown: dict[str, Any] = {
             "cell": cell,
-            "name": name,
+            "heading": name,
             "linked": linked,
             "depths": len(opened.view.rows[row].values),
             "language_title": lambda code: language_title(code, reader.language),
