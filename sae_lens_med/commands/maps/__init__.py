@@ -2,7 +2,7 @@
 
 import typer
 
-from sae_lens_med.commands.maps import answer, layers
+from sae_lens_med.commands.maps import answer, layers, picture
 
 map_app = typer.Typer(
     no_args_is_help=True,
@@ -11,3 +11,4 @@ map_app = typer.Typer(
 )
 layers.register(map_app)
 answer.register(map_app)
+picture.register(map_app)
