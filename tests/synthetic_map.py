@@ -145,10 +145,15 @@ def made_reads(
 
 
 def made_material(
-    plants: Collection[str] = (), seed: int = 0, *, draws: int = 99, strength: float = 4.0, rows: bool = True
+    plants: Collection[str] = (),
+    seed: int = 0,
+    *,
+    draws: int = 99,
+    rows: bool = True,
+    domains: Collection[str] | None = None,
 ) -> Material:
     """The reads and, with `rows`, what is read off them."""
-    reads = made_reads(plants, seed, strength=strength)
+    reads = made_reads(plants, seed, domains=domains)
     return Material(reads, tuple(made_rows(reads, draws)) if rows else (), draws, seed)
 
 

@@ -62,10 +62,10 @@ def read_answers(folder: Path) -> list[Answer]:
 def read_rows(folder: Path) -> list[MapRow]:
     """Of `map.json`. Raises `StudyError` where it is missing or damaged."""
     path = folder / "map.json"
+    if not path.is_file():
+        raise StudyError(f"{folder} has no finished map: {path.name} is missing; finish it with map layers.")
     try:
         return [MapRow.from_dict(values) for values in read_json(path)]
-    except FileNotFoundError as error:
-        raise StudyError(f"{folder} has no finished map: {path.name} is missing; finish it with map layers.") from error
     except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
         raise StudyError(f"{path} is damaged ({error}); delete it, and run map layers again.") from error
 

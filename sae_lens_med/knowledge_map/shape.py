@@ -189,9 +189,9 @@ def label_excess(distances: FloatArray, labels: IntArray, stems: BoolArray, perm
     """
     counts = ~stems
     seen = np.where(counts, distances, 0.0)
-    own = _masked_silhouette(seen, counts, labels)
-    null = np.array([_masked_silhouette(seen, counts, each) for each in permuted])
-    return own - np.nanmean(null)
+    found = _masked_silhouettes(seen, counts, np.concatenate([labels[None], permuted]))
+    known = ~np.isnan(found[1:])
+    return found[0] - (found[1:][known].mean() if known.any() else 0.0)
 
 
 def fine_means(excess: FloatArray, fine: IntArray) -> FloatArray:
@@ -308,14 +308,20 @@ def _spline(values: FloatArray) -> FloatArray:
     return np.stack([x, *(d(k) - d(KNOTS - 2) for k in range(KNOTS - 2))], axis=1)
 
 
-def _masked_silhouette(seen: FloatArray, counts: BoolArray, labels: IntArray) -> FloatArray:
-    member = np.eye(int(labels.max()) + 1)[labels]
-    sizes = counts.astype(np.float64) @ member
-    means = np.divide(seen @ member, sizes, out=np.full(sizes.shape, np.nan), where=sizes > 0)
-    rows = np.arange(len(labels))
-    inside = means[rows, labels].copy()
-    means[rows, labels] = np.inf
-    outside = np.nanmin(means, axis=1)
-    larger = np.maximum(inside, outside)
-    found = np.divide(outside - inside, larger, out=np.zeros_like(larger), where=larger > _EDGE)
-    return np.where(np.isnan(inside), np.nan, found)
+def _masked_silhouettes(seen: FloatArray, counts: BoolArray, labels: IntArray) -> FloatArray:
+    """`[B, n]` of `labels [B, n]`: distances of pairs that do not count are 0 in `seen`; NaN for a row without a
+    neighbour of its label or of another."""
+    b, n = labels.shape
+    k = int(labels.max()) + 1
+    member = (labels.T[:, :, None] == np.arange(k)).astype(np.float64).reshape(n, b * k)
+    sums, sizes = ((each @ member).reshape(n, b, k).swapaxes(0, 1) for each in (seen, counts.astype(np.float64)))
+    means = np.divide(sums, sizes, out=np.full(sums.shape, np.inf), where=sizes > 0)
+    own = labels[:, :, None]
+    inside = np.take_along_axis(means, own, 2)[:, :, 0].copy()
+    np.put_along_axis(means, own, np.inf, 2)
+    outside = means.min(2)
+    known = np.isfinite(inside) & np.isfinite(outside)
+    larger = np.where(known, np.maximum(inside, outside), 1.0)
+    difference = np.where(known, outside, 0.0) - np.where(known, inside, 0.0)
+    found = np.divide(difference, larger, out=np.zeros_like(larger), where=larger > _EDGE)
+    return np.where(known, found, np.nan)

@@ -27,8 +27,12 @@ from sae_lens_med.knowledge_map.hypothesis_tests import TESTS
 from sae_lens_med.knowledge_map.report import write_map_page
 from tests.synthetic_map import PLANTS, made_material, made_reads, scaled_reads, write_map_folder
 
-ROWS_TELL = ("early",)
-"""Plants of which H6, which reads the rows, has something to say."""
+LABELLED = ("symptoms", "diseases", "drugs")
+
+
+def early() -> Material:
+    """What H6, which reads the rows, has something to say of: with the draws that a q below 0.05 needs."""
+    return made_material(["early"], draws=199, domains=LABELLED)
 
 
 def verdicts(material: Material) -> dict[str, str]:
@@ -37,7 +41,7 @@ def verdicts(material: Material) -> dict[str, str]:
 
 @pytest.mark.parametrize("plant", [*PLANTS, "nothing"])
 def test_each_hypothesis_finds_what_was_planted_for_it_and_nothing_else(plant: str) -> None:
-    material = made_material([plant] if plant in PLANTS else [], rows=plant in ROWS_TELL)
+    material = early() if plant == "early" else made_material([plant] if plant in PLANTS else [], rows=False)
     found = {name for name, verdict in verdicts(material).items() if verdict == "supported"}
     assert found == ({PLANTS[plant]} if PLANTS.get(plant) else set())
 
@@ -59,7 +63,7 @@ class TestNoise:
     def test_noise_is_supported_in_seven_of_a_hundred_studies_at_most(
         self, hypothesis: str, plants: tuple[str, ...], domains: tuple[str, ...]
     ) -> None:
-        studies = 60
+        studies = 40
         hits = 0
         for seed in range(studies):
             reads = made_reads(plants, seed, domains=domains, random_models=0)
@@ -220,9 +224,9 @@ class TestVerdict:
 
 class TestFolder:
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        material = made_material(["early"])
-        return write_map_folder(tmp_path_factory.mktemp("hypotheses") / "map", material)
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return write_map_folder(tmp_path_factory.mktemp("hypotheses") / "map", early())
 
     @pytest.fixture
     def own(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +265,7 @@ class TestFolder:
         write_answers(folder, answer_hypotheses(folder))
         english, korean = (path.read_text(encoding="utf-8") for path in write_map_page(folder))
         for page in (english, korean):
-            assert "<script" not in page and page.count("<svg") == 1 + 5 and "default-src 'none'" in page
+            assert "<script" not in page and page.count("<svg") == 1 + 3 and "default-src 'none'" in page
             assert "<image" not in page, "a strict page shows no image"
         assert "1 of 7 are supported" in english and "What may not be concluded" in english
         assert "가설 7개 가운데 1개가 지지되었고" in korean and "결론 내릴 수 없는 것" in korean
