@@ -281,7 +281,7 @@ def _operators(values: FloatArray) -> FloatArray:
     n = len(values)
     digits = np.eye(10)[(values % 10).astype(np.int64)]
     # A break at 18 is a claim of its own (`step_z`): all three designs have it.
-    digits = np.concatenate([digits[:, digits.any(0)], (values >= ADULT)[:, None]], axis=1)
+    digits = np.concatenate([digits[:, digits.any(0)], (values >= ADULT)[:, None].astype(np.float64)], axis=1)
     columns = _spline(values)
     designs = (digits, np.concatenate([digits, columns[:, :1]], 1), np.concatenate([digits, columns], 1))
     found = []

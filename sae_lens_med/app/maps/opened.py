@@ -89,7 +89,7 @@ class OpenMap:
         folder, features = study / FOLDER, study / FEATURES_FOLDER
         if not (folder / KIND.manifest).is_file():
             return None
-        return cls.open(folder, features if (features / FEATURES).is_file() else None)
+        return OpenMap.open(folder, features if (features / FEATURES).is_file() else None)
 
     def cell(self, number: int, depth: int) -> MapCell:
         """One cell. Raises `NotFoundError` for a row or a depth that is not there."""
