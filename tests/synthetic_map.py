@@ -13,6 +13,7 @@ anything. What is planted is in the medical frames of the model alone, unless it
     early    symptoms, diseases and drugs about their labels in the first third alone
     middle   a vector for each concept that both languages share, in the middle third
     shared   the same in every depth
+    rising   the same in the middle and the last third
 """
 
 from collections.abc import Collection
@@ -43,6 +44,7 @@ PLANTS = {
     "early": "H6",
     "middle": "H7",
     "shared": "",
+    "rising": "",
 }
 """What is planted -> the hypothesis that it makes true; the others make none true."""
 _FIRST, _MIDDLE, _LAST = slice(1, 4), slice(4, 7), slice(7, 10)
@@ -136,6 +138,8 @@ def made_reads(
             if domain not in ("age", "dosage", "progression"):
                 if "middle" in plants:
                     x[_MIDDLE] += shared
+                if "rising" in plants:
+                    x[4:] += shared
                 if "shared" in plants:
                     x[1:] += shared
             random = tuple(noise(n).astype(np.float32) for _ in range(random_models))

@@ -47,6 +47,8 @@ MAP_TEXTS = {
     "The map as a table, scrolls sideways": "표로 본 지도, 옆으로 밀어 봅니다",
     "Parts of {id}, scrolls sideways": "{id}의 검정, 옆으로 밀어 봅니다",
     "Features, scrolls sideways": "특징, 옆으로 밀어 봅니다",
+    "The map as a figure, scrolls sideways": "그림으로 본 지도, 옆으로 밀어 봅니다",
+    "{name}, scrolls sideways": "{name}, 옆으로 밀어 봅니다",
     "Part": "부분",
     "Controls": "대조",
     "Does not hold": "성립하지 않는 것",

@@ -46,6 +46,13 @@ def test_each_hypothesis_finds_what_was_planted_for_it_and_nothing_else(plant: s
     assert found == ({PLANTS[plant]} if PLANTS.get(plant) else set())
 
 
+def test_languages_that_meet_in_the_middle_and_stay_together_have_no_small_p() -> None:
+    material = made_material(["rising"], rows=False, domains=LABELLED)
+    (part,) = TESTS["H7"](material)
+    assert part.p is not None and part.p > 0.05
+    assert part.beside["first third"] < 0.5 < part.beside["middle third"]
+
+
 class TestNoise:
     """B studies of noise: exact permutation tests reject as often as they say."""
 
