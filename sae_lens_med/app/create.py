@@ -5,7 +5,7 @@ No page of FastAPI's own is served (`/docs` and `/redoc` load from elsewhere); `
 Out of scope: opening studies (`opened`), listening (`commands.serve`).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Literal
@@ -23,6 +23,8 @@ from sae_lens_med.app.api import api_routes
 from sae_lens_med.app.guard import Guard
 from sae_lens_med.app.invalid import sentences_of
 from sae_lens_med.app.live.routes import Acting, live_routes
+from sae_lens_med.app.maps.opened import OpenMap
+from sae_lens_med.app.maps.routes import maps_routes
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.pages import Site, html, language_of, links_of, page_routes, reader_of
 from sae_lens_med.app.proposed_routes import proposal_routes
@@ -63,15 +65,21 @@ def static_texts() -> dict[str, str]:
     return {name: folder.joinpath(name).read_text(encoding="utf-8") for name in STATIC} | {"heat.css": heat.css()}
 
 
-def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None, acting: Acting | None = None) -> Guard:
-    """The application for one study or two. `acting`: what runs their models; None: nothing does.
+def create_app(
+    studies: Sequence[OpenStudy],
+    settings: Settings | None = None,
+    acting: Acting | None = None,
+    maps: Mapping[int, OpenMap] | None = None,
+) -> Guard:
+    """The application for one study or two. `acting`: what runs their models; None: nothing does. `maps`: knowledge
+    maps by the number of their study, from 1.
 
     Raises `ConfigError` for another number of studies.
     """
     if not 1 <= len(studies) <= 2:
         raise ConfigError(f"one study is served, or two side by side; got {len(studies)}.")
     settings = settings or Settings()
-    site = Site(tuple(studies), settings)
+    site = Site(tuple(studies), settings, maps)
     app = FastAPI(
         title="LLMXAI",
         version=__version__,
@@ -87,6 +95,7 @@ def create_app(studies: Sequence[OpenStudy], settings: Settings | None = None, a
         app.include_router(api_routes(site))
         app.include_router(proposal_routes(site))
         app.include_router(live_routes(site, acting or Acting()))
+        app.include_router(maps_routes(site))
     statics = {name: content.encode() for name, content in static_texts().items()}
 
     @app.get("/static/{name}", include_in_schema=False)

@@ -82,6 +82,14 @@ class Links:
         """The labels that wait for a decision."""
         return self._to(f"/{self.slot}/proposed", self._kept(LASTING), {})
 
+    def map(self) -> str:
+        """The knowledge map."""
+        return self._to(f"/{self.slot}/map", self._kept(LASTING), {})
+
+    def map_cell(self, row: int, depth: int) -> str:
+        """One read-out of the knowledge map at one depth."""
+        return self._to(f"/{self.slot}/map/{row}/{depth}", self._kept(LASTING), {})
+
     def search(self, **changes: object) -> str:
         """The search page."""
         return self._to(f"/{self.slot}/search", self._kept(LASTING), changes)

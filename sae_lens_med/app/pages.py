@@ -6,6 +6,7 @@ permalink of a later version then still opens. Ids are numbers that are looked u
 Out of scope: JSON (`api`), HTML (`render`), who may ask (`guard`).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from sae_lens_med.app.links import Links
+from sae_lens_med.app.maps.opened import OpenMap
 from sae_lens_med.app.opened import OpenStudy
 from sae_lens_med.app.overview import COMPARED, FIGURES, Numbers, compared_file, comparison, figure, overview
 from sae_lens_med.app.refusals import refusal
@@ -51,10 +53,12 @@ FiltersOf = Annotated[Filters, Depends(filters_of)]
 class Site:
     """The studies that are served, and what is known of them once."""
 
-    def __init__(self, studies: tuple[OpenStudy, ...], settings: Settings) -> None:
-        """One study, or two."""
-        self.studies, self.settings = studies, settings
-        self.renderer = Renderer(studies, settings)
+    def __init__(
+        self, studies: tuple[OpenStudy, ...], settings: Settings, maps: Mapping[int, OpenMap] | None = None
+    ) -> None:
+        """One study, or two; `maps`: by the number of their study, from 1."""
+        self.studies, self.settings, self.maps = studies, settings, dict(maps or {})
+        self.renderer = Renderer(studies, settings, mapped=self.maps)
         self._numbers: dict[int, Numbers] = {}
         self._overviews: dict[tuple[int, str], dict[str, Any]] = {}
 
@@ -63,6 +67,13 @@ class Site:
         if slot > len(self.studies):
             raise refusal(NotFoundError, "refused.study", n=slot, of=len(self.studies))
         return self.studies[slot - 1]
+
+    def map(self, slot: int) -> OpenMap:
+        """The knowledge map of a study. Raises `NotFoundError` where there is none."""
+        self.study(slot)
+        if slot not in self.maps:
+            raise NotFoundError(f"study {slot} has no knowledge map; make one with sae-lens-med map layers.")
+        return self.maps[slot]
 
     def numbers(self, slot: int) -> Numbers:
         """Read once: a study that is measured meanwhile is seen when the server is started again."""

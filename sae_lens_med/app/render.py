@@ -6,7 +6,7 @@ what is not there fails (`StrictUndefined`). Links know where the page stands (`
 Out of scope: reading addresses and answering requests (`pages`), files (`export`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import log1p
 from typing import Any, Literal
@@ -74,8 +74,16 @@ class Painted:
 class Renderer:
     """The pages of one or two studies."""
 
-    def __init__(self, studies: Sequence[OpenStudy], settings: Settings, *, static_site: bool = False) -> None:
-        """`static_site`: pages that no server stands behind."""
+    def __init__(
+        self,
+        studies: Sequence[OpenStudy],
+        settings: Settings,
+        *,
+        static_site: bool = False,
+        mapped: Collection[int] = (),
+    ) -> None:
+        """`static_site`: pages that no server stands behind; `mapped`: studies with a knowledge map, from 1."""
+        self.mapped = frozenset(mapped)
         self.studies, self.settings, self.static_site = tuple(studies), settings, static_site
         self.environments = {language.code: self._environment(language) for language in (KOREAN, ENGLISH)}
         self.calibrations = [Calibration.of(study.results) for study in studies]
@@ -221,6 +229,7 @@ class Renderer:
         other = 3 - links.slot
         navigation = [("cases", links.cases()), ("features", links.features()), ("search", links.search())]
         navigation += [("study", links.study()), *([("compare", links.compare())] if two else [])]
+        navigation += [("map", links.map())] if links.slot in self.mapped else []
         navigation += [] if self.static_site else [("rate", links.rate())]
         shown_to = {
             "study": study,

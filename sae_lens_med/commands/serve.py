@@ -14,6 +14,7 @@ from sae_lens_med.commands.options import AsJson
 from sae_lens_med.commands.output import say, say_json
 
 if TYPE_CHECKING:
+    from sae_lens_med.app.maps.opened import OpenMap
     from sae_lens_med.app.opened import OpenStudy
 
 Study = Annotated[Path, typer.Argument(help="The folder of a study.")]
@@ -53,6 +54,18 @@ def serve(
         list[str] | None,
         typer.Option("--sae", "-s", help="Where the study's SAE is now; by default, where the study found it."),
     ] = None,
+    knowledge_map: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--map",
+            help="The folder of a map layers of the study's model; by default map/ of the study. With two studies, "
+            "once for each.",
+        ),
+    ] = None,
+    map_features: Annotated[
+        list[Path] | None,
+        typer.Option("--map-features", help="The folder of a map features, for the cells of --map."),
+    ] = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Never run a model; reading needs none.")] = False,
     idle_minutes: Annotated[
         float, typer.Option(min=0.1, max=1440, help="After so long without use the model is closed.")
@@ -69,6 +82,8 @@ def serve(
     Example: sae-lens-med serve demo-study
 
     Example: sae-lens-med serve demo-study --model gemma-3-270m
+
+    Example: sae-lens-med serve demo-study --map map-gemma --map-features features-gemma
     """
     _require_extra()
     import uvicorn
@@ -88,6 +103,7 @@ def serve(
     if rating_only and (model or sae):
         raise ConfigError("raters run no model: leave out --model and --sae, or --rating-only.")
     places = _places(model or [], sae or [], len(folders), no_model=no_model)
+    maps = _maps(folders, knowledge_map or [], map_features or [])
     studies = [_opened(folder, verify=verify, index=not no_index) for folder in folders]
     listening = _listen(settings.host, settings.port)
     url = settings.url(listening.getsockname()[1])
@@ -97,7 +113,7 @@ def serve(
     if open_browser and sys.stdout is not None and sys.stdout.isatty():
         webbrowser.open(url)
     acting = Acting() if no_model or rating_only else Acting.serving(places, idle_seconds=60 * idle_minutes)
-    app = create_app(studies, settings, acting)
+    app = create_app(studies, settings, acting, maps)
     if model:
         acting.preload(studies[0].folder, 1)
     config = uvicorn.Config(
@@ -225,6 +241,25 @@ def _opened(folder: Path, *, verify: bool, index: bool) -> "OpenStudy":
         what = missing.what.removeprefix("missing.")
         say(f"{study.name}: {what} is missing; {missing.reason or missing.command}", err=True)
     return study
+
+
+def _maps(folders: list[Path], maps: list[Path], features: list[Path]) -> "dict[int, OpenMap]":
+    """Number of the study, from 1 -> its map: those that are given, or that lie in the study."""
+    from sae_lens_med.app.maps.opened import OpenMap
+    from sae_lens_med.errors import ConfigError
+
+    if len(maps) > len(folders):
+        raise ConfigError(f"--map is given {len(maps)} times for {len(folders)} studies; give it once for each.")
+    if len(features) > len(maps):
+        raise ConfigError("--map-features is for the cells of --map: give it at most once for each --map.")
+    found = {}
+    for number, folder in enumerate(folders, 1):
+        if number <= len(maps):
+            own = features[number - 1] if number <= len(features) else None
+            found[number] = OpenMap.open(maps[number - 1], own)
+        elif (beside := OpenMap.beside(folder)) is not None:
+            found[number] = beside
+    return found
 
 
 def _places(models: list[str], saes: list[str], n: int, *, no_model: bool) -> tuple[tuple[str | None, str | None], ...]:

@@ -4,6 +4,7 @@
 `korean_metrics` and `korean_notes`.
 """
 
+from sae_lens_med.languages.korean_maps import MAP_TEXTS
 from sae_lens_med.languages.korean_metrics import METRIC_NOTES, METRIC_TEXTS
 from sae_lens_med.languages.korean_notes import RUN_NOTES
 
@@ -412,7 +413,7 @@ _NAMES = {
     "position_mean": "다른 문항의 같은 위치에서의 평균",
 }
 
-TEXTS = _PAGES | _NAMES | METRIC_TEXTS
+TEXTS = MAP_TEXTS | _PAGES | _NAMES | METRIC_TEXTS
 
 UNITS = {
     "items": "{n}개 문항",

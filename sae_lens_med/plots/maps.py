@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.plots.style import drawing, ink, shown
+from sae_lens_med.languages import ENGLISH, Language
+from sae_lens_med.plots.style import drawing, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 LABEL_CHARS = 44
 _MOST = 6.0
 """Standard deviations of the null at which the colour is full."""
+_HATCH = "#333333"
+"""The cells are pale on every page, so the hatch does not follow the page."""
 
 
 class MapRowLike(Protocol):
@@ -37,7 +40,7 @@ class MapRowLike(Protocol):
     def stands_out(self) -> Sequence[bool]: ...
 
 
-def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None) -> "Axes":
+def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None, *, language: Language = ENGLISH) -> "Axes":
     """Depths from left (the embedding) to right, a row for each read-out. The colour is how far the value lies above
     the mean of its label null, in units of the distance from there to the null's 95 % quantile; cells that do not
     stand out from every control are hatched. Raises `DataError` without rows, or for rows of different depths.
@@ -49,17 +52,21 @@ def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None) -> "Axes":
     depths = len(rows[0].values)
     with drawing(ax, height=0.9 + 0.26 * len(rows), width=3.4 + 0.24 * depths) as ax:
         above = _above(rows)
-        ax.imshow(above, aspect="auto", cmap="Blues", vmin=0, vmax=_MOST)
+        edges = np.arange(depths + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
+        # Cells, not pixels: a browser would smooth an image, and a strict page shows none.
+        ax.pcolormesh(*edges, above, cmap="Blues", vmin=0, vmax=_MOST, edgecolors="white", linewidth=0.4)
+        ax.set_xlim(edges[0][0], edges[0][-1])
+        ax.set_ylim(edges[1][-1], edges[1][0])
         for y, row in enumerate(rows):
             for x in range(depths):
                 if not row.stands_out[x]:
                     dark = above[y, x] > _MOST / 2
-                    edge = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": ink(), "alpha": 0.35}
+                    edge = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": _HATCH, "alpha": 0.45}
                     ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none", linewidth=0,
                                     **edge)  # fmt: skip
         ax.set_yticks(range(len(rows)), [shown(row.name, LABEL_CHARS) for row in rows])
         ax.set_xticks(range(0, depths, max(1, depths // 9)))
-        ax.set_xlabel("depth (0: embedding)")
+        ax.set_xlabel(language.text("depth (0: embedding)"))
         return ax
 
 
@@ -117,14 +124,16 @@ def describe_agreement(found: Sequence[AgreementLike]) -> str:
     )
 
 
-def describe_map(rows: Sequence[MapRowLike]) -> str:
+def describe_map(rows: Sequence[MapRowLike], *, language: Language = ENGLISH) -> str:
     """The same in words: the depths at which each read-out stands out."""
     said = []
     for row in rows:
         at = [str(depth) for depth, out in enumerate(row.stands_out) if out]
         best = int(np.argmax(row.values))
-        where = f"stands out at depth {', '.join(at)}" if at else "stands out nowhere"
-        said.append(f"{row.name}: {where}; largest {row.values[best]:.3f} at depth {best}.")
+        values = {"name": row.name, "depths": ", ".join(at), "value": f"{row.values[best]:.3f}", "best": best}
+        somewhere = language.text("{name}: stands out at depth {depths}; largest {value} at depth {best}.")
+        nowhere = language.text("{name}: stands out nowhere; largest {value} at depth {best}.")
+        said.append((somewhere if at else nowhere).format(**values))
     return " ".join(said)
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import uvicorn  # noqa: E402
 
 from sae_lens_med.app.create import create_app  # noqa: E402
 from sae_lens_med.app.live.routes import Acting  # noqa: E402
+from sae_lens_med.app.maps.opened import OpenMap  # noqa: E402
 from sae_lens_med.app.opened import OpenStudy  # noqa: E402
 from sae_lens_med.app.settings import Settings  # noqa: E402
 from tests.app.reading_study import write_reading_study  # noqa: E402
@@ -45,12 +46,17 @@ def study(study_folder: Path) -> OpenStudy:
 
 
 @contextmanager
-def serving(studies: list[OpenStudy], settings: Settings, acting: Acting | None = None) -> Iterator[str]:
-    """The address of a server of `studies`; `acting`: what runs their models."""
+def serving(
+    studies: list[OpenStudy],
+    settings: Settings,
+    acting: Acting | None = None,
+    maps: Mapping[int, OpenMap] | None = None,
+) -> Iterator[str]:
+    """The address of a server of `studies`; `acting`: what runs their models; `maps`: their knowledge maps."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()  # before the server runs, so that whoever asks early waits
-    server = uvicorn.Server(uvicorn.Config(create_app(studies, settings, acting), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(studies, settings, acting, maps), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

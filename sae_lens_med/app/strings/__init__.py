@@ -9,12 +9,13 @@ Out of scope: names and sentences of metrics (`languages`), sentences on a case 
 from typing import Literal
 
 from sae_lens_med.app.strings.labels import LABELS
+from sae_lens_med.app.strings.maps import MAPS
 from sae_lens_med.app.strings.rating import RATING
 from sae_lens_med.app.strings.reading import READING
 from sae_lens_med.app.strings.refusals import REFUSALS
 from sae_lens_med.app.strings.steering import STEERING
 
-STRINGS: dict[str, tuple[str, str]] = {**READING, **STEERING, **RATING, **LABELS, **REFUSALS}
+STRINGS: dict[str, tuple[str, str]] = {**READING, **STEERING, **RATING, **LABELS, **MAPS, **REFUSALS}
 """Key -> (Korean, English)."""
 
 

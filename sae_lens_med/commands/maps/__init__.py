@@ -2,7 +2,7 @@
 
 import typer
 
-from sae_lens_med.commands.maps import attributes, features, layers, match, scaling
+from sae_lens_med.commands.maps import answer, attributes, features, layers, match, picture, scaling
 
 map_app = typer.Typer(
     no_args_is_help=True,
@@ -11,6 +11,8 @@ map_app = typer.Typer(
 )
 layers.register(map_app)
 features.register(map_app)
+answer.register(map_app)
+picture.register(map_app)
 match.register(map_app)
 scaling.register(map_app)
 attributes.register(map_app)

@@ -1,0 +1,62 @@
+"""Texts of the knowledge map."""
+
+MAPS: dict[str, tuple[str, str]] = {
+    "nav.map": ("지식 지도", "Map"),
+    "map.title": ("지식 지도", "Knowledge map"),
+    "map.lead": (
+        "어느 층에서 무엇을 읽어낼 수 있는지 보여 줍니다. 칸을 누르면 값, 대조, 그 칸을 나르는 특징이 나옵니다.",
+        "At which depth what can be read off. A cell opens its value, its controls and the features that carry it.",
+    ),
+    "map.legend": (
+        "짙을수록 뒤섞은 이름표보다 높습니다. 빗금: 대조 가운데 하나라도 넘지 못했습니다.",
+        "Darker: further above permuted labels. Hatched: does not beat every control.",
+    ),
+    "map.table": ("지도, 옆으로 밀어 봅니다", "The map, scrolls sideways"),
+    "map.readout": ("읽어낸 값", "Read-out"),
+    "map.depth": ("깊이", "Depth"),
+    "map.embedding": ("임베딩", "embedding"),
+    "map.out": ("두드러짐", "stands out"),
+    "map.held": ("두드러지지 않음", "does not stand out"),
+    "map.cell": ("{value}, 깊이 {depth}, {name}, {verdict}", "{value}, depth {depth}, {name}, {verdict}"),
+    "map.cell.title": ("{name} · 깊이 {depth}", "{name} · depth {depth}"),
+    "map.back": ("지도 전체", "The whole map"),
+    "map.shallower": ("한 층 앞", "One depth earlier"),
+    "map.deeper": ("한 층 뒤", "One depth later"),
+    "map.cell.value": ("값", "Value"),
+    "map.cell.interval": ("95% 구간", "95 % interval"),
+    "map.cell.null": ("뒤섞은 이름표: 평균", "Permuted labels: mean"),
+    "map.cell.high": ("뒤섞은 이름표: 95%", "Permuted labels: 95 %"),
+    "map.control.characters": ("철자", "Spelling"),
+    "map.control.embedding": ("임베딩", "Embedding"),
+    "map.control.random": ("가중치를 뒤섞은 모델(최대)", "Permuted weights (largest)"),
+    "map.control.plain": ("의료와 무관한 문장", "Plain frames"),
+    "map.control.null": ("뒤섞은 이름표(q 0.05 이상)", "Permuted labels (q of 0.05 or more)"),
+    "map.beats": (
+        "뒤섞은 이름표와 모든 대조를 넘습니다.",
+        "It lies above permuted labels and every control.",
+    ),
+    "map.beaten": ("넘지 못한 것:", "What it does not beat:"),
+    "map.features": ("이 칸을 나르는 특징", "Features that carry this cell"),
+    "map.features.lead": (
+        "이름표마다 고른 특징의, 고를 때 쓰지 않은 개념에서의 AUROC입니다. 읽어낼 수 있음을 뜻할 뿐 쓰인다는 뜻은 "
+        "아닙니다.",
+        "For each label the features chosen for it, with their AUROC on concepts that they were not chosen on. It says "
+        "what can be read off, not what is used.",
+    ),
+    "map.features.none": (
+        "이 깊이의 특징이 없습니다. 만드는 명령:",
+        "There are no features at this depth. What makes some:",
+    ),
+    "map.feature": ("특징", "Feature"),
+    "map.label": ("이름표", "Label"),
+    "map.language": ("언어", "Language"),
+    "map.auroc": ("AUROC", "AUROC"),
+    "map.auroc.high": ("귀무 95%", "Null, 95 %"),
+    "map.top": ("가장 강한 이름", "Strongest on"),
+    "map.verdict": ("판정", "Verdict"),
+    "map.features.table": ("특징의 표, 옆으로 밀어 봅니다", "Table of features, scrolls sideways"),
+    "map.hypotheses": ("미리 정해 둔 가설", "Registered hypotheses"),
+    "map.hypotheses.none": ("아직 답하지 않았습니다. 명령:", "Not answered yet. What answers them:"),
+    "map.tested": ("검정 방법", "How it was tested"),
+    "map.limits": ("결론 내릴 수 없는 것", "What may not be concluded"),
+}
