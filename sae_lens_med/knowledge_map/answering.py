@@ -76,7 +76,8 @@ def material_of(folder: Path, lists: Lists | None = None) -> Material:
     identity = manifest["identity"]
     settings = identity["settings"]
     rows = read_rows(folder)
-    parts = [part for part in manifest["parts"] if part.rsplit("-", 1)[-1] == "model"]
+    acted = {path.stem for path in (folder / "causal").glob("*.safetensors")}
+    parts = [part for part in manifest["parts"] if part.rsplit("-", 1)[-1] == "model" and part not in acted]
     places = [tuple(part.removesuffix("-model").rsplit("-", 1)) for part in parts]
     lists = _lists_of(folder, identity["lists"], [domain for domain, _ in places], lists)
     reads = {}

@@ -7,7 +7,7 @@ import numpy as np
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.languages import ENGLISH, Language
-from sae_lens_med.plots.style import drawing, shown
+from sae_lens_med.plots.style import drawing, ink, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -99,7 +99,7 @@ class OpenMap:
         if depth >= len(row.values):
             raise NotFoundError(f"the model has {len(row.values)} depths, there is no depth {depth}.")
         value, mean, high = row.values[depth], row.null_mean[depth], row.null_high[depth]
-        controls = {"characters": row.characters, "embedding": row.embedding}
+        controls = {} if row.characters is None else {"characters": row.characters, "embedding": row.embedding}
         controls |= {"random": max(each[depth] for each in row.random)} if row.random else {}
         controls |= {"plain": row.plain[depth]} if row.plain else {}
         not_beaten = ["null"] if row.q[depth] >= ALPHA else []

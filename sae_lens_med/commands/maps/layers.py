@@ -47,7 +47,8 @@ def map_layers(
     is skipped) and patching (a concept's activations are put into another text). Every value stands beside what chance
     and models with permuted weights give, geometry also beside the spelling and the embedding, the others beside
     statements that are no medicine, and counts only where it lies above all of them. Writes map.svg, map.csv, map.json
-    and, of several methods, combined.svg and combined.json; goes on where it was stopped.
+    and, of several methods, combined.svg and combined.json, answers to seven registered claims (`map answer`), and a
+    page, map.html; goes on where it was stopped.
 
     A read-out shows what a layer makes available, not what the model uses. The packaged lists and statements were
     reviewed by no clinician; --concepts and --templates, and --statements, take your own.
@@ -59,9 +60,11 @@ def map_layers(
     Example: sae-lens-med map layers -m hari-q3-8b -o map-hari --dtype bfloat16 --domain drugs --domain diseases
     """
     from sae_lens_med.errors import ConfigError
+    from sae_lens_med.knowledge_map.answering import answer_hypotheses, write_answers
     from sae_lens_med.knowledge_map.lists import LANGUAGES, packaged_lists, read_lists
     from sae_lens_med.knowledge_map.measure import METHODS
     from sae_lens_med.knowledge_map.pairs import read_statements
+    from sae_lens_med.knowledge_map.report import write_map_page
     from sae_lens_med.knowledge_map.run import KIND, MapSettings, make_map
     from sae_lens_med.runs.folder import require_output
     from sae_lens_med.runs.parsing import parse_json
@@ -88,6 +91,11 @@ def map_layers(
 
     own = read_statements(statements) if statements else None
     rows = make_map(lambda: open_model(model, None, device, dtype)[0], lists, output, settings, statements=own)
+    answers = []
+    if "geometry" in settings.methods:
+        answers = answer_hypotheses(output, lists)
+        write_answers(output, answers)
+    page = write_map_page(output)[0]
     if as_json:
         say_json([row.to_dict() for row in rows if row.q])
         return
@@ -110,7 +118,9 @@ def map_layers(
                 f"{each['domain']} ({each['language']}): methods {where} (overlap {overlap['value']}, by chance "
                 f"{overlap['null_mean']:.1f}, q {each['q']:.2g})"
             )
-    say(f"Map: {output / 'map.svg'}")
+    for answer in answers:
+        say(f"{answer.hypothesis.id} {answer.hypothesis.claim['en']} {answer.sentence['en']}")
+    say(f"Map: {output / 'map.svg'}, page: {page}")
 
 
 def _ranges(depths: list[int]) -> str:
