@@ -248,6 +248,12 @@ def _within(
     ranks = np.zeros(n)
     for group in np.unique(groups):
         rows = groups == group
+        if len(np.unique(values[rows])) < np.count_nonzero(rows):
+            name = concepts[int(np.flatnonzero(rows)[0])].group
+            raise DataError(
+                f"the domain {concepts[0].domain!r} has concepts of one value{f' in {name!r}' if name else ''}, which "
+                "have no order; give each its own, or a group of its own."
+            )
         ranks[rows] = np.argsort(np.argsort(values[rows]))
     drawn_ranks = permuted(ranks, groups, permutations, rng).astype(np.int64)
     return {

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 from sae_lens_med.errors import ConfigError, nearest
 from sae_lens_med.knowledge_map.causal_run import CausalRun
 from sae_lens_med.knowledge_map.combined import Agreement, agreements
-from sae_lens_med.knowledge_map.lists import LanguageCode, Lists
+from sae_lens_med.knowledge_map.lists import LanguageCode, Lists, Place
 from sae_lens_med.knowledge_map.measure import METHODS, MapRow, Read, across, corrected, measured
 from sae_lens_med.knowledge_map.pairs import Statements, packaged_statements
 from sae_lens_med.knowledge_map.reading import Float32Array, read_concepts, slot_texts
@@ -131,7 +131,7 @@ def make_map(
     methods = [each for each in METHODS if each in (*settings.methods, *run.values["methods"])]
     run.values["methods"] = methods
     run.write()
-    places = _places(lists, settings)
+    places = lists.places(settings.languages)
     causal = CausalRun(run, statements, places, methods, settings.pairs, model.text_tokenizer)
     _do(open_model, model, lists, places if "geometry" in methods else [], causal, run, settings, progress)
     rows = _measured(lists, places if "geometry" in methods else [], output, settings, progress)
@@ -147,7 +147,7 @@ def _do(
     open_model: Callable[[], "MedBridge"],
     model: "MedBridge",
     lists: Lists,
-    places: list[tuple[str, LanguageCode]],
+    places: list[Place],
     causal: CausalRun,
     run: RunFolder,
     settings: MapSettings,
@@ -177,9 +177,7 @@ def _do(
             causal.do(model, done[which], batch_tokens, lambda n: bar.advance(doing, n))
 
 
-def _measured(
-    lists: Lists, places: list[tuple[str, LanguageCode]], output: Path, settings: MapSettings, progress: bool
-) -> list[MapRow]:
+def _measured(lists: Lists, places: list[Place], output: Path, settings: MapSettings, progress: bool) -> list[MapRow]:
     """The rows of the geometry, without q."""
     rng = np.random.default_rng(settings.seed)
     rows: list[MapRow] = []
@@ -240,15 +238,6 @@ def to_csv(rows: list[MapRow]) -> str:
                 + [row.plain[depth] if row.plain else "", row.stands_out[depth] if row.stands_out else ""]
             )
     return text.getvalue()
-
-
-def _places(lists: Lists, settings: MapSettings) -> list[tuple[str, LanguageCode]]:
-    return [
-        (domain, language)
-        for domain in lists.domains
-        for language in settings.languages
-        if lists.of(domain, language) and lists.templates_of(domain, language, "medical")
-    ]
 
 
 def _templates(lists: Lists, job: _Job) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sae_lens_med.errors import DataError
 from sae_lens_med.knowledge_map.lists import MapConcept
 from sae_lens_med.knowledge_map.measure import MapRow, Read, across, corrected, measured
 
@@ -69,3 +70,10 @@ def test_a_dictionary_that_was_planted_across_languages_is_found_in_its_depth_al
     assert row.read_out == "retrieval" and row.language == "ko-en"
     assert row.values[2] > 0.8 > 0.4 > max(row.values[:2])
     assert row.p[2] == 1 / 200 and min(row.p[:2]) > 0.05
+
+
+def test_concepts_of_one_value_have_no_order() -> None:
+    concepts = tuple(MapConcept("stages", f"c{i}", {"en": f"x{i}"}, value=float(i % 4), group="g") for i in range(5))
+    acts = np.random.default_rng(0).normal(size=(2, 2, 5, 6)).astype(np.float32)
+    with pytest.raises(DataError, match="'stages' has concepts of one value in 'g'"):
+        measured(Read(concepts, ("en",), acts), 19, np.random.default_rng(0))
