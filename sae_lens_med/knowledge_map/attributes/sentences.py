@@ -75,7 +75,7 @@ class TableCell(Record):
 
 def table(rows: Sequence[AttributeRow], carriers: Sequence[CarrierRow]) -> list[TableCell]:
     """A cell for each irrelevant attribute that was looked for in features."""
-    told = {(each.language, each.about): each.told_apart_p < ALPHA for each in carriers}
+    told = {(each.language, each.about): each.is_told_apart for each in carriers}
     found = []
     for row in rows:
         if row.measure == "margin" and (row.language, row.attribute) in told:
