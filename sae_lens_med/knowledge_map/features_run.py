@@ -145,9 +145,9 @@ def make_feature_map(
     settings = settings or FeatureMapSettings()
     require_labels(lists.concepts)
     contexts = _contexts(saes, collections)
+    places = lists.places(settings.languages)
     model = open_model()
     run = _begin(model, saes, lists, output, settings, collections)
-    places = lists.places(settings.languages)
     read_all(
         model,
         open_model,

@@ -110,13 +110,19 @@ class Lists:
 
     def places(self, languages: Sequence[LanguageCode]) -> list[Place]:
         """Where there is something to read: the domains, each in the languages in which it has concepts and medical
-        templates."""
-        return [
+        templates. Raises `DataError` where there is nothing."""
+        found: list[Place] = [
             (domain, language)
             for domain in self.domains
             for language in languages
             if self.of(domain, language) and self.templates_of(domain, language, "medical")
         ]
+        if not found:
+            raise DataError(
+                f"{self.source}: no domain has concepts and medical templates in {' or '.join(languages)}; add some, "
+                "or ask in another language."
+            )
+        return found
 
     def is_ordered(self, domain: str) -> bool:
         """Whether the concepts of the domain have values, not labels."""

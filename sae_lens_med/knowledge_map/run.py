@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.errors import ConfigError, DataError, nearest
 from sae_lens_med.knowledge_map.causal_run import CausalRun
 from sae_lens_med.knowledge_map.combined import Agreement, agreements
 from sae_lens_med.knowledge_map.lists import LanguageCode, Lists, Place
@@ -112,6 +112,7 @@ def make_map(
     Raises `StudyError` for a folder of something else, `DataError` for lists of which nothing can be read off.
     """
     settings, statements = settings or MapSettings(), statements or packaged_statements()
+    places = lists.places(settings.languages)
     model = open_model()
     chosen = {
         "languages": list(settings.languages),
@@ -131,12 +132,16 @@ def make_map(
     methods = [each for each in METHODS if each in (*settings.methods, *run.values["methods"])]
     run.values["methods"] = methods
     run.write()
-    places = lists.places(settings.languages)
     causal = CausalRun(run, statements, places, methods, settings.pairs, model.text_tokenizer)
     _do(open_model, model, lists, places if "geometry" in methods else [], causal, run, settings, progress)
     rows = _measured(lists, places if "geometry" in methods else [], output, settings, progress)
     rng = np.random.default_rng(settings.seed)
     rows = corrected([*rows, *causal.rows(settings.random_models, settings.permutations, rng)])
+    if not rows:
+        raise DataError(
+            f"{lists.source} and {statements.source} give nothing to {', '.join(methods)}: no domain has statements of "
+            "both frames that pair with this tokenizer; add some, or add the method geometry."
+        )
     write_map(rows, output)
     if len({row.method for row in rows}) > 1:
         write_combined(agreements(rows, settings.permutations, rng), output)
@@ -219,7 +224,7 @@ def to_csv(rows: list[MapRow]) -> str:
     """A line for each row and depth."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    names = ("domain", "language", "read_out", "labels", "scale", "position", "n")
+    names = ("domain", "language", "read_out", "labels", "scale", "position", "n", "left_out")
     table.writerow(
         [*names, "depth", "value", "low", "high", "null_mean", "null_high", "p", "q", "p_best", "characters"]
         + ["embedding", "random_most", "plain", "stands_out"]

@@ -100,6 +100,12 @@ class TestOwn:
         ]
         assert [(each.labels, each.forms) for each in lists.of("drugs", "ko")] == [({"class": "a"}, {"ko": "헤파린"})]
 
+    def test_a_language_of_which_nothing_can_be_read_is_refused(self, tmp_path: Path) -> None:
+        lists = read_lists(*written(tmp_path, [CONCEPT], [TEMPLATE, TEMPLATE | {"language": "ko"}]))
+        assert lists.places(LANGUAGES) == [("drugs", "en")]
+        with pytest.raises(DataError, match="no domain has concepts and medical templates in ko"):
+            lists.places(("ko",))
+
     def test_a_concept_twice(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="'aspirin' stands 2 times in 'drugs'; name it once"):
             read_lists(*written(tmp_path, [CONCEPT, CONCEPT], [TEMPLATE]))
