@@ -10,7 +10,8 @@ Every read-out of `geometry` stands beside four others, without which it says li
 and, where there are plain frames, **plain**: the same concepts where nothing is medical about them.
 
 A cell of a depth *stands out* where its q, over all depths and read-outs of its method, is below 0.05 and its value
-lies above those of the characters, the embedding, every random model at that depth, and the plain frame. Numbers are
+lies above those of the characters, the embedding, every random model at that depth, and the plain frame. The null of
+patching knows no plain pairs, so there the whole interval of the difference from them must lie above 0. Numbers are
 given for both scales and both positions; the map itself is of the standardised scale at the concept's last token, the
 one of which the q is.
 
@@ -85,6 +86,9 @@ class MapRow(Record):
     """One tuple by depth for each model with permuted weights."""
     plain: tuple[float, ...] = ()
     """By depth, in the plain frames; empty where there are none."""
+    over_plain: tuple[tuple[float, float], ...] = ()
+    """Of patching, by depth: 95 % interval of the value less that of plain pairs, bootstrap over both; empty without
+    plain pairs, where nothing stands out."""
     q: tuple[float, ...] = ()
     """p after Benjamini-Hochberg over the depths >= 1 of all rows of the map of one method; empty for rows that are
     not of it."""
@@ -284,7 +288,10 @@ def _stands_out(row: MapRow, q: Sequence[float]) -> tuple[bool, ...]:
         others += [] if row.characters is None else [row.characters]
         # What is done to a model at depth 0 is no control: skipping nothing is 0, and a concept put in whole is all.
         others += [row.embedding] if row.method == "geometry" else []
-        out.append(depth >= first and q[depth] < ALPHA and value > max(others, default=-np.inf))
+        above = value > max(others, default=-np.inf)
+        if row.method == "patching":  # where all of P comes back in any pair, rounding would decide which is the larger
+            above = above and bool(row.over_plain) and row.over_plain[depth][0] > 0
+        out.append(depth >= first and q[depth] < ALPHA and above)
     return tuple(out)
 
 
