@@ -14,6 +14,8 @@ from sae_lens_med.knowledge_map.attributes.effects import (
     irrelevant_rows,
     relevant_rows,
 )
+from sae_lens_med.knowledge_map.attributes.sentences import claims
+from sae_lens_med.knowledge_map.attributes.sycophancy import HintRow
 from tests.calibration import TIERS, band, rejects
 
 CONTRASTS = [(0, 1), (0, 2)]
@@ -179,3 +181,15 @@ def test_what_features_tell_apart_is_corrected_over_the_effects_of_a_run() -> No
     rows = corrected_carriers([CarrierRow("en", f"a{i}", 1.0, value, 6) for i, value in enumerate(p)])
     assert [row.told_apart_q for row in rows] == pytest.approx([0.003, 0.06, 0.5])
     assert [row.is_told_apart for row in rows] == [True, False, False] and all(row.q is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.4, "gives way to a wrong one"), (-0.1, "no more than saying nothing")],
+    ids=["loses", "gains"],
+)
+def test_a_claim_that_costs_no_more_than_silence_is_not_said_to_win(value: float, said: str) -> None:
+    """Naming the option alone may help the right answer, so that the claim loses against it alone."""
+    row = HintRow("en", "user", 12, value, None, value - 0.5, value - 0.3, 0.001, 0.5, 0.1, 0.1, q=0.002)
+    [claim] = claims([], [], [row])
+    assert said in claim.en and claim.what == "hint"
