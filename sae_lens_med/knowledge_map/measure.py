@@ -199,6 +199,11 @@ def measured(read: Read, permutations: int, rng: np.random.Generator) -> list[Ma
     return found
 
 
+def require_readable(concepts: Sequence[MapConcept]) -> None:
+    """Raises `DataError` for concepts of one domain of which nothing can be read off."""
+    _within(tuple(concepts), 0, np.random.default_rng(0))
+
+
 def corrected(rows: Sequence[MapRow]) -> list[MapRow]:
     """The rows with q and what stands out, for those of the map; the others as they are. Each method is a family."""
     found = list(rows)
@@ -235,7 +240,12 @@ def _within(
     if concepts[0].value is None:
         found: dict[tuple[str, str], tuple[ReadOut, FloatArray | IntArray]] = {}
         for labels in concepts[0].labels:
-            _, own = np.unique([each.labels[labels] for each in concepts], return_inverse=True)
+            known, own = np.unique([each.labels[labels] for each in concepts], return_inverse=True)
+            if not 1 < len(known) < n:
+                raise DataError(
+                    f"the concepts of {concepts[0].domain!r} have {len(known)} different {labels!r} for {n} names in a "
+                    "language; a map needs two or more, and one of them twice."
+                )
             drawn = permuted(own, one, permutations, rng).astype(np.int64)
             found[labels, "silhouette"] = (lambda x, own: silhouettes(cosine_distances(x), own), drawn)
             found[labels, "nearest"] = (lambda x, own: nearest(cosine_distances(x), own), drawn)

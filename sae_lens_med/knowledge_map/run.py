@@ -29,7 +29,7 @@ from sae_lens_med.errors import ConfigError, DataError, nearest
 from sae_lens_med.knowledge_map.causal_run import CausalRun
 from sae_lens_med.knowledge_map.combined import Agreement, agreements
 from sae_lens_med.knowledge_map.lists import LanguageCode, Lists, Place
-from sae_lens_med.knowledge_map.measure import METHODS, MapRow, Read, across, corrected, measured
+from sae_lens_med.knowledge_map.measure import METHODS, MapRow, Read, across, corrected, measured, require_readable
 from sae_lens_med.knowledge_map.pairs import Statements, packaged_statements
 from sae_lens_med.knowledge_map.reading import Float32Array, read_concepts, slot_texts
 from sae_lens_med.runs.files import atomic_path, write_json, write_text
@@ -113,6 +113,8 @@ def make_map(
     """
     settings, statements = settings or MapSettings(), statements or packaged_statements()
     places = lists.places(settings.languages)
+    for place in places if "geometry" in settings.methods else []:
+        require_readable(lists.of(*place))
     model = open_model()
     chosen = {
         "languages": list(settings.languages),

@@ -7,7 +7,7 @@ import pytest
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.knowledge_map.lists import MapConcept
-from sae_lens_med.knowledge_map.measure import MapRow, Read, across, corrected, measured
+from sae_lens_med.knowledge_map.measure import MapRow, Read, across, corrected, measured, require_readable
 
 ROW = MapRow(
     domain="drugs",
@@ -77,3 +77,11 @@ def test_concepts_of_one_value_have_no_order() -> None:
     acts = np.random.default_rng(0).normal(size=(2, 2, 5, 6)).astype(np.float32)
     with pytest.raises(DataError, match="'stages' has concepts of one value in 'g'"):
         measured(Read(concepts, ("en",), acts), 19, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("labels", ["aaaaa", "abcde"])
+def test_labels_that_nothing_can_be_read_off_are_named(labels: str) -> None:
+    concepts = tuple(MapConcept("drugs", f"c{i}", {"en": f"x{i}"}, {"kind": label}) for i, label in enumerate(labels))
+    with pytest.raises(DataError, match="'drugs' have [15] different 'kind' for 5 names"):
+        require_readable(concepts)
+    require_readable([*concepts, *(MapConcept("drugs", f"d{i}", {"en": f"y{i}"}, {"kind": "b"}) for i in range(2))])
