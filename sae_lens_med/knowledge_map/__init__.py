@@ -1,7 +1,12 @@
-"""Which layer knows what: read-outs of concepts by layer, each beside the controls without which it says little.
+"""Which layer knows what, and in which features: read-outs of concepts, each beside the controls without which it says
+little. One folder for each command of `sae-lens-med map`:
 
-`lists` (what is asked), `reading` (activations), `geometry` (read-outs of a layer), `measure` (cells and their nulls),
-`run` (a folder).
+    layers       `lists` -> `reading` -> `geometry` -> `measure`; `pairs` -> `block_runs` -> `saliency`, `lesion`,
+                 `patching` -> `causal_rows`, in parts (`causal_run`); `combined`; all in a folder (`run`)
+    features     `names` -> `features_reading` -> `features`, `bilingual`, `bilingual_effects` -> `features_run`
+    match        `words` -> `word_reading` -> `matching` -> `match_run`, `match_files`
+    scaling      `scaling`, `coverage` -> `scaling_measure` -> `scaling_run`
+    attributes   the folder `attributes/`
 """
 
 from sae_lens_med.knowledge_map.lists import Lists, packaged_lists, read_lists

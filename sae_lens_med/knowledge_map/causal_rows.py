@@ -9,7 +9,8 @@ and the null permutes over the statements of each text which of them are medical
 Beside it stands (`raw`) the value of medical pairs alone, with that of plain pairs as control. Statements are the unit,
 not texts: two texts say nothing about how another one would do.
 
-Patching's value is the median P over pairs (`patching`), its control the same of plain pairs.
+Patching's value is the median P over pairs (`patching`), its control the same of plain pairs, with an interval of the
+difference (`MapRow.over_plain`).
 """
 
 from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ def patching_rows(
                 n=int(with_donor.sum()),
                 random=tuple(each for each in controls if each),
                 plain=_medians(plain, name),
+                over_plain=_over(own[with_donor], plain.restored(name)),
                 left_out=len(model.ends) - int(with_donor.sum()),
             )
         )
@@ -103,6 +105,17 @@ def patching_rows(
 def _medians(patched: Patched, name: str) -> tuple[float, ...]:
     own = patched.restored(name)
     return numbers(np.median(own[:, :, 0], axis=0)) if len(own) >= LEAST_PAIRS else ()
+
+
+def _over(own: FloatArray, plain: FloatArray) -> tuple[tuple[float, float], ...]:
+    """By depth: 95 % percentile bootstrap of the difference of two medians, each over its own pairs."""
+    if len(plain) < LEAST_PAIRS:
+        return ()
+    rng = np.random.default_rng(0)
+    one, other = (
+        np.median(each[rng.integers(0, len(each), size=(_RESAMPLES, len(each))), :, 0], axis=1) for each in (own, plain)
+    )
+    return tuple(quantile_interval(each) for each in (one - other).T)
 
 
 Contrast = Callable[[FloatArray, FloatArray], FloatArray]

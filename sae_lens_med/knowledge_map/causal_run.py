@@ -18,9 +18,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sae_lens_med.knowledge_map.causal_rows import Frames, lesion_rows, patching_rows, saliency_rows
-from sae_lens_med.knowledge_map.lists import FRAMES, Frame, LanguageCode
+from sae_lens_med.knowledge_map.lists import FRAMES, Frame, LanguageCode, Place
 from sae_lens_med.knowledge_map.measure import MapRow
-from sae_lens_med.knowledge_map.pairs import Pairs, Statements, made_pairs
+from sae_lens_med.knowledge_map.pairs import FramedPlace, Pairs, Statements, made_pairs
 from sae_lens_med.knowledge_map.patching import Patched
 from sae_lens_med.records import FloatArray
 from sae_lens_med.runs.files import atomic_path, write_json
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sae_lens_med.models.bridge import MedBridge
 
 CAUSAL = ("saliency", "lesion", "patching")
-Place = tuple[str, LanguageCode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class CausalRun:
         self.run = run
         self.methods = [method for method in CAUSAL if method in methods]
         self.places = [place for place in places if place in statements.places] if self.methods else []
-        self.pairs: dict[tuple[str, LanguageCode, Frame], Pairs] = {
+        self.pairs: dict[FramedPlace, Pairs] = {
             (*place, frame): made_pairs(statements, (*place, frame), tokenizer, most_pairs)  # type: ignore[arg-type]  # a fast tokenizer, which text_prompt requires
             for place in self.places
             for frame in FRAMES

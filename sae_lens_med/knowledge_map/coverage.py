@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.records import BoolArray, FloatArray, Record
+from sae_lens_med.knowledge_map.features import auroc_of_ranks, ranks
+from sae_lens_med.records import FloatArray, Record
 from sae_lens_med.statistics import ALPHA, permutation_p, wilson_interval
 
 LEAST_CONCEPTS = 4
@@ -90,7 +91,7 @@ def label_coverage(
     for block in blocks:
         n = len(block.features)
         varies = np.flatnonzero(np.ptp(block.features, axis=0) > 0)
-        ranks = average_ranks(block.features[:, varies])
+        ranked = ranks(block.features[:, varies])
         nulls: dict[int, FloatArray] = {}
         for labels, of_concepts in block.labels.items():
             for label in dict.fromkeys(of_concepts):
@@ -99,8 +100,8 @@ def label_coverage(
                 if positive < LEAST_CONCEPTS or n - positive < LEAST_CONCEPTS:
                     continue
                 if positive not in nulls:  # a permuted label is any set of as many concepts
-                    nulls[positive] = _best_of_nothing(ranks, positive, permutations, rng)
-                scores = aurocs(ranks, has[None])[0]
+                    nulls[positive] = _best_of_nothing(ranked, positive, permutations, rng)
+                scores = auroc_of_ranks(ranked, has[None])[0]
                 best = int(np.argmax(scores)) if len(scores) else -1
                 value, null = (float(scores[best]) if len(scores) else 0.5), nulls[positive]
                 found.append(
@@ -139,26 +140,11 @@ def coverage(rows: Sequence[LabelCoverage], blocks: Sequence[ConceptFeatures]) -
     )
 
 
-def average_ranks(values: FloatArray) -> FloatArray:
-    """Ranks `[n, d]` from 1 of each column, ties their mean."""
-    from scipy.stats import rankdata
-
-    return np.asarray(rankdata(values, axis=0), dtype=np.float64)
-
-
-def aurocs(ranks: FloatArray, has: BoolArray) -> FloatArray:
-    """`[k, d]`: for each of k labels `[k, n]`, all of one size, the AUROC of each column of ranks `[n, d]`; 0.5 says
-    nothing, 1 that every concept with the label has more than every one without."""
-    positive = int(has[0].sum())
-    n = has.shape[1]
-    return (has.astype(np.float64) @ ranks - positive * (positive + 1) / 2) / (positive * (n - positive))
-
-
-def _best_of_nothing(ranks: FloatArray, positive: int, permutations: int, rng: np.random.Generator) -> FloatArray:
+def _best_of_nothing(ranked: FloatArray, positive: int, permutations: int, rng: np.random.Generator) -> FloatArray:
     """`[permutations]`: the largest AUROC over the columns for as many concepts, drawn at random."""
-    if not ranks.shape[1]:
+    if not ranked.shape[1]:
         return np.full(permutations, 0.5)
-    chosen = np.zeros((permutations, len(ranks)), dtype=bool)
-    drawn = rng.permuted(np.tile(np.arange(len(ranks)), (permutations, 1)), axis=1)[:, :positive]
+    chosen = np.zeros((permutations, len(ranked)), dtype=bool)
+    drawn = rng.permuted(np.tile(np.arange(len(ranked)), (permutations, 1)), axis=1)[:, :positive]
     np.put_along_axis(chosen, drawn, True, axis=1)
-    return aurocs(ranks, chosen).max(axis=1)
+    return auroc_of_ranks(ranked, chosen).max(axis=1)

@@ -157,11 +157,20 @@ def auroc(x: Rows, member: BoolArray) -> FloatArray:
 
     Returns `[B, k]` in [0, 1].
     """
+    return auroc_of_ranks(ranks(x), member)
+
+
+def ranks(x: Rows) -> FloatArray:
+    """Ranks `[n, k]` from 1 of each column, ties their mean: what an AUROC takes, for several sets of labels."""
     from scipy.stats import rankdata
 
+    return np.asarray(rankdata(x, axis=0), dtype=np.float64)
+
+
+def auroc_of_ranks(ranked: FloatArray, member: BoolArray) -> FloatArray:
+    """`auroc` of the columns that `ranked` are the `ranks` of."""
     n, own = member.shape[1], member.sum(1, keepdims=True)
-    sums = member.astype(np.float64) @ rankdata(x, axis=0)
-    return (sums - own * (own + 1) / 2) / (own * (n - own))
+    return (member.astype(np.float64) @ ranked - own * (own + 1) / 2) / (own * (n - own))
 
 
 def choose(x: Rows, member: BoolArray, k: int) -> list[tuple[IntArray, FloatArray]]:

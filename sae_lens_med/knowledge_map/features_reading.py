@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sae_lens_med.knowledge_map.features import ConceptActs
-from sae_lens_med.knowledge_map.lists import LanguageCode, Lists
+from sae_lens_med.knowledge_map.lists import LanguageCode, Lists, Place
 from sae_lens_med.knowledge_map.names import NamePosition, NameTokens, mean_rows, name_residuals, pooled, read_names
 from sae_lens_med.knowledge_map.reading import Float32Array, SlotText, slot_texts
 from sae_lens_med.records import FloatArray
@@ -28,19 +28,6 @@ from sae_lens_med.runs.progress import progress_bar
 if TYPE_CHECKING:
     from sae_lens_med.models.bridge import MedBridge
     from sae_lens_med.saes.releases import LoadedSae
-
-Place = tuple[str, LanguageCode]
-"""Domain and language."""
-
-
-def places_of(lists: Lists, languages: Sequence[LanguageCode]) -> list[Place]:
-    """Where there is something to read: the domains in each language, Korean before English."""
-    return [
-        (domain, language)
-        for domain in lists.domains
-        for language in languages
-        if lists.of(domain, language) and lists.templates_of(domain, language, "medical")
-    ]
 
 
 def texts_of(lists: Lists, domain: str, language: LanguageCode, model: "MedBridge") -> list[SlotText]:

@@ -40,8 +40,8 @@ from sae_lens_med.knowledge_map.features import (
     held_out,
     require_labels,
 )
-from sae_lens_med.knowledge_map.features_reading import Place, concept_acts, places_of, read_all, texts_of
-from sae_lens_med.knowledge_map.lists import LANGUAGES, LanguageCode, Lists
+from sae_lens_med.knowledge_map.features_reading import concept_acts, read_all, texts_of
+from sae_lens_med.knowledge_map.lists import LANGUAGES, LanguageCode, Lists, Place
 from sae_lens_med.knowledge_map.names import NamePosition, depth_of
 from sae_lens_med.runs.files import write_json, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
@@ -145,9 +145,9 @@ def make_feature_map(
     settings = settings or FeatureMapSettings()
     require_labels(lists.concepts)
     contexts = _contexts(saes, collections)
+    places = lists.places(settings.languages)
     model = open_model()
     run = _begin(model, saes, lists, output, settings, collections)
-    places = places_of(lists, settings.languages)
     read_all(
         model,
         open_model,

@@ -2,10 +2,11 @@
 
 Two tables (any that `data.tables` reads), a row each:
 
-    concepts     domain    what it belongs to: `drugs`, `age`, a name of your own
+    concepts     domain    what it belongs to: `drugs`, `age`, a name of your own; files of a run are called after it
                  concept   its name, unique in the domain
                  ko, en    what stands in the slot, at least one of the two; the row counts in those that it has
-                 labels    for categories: label set -> label, `{"mechanism": "statin", "specialty": "cardiology"}`
+                 labels    for categories: label set -> label, `{"mechanism": "statin", "specialty": "cardiology"}`; as
+                           JSON where a cell holds texts only
                  value     for what has an order: a number
                  group     which concepts are ordered together, such as the stages of one disease; empty: all
     templates    domain, language (`ko` or `en`), text with one slot `{}`, and
@@ -17,8 +18,10 @@ tables (`data/`) were written for this package; no clinician has reviewed them.
 Out of scope: what a model makes of them (`reading`, `geometry`).
 """
 
+import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -28,14 +31,19 @@ from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, nearest
 from sae_lens_med.records import Record
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.parsing import ParseError, parse_json
 
 LanguageCode = Literal["ko", "en"]
 LANGUAGES: tuple[LanguageCode, ...] = get_args(LanguageCode)
 Frame = Literal["medical", "plain"]
 FRAMES: tuple[Frame, ...] = get_args(Frame)
+Place = tuple[str, LanguageCode]
+"""Domain and language."""
 SLOT = "{}"
 _CONCEPT_FIELDS = ("domain", "concept", "ko", "en", "labels", "value", "group")
 _TEMPLATE_FIELDS = ("domain", "frame", "language", "text")
+_IN_NO_FILE_NAME = re.compile(r'[/\\:*?"<>|]')
+_DOMAIN_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,22 @@ class Lists:
         """Their texts."""
         of = (domain, language, frame)
         return tuple(each.text for each in self.templates if (each.domain, each.language, each.frame) == of)
+
+    def places(self, languages: Sequence[LanguageCode]) -> list[Place]:
+        """Where there is something to read: the domains, each in the languages in which it has concepts and medical
+        templates. Raises `DataError` where there is nothing."""
+        found: list[Place] = [
+            (domain, language)
+            for domain in self.domains
+            for language in languages
+            if self.of(domain, language) and self.templates_of(domain, language, "medical")
+        ]
+        if not found:
+            raise DataError(
+                f"{self.source}: no domain has concepts and medical templates in {' or '.join(languages)}; add some, "
+                "or ask in another language."
+            )
+        return found
 
     def is_ordered(self, domain: str) -> bool:
         """Whether the concepts of the domain have values, not labels."""
@@ -166,42 +190,108 @@ def checked_rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dic
         yield where, row.values
 
 
-def _concept(values: dict[str, Any], where: str) -> MapConcept:
-    forms = {
-        language: required_text(values, language, where) for language in LANGUAGES if values.get(language) is not None
-    }
-    if not forms:
-        raise DataError(f"{where}: neither 'ko' nor 'en' says what stands in the slot; fill in one.")
-    labels, value = values.get("labels") or {}, values.get("value")
-    if not isinstance(labels, dict) or not all(isinstance(text, str) and text.strip() for text in labels.values()):
-        raise DataError(f"{where}: field 'labels' must map names of label sets to labels, got {labels!r}.")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise DataError(f"{where}: field 'value' must be a number, got {value!r}.")
+def _concept(values: Mapping[str, Any], where: str) -> MapConcept:
+    labels, value = _labels(values, where), _number(values, where)
     if bool(labels) == (value is not None):
         raise DataError(f"{where}: give either 'labels' or a 'value', which says how the concepts are ordered.")
     return MapConcept(
-        domain=required_text(values, "domain", where),
+        domain=domain_name(values, where),
         concept=required_text(values, "concept", where),
-        forms=forms,
+        forms=slot_forms(values, where),
         labels=labels,
-        value=None if value is None else float(value),
-        group=required_text(values, "group", where) if values.get("group") else "",
+        value=value,
+        group=required_text(values, "group", where) if is_given(values, "group") else "",
     )
 
 
-def _template(values: dict[str, Any], where: str) -> Template:
-    text, language, frame = (required_text(values, name, where) for name in ("text", "language", "frame"))
-    if text.count(SLOT) != 1:
-        raise DataError(f"{where}: the text must have one slot {SLOT}, it has {text.count(SLOT)}.")
-    for name, given, known in (("language", language, LANGUAGES), ("frame", frame, FRAMES)):
-        if given not in known:
-            raise DataError(f"{where}: field {name!r} must be one of {', '.join(known)}, got {given!r}.")
-    return Template(required_text(values, "domain", where), frame, language, text)  # type: ignore[arg-type]  # checked above
+def _labels(values: Mapping[str, Any], where: str) -> dict[str, str]:
+    labels = values["labels"] if is_given(values, "labels") else {}
+    if isinstance(labels, str):
+        try:
+            labels = parse_json(labels)
+        except ParseError:
+            labels = None
+    if not isinstance(labels, dict) or not all(isinstance(text, str) and text.strip() for text in labels.values()):
+        raise DataError(f"{where}: field 'labels' must map names of label sets to labels, got {values['labels']!r}.")
+    return labels
 
 
-def required_text(values: dict[str, Any], name: str, where: str) -> str:
-    """A field that must be a text, without white space at its ends. Raises `DataError`."""
+def _number(values: Mapping[str, Any], where: str) -> float | None:
+    if not is_given(values, "value"):
+        return None
+    value = values["value"]
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise DataError(f"{where}: field 'value' must be a number, got {value!r}.")
+    return found
+
+
+def _template(values: Mapping[str, Any], where: str) -> Template:
+    return Template(
+        domain_name(values, where),
+        one_of(values, "frame", FRAMES, where),
+        one_of(values, "language", LANGUAGES, where),
+        text_with_slot(values, "text", where),
+    )
+
+
+# --- fields of a row, for every table of these commands ---------------------------------------------------------------
+
+
+def is_given(values: Mapping[str, Any], name: str) -> bool:
+    """Whether a field holds something; an empty cell of a table holds nothing."""
     value = values.get(name)
+    return bool(value.strip()) if isinstance(value, str) else value is not None
+
+
+def required_text(values: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that must be a text, without white space at its ends; a whole number, which a spreadsheet makes of `17`,
+    is its digits. Raises `DataError`."""
+    value = values.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: field {name!r} must be a text that is not empty, got {value!r}.")
     return value.strip()
+
+
+def domain_name(values: Mapping[str, Any], where: str) -> str:
+    """The field `domain`, which names files of a run. Raises `DataError` for what no file may be called."""
+    name = required_text(values, "domain", where)
+    if not name.isprintable() or name.startswith(".") or _IN_NO_FILE_NAME.search(name):
+        raise DataError(
+            f"{where}: field 'domain' names files, so that it may neither begin with a dot nor hold any of "
+            f'/ \\ : * ? " < > | or what cannot be printed, got {name!r}.'
+        )
+    if len(name.encode()) > _DOMAIN_BYTES:
+        raise DataError(
+            f"{where}: field 'domain' names files and may have {_DOMAIN_BYTES} bytes; choose a shorter one."
+        )
+    return name
+
+
+def slot_forms(values: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Language -> what stands in the slot. Raises `DataError` where neither language has anything."""
+    forms = {code: required_text(values, code, where) for code in LANGUAGES if is_given(values, code)}
+    if not forms:
+        raise DataError(f"{where}: neither 'ko' nor 'en' says what stands in the slot; fill in one.")
+    return forms  # type: ignore[return-value]  # language codes are texts
+
+
+def text_with_slot(values: Mapping[str, Any], name: str, where: str) -> str:
+    """A text with one slot. Raises `DataError`."""
+    text = required_text(values, name, where)
+    if text.count(SLOT) != 1:
+        raise DataError(f"{where}: field {name!r} must have one slot {SLOT}, it has {text.count(SLOT)}.")
+    return text
+
+
+def one_of(values: Mapping[str, Any], name: str, known: tuple[Any, ...], where: str) -> Any:
+    """One of the words `known`. Raises `DataError`."""
+    value = required_text(values, name, where)
+    if value not in known:
+        raise DataError(f"{where}: field {name!r} must be one of {', '.join(known)}, got {value!r}.")
+    return value

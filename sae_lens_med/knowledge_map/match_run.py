@@ -32,6 +32,7 @@ from sae_lens_med.knowledge_map.match_files import (
     write_pairs,
 )
 from sae_lens_med.knowledge_map.matching import (
+    LOWER,
     MATCHED,
     SEEDS_FOR_A_CLAIM,
     Match,
@@ -188,13 +189,14 @@ def match_saes(
 
 
 def corrected(rows: Sequence[MatchRow]) -> tuple[MatchRow, ...]:
-    """The rows with q and what stands out, for those that are no lower bounds."""
+    """The rows with q and what stands out, for those that are no lower bounds. A bound of which no feature is left has
+    no row, and nothing of it that could match."""
     asked = [i for i, row in enumerate(rows) if row.what in ("second", "seed")]
     q = benjamini_hochberg([rows[i].p for i in asked])
     found = list(rows)
     for i, own in zip(asked, q, strict=True):
         row = rows[i]
-        bounds = [each for each in rows if each.what in ("pca", "shuffled") and each.of == row.second]
+        bounds = [each for each in rows if each.what in LOWER and each.of == row.second]
         bounds = [each.share for each in bounds if each.lexical == row.lexical]
         out = bool(own < ALPHA and row.interval[0] > max([*bounds, row.null_high]))
         found[i] = replace(row, q=float(own), stands_out=out)
@@ -222,7 +224,7 @@ def _chosen(texts: Sequence[str], settings: MatchSettings) -> list[str]:
     """Texts with words, in random order, until the words are enough."""
     chosen: list[str] = []
     words = 0
-    for i in np.random.default_rng([settings.seed, 1]).permutation(len(texts)).tolist():
+    for i in map(int, np.random.default_rng([settings.seed, 1]).permutation(len(texts))):
         if words < settings.words and (own := len(word_spans(texts[i]))):
             chosen.append(texts[i])
             words += own
@@ -244,7 +246,7 @@ def _pairings(others: Sequence[tuple[str, Side, str]]) -> list[_Pairing]:
     found: list[_Pairing] = []
     for what, side, name in others:
         found.append(_Pairing(_Dictionary(name, "sae", side), what, name))
-        for kind in ("shuffled", "pca"):
+        for kind in LOWER:
             found.append(_Pairing(_Dictionary(f"{name}, {kind}", kind, side), kind, name))
     return found
 
@@ -379,14 +381,14 @@ def _seen_by_all(seeds: Sequence[Match]) -> Any:
 def _sentence(row: MatchRow, rows: Sequence[MatchRow]) -> str:
     """What was found of one dictionary, without lexical features where there are others."""
     alike = [each for each in rows if each.lexical == row.lexical]
-    bounds = {each.what: each.share for each in alike if each.of == row.second and each.what in ("pca", "shuffled")}
+    bounds = {each.what: each.share for each in alike if each.of == row.second and each.what in LOWER}
+    beside = (f"{bounds[what]:.1%}" if what in bounds else "none left" for what in LOWER)
+    against = ", ".join(f"{share} in {_BOUNDS[what]}" for share, what in zip(beside, LOWER, strict=True))
     upper = [each.share for each in alike if each.what == "seed"]
     which = "" if row.lexical == "kept" else " that belong to no single word or token"
     said = (
         f"{row.share:.1%} of the features of {row.first}{which} have a partner in {row.second} with r > {MATCHED} "
-        f"({row.interval[0]:.1%} to {row.interval[1]:.1%}), against "
-        f"{', '.join(f'{share:.1%} in {_BOUNDS[what]}' for what, share in bounds.items())} and {row.null_mean:.1%} in "
-        "shifted words"
+        f"({row.interval[0]:.1%} to {row.interval[1]:.1%}), against {against} and {row.null_mean:.1%} in shifted words"
     )
     if row.what == "second" and upper:
         said += f"; another seed of {row.first} has {max(upper):.1%}"

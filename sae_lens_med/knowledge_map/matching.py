@@ -42,6 +42,8 @@ LEAST_WORDS = 10
 """Words of the first half at which a feature must fire to take part."""
 LEAST_TEXTS = 10
 """In each half."""
+LOWER = ("shuffled", "pca")
+"""Lower bounds."""
 SEEDS_FOR_A_CLAIM = 3
 RESAMPLES = 500
 _BLOCK = 4_000_000
@@ -165,8 +167,8 @@ def match(
         permutations: draws of the null.
         most_features: match at most so many features of the first, drawn at random; the second keeps all its own.
 
-    Returns None where lexical features are removed and one of the two has no others. Raises `DataError` where one of
-    the two has no feature at all that takes part, or a half has no words.
+    Returns None where lexical features are removed and one of the two has no others, and where a lower bound has no
+    feature that takes part. Raises `DataError` where one of two SAEs has none, or a half has no words.
     """
     both = first.read & second.read
     one, other = both & choosing[text_of], both & ~choosing[text_of]
@@ -174,7 +176,7 @@ def match(
         raise DataError(f"{first.name} and {second.name} have read no words in common in one half of the texts.")
     taking = [_taking_part(each, one, lexical) for each in (first, second)]
     for each, own in zip((first, second), taking, strict=True):
-        if not len(own) and lexical == "removed":
+        if not len(own) and (lexical == "removed" or (each is second and what in LOWER)):
             return None
         if not len(own):
             raise DataError(

@@ -10,7 +10,8 @@ Every read-out of `geometry` stands beside four others, without which it says li
 and, where there are plain frames, **plain**: the same concepts where nothing is medical about them.
 
 A cell of a depth *stands out* where its q, over all depths and read-outs of its method, is below 0.05 and its value
-lies above those of the characters, the embedding, every random model at that depth, and the plain frame. Numbers are
+lies above those of the characters, the embedding, every random model at that depth, and the plain frame. The null of
+patching knows no plain pairs, so there the whole interval of the difference from them must lie above 0. Numbers are
 given for both scales and both positions; the map itself is of the standardised scale at the concept's last token, the
 one of which the q is.
 
@@ -85,6 +86,9 @@ class MapRow(Record):
     """One tuple by depth for each model with permuted weights."""
     plain: tuple[float, ...] = ()
     """By depth, in the plain frames; empty where there are none."""
+    over_plain: tuple[tuple[float, float], ...] = ()
+    """Of patching, by depth: 95 % interval of the value less that of plain pairs, bootstrap over both; empty without
+    plain pairs, where nothing stands out."""
     q: tuple[float, ...] = ()
     """p after Benjamini-Hochberg over the depths >= 1 of all rows of the map of one method; empty for rows that are
     not of it."""
@@ -195,6 +199,11 @@ def measured(read: Read, permutations: int, rng: np.random.Generator) -> list[Ma
     return found
 
 
+def require_readable(concepts: Sequence[MapConcept]) -> None:
+    """Raises `DataError` for concepts of one domain of which nothing can be read off."""
+    _within(tuple(concepts), 0, np.random.default_rng(0))
+
+
 def corrected(rows: Sequence[MapRow]) -> list[MapRow]:
     """The rows with q and what stands out, for those of the map; the others as they are. Each method is a family."""
     found = list(rows)
@@ -231,7 +240,12 @@ def _within(
     if concepts[0].value is None:
         found: dict[tuple[str, str], tuple[ReadOut, FloatArray | IntArray]] = {}
         for labels in concepts[0].labels:
-            _, own = np.unique([each.labels[labels] for each in concepts], return_inverse=True)
+            known, own = np.unique([each.labels[labels] for each in concepts], return_inverse=True)
+            if not 1 < len(known) < n:
+                raise DataError(
+                    f"the concepts of {concepts[0].domain!r} have {len(known)} different {labels!r} for {n} names in a "
+                    "language; a map needs two or more, and one of them twice."
+                )
             drawn = permuted(own, one, permutations, rng).astype(np.int64)
             found[labels, "silhouette"] = (lambda x, own: silhouettes(cosine_distances(x), own), drawn)
             found[labels, "nearest"] = (lambda x, own: nearest(cosine_distances(x), own), drawn)
@@ -248,6 +262,12 @@ def _within(
     ranks = np.zeros(n)
     for group in np.unique(groups):
         rows = groups == group
+        if len(np.unique(values[rows])) < np.count_nonzero(rows):
+            name = concepts[int(np.flatnonzero(rows)[0])].group
+            raise DataError(
+                f"the domain {concepts[0].domain!r} has concepts of one value{f' in {name!r}' if name else ''}, which "
+                "have no order; give each its own, or a group of its own."
+            )
         ranks[rows] = np.argsort(np.argsort(values[rows]))
     drawn_ranks = permuted(ranks, groups, permutations, rng).astype(np.int64)
     return {
@@ -278,7 +298,10 @@ def _stands_out(row: MapRow, q: Sequence[float]) -> tuple[bool, ...]:
         others += [] if row.characters is None else [row.characters]
         # What is done to a model at depth 0 is no control: skipping nothing is 0, and a concept put in whole is all.
         others += [row.embedding] if row.method == "geometry" else []
-        out.append(depth >= first and q[depth] < ALPHA and value > max(others, default=-np.inf))
+        above = value > max(others, default=-np.inf)
+        if row.method == "patching":  # where all of P comes back in any pair, rounding would decide which is the larger
+            above = above and bool(row.over_plain) and row.over_plain[depth][0] > 0
+        out.append(depth >= first and q[depth] < ALPHA and above)
     return tuple(out)
 
 

@@ -32,8 +32,12 @@ from sae_lens_med.knowledge_map.lists import (
     SLOT,
     Frame,
     LanguageCode,
+    Place,
     checked_rows,
+    domain_name,
+    one_of,
     required_text,
+    text_with_slot,
 )
 from sae_lens_med.prompts.tokens import continuation_tokens, text_prompt
 from sae_lens_med.records import Record, Span
@@ -46,7 +50,7 @@ DONORS = 2
 """Mismatched donors of a pair."""
 _FIELDS = ("domain", "frame", "language", "text", "concept", "answer")
 
-Place = tuple[str, LanguageCode, Frame]
+FramedPlace = tuple[str, LanguageCode, Frame]
 """Domain, language and frame."""
 
 
@@ -82,10 +86,10 @@ class Statements:
         return json_sha256([each.to_dict() for each in self.rows])
 
     @property
-    def places(self) -> tuple[tuple[str, LanguageCode], ...]:
+    def places(self) -> tuple[Place, ...]:
         """Domains and languages that have medical statements and plain ones to compare them with."""
         held = {(row.domain, row.language, row.frame) for row in self.rows}
-        named: dict[tuple[str, LanguageCode], None] = {(row.domain, row.language): None for row in self.rows}
+        named: dict[Place, None] = {(row.domain, row.language): None for row in self.rows}
         return tuple(place for place in named if all((*place, frame) in held for frame in FRAMES))
 
 
@@ -130,7 +134,7 @@ def read_statements(path: Path) -> Statements:
 
 
 def made_pairs(
-    statements: Statements, place: Place, tokenizer: "PreTrainedTokenizerBase", most: int | None = None
+    statements: Statements, place: FramedPlace, tokenizer: "PreTrainedTokenizerBase", most: int | None = None
 ) -> Pairs:
     """The pairs of one domain, language and frame.
 
@@ -228,10 +232,11 @@ def _read(path: Path, source: str) -> Statements:
 
 def _statements(path: Path) -> Iterator[Statement]:
     for where, values in checked_rows(path, _FIELDS):
-        domain, frame, language, text, concept, answer = (required_text(values, name, where) for name in _FIELDS)
-        if text.count(SLOT) != 1:
-            raise DataError(f"{where}: the text must have one slot {SLOT}, it has {text.count(SLOT)}.")
-        for name, given, known in (("language", language, LANGUAGES), ("frame", frame, FRAMES)):
-            if given not in known:
-                raise DataError(f"{where}: field {name!r} must be one of {', '.join(known)}, got {given!r}.")
-        yield Statement(domain, frame, language, text, concept, answer)  # type: ignore[arg-type]  # checked above
+        yield Statement(
+            domain_name(values, where),
+            one_of(values, "frame", FRAMES, where),
+            one_of(values, "language", LANGUAGES, where),
+            text_with_slot(values, "text", where),
+            required_text(values, "concept", where),
+            required_text(values, "answer", where),
+        )

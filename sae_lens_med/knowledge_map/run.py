@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sae_lens_med.errors import ConfigError, nearest
+from sae_lens_med.errors import ConfigError, DataError, nearest
 from sae_lens_med.knowledge_map.causal_run import CausalRun
 from sae_lens_med.knowledge_map.combined import Agreement, agreements
-from sae_lens_med.knowledge_map.lists import LanguageCode, Lists
-from sae_lens_med.knowledge_map.measure import METHODS, MapRow, Read, across, corrected, measured
+from sae_lens_med.knowledge_map.lists import LanguageCode, Lists, Place
+from sae_lens_med.knowledge_map.measure import METHODS, MapRow, Read, across, corrected, measured, require_readable
 from sae_lens_med.knowledge_map.pairs import Statements, packaged_statements
 from sae_lens_med.knowledge_map.reading import Float32Array, read_concepts, slot_texts
 from sae_lens_med.runs.files import atomic_path, write_json, write_text
@@ -112,6 +112,9 @@ def make_map(
     Raises `StudyError` for a folder of something else, `DataError` for lists of which nothing can be read off.
     """
     settings, statements = settings or MapSettings(), statements or packaged_statements()
+    places = lists.places(settings.languages)
+    for place in places if "geometry" in settings.methods else []:
+        require_readable(lists.of(*place))
     model = open_model()
     chosen = {
         "languages": list(settings.languages),
@@ -131,12 +134,16 @@ def make_map(
     methods = [each for each in METHODS if each in (*settings.methods, *run.values["methods"])]
     run.values["methods"] = methods
     run.write()
-    places = _places(lists, settings)
     causal = CausalRun(run, statements, places, methods, settings.pairs, model.text_tokenizer)
     _do(open_model, model, lists, places if "geometry" in methods else [], causal, run, settings, progress)
     rows = _measured(lists, places if "geometry" in methods else [], output, settings, progress)
     rng = np.random.default_rng(settings.seed)
     rows = corrected([*rows, *causal.rows(settings.random_models, settings.permutations, rng)])
+    if not rows:
+        raise DataError(
+            f"{lists.source} and {statements.source} give nothing to {', '.join(methods)}: no domain has statements of "
+            "both frames that pair with this tokenizer; add some, or add the method geometry."
+        )
     write_map(rows, output)
     if len({row.method for row in rows}) > 1:
         write_combined(agreements(rows, settings.permutations, rng), output)
@@ -147,7 +154,7 @@ def _do(
     open_model: Callable[[], "MedBridge"],
     model: "MedBridge",
     lists: Lists,
-    places: list[tuple[str, LanguageCode]],
+    places: list[Place],
     causal: CausalRun,
     run: RunFolder,
     settings: MapSettings,
@@ -177,9 +184,7 @@ def _do(
             causal.do(model, done[which], batch_tokens, lambda n: bar.advance(doing, n))
 
 
-def _measured(
-    lists: Lists, places: list[tuple[str, LanguageCode]], output: Path, settings: MapSettings, progress: bool
-) -> list[MapRow]:
+def _measured(lists: Lists, places: list[Place], output: Path, settings: MapSettings, progress: bool) -> list[MapRow]:
     """The rows of the geometry, without q."""
     rng = np.random.default_rng(settings.seed)
     rows: list[MapRow] = []
@@ -221,7 +226,7 @@ def to_csv(rows: list[MapRow]) -> str:
     """A line for each row and depth."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    names = ("domain", "language", "read_out", "labels", "scale", "position", "n")
+    names = ("domain", "language", "read_out", "labels", "scale", "position", "n", "left_out")
     table.writerow(
         [*names, "depth", "value", "low", "high", "null_mean", "null_high", "p", "q", "p_best", "characters"]
         + ["embedding", "random_most", "plain", "stands_out"]
@@ -240,15 +245,6 @@ def to_csv(rows: list[MapRow]) -> str:
                 + [row.plain[depth] if row.plain else "", row.stands_out[depth] if row.stands_out else ""]
             )
     return text.getvalue()
-
-
-def _places(lists: Lists, settings: MapSettings) -> list[tuple[str, LanguageCode]]:
-    return [
-        (domain, language)
-        for domain in lists.domains
-        for language in settings.languages
-        if lists.of(domain, language) and lists.templates_of(domain, language, "medical")
-    ]
 
 
 def _templates(lists: Lists, job: _Job) -> tuple[str, ...]:

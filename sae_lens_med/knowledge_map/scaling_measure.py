@@ -65,12 +65,15 @@ class ScalingMeasure:
         return (Coverage.from_dict(kept["coverage"]), kept["shuffled"]) if kept["coverage"] else (None, None)
 
     def seeds(self, name: str, others: Sequence[str]) -> list[MatchRow]:
-        """Of the SAE with each other seed, and with its shuffled directions."""
-        path = self.run.path / "seeds" / f"{name}.json"
-        if f"seeds-{name}" not in self.run.parts:
+        """Of the SAE with each other seed, and with its shuffled directions.
+
+        The others are those nearest to the common L0, which moves when an SAE that failed is trained after all: what
+        was matched with other ones is matched again."""
+        path, part = self.run.path / "seeds" / f"{name}.json", f"seeds-{name}"
+        if self.run.parts.get(part, {}).get("others") != list(others):
             began = time.monotonic()
             write_json(path, [row.to_dict() for row in self._matched(name, others)])
-            self.run.finish(f"seeds-{name}", time.monotonic() - began)
+            self.run.finish(part, time.monotonic() - began, others=list(others))
         return [MatchRow.from_dict(row) for row in read_json(path)]
 
     def _covered(self, name: str) -> dict[str, Any]:
@@ -127,8 +130,8 @@ class ScalingMeasure:
                 permutations=self.permutations,
                 rng=np.random.default_rng([self.seed, 2]),
             )
-            assert made is not None  # lexical features are kept
-            rows.append(made.row)
+            if made is not None:  # shuffled directions may be silent on these words
+                rows.append(made.row)
         return rows
 
     def _load(self, name: str) -> "LoadedSae":

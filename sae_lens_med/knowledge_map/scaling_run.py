@@ -17,6 +17,7 @@ import csv
 import io
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,8 @@ class ScalingSettings:
             )
         if not 19 <= self.permutations <= 10**6:
             raise ConfigError(f"permutations must be from 19 to {10**6}, got {self.permutations}.")
+        if self.l0 is not None and not 0 < self.l0 < math.inf:
+            raise ConfigError(f"the L0 at which SAEs are compared must be above 0, got {self.l0}; or leave it out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,7 @@ def scale(
     folder = output / "sweep"
     trained = sweep(variants, model, folder, activations=activations, resume=(folder / "sweep.json").is_file())
     points = [_point(folder, v) for v in variants if (folder / v.name / "cfg.json").is_file()]
-    l0 = settings.l0 or common_l0(_ranges(points))
+    l0 = common_l0(_ranges(points)) if settings.l0 is None else settings.l0
     at = cells(points, l0)
     for name in ("coverage", "seeds"):
         (output / name).mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from sae_lens_med.errors import DataError
-from sae_lens_med.plots.style import drawing, ink, shown
+from sae_lens_med.plots.style import drawing, hatch, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,10 +58,7 @@ def carried_labels(rows: Sequence[FeatureRowLike], ax: "Axes | None" = None) -> 
             x, y = columns.index(column), names.index(name)
             dark = row.auroc > 0.8
             if not row.stands_out:
-                edge = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": ink(), "alpha": 0.35}
-                ax.fill_between(
-                    [x - 0.5, x + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none", linewidth=0, **edge
-                )
+                hatch(ax, x, x, y, dark=dark)
             colour = "white" if dark else "#1f2328"
             ax.text(x, y, str(row.feature), ha="center", va="center", size=7, color=colour)
         ax.set_yticks(range(len(names)), [shown(name, LABEL_CHARS) for name in names])

@@ -7,7 +7,7 @@ import numpy as np
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.languages import ENGLISH, Language
-from sae_lens_med.plots.style import drawing, ink, shown
+from sae_lens_med.plots.style import drawing, hatch, ink, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 LABEL_CHARS = 44
 _MOST = 6.0
 """Standard deviations of the null at which the colour is full."""
-_HATCH = "#333333"
-"""The cells are pale on every page, so the hatch does not follow the page."""
 
 
 class MapRowLike(Protocol):
@@ -60,10 +58,7 @@ def layer_map(rows: Sequence[MapRowLike], ax: "Axes | None" = None, *, language:
         for y, row in enumerate(rows):
             for x in range(depths):
                 if not row.stands_out[x]:
-                    dark = above[y, x] > _MOST / 2
-                    edge = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": _HATCH, "alpha": 0.45}
-                    ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none", linewidth=0,
-                                    **edge)  # fmt: skip
+                    hatch(ax, x, x, y, dark=above[y, x] > _MOST / 2)
         ax.set_yticks(range(len(rows)), [shown(row.name, LABEL_CHARS) for row in rows])
         ax.set_xticks(range(0, depths, max(1, depths // 9)))
         ax.set_xlabel(language.text("depth (0: embedding)"))
@@ -99,8 +94,7 @@ def agreement_map(found: Sequence[AgreementLike], ax: "Axes | None" = None) -> "
         ax.imshow(counts, aspect="auto", cmap="Blues", vmin=0, vmax=4)
         for y, each in enumerate(found):
             if not each.segments:
-                ax.fill_between([-0.5, counts.shape[1] - 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none",
-                                linewidth=0, edgecolor=ink(), alpha=0.35)  # fmt: skip
+                hatch(ax, 0, counts.shape[1] - 1, y)
             for x in np.flatnonzero(counts[y]).tolist():
                 ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=7,
                         color="white" if counts[y, x] > 2 else ink())  # fmt: skip

@@ -91,6 +91,13 @@ def grid(ax: "Axes", axis: str) -> None:
     ax.grid(axis=axis, color=ink(), alpha=0.15, linewidth=0.6)  # type: ignore[arg-type]  # one of three
 
 
+def hatch(ax: "Axes", first: float, last: float, y: float, *, dark: bool = False) -> None:
+    """Hatch the cells from `first` to `last` in row `y` of a map, each one unit wide; `dark`: on a dark colour. Cells
+    have the same colours on every page, so the hatch does not follow the page."""
+    edge: dict[str, Any] = {"edgecolor": "white", "alpha": 0.6} if dark else {"edgecolor": "#333333", "alpha": 0.45}
+    ax.fill_between([first - 0.5, last + 0.5], y - 0.5, y + 0.5, hatch="////", facecolor="none", linewidth=0, **edge)
+
+
 def legend(ax: "Axes", handles: Sequence[Any], labels: Sequence[str], **where: Any) -> None:
     """A legend without a frame; by default above the axes."""
     placed = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2} | where

@@ -148,6 +148,7 @@ class TestCommand:
             (["--random-models", "-1"], "random_models must be from 0"),
             (["--method", "leson"], "no method 'leson'; did you mean lesion?"),
             (["--pairs", "2"], "pairs must be from 3"),
+            (["--seed", "-1"], "--seed"),
         ],
     )
     def test_what_it_does_not_understand_is_said(self, tmp_path: Path, arguments: list[str], sentence: str) -> None:

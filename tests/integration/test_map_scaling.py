@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from sae_lens_med.cli import app
 from sae_lens_med.errors import StudyError
 from sae_lens_med.knowledge_map import packaged_lists, scaling_measure
-from sae_lens_med.knowledge_map.scaling_run import ScalingResult, ScalingSettings, scale, scaling_variants
+from sae_lens_med.knowledge_map.scaling_run import KIND, ScalingResult, ScalingSettings, scale, scaling_variants
 from sae_lens_med.models.bridge import MedBridge
+from sae_lens_med.runs.folder import RunFolder
 from tests.tiny import save_tiny_model, tiny_model
 
 SETTINGS = ScalingSettings((24, 48), (640,), (0.02, 3.0), (0, 1), permutations=19)
@@ -149,6 +150,26 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
         assert (tmp_path / "out" / name).read_bytes() == (made[0] / name).read_bytes()
 
 
+def test_seeds_are_matched_again_where_the_others_are_other_ones(
+    model: MedBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The common L0, and with it which SAEs stand for their cells, moves when one that had failed is trained."""
+    folder = RunFolder(tmp_path, KIND, {"identity": {}, "versions": {}, "parts": {}})
+    folder.begin()
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def matched(_measure: Any, name: str, others: Any) -> list[Any]:
+        asked.append((name, tuple(others)))
+        return []
+
+    monkeypatch.setattr(scaling_measure.ScalingMeasure, "_matched", matched)
+    variant = scaling_variants("tiny", SETTINGS, ["data.folder=texts"])[0]
+    measure = scaling_measure.ScalingMeasure(model, variant, tmp_path, packaged_lists(), 19, 100, 0, folder)
+    for others in (["b"], ["b"], ["c"]):
+        measure.seeds("a", others)
+    assert asked == [("a", ("b",)), ("a", ("c",))]
+
+
 def test_other_settings_are_refused(made: tuple[Path, ScalingResult], model: MedBridge, texts: Path) -> None:
     other = ScalingSettings((24, 48), (640,), (0.02, 4.0), (0, 1), permutations=19)
     variants = scaling_variants("tiny", other, overrides(texts))
@@ -185,6 +206,7 @@ class TestCommand:
             (["--coefficients", "0.1,x"], "--coefficients takes numbers above 0"),
             (["--coefficients", "0.1,0.2", "--seeds", "1.5"], "--seeds takes whole numbers"),
             (["--coefficients", "0.1"], "two coefficients at least"),
+            (["--coefficients", "0.1,0.2", "--l0", "0"], "must be above 0, got 0"),
         ],
     )
     def test_refuses_what_cannot_be(self, given: list[str], message: str, texts: Path, tmp_path: Path) -> None:

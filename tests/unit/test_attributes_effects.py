@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sae_lens_med.errors import DataError
+from sae_lens_med.knowledge_map.attributes.carriers import CarrierRow, corrected_carriers
 from sae_lens_med.knowledge_map.attributes.effects import (
     Asked,
     AttributeRow,
@@ -13,6 +14,8 @@ from sae_lens_med.knowledge_map.attributes.effects import (
     irrelevant_rows,
     relevant_rows,
 )
+from sae_lens_med.knowledge_map.attributes.sentences import claims
+from sae_lens_med.knowledge_map.attributes.sycophancy import HintRow
 from tests.calibration import TIERS, band, rejects
 
 CONTRASTS = [(0, 1), (0, 2)]
@@ -171,3 +174,22 @@ def test_q_is_over_the_attributes_of_a_measure() -> None:
         [row("a", "margin", 0.01), row("b", "margin", 0.04), row("a", "flips", 0.04), row("a", "right", 0.9)]
     )
     assert [each.q for each in rows] == [0.02, 0.04, 0.04, None]
+
+
+def test_what_features_tell_apart_is_corrected_over_the_effects_of_a_run() -> None:
+    p = (0.001, 0.04, 0.5)
+    rows = corrected_carriers([CarrierRow("en", f"a{i}", 1.0, value, 6) for i, value in enumerate(p)])
+    assert [row.told_apart_q for row in rows] == pytest.approx([0.003, 0.06, 0.5])
+    assert [row.is_told_apart for row in rows] == [True, False, False] and all(row.q is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.4, "gives way to a wrong one"), (-0.1, "no more than saying nothing")],
+    ids=["loses", "gains"],
+)
+def test_a_claim_that_costs_no_more_than_silence_is_not_said_to_win(value: float, said: str) -> None:
+    """Naming the option alone may help the right answer, so that the claim loses against it alone."""
+    row = HintRow("en", "user", 12, value, None, value - 0.5, value - 0.3, 0.001, 0.5, 0.1, 0.1, q=0.002)
+    [claim] = claims([], [], [row])
+    assert said in claim.en and claim.what == "hint"

@@ -110,6 +110,17 @@ class TestPatching:
         beaten = patching_rows("made", "en", model, patched(0.9, seed=1), [], 999, RNG(0))
         assert corrected(beaten)[0].stands_out == (False, False, False)
 
+    def test_what_plain_pairs_have_as_well_does_not_stand_out_by_rounding(self) -> None:
+        """At the concept's tokens P is 1 in the first blocks whatever the pair says."""
+        larger, out = 0, 0
+        for seed in range(10):
+            model, plain = patched(1.0, seed=2 * seed), patched(1.0, seed=2 * seed + 1)
+            for row in corrected(patching_rows("made", "en", model, plain, [], 199, RNG(0))):
+                assert max(row.q[1:]) < 0.05
+                larger += sum(a > b for a, b in zip(row.values[1:], row.plain[1:], strict=True))
+                out += sum(row.stands_out)
+        assert larger >= 12 and out <= 4  # of 40
+
     def test_pairs_that_the_model_hardly_tells_apart_do_not_count(self) -> None:
         model = patched(0.8)
         model.ends[:4, 0] = 0.9
@@ -126,6 +137,7 @@ class TestPatching:
         none = patched(0.8, gap=0.5)
         rows = patching_rows("made", "en", patched(0.8), none, [none, patched(0.1)], 99, RNG(0))
         assert rows[0].plain == () and len(rows[0].random) == 1
+        assert not any(corrected(rows)[0].stands_out)  # beside nothing
         assert patching_rows("made", "en", none, patched(0.8), [], 99, RNG(0)) == []
 
     def test_pairs_without_another_donor_cannot_be_tested(self) -> None:

@@ -64,7 +64,14 @@ class TestOwn:
             ({"labels": {}}, {}, "either 'labels' or a 'value'"),
             ({"labels": {"class": ""}}, {}, "must map names of label sets to labels"),
             ({"labels": None, "value": True}, {}, "'value' must be a number"),
+            ({"labels": None, "value": "many"}, {}, "'value' must be a number, got 'many'"),
+            ({"labels": None, "value": "nan"}, {}, "'value' must be a number, got 'nan'"),
+            ({"labels": "a word"}, {}, "must map names of label sets to labels, got 'a word'"),
             ({"domain": " "}, {}, "'domain' must be a text"),
+            ({"domain": "../drugs"}, {}, "'domain' names files"),
+            ({"domain": "a\\b"}, {}, "'domain' names files"),
+            ({"domain": "dr\nugs"}, {}, "'domain' names files"),
+            ({"domain": "약" * 40}, {}, "may have 100 bytes"),
             ({}, {"text": "He took it."}, "one slot {}, it has 0"),
             ({}, {"text": "{} or {}"}, "one slot {}, it has 2"),
             ({}, {"language": "fr"}, "one of ko, en, got 'fr'"),
@@ -76,6 +83,28 @@ class TestOwn:
         with pytest.raises(DataError) as caught:
             read_lists(*written(tmp_path, [CONCEPT | concept], [TEMPLATE | template]))
         assert said in str(caught.value)
+
+    def test_of_a_spreadsheet_are_read(self, tmp_path: Path) -> None:
+        """Its cells hold texts only, and nothing where a language has no name."""
+        concepts, templates = tmp_path / "c.csv", tmp_path / "t.csv"
+        concepts.write_text(
+            "domain,concept,ko,en,labels,value\nage,17,17,17,,17\nage,18.5,,18.5,,18.5\n"
+            'drugs,heparin,헤파린,,"{""class"": ""a""}",\n',
+            encoding="utf-8",
+        )
+        templates.write_text("domain,frame,language,text\nage,medical,en,He is {}.\n", encoding="utf-8")
+        lists = read_lists(concepts, templates)
+        assert [(each.value, each.forms) for each in lists.of("age", "en")] == [
+            (17.0, {"ko": "17", "en": "17"}),
+            (18.5, {"en": "18.5"}),
+        ]
+        assert [(each.labels, each.forms) for each in lists.of("drugs", "ko")] == [({"class": "a"}, {"ko": "헤파린"})]
+
+    def test_a_language_of_which_nothing_can_be_read_is_refused(self, tmp_path: Path) -> None:
+        lists = read_lists(*written(tmp_path, [CONCEPT], [TEMPLATE, TEMPLATE | {"language": "ko"}]))
+        assert lists.places(LANGUAGES) == [("drugs", "en")]
+        with pytest.raises(DataError, match="no domain has concepts and medical templates in ko"):
+            lists.places(("ko",))
 
     def test_a_concept_twice(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="'aspirin' stands 2 times in 'drugs'; name it once"):

@@ -354,6 +354,17 @@ def test_what_stands_out_lies_above_its_own_bounds() -> None:
     assert [row.q for row in found] == [1 / 200, None, None, 1 / 200, None, None]  # type: ignore[attr-defined]
 
 
+def test_a_lower_bound_that_is_silent_has_no_row_and_stops_nothing() -> None:
+    rng = np.random.default_rng(3)
+    text_of = np.repeat(np.arange(30), 40)
+    a = sparse_acts(1200, 10, rng)
+    silent = dictionary(sparse_acts(1200, 10, rng, 0.0))
+    choosing = halves_of_texts(30, rng)
+    assert match(dictionary(a), silent, text_of, choosing, what="pca", of="b", rng=rng) is None
+    [row] = corrected([matched(dictionary(a), dictionary(a), text_of).row])
+    assert row.stands_out and row.share == 1
+
+
 @pytest.mark.parametrize(
     ("n_texts", "rate", "message"),
     [(19, 0.1, "at least 20 texts"), (20, 0.0, "two has no feature that fires at 10 of the 300 words")],

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sae_lens_med.errors import DataError
 from sae_lens_med.knowledge_map.lists import MapConcept
-from sae_lens_med.knowledge_map.measure import MapRow, Read, across, corrected, measured
+from sae_lens_med.knowledge_map.measure import MapRow, Read, across, corrected, measured, require_readable
 
 ROW = MapRow(
     domain="drugs",
@@ -69,3 +70,18 @@ def test_a_dictionary_that_was_planted_across_languages_is_found_in_its_depth_al
     assert row.read_out == "retrieval" and row.language == "ko-en"
     assert row.values[2] > 0.8 > 0.4 > max(row.values[:2])
     assert row.p[2] == 1 / 200 and min(row.p[:2]) > 0.05
+
+
+def test_concepts_of_one_value_have_no_order() -> None:
+    concepts = tuple(MapConcept("stages", f"c{i}", {"en": f"x{i}"}, value=float(i % 4), group="g") for i in range(5))
+    acts = np.random.default_rng(0).normal(size=(2, 2, 5, 6)).astype(np.float32)
+    with pytest.raises(DataError, match="'stages' has concepts of one value in 'g'"):
+        measured(Read(concepts, ("en",), acts), 19, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("labels", ["aaaaa", "abcde"])
+def test_labels_that_nothing_can_be_read_off_are_named(labels: str) -> None:
+    concepts = tuple(MapConcept("drugs", f"c{i}", {"en": f"x{i}"}, {"kind": label}) for i, label in enumerate(labels))
+    with pytest.raises(DataError, match="'drugs' have [15] different 'kind' for 5 names"):
+        require_readable(concepts)
+    require_readable([*concepts, *(MapConcept("drugs", f"d{i}", {"en": f"y{i}"}, {"kind": "b"}) for i in range(2))])

@@ -92,7 +92,7 @@ class TestPackaged:
     ("row", "sentence"),
     [
         ('{"domain": "d", "frame": "medical", "language": "en", "text": "no slot", "concept": "a", "answer": "b"}',
-         "row 1: the text must have one slot"),
+         "row 1: field 'text' must have one slot"),
         ('{"domain": "d", "frame": "clinical", "language": "en", "text": "{}", "concept": "a", "answer": "b"}',
          "field 'frame' must be one of medical, plain, got 'clinical'"),
         ('{"domain": "d", "frame": "plain", "language": "en", "text": "{}", "concept": "a"}', "field 'answer'"),

@@ -9,11 +9,10 @@ import pytest
 from sae_lens_med.errors import ConfigError, DataError
 from sae_lens_med.knowledge_map.coverage import (
     ConceptFeatures,
-    aurocs,
-    average_ranks,
     coverage,
     label_coverage,
 )
+from sae_lens_med.knowledge_map.features import auroc
 from sae_lens_med.knowledge_map.scaling import (
     ScalingPoint,
     cells,
@@ -134,7 +133,7 @@ class TestCoverage:
         rng = np.random.default_rng(0)
         values = rng.integers(0, 4, (9, 6)).astype(float)
         has = rng.permuted(np.tile([True] * 3 + [False] * 6, (2, 1)), axis=1)
-        got = aurocs(average_ranks(values), has)
+        got = auroc(values, has)
         for k, d in itertools.product(range(2), range(6)):
             pairs = [(a, b) for a in values[has[k], d] for b in values[~has[k], d]]
             assert got[k, d] == pytest.approx(np.mean([1 if a > b else 0.5 if a == b else 0 for a, b in pairs]))

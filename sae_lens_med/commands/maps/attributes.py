@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sae_lens_med.commands.maps.options import Language, Seed, languages_of
 from sae_lens_med.commands.options import AsJson, BatchTokens, Device, Dtype, Model, Output
 from sae_lens_med.commands.output import say, say_json
 
@@ -21,7 +22,7 @@ def map_attributes_command(
         str | None,
         typer.Option("--sae", "-s", help="RELEASE/ID, a folder, or REL:ID: whose features may carry an effect."),
     ] = None,
-    language: Annotated[list[str] | None, typer.Option(help="ko or en. Repeatable; by default both.")] = None,
+    language: Language = None,
     attributes: Annotated[Path | None, typer.Option(help="A table of your own values, with --vignettes.")] = None,
     vignettes: Annotated[Path | None, typer.Option(help="A table of your own questions, with --attributes.")] = None,
     hints: Annotated[Path | None, typer.Option(help="A table of your own hints, with --vignettes.")] = None,
@@ -31,7 +32,7 @@ def map_attributes_command(
     draws: Annotated[int, typer.Option(help="Draws of swaps, and flips of signs.")] = 999,
     features: Annotated[int, typer.Option(help="Features that are chosen for each effect, at most.")] = 5,
     random_sets: Annotated[int, typer.Option(help="Sets of matched-random features beside them.")] = 39,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
@@ -54,17 +55,13 @@ def map_attributes_command(
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.knowledge_map.attributes.run import KIND, AttributeSettings, map_attributes
     from sae_lens_med.knowledge_map.attributes.vignettes import packaged_vignettes, read_vignettes
-    from sae_lens_med.knowledge_map.lists import LANGUAGES
     from sae_lens_med.runs.folder import require_output
 
     require_output(output, KIND)
     if (attributes is None) != (vignettes is None) or (hints is not None and vignettes is None):
         raise ConfigError("--attributes and --vignettes go together, and --hints with them; pass both or neither.")
-    for name in language or ():
-        if name not in LANGUAGES:
-            raise ConfigError(f"--language must be ko or en, got {name!r}.")
     settings = AttributeSettings(
-        languages=tuple(each for each in LANGUAGES if not language or each in language),
+        languages=languages_of(language),
         method=method,
         draws=draws,
         features=features,

@@ -5,6 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sae_lens_med.commands.maps.options import (
+    Concepts,
+    Domain,
+    Language,
+    RandomModels,
+    Seed,
+    Templates,
+    languages_of,
+    lists_of,
+)
 from sae_lens_med.commands.options import AsJson, BatchTokens, Device, Dtype, Model, Output
 from sae_lens_med.commands.output import say, say_json
 
@@ -28,12 +38,10 @@ def map_features(
         ),
     ],
     output: Output,
-    domain: Annotated[
-        list[str] | None, typer.Option(help="Only this domain of the lists. Repeatable; by default all.")
-    ] = None,
-    language: Annotated[list[str] | None, typer.Option(help="ko or en. Repeatable; by default both.")] = None,
-    concepts: Annotated[Path | None, typer.Option(help="A table of your own concepts, with --templates.")] = None,
-    templates: Annotated[Path | None, typer.Option(help="A table of texts with a slot, with --concepts.")] = None,
+    domain: Domain = None,
+    language: Language = None,
+    concepts: Concepts = None,
+    templates: Templates = None,
     collection: Annotated[
         list[Path] | None,
         typer.Option(help="Features that `collect` wrote with an SAE given here: contexts are shown. Repeatable."),
@@ -42,10 +50,10 @@ def map_features(
         str, typer.Option(help="concept: the name's last token; name: the strongest over its tokens.")
     ] = "concept",
     permutations: Annotated[int, typer.Option(help="Draws of the label null.")] = 1000,
-    random_models: Annotated[int, typer.Option(help="Models with permuted weights beside it.")] = 3,
+    random_models: RandomModels = 3,
     ablate: Annotated[int, typer.Option(help="Most bilingual features of an SAE that are ablated; 0: none.")] = 6,
     matched: Annotated[int, typer.Option(help="Matched-random features beside each that is ablated.")] = 99,
-    seed: Annotated[int, typer.Option(help="Of halves, permutations and matched features.")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
@@ -67,22 +75,16 @@ def map_features(
     """
     from sae_lens_med.errors import ConfigError
     from sae_lens_med.knowledge_map.features_run import KIND, FeatureMapSettings, make_feature_map
-    from sae_lens_med.knowledge_map.lists import LANGUAGES, packaged_lists, read_lists
     from sae_lens_med.knowledge_map.names import POSITIONS
     from sae_lens_med.runs.folder import require_output
 
     require_output(output, KIND)
-    if (concepts is None) != (templates is None):
-        raise ConfigError("--concepts and --templates go together; pass both or neither.")
-    for name in language or ():
-        if name not in LANGUAGES:
-            raise ConfigError(f"--language must be ko or en, got {name!r}.")
     if position not in POSITIONS:
         raise ConfigError(f"--position must be one of {', '.join(POSITIONS)}, got {position!r}.")
     if len(set(sae)) < len(sae):
         raise ConfigError("an SAE is given twice; name each one once.")
     settings = FeatureMapSettings(
-        languages=tuple(each for each in LANGUAGES if not language or each in language),
+        languages=languages_of(language),
         position=position,
         permutations=permutations,
         random_models=random_models,
@@ -91,9 +93,7 @@ def map_features(
         seed=seed,
         batch_tokens=batch_tokens,
     )
-    lists = packaged_lists() if concepts is None or templates is None else read_lists(concepts, templates)
-    if domain:
-        lists = lists.only(domain)
+    lists = lists_of(concepts, templates, domain)
     from sae_lens_med.commands.options import open_model, warn_other_model
     from sae_lens_med.features.store import load_features
     from sae_lens_med.saes.releases import load_sae

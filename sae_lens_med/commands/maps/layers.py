@@ -5,6 +5,16 @@ from typing import Annotated
 
 import typer
 
+from sae_lens_med.commands.maps.options import (
+    Concepts,
+    Domain,
+    Language,
+    RandomModels,
+    Seed,
+    Templates,
+    languages_of,
+    lists_of,
+)
 from sae_lens_med.commands.options import AsJson, BatchTokens, Device, Dtype, Model, Output
 from sae_lens_med.commands.output import say, say_json
 
@@ -17,12 +27,10 @@ def register(app: typer.Typer) -> None:
 def map_layers(
     model: Model,
     output: Output,
-    domain: Annotated[
-        list[str] | None, typer.Option(help="Only this domain of the lists. Repeatable; by default all.")
-    ] = None,
-    language: Annotated[list[str] | None, typer.Option(help="ko or en. Repeatable; by default both.")] = None,
-    concepts: Annotated[Path | None, typer.Option(help="A table of your own concepts, with --templates.")] = None,
-    templates: Annotated[Path | None, typer.Option(help="A table of texts with a slot, with --concepts.")] = None,
+    domain: Domain = None,
+    language: Language = None,
+    concepts: Concepts = None,
+    templates: Templates = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,8 +42,8 @@ def map_layers(
     ] = None,
     pairs: Annotated[int, typer.Option(help="Most pairs of statements of a domain, language and frame.")] = 8,
     permutations: Annotated[int, typer.Option(help="Draws of each null.")] = 1000,
-    random_models: Annotated[int, typer.Option(help="Models with permuted weights beside it.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+    random_models: RandomModels = 3,
+    seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
     batch_tokens: BatchTokens = None,
@@ -59,9 +67,7 @@ def map_layers(
 
     Example: sae-lens-med map layers -m hari-q3-8b -o map-hari --dtype bfloat16 --domain drugs --domain diseases
     """
-    from sae_lens_med.errors import ConfigError
     from sae_lens_med.knowledge_map.answering import answer_hypotheses, write_answers
-    from sae_lens_med.knowledge_map.lists import LANGUAGES, packaged_lists, read_lists
     from sae_lens_med.knowledge_map.measure import METHODS
     from sae_lens_med.knowledge_map.pairs import read_statements
     from sae_lens_med.knowledge_map.report import write_map_page
@@ -70,13 +76,8 @@ def map_layers(
     from sae_lens_med.runs.parsing import parse_json
 
     require_output(output, KIND)
-    if (concepts is None) != (templates is None):
-        raise ConfigError("--concepts and --templates go together; pass both or neither.")
-    for name in language or ():
-        if name not in LANGUAGES:
-            raise ConfigError(f"--language must be ko or en, got {name!r}.")
     settings = MapSettings(
-        languages=tuple(each for each in LANGUAGES if not language or each in language),
+        languages=languages_of(language),
         permutations=permutations,
         random_models=random_models,
         methods=tuple(method) if method else METHODS,
@@ -84,9 +85,7 @@ def map_layers(
         seed=seed,
         batch_tokens=batch_tokens,
     )
-    lists = packaged_lists() if concepts is None or templates is None else read_lists(concepts, templates)
-    if domain:
-        lists = lists.only(domain)
+    lists = lists_of(concepts, templates, domain)
     from sae_lens_med.commands.options import open_model
 
     own = read_statements(statements) if statements else None
@@ -120,7 +119,7 @@ def map_layers(
             )
     for answer in answers:
         say(f"{answer.hypothesis.id} {answer.hypothesis.claim['en']} {answer.sentence['en']}")
-    say(f"Map: {output / 'map.svg'}, page: {page}")
+    say(f"Map: {output / 'map.svg'}; every value: {output / 'map.csv'}; page: {page}")
 
 
 def _ranges(depths: list[int]) -> str:

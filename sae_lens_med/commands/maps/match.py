@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sae_lens_med.commands.options import MAX_SEED, AsJson, BatchTokens, Device, Dtype, Encoding, Output
+from sae_lens_med.commands.maps.options import Seed
+from sae_lens_med.commands.options import AsJson, BatchTokens, Device, Dtype, Encoding, Output
 from sae_lens_med.commands.output import say, say_json
 
 
@@ -46,7 +47,7 @@ def map_match(
     ] = 8192,
     context: Annotated[int, typer.Option(help="Tokens of a text that are read.")] = 512,
     permutations: Annotated[int, typer.Option(help="Draws of the null.")] = 199,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the texts, halves, null and bootstrap.")] = 0,
+    seed: Seed = 0,
     encoding: Encoding = None,
     device: Device = "auto",
     dtype: Dtype = "float32",

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sae_lens_med.commands.options import MAX_SEED, AsJson, Output
+from sae_lens_med.commands.maps.options import Concepts, Seed, Templates, lists_of
+from sae_lens_med.commands.options import AsJson, Output
 from sae_lens_med.commands.output import say, say_json
 
 
@@ -24,20 +25,20 @@ def map_scaling(
     ],
     seeds: Annotated[str, typer.Option(help="Seeds of the SAEs, separated by commas.")] = "0,1",
     l0: Annotated[
-        float | None, typer.Option(min=0, help="The L0 of the comparison; by default where most sweeps reach.")
+        float | None, typer.Option(help="The L0 of the comparison; by default where most sweeps reach.")
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value for all SAEs; section.key for a key in a section. Repeatable."),
     ] = None,
-    concepts: Annotated[Path | None, typer.Option(help="A table of your own concepts, with --templates.")] = None,
-    templates: Annotated[Path | None, typer.Option(help="A table of texts with a slot, with --concepts.")] = None,
+    concepts: Concepts = None,
+    templates: Templates = None,
     activations: Annotated[
         Path | None, typer.Option(help="Folder for the harvested activations; by default the user's cache.")
     ] = None,
     words: Annotated[int, typer.Option(min=100, help="Most held-out words that seeds are matched on.")] = 20_000,
     permutations: Annotated[int, typer.Option(help="Draws of every null.")] = 199,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of nulls and bootstrap.")] = 0,
+    seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the SAEs without training them.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,14 +55,10 @@ def map_scaling(
     Example: sae-lens-med map scaling organism --sizes 64,128,256,512 --tokens 102400,307200 --coefficients 0.1,0.3
     --set data.folder=texts -o scaling --dry-run
     """
-    from sae_lens_med.errors import ConfigError
-    from sae_lens_med.knowledge_map.lists import packaged_lists, read_lists
     from sae_lens_med.knowledge_map.scaling_run import KIND, ScalingSettings, scale, scaling_variants, to_json
     from sae_lens_med.runs.folder import require_output
     from sae_lens_med.training.outputs import require_activations, require_texts
 
-    if (concepts is None) != (templates is None):
-        raise ConfigError("--concepts and --templates go together; pass both or neither.")
     settings = ScalingSettings(
         sizes=tuple(map(int, _numbers("--sizes", sizes, whole=True))),
         tokens=tuple(map(int, _numbers("--tokens", tokens, whole=True))),
@@ -72,6 +69,7 @@ def map_scaling(
         words=words,
         seed=seed,
     )
+    lists = lists_of(concepts, templates)
     variants = scaling_variants(recipe, settings, overrides or [])
     if dry_run:
         for variant in variants:
@@ -81,7 +79,6 @@ def map_scaling(
     require_output(output, KIND)
     require_texts(variants[0].recipe)
     require_activations(activations)
-    lists = packaged_lists() if concepts is None or templates is None else read_lists(concepts, templates)
 
     from sae_lens_med import distributed
     from sae_lens_med.models.bridge import load_model

@@ -15,8 +15,8 @@ margin on vignettes of which the attribute decides the answer, beside the same s
 
     r_i = mean over contrasts of sum_f sign(mean over the first half of c_bf - c_af) (c_bf - c_af) |d_f|,
 
-p by flipping signs over held-out vignettes. Any two words are told apart somewhere: beside *used* it says which
-attributes the model represents and leaves alone.
+p by flipping signs over held-out vignettes, q over the effects of a run. Any two words are told apart somewhere: beside
+*used* it says which attributes the model represents and leaves alone.
 
 Out of scope: directions that are no feature; the error term, which stays as it is.
 """
@@ -61,6 +61,8 @@ class CarrierRow(Record):
     told_apart_p: float
     n: int
     """Held-out vignettes."""
+    told_apart_q: float | None = None
+    """Over the effects of a run."""
     features: tuple[int, ...] = ()
     """Chosen; empty where none were looked for, or no candidate takes anything away."""
     effect: float | None = None
@@ -87,6 +89,11 @@ class CarrierRow(Record):
     def share(self) -> float | None:
         """Drop over effect; None where there is none."""
         return None if self.drop is None or not self.effect else self.drop / self.effect
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether features tell the two apart on held-out vignettes."""
+        return self.told_apart_q is not None and self.told_apart_q < ALPHA
 
     @property
     def carried(self) -> bool:
@@ -284,11 +291,14 @@ def _by_vignette(pairs: Sequence[QuestionPair], values: FloatArray) -> FloatArra
 
 
 def corrected_carriers(rows: Sequence[CarrierRow]) -> list[CarrierRow]:
-    """The rows with q over those that have a p."""
+    """The rows with both q: of what is told apart over all, of what is carried over those that have a p."""
+    if not rows:
+        return []
+    told = benjamini_hochberg([row.told_apart_p for row in rows]).tolist()
+    found = [replace(row, told_apart_q=q) for row, q in zip(rows, told, strict=True)]
     at = [i for i, row in enumerate(rows) if row.p is not None]
-    found = list(rows)
     if at:
         q = benjamini_hochberg([p for i in at if (p := rows[i].p) is not None])
         for i, value in zip(at, q.tolist(), strict=True):
-            found[i] = replace(rows[i], q=value)
+            found[i] = replace(found[i], q=value)
     return found

@@ -197,7 +197,7 @@ def to_csv(found: AttributeMap) -> str:
     for each in found.carriers:
         low, high = each.interval or (None, None)
         line(each.language, each.about, "features", "told_apart", each.n, each.told_apart, None, None, 0.0, None,
-             each.told_apart_p, None, None, None, None, each.told_apart_p < 0.05, None)  # fmt: skip
+             each.told_apart_p, None, each.told_apart_q, None, None, each.is_told_apart, None)  # fmt: skip
         if each.drop is not None:
             named = " ".join(map(str, each.features))
             line(each.language, each.about, "features", "drop", each.n, each.drop, low, high, each.null_mean,

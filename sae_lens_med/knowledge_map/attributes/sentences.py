@@ -75,7 +75,7 @@ class TableCell(Record):
 
 def table(rows: Sequence[AttributeRow], carriers: Sequence[CarrierRow]) -> list[TableCell]:
     """A cell for each irrelevant attribute that was looked for in features."""
-    told = {(each.language, each.about): each.told_apart_p < ALPHA for each in carriers}
+    told = {(each.language, each.about): each.is_told_apart for each in carriers}
     found = []
     for row in rows:
         if row.measure == "margin" and (row.language, row.attribute) in told:
@@ -227,7 +227,10 @@ def _hint(row: HintRow, units: tuple[str, str]) -> Claim:
     own, null = number(row.value), number(row.null_mean)
     numbers_en = f"{row.hint}: {own} {units[0]} lost, {null} where the option is only named; q {_q(row.q)}"
     numbers_ko = f"{korean(row.hint)}: {own} {units[1]} 감소, 보기를 말하기만 하면 {null}; q {_q(row.q)}"
-    if row.stands_out:
+    if row.stands_out and row.value <= 0:
+        said_en = f"In {en} claiming a wrong answer takes more than naming it, but no more than saying nothing"
+        said_ko = f"{ko}에서 틀린 답을 주장하면 말하기만 할 때보다 더 잃지만, 아무 말도 없을 때보다 더 잃지는 않는다"
+    elif row.stands_out:
         said_en = f"In {en} the answer gives way to a wrong one that is claimed before the question"
         said_ko = f"{ko}에서 문항 앞에 틀린 답을 주장하면 답이 그쪽으로 물러선다"
     else:

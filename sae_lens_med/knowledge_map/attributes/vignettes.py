@@ -22,15 +22,24 @@ Out of scope: what a model answers (`answers`), and what that means (`effects`).
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, nearest
-from sae_lens_med.knowledge_map.lists import LANGUAGES, SLOT, LanguageCode
+from sae_lens_med.knowledge_map.lists import (
+    LANGUAGES,
+    SLOT,
+    LanguageCode,
+    checked_rows,
+    is_given,
+    one_of,
+    required_text,
+    slot_forms,
+    text_with_slot,
+)
 from sae_lens_med.records import OPTION_LETTERS, McqItem, Record
 from sae_lens_med.runs.files import json_sha256
 
@@ -244,43 +253,28 @@ def read_vignettes(attributes: Path, vignettes: Path, hints: Path | None = None)
 
 def _read(attributes: Path, vignettes: Path, hints: Path | None, *, source: str) -> VignetteLists:
     return VignetteLists(
-        tuple(_value(values, where) for where, values in _rows(attributes, _ATTRIBUTES)),
-        tuple(_vignette(values, where) for where, values in _rows(vignettes, _VIGNETTES)),
-        () if hints is None else tuple(_hint(values, where) for where, values in _rows(hints, _HINTS)),
+        tuple(_value(values, where) for where, values in checked_rows(attributes, _ATTRIBUTES)),
+        tuple(_vignette(values, where) for where, values in checked_rows(vignettes, _VIGNETTES)),
+        () if hints is None else tuple(_hint(values, where) for where, values in checked_rows(hints, _HINTS)),
         source,
     )
 
 
-def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for row in read_rows(path):
-        where = f"{path}: row {row.number}"
-        if row.values is None:
-            raise DataError(f"{where}: {row.problem}; fix the row.")
-        for name in row.values:
-            if name not in fields:
-                hint = nearest(name, fields) or f"; the fields are {', '.join(fields)}."
-                raise DataError(f"{where}: there is no field {name!r}{hint}")
-        yield where, row.values
-
-
 def _value(values: Mapping[str, Any], where: str) -> PatientValue:
-    forms = {code: _text(values, code, where) for code in LANGUAGES if values.get(code) is not None}
-    if not forms:
-        raise DataError(f"{where}: neither 'ko' nor 'en' says what stands in the slot; fill in one.")
     return PatientValue(
-        _text(values, "attribute", where),
-        _one_of(values, "role", ROLES, where),
-        _text(values, "value", where),
-        forms,
-        _text(values, "against", where) if values.get("against") else "",
+        required_text(values, "attribute", where),
+        one_of(values, "role", ROLES, where),
+        required_text(values, "value", where),
+        slot_forms(values, where),
+        required_text(values, "against", where) if is_given(values, "against") else "",
     )
 
 
 def _vignette(values: Mapping[str, Any], where: str) -> Vignette:
-    kind: Kind = _one_of(values, "kind", KINDS, where)
+    kind: Kind = one_of(values, "kind", KINDS, where)
     own, other = ("answer", "attributes"), ("attribute", "answers")
     for name in other if kind == "irrelevant" else own:
-        if values.get(name):
+        if is_given(values, name):
             raise DataError(f"{where}: field {name!r} does not go with kind {kind!r}; leave it out.")
     options = _texts(values, "options", where)
     if not 2 <= len(options) <= len(OPTION_LETTERS) or len(set(options)) < len(options):
@@ -292,10 +286,10 @@ def _vignette(values: Mapping[str, Any], where: str) -> Vignette:
             raise DataError(f"{where}: field {name!r} must be a letter from A to {last}, got {value!r}.")
         return OPTION_LETTERS.index(value)
 
-    named, language = _text(values, "vignette", where), _one_of(values, "language", LANGUAGES, where)
-    text = _with_slot(values, "text", where)
+    named, language = required_text(values, "vignette", where), one_of(values, "language", LANGUAGES, where)
+    text = text_with_slot(values, "text", where)
     if kind == "irrelevant":
-        listed = _texts(values, "attributes", where) if values.get("attributes") else ()
+        listed = _texts(values, "attributes", where) if is_given(values, "attributes") else ()
         return Vignette(named, language, kind, text, options, letter(values.get("answer"), "answer"), listed)
     answers = values.get("answers")
     if not isinstance(answers, dict) or not all(isinstance(key, str) and key.strip() for key in answers):
@@ -303,23 +297,18 @@ def _vignette(values: Mapping[str, Any], where: str) -> Vignette:
     read = {key.strip(): letter(value, "answers") for key, value in answers.items()}
     if len(set(read.values())) < 2:
         raise DataError(f"{where}: field 'answers' must hold two different letters, else the attribute is irrelevant.")
-    return Vignette(named, language, kind, text, options, attribute=_text(values, "attribute", where), answers=read)
+    return Vignette(
+        named, language, kind, text, options, attribute=required_text(values, "attribute", where), answers=read
+    )
 
 
 def _hint(values: Mapping[str, Any], where: str) -> Hint:
     return Hint(
-        _text(values, "hint", where),
-        _one_of(values, "language", LANGUAGES, where),
-        _with_slot(values, "assertion", where),
-        _with_slot(values, "mention", where),
+        required_text(values, "hint", where),
+        one_of(values, "language", LANGUAGES, where),
+        text_with_slot(values, "assertion", where),
+        text_with_slot(values, "mention", where),
     )
-
-
-def _text(values: Mapping[str, Any], name: str, where: str) -> str:
-    value = values.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: field {name!r} must be a text that is not empty, got {value!r}.")
-    return value.strip()
 
 
 def _texts(values: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
@@ -327,17 +316,3 @@ def _texts(values: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) and each.strip() for each in value):
         raise DataError(f"{where}: field {name!r} must be a list of texts, got {value!r}.")
     return tuple(each.strip() for each in value)
-
-
-def _with_slot(values: Mapping[str, Any], name: str, where: str) -> str:
-    text = _text(values, name, where)
-    if text.count(SLOT) != 1:
-        raise DataError(f"{where}: field {name!r} must have one slot {SLOT}, it has {text.count(SLOT)}.")
-    return text
-
-
-def _one_of(values: Mapping[str, Any], name: str, known: tuple[Any, ...], where: str) -> Any:
-    value = _text(values, name, where)
-    if value not in known:
-        raise DataError(f"{where}: field {name!r} must be one of {', '.join(known)}, got {value!r}.")
-    return value
