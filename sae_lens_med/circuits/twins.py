@@ -16,6 +16,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
 from sae_lens_med.circuits.pairs import Pair
+from sae_lens_med.circuits.parts import question_parts
 from sae_lens_med.controls.organisms.cases import SHOWN, Case, cases, item_of, write
 from sae_lens_med.controls.organisms.tables import DISEASES
 from sae_lens_med.errors import DataError
@@ -55,9 +56,13 @@ def organism_pairs(
         for other in _changed(case, rng.choice(free), cue, rng):
             edited = _prompt(other, language, tokenizer)
             if len(edited.token_ids) == len(clean.token_ids):
-                letters = clean.letter_token_ids
-                answers = [letters[each.answer(cue)] for each in (case, other)]
-                found.append(Pair(f"{cue}-{number}", "fact", clean.token_ids, edited.token_ids, *answers, letters))
+                letters, places = clean.letter_token_ids, (case.answer(cue), other.answer(cue))
+                found.append(
+                    Pair(
+                        f"{cue}-{number}", "fact", clean.token_ids, edited.token_ids, letters[places[0]],
+                        letters[places[1]], letters, parts=question_parts(clean, edited.token_ids, *places),
+                    )
+                )  # fmt: skip
                 at.append(_tokens(clean, case, language, cue))
                 break
     if len(found) == n:
