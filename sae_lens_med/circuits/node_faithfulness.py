@@ -71,16 +71,19 @@ class NodePatching:
 
     @torch.no_grad()
     def values(self, circuit: BoolArray) -> FloatArray:
-        """`[pairs]`: m where only the nodes of `circuit [n_nodes]` are the clean text's."""
-        first = self.space.first
-        outside = []
-        for h, width in enumerate(self.space.d_sae):
-            own = ~circuit[first[h] : first[h + 1]]
-            outside.append(torch.as_tensor(own.reshape(-1, width + 1), device=self.spliced.device))
-        touched = [h for h, own in enumerate(outside) if own.any()]
-        found = []
+        """`[pairs]`: m where only the nodes of `circuit` are the clean text's: `[n_nodes]`, or `[pairs, n_nodes]`, one
+        circuit for each of `pairs`."""
+        first, at, found = self.space.first, 0, []
         for run, parts, left_out in zip(self._runs, self._parts, self._left_out, strict=True):
-            edits = {h: self._edit(h, run, outside[h][parts] & ~left_out[h][..., None]) for h in touched}
+            own = circuit if circuit.ndim == 1 else circuit[at : at + len(run.pairs)]
+            at += len(run.pairs)
+            edits = {}
+            for h, width in enumerate(self.space.d_sae):
+                outside = ~np.atleast_2d(own)[:, first[h] : first[h + 1]].reshape(-1, len(self.space.parts), width + 1)
+                if outside.any():
+                    table = torch.as_tensor(outside, device=self.spliced.device).expand(len(run.pairs), -1, -1)
+                    rows = torch.arange(len(run.pairs), device=self.spliced.device)[:, None]
+                    edits[h] = self._edit(h, run, table[rows, parts] & ~left_out[h][..., None])
             logits = self.spliced.run(run.clean, run.wanted, edits) if edits else run.clean.logits
             found.append((logits[:, 0] - logits[:, 1]).double().cpu().numpy())
         return np.concatenate(found)

@@ -196,25 +196,12 @@ def node_scores(
         raise ConfigError(f"ig_steps must be 0 or more, got {ig_steps}.")
     n, parts = len(run.pairs), space.of_pairs(run.pairs, spliced.device)
     member = torch.nn.functional.one_hot(parts, len(space.parts)).float()
-    whole = metric(run.clean)
-    at_clean = spliced.gradients(run.clean, run.wanted) if ig_steps == 0 else ()
     blocks, effects, counts = [], [], []
-    for h in range(len(space.hooks)):
-        none = sinks.left_out(spliced, run, h)
-        counted = ~none[..., None]
-        apart = (run.clean.x[h] - run.other.x[h]) * counted
-        end = run.clean.x[h] - apart
-        if ig_steps:
-            gradient = torch.zeros_like(apart)
-            for a in midpoints(ig_steps):
-                gradient += spliced.gradient(run.clean, run.wanted, h, end + a * apart)
-            gradient /= ig_steps
-        else:
-            gradient = at_clean[h]
+    for h, (none, end, gradient) in enumerate(_gradients(spliced, run, sinks, ig_steps)):
         with torch.no_grad():
             moved = spliced.run(run.clean, run.wanted, {h: lambda _, end=end: end})
-            effects.append(whole - (moved[:, 0] - moved[:, 1]))
-            step = (spliced.acts(h, run.clean.x[h]) - spliced.acts(h, run.other.x[h])) * counted
+            effects.append(metric(run.clean) - (moved[:, 0] - moved[:, 1]))
+            step, apart = _step(spliced, run, h, none), run.clean.x[h] - end
             error = ((apart - step @ spliced.decoder(h)) * gradient).sum(-1, keepdim=True)
             each = torch.cat([step * (gradient @ spliced.decoder(h).T), error], -1)
             blocks.append(torch.einsum("btp,btf->bpf", member, each).flatten(1))
@@ -226,3 +213,54 @@ def node_scores(
         torch.stack(effects, 1).double().cpu().numpy(),
         torch.stack(counts, 1).cpu().numpy().reshape(n, -1),
     )
+
+
+@torch.no_grad()
+def turned_sizes(
+    spliced: SplicedModel, space: NodeSpace, run: PairRun, sinks: SinkRules, *, ig_steps: int, draws: int, seed: int = 0
+) -> FloatArray:
+    """`[draws, B, columns]`: what `feature_sizes` would be if each feature had the direction of another one of its SAE,
+    exchanged at random; the same exchanges for every run."""
+    parts = space.of_pairs(run.pairs, spliced.device)
+    member = torch.nn.functional.one_hot(parts, len(space.parts)).float()
+    rng = np.random.default_rng(seed)
+    orders = [[rng.permutation(d) for d in space.d_sae] for _ in range(draws)]
+    found: list[list[Tensor]] = [[] for _ in range(draws)]
+    for h, (none, _, gradient) in enumerate(_gradients(spliced, run, sinks, ig_steps)):
+        step, along = _step(spliced, run, h, none), gradient @ spliced.decoder(h).T
+        for draw, order in enumerate(orders):
+            turned = step * along[..., torch.as_tensor(order[h], device=along.device)]
+            found[draw].append(torch.einsum("btp,btf->bpf", member, turned).abs().sum(1))
+    return torch.stack([torch.cat(each, 1) for each in found]).double().cpu().numpy()
+
+
+def feature_sizes(scores: sparse.csr_array, space: NodeSpace) -> FloatArray:
+    """`[items, columns]`: of each feature, hook after hook, the sizes of its scores summed over the parts."""
+    found = []
+    for h, d in enumerate(space.d_sae):
+        block = abs(scores[:, space.first[h] : space.first[h + 1]]).toarray()
+        found.append(block.reshape(len(block), len(space.parts), d + 1)[..., :d].sum(1))
+    return np.concatenate(found, 1)
+
+
+def _gradients(
+    spliced: SplicedModel, run: PairRun, sinks: SinkRules, ig_steps: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each hook: `[B, T]` the tokens without nodes, `[B, T, d_in]` the other end of the path, and G."""
+    at_clean = spliced.gradients(run.clean, run.wanted) if ig_steps == 0 else ()
+    for h in range(len(spliced.hooks)):
+        none = sinks.left_out(spliced, run, h)
+        apart = (run.clean.x[h] - run.other.x[h]) * ~none[..., None]
+        end = run.clean.x[h] - apart
+        if ig_steps == 0:
+            yield none, end, at_clean[h]
+            continue
+        gradient = torch.zeros_like(apart)
+        for a in midpoints(ig_steps):
+            gradient += spliced.gradient(run.clean, run.wanted, h, end + a * apart)
+        yield none, end, gradient / ig_steps
+
+
+def _step(spliced: SplicedModel, run: PairRun, h: int, none: Tensor) -> Tensor:
+    """`[B, T, d_sae]`: a - a'."""
+    return (spliced.acts(h, run.clean.x[h]) - spliced.acts(h, run.other.x[h])) * ~none[..., None]
