@@ -139,14 +139,15 @@ def _text(features: list[int]) -> str:
     return " ".join(SYMBOLS[f] for f in features)
 
 
-# --- two hops, and what attribution gets wrong --------------------------------------------------------------------------
+# --- two hops, and what attribution gets wrong ------------------------------------------------------------------------
 
 HIDDEN_AT, KEY_AT = 70, 95
 """First of four coordinates that layer 1 writes and layer 2 reads, one for each letter; and the one of keys."""
 SOURCE, COPY, OPPOSING, VALUE, KEY = 0, 4, 8, 12, 16
 """Symbols, and features of the first SAE, by the first of four: feature SOURCE + l has its symbol; so has COPY + l,
 which moves nothing; OPPOSING + l speaks against letter l in the next layer; VALUE + l speaks for it there, where KEY
-fires on its token. Symbol VALUE + l has VALUE + l and KEY."""
+fires on its token. Symbol VALUE + l has VALUE + l and KEY, symbol ALONE + l has VALUE + l without KEY."""
+ALONE = 60
 PLAIN = tuple(range(20, 60))
 """Symbols whose features move nothing."""
 
@@ -183,6 +184,8 @@ def planted_model() -> MedBridge:
         for letter in range(4):
             embedding[token_of(SOURCE + letter), COPY + letter] = 1.0
             embedding[token_of(VALUE + letter), KEY] = 1.0
+            embedding[token_of(ALONE + letter), ALONE + letter] = 0.0
+            embedding[token_of(ALONE + letter), VALUE + letter] = 1.0
             first.o_proj.weight[HIDDEN_AT + letter, SOURCE + letter] = 1.0
             first.o_proj.weight[LETTERS_AT + letter, OPPOSING + letter] = -0.5
             first.o_proj.weight[LETTERS_AT + letter, VALUE + letter] = 0.2

@@ -165,7 +165,9 @@ def compare(
         permuted = _beside(float(value[rows].mean()), means)
     by_direction = None
     if turned is not None:
-        by_direction = _beside(float(value.mean()), np.nanmean([mass(each[kept], own) for each in turned], axis=1))
+        shares = [found[np.isfinite(found)] for each in turned for found in (mass(each[kept], own),)]
+        # A draw in which no feature of any item has a size says nothing.
+        by_direction = _beside(float(value.mean()), np.array([each.mean() for each in shares if len(each)]))
     precision = recall = None
     if circuit is not None and circuit.any():
         union = own.any(0)

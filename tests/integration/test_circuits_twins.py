@@ -117,15 +117,16 @@ def test_the_features_of_a_twins_circuit_are_those_of_its_cue(name: str) -> None
     _, _, feature = space.place(best)
     kind = _cue_of(model, spliced)
     share = {cue: float(kind[cue][feature].mean()) for cue in (own, other)}
-    print(name, share, {cue: k.mean() for cue, k in kind.items()})
+    # Of all features a third to a half fire most at the findings, and an eighth to a third at the place.
+    assert share[own] >= 0.85 and share[other] <= 0.1, share
 
 
 @pytest.mark.parametrize("name", ["ko-concepts-0", "ko-shortcut-0"])
 def test_the_gate_of_features_admits_its_cue_and_refuses_the_other(name: str, tmp_path: Path) -> None:
     own = TWINS[name.split("-")[1]]
     for cue in CUES:
-        command = ["circuit", "nodes", "-m", f"organism/{name}", "-s", f"organism/{name}", "--task", cue, "--pairs", "12",
-                   "--ig-steps", "6", "--random-circuits", "19", "-o", str(tmp_path / cue), "--json"]  # fmt: skip
+        command = ["circuit", "nodes", "-m", f"organism/{name}", "-s", f"organism/{name}", "--task", cue, "--pairs",
+                   "12", "--ig-steps", "6", "--random-circuits", "19", "-o", str(tmp_path / cue), "--json"]  # fmt: skip
         ended = CliRunner().invoke(app, command)
         assert ended.exit_code == 0, ended.output
         found = json.loads(ended.stdout)
