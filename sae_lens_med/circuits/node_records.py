@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sae_lens_med.circuits.expert import Expert
 from sae_lens_med.circuits.gate import Gate
 from sae_lens_med.circuits.node_controls import Agreement
 from sae_lens_med.circuits.node_faithfulness import NodeCurve
@@ -66,6 +67,7 @@ class NodeCircuit(Record):
         "feature_curve": NodeCurve,
         "clusters": Cluster,
         "second": Agreement,
+        "expert": Expert,
         "nodes": CircuitNode,
     }
 
@@ -118,5 +120,7 @@ class NodeCircuit(Record):
     """Two or more, or none where the items are of one kind."""
     second: Agreement | None = None
     """With the circuit of the second SAEs, where they were given."""
+    expert: Expert | None = None
+    """What the explanations name, where they were given."""
     nodes: tuple[CircuitNode, ...] = ()
     """Of the circuit, the largest score first."""

@@ -8,8 +8,7 @@
 
 Half of the pairs finds the circuit, the other half judges it, as with edges (`run`). The circuit is the smallest of
 `node_faithfulness.SIZES` whose f on the first half lies within `NEAR` of 1. A closed gate ends the run before scores.
-
-Out of scope: what an expert names (`expert`).
+With explanations, what they name is held against the scores of the half that judges (`expert`).
 """
 
 import csv
@@ -25,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from sae_lens_med.circuits.clusters import assigned, clustered
+from sae_lens_med.circuits.expert_run import ExpertItems, held_against_expert
 from sae_lens_med.circuits.faithfulness import ends_of, split
 from sae_lens_med.circuits.gate import gate
 from sae_lens_med.circuits.node_controls import (
@@ -76,6 +76,7 @@ def find_nodes(
     *,
     task: str,
     second: "Sequence[LoadedSae]" = (),
+    expert: ExpertItems | None = None,
     progress: bool = True,
 ) -> NodeCircuit:
     """A circuit of features on pairs, in the folder `output`.
@@ -88,6 +89,7 @@ def find_nodes(
         settings: see `NodeSettings`.
         task: what the pairs are, for whoever reads it.
         second: other SAEs of the same hooks, whose circuit is set beside it; or none.
+        expert: explanations of the pairs' items, which are then held against the scores; or none.
         progress: show a bar on stderr.
 
     Raises `StudyError` for a folder of something else, `ModelError` and `ConfigError` for a model or SAEs that do not
@@ -112,6 +114,13 @@ def find_nodes(
             "random_circuits": settings.random_circuits,
             "seed": settings.seed,
         },
+        "expert": None
+        if expert is None
+        else {
+            "items": json_sha256([item.to_dict() for item in (*expert.items, *expert.others)]),
+            "concepts": expert.concepts.sha256,
+            "draws": expert.draws,
+        },
     }
     run = RunFolder(output, KIND, {"identity": identity, "task": task, "versions": versions(), "parts": {}})
     run.begin()
@@ -135,6 +144,12 @@ def find_nodes(
         theirs = _found(other, pairs, finding, judging, settings)
         second_scores = _scored(other, theirs, pairs, run, "second-", settings, progress).rows(judged.first.ids)
         described = replace(described, second=_agreement(judged, circuit, other, theirs, second_scores, spliced))
+    if expert is not None:
+        held = held_against_expert(
+            spliced, found.space, found.judging, found.runs[found.n_finding :], judged.second, judged.mean, circuit,
+            found.sinks, expert, ig_steps=settings.ig_steps, seed=settings.seed,
+        )  # fmt: skip
+        described = replace(described, expert=held)
     write_json(output / "circuit.json", described.to_dict())
     write_text(output / "nodes.csv", nodes_csv(found.space, judged.first.scores, circuit, settings.seed))
     _draw(described, output)
@@ -192,6 +207,8 @@ class _Found:
     finding: NodePatching
     judging: NodePatching
     left_out: tuple[int, ...]
+    n_finding: int
+    """Of `runs`, the first ones."""
 
 
 def _found(
@@ -207,7 +224,7 @@ def _found(
     runs = (*first, *second)
     left_out = tuple(sum(int(sinks.left_out(spliced, run, h).sum()) for run in runs) for h in range(len(space.hooks)))
     whole, of_first, of_second = (NodePatching(spliced, space, each, sinks) for each in (runs, first, second))
-    return _Found(space, runs, sinks, whole, of_first, of_second, left_out)
+    return _Found(space, runs, sinks, whole, of_first, of_second, left_out, len(first))
 
 
 def _scored(
