@@ -17,14 +17,14 @@ from sae_lens_med.circuits.node_controls import mean_scores
 from sae_lens_med.circuits.node_faithfulness import ranked
 from sae_lens_med.circuits.nodes import joined, node_scores, node_space, require_complete, run_texts, sink_rules
 from sae_lens_med.circuits.spliced import SplicedModel
-from sae_lens_med.circuits.twins import CUES, OrganismPairs, organism_pairs
+from sae_lens_med.circuits.twins import CUES, OrganismPairs, TwinCue, organism_pairs
 from sae_lens_med.cli import app
 from sae_lens_med.controls.organisms.cases import cases, item_of, write
 from sae_lens_med.models.bridge import MedBridge
 from sae_lens_med.prompts.tokens import question_prompt
 from sae_lens_med.saes.releases import load_sae
 
-TWINS = {"concepts": "findings", "shortcut": "place"}
+TWINS: dict[str, TwinCue] = {"concepts": "findings", "shortcut": "place"}
 
 
 @pytest.fixture(scope="module", params=[f"ko-{family}-{seed}" for family in TWINS for seed in range(3)])

@@ -73,7 +73,9 @@ def planted(symbols: list[tuple[list[int], list[int]]], answers: list[tuple[int,
             text = plain.copy()
             text[2 : 2 + len(own)] = own
             both.append(tuple(known.token_of(s) for s in text))
-        pairs.append(Pair(str(i), "fact", both[0], both[1], *(known.letter_token(a) for a in answer)))
+        pairs.append(
+            Pair(str(i), "fact", both[0], both[1], known.letter_token(answer[0]), known.letter_token(answer[1]))
+        )
     return Case(SplicedModel(known.planted_model(), known.planted_saes()), pairs)
 
 

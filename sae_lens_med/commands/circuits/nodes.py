@@ -53,7 +53,7 @@ def circuit_nodes(
 
     Example: sae-lens-med circuit nodes -m organism/ko-concepts-0 -s organism/ko-concepts-0 --task findings -o concepts
 
-    Example: sae-lens-med circuit nodes -m gemma-3-270m --sae gemma-3-270m-tied/layer-9 -o ioi
+    Example: sae-lens-med circuit nodes -m gemma-3-270m --sae SAE_FOLDER -o ioi
     """
     from sae_lens_med.circuits.node_run import KIND, NodeSettings, find_nodes
     from sae_lens_med.runs.folder import require_output
