@@ -137,3 +137,93 @@ def known_items(n: int, seed: int = 0) -> list[McqItem]:
 
 def _text(features: list[int]) -> str:
     return " ".join(SYMBOLS[f] for f in features)
+
+
+# --- two hops, and what attribution gets wrong ------------------------------------------------------------------------
+
+HIDDEN_AT, KEY_AT = 70, 95
+"""First of four coordinates that layer 1 writes and layer 2 reads, one for each letter; and the one of keys."""
+SOURCE, COPY, OPPOSING, VALUE, KEY = 0, 4, 8, 12, 16
+"""Symbols, and features of the first SAE, by the first of four: feature SOURCE + l has its symbol; so has COPY + l,
+which moves nothing; OPPOSING + l speaks against letter l in the next layer; VALUE + l speaks for it there, where KEY
+fires on its token. Symbol VALUE + l has VALUE + l and KEY, symbol ALONE + l has VALUE + l without KEY."""
+ALONE = 60
+PLAIN = tuple(range(20, 60))
+"""Symbols whose features move nothing."""
+
+
+def planted_model() -> MedBridge:
+    """A model of three layers, by known features at the outputs of layers 0 and 1.
+
+    two hops    SOURCE + l -> (attention of layer 1, every later token) coordinate HIDDEN_AT + l -> (attention of layer
+                2, last token) letter l
+    negative    OPPOSING + l -> (attention of layer 1) less of letter l
+    saturation  a token with KEY draws all attention of layer 1: two such tokens back each other up, and at the clean
+                text dm/dKEY is 0, while without KEY the VALUE there has a share like any other token's
+    """
+    model = known_model(()).plain
+    import transformers as hf
+
+    tokenizer = tiny_tokenizer()
+    config = model.config
+    config.num_hidden_layers = 3
+    config._attn_implementation = "eager"
+    planted: Any = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    planted.config.architectures = [type(planted).__name__]
+    with torch.no_grad():
+        for name, parameter in planted.named_parameters():
+            parameter.fill_(1.0 if "norm" in name else 0.0)
+        embedding = planted.model.embed_tokens.weight
+        embedding.copy_(model.model.embed_tokens.weight)
+        planted.lm_head.weight.copy_(model.lm_head.weight)
+        first, second = planted.model.layers[1].self_attn, planted.model.layers[2].self_attn
+        for attention in (first, second):
+            attention.v_proj.weight.copy_(torch.eye(D_MODEL))
+        first.q_proj.weight[KEY_AT, BACKGROUND] = 1.0  # the slowest rotation: places do not matter
+        first.k_proj.weight[KEY_AT, KEY] = 3.0
+        for letter in range(4):
+            embedding[token_of(SOURCE + letter), COPY + letter] = 1.0
+            embedding[token_of(VALUE + letter), KEY] = 1.0
+            embedding[token_of(ALONE + letter), ALONE + letter] = 0.0
+            embedding[token_of(ALONE + letter), VALUE + letter] = 1.0
+            first.o_proj.weight[HIDDEN_AT + letter, SOURCE + letter] = 1.0
+            first.o_proj.weight[LETTERS_AT + letter, OPPOSING + letter] = -0.5
+            first.o_proj.weight[LETTERS_AT + letter, VALUE + letter] = 0.2
+            second.o_proj.weight[LETTERS_AT + letter, HIDDEN_AT + letter] = 1.0
+    return bridge(planted, tokenizer, {"name": "planted", "source": "local", "dtype": "float32"})
+
+
+def planted_saes() -> list[LoadedSae]:
+    """At the outputs of layers 0 and 1: feature f is coordinate f, of the first 95."""
+    found = []
+    for layer in (0, 1):
+        name = f"blocks.{layer}.hook_resid_post"
+        sae = StandardSAE(
+            StandardSAEConfig(
+                d_in=D_MODEL,
+                d_sae=D_MODEL - 1,
+                dtype="float32",
+                device="cpu",
+                metadata=SAEMetadata(model_name="planted", hook_name=name),
+            )
+        )
+        with torch.no_grad():
+            for parameter in sae.parameters():
+                parameter.zero_()
+            sae.W_enc[: D_MODEL - 1].copy_(torch.eye(D_MODEL - 1))
+            sae.W_dec[:, : D_MODEL - 1].copy_(torch.eye(D_MODEL - 1))
+        sae.eval()
+        found.append(LoadedSae(sae, f"planted-{layer}", "planted", weights_sha256(sae), name, None))
+    return found
+
+
+def token_of(symbol: int) -> int:
+    """The token of a symbol."""
+    [token] = tiny_tokenizer()(SYMBOLS[symbol]).input_ids
+    return token
+
+
+def letter_token(letter: int) -> int:
+    """The token of an answer."""
+    [token] = tiny_tokenizer()("ABCD"[letter]).input_ids
+    return token

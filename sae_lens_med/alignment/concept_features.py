@@ -21,16 +21,12 @@ Out of scope: how well features tell which questions name a concept (`concept_te
 from functools import cached_property
 
 import numpy as np
-from scipy import sparse
 
 from sae_lens_med.concepts.matching import mentions_in_spans
+from sae_lens_med.features.concept_words import Words, features_of_words
 from sae_lens_med.features.vectors import STEM_PARTS, counted_tokens
 from sae_lens_med.metrics.inputs import Inputs
 from sae_lens_med.records import IntArray
-from sae_lens_med.statistics import ALPHA, benjamini_hochberg
-
-MIN_NAMED = 6
-"""Questions that must name a concept before features stand for it."""
 
 
 class ConceptFeatures:
@@ -50,46 +46,11 @@ class ConceptFeatures:
         counted = np.zeros(len(acts.token_item), dtype=bool)
         counted[counted_tokens(acts, STEM_PARTS)] = True
         counted &= np.isin(acts.token_item, self.inputs.distinct("all"))
-        fires = sparse.csr_array(acts.acts > 0, dtype=np.float64)
-        total = np.asarray(fires[np.flatnonzero(counted)].sum(axis=0)).ravel()
-        if not len(mention):
-            return {}
-        n_concepts, n_mentions = len(labels.concepts.ids), len(concept)
-        per_mention = sparse.csr_array((np.ones(len(token)), (mention, token)), (n_mentions, len(counted))) @ fires
-        per_mention = sparse.csr_array(per_mention > 0, dtype=np.float64)
-        of_concept = sparse.csr_array((np.ones(n_mentions), (concept, np.arange(n_mentions))), (n_concepts, n_mentions))
-        named = np.asarray(of_concept.sum(axis=1)).ravel()
-        # A token of two mentions of one concept is one token.
-        inside = sparse.csr_array((np.ones(len(token)), (concept[mention], token)), (n_concepts, len(counted)))
-        inside.sum_duplicates()
-        inside.data = np.ones_like(inside.data)
-        n_inside = np.asarray(inside.sum(axis=1)).ravel()
-        hits, tokens_in = sparse.coo_array(of_concept @ per_mention), sparse.csr_array(inside @ fires)
-        c, f = hits.coords
-        kept = self.inputs.pooled.mask.kept[f] & (self._questions[c] >= MIN_NAMED)
-        c, f, hit = c[kept].astype(np.int64), f[kept].astype(np.int64), hits.data[kept]
-        if not len(c):
-            return {}
-        both = np.asarray(tokens_in[c, f]).ravel()
-        recall, precision = hit / named[c], both / total[f]
-        f1 = 2 * recall * precision / (recall + precision)
-        outside = (total[f] - both + 0.5) / (counted.sum() - n_inside[c] + 1)
-        q = self._corrected(hit, named[c], 1 - (1 - outside) ** (n_inside[c] / named[c]))
-        found: dict[str, tuple[int, ...]] = {}
-        for number in np.unique(c[q <= ALPHA]).tolist():
-            own = np.flatnonzero((c == number) & (q <= ALPHA))
-            best = own[np.lexsort((f[own], -f1[own]))]
-            found[labels.concepts.ids[number]] = tuple(f[best].tolist())
-        return found
-
-    def _corrected(self, hit: np.ndarray, n: np.ndarray, chance: np.ndarray) -> np.ndarray:
-        """Adjusted p of each pair that has a hit, over all pairs of a concept that counts and a live feature."""
-        from scipy.stats import binom  # importing it takes a second
-
-        p = binom.sf(hit - 1, n, chance)
+        ids = labels.concepts.ids
         live = int(np.count_nonzero(np.bincount(self.inputs.pooled.stem_maxima.indices)))
-        pairs = max(len(p), live * int(np.count_nonzero(self._questions >= MIN_NAMED)))
-        return benjamini_hochberg(np.concatenate([p, np.ones(pairs - len(p))]))[: len(p)]
+        words = Words(mention, token, concept, self._questions)
+        found = features_of_words(acts.acts, counted, words, self.inputs.pooled.mask.kept, live)
+        return {ids[number]: features for number, features in found.items()}
 
     @cached_property
     def _questions(self) -> IntArray:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from sae_lens_med.circuits.decoder import GraphDecoder
-from sae_lens_med.circuits.edges import metric, run_pairs
-from sae_lens_med.circuits.pairs import Pair, by_length
+from sae_lens_med.circuits.edges import run_pairs
+from sae_lens_med.circuits.pairs import Pair, by_length, metric
 from sae_lens_med.records import FloatArray
 
 if TYPE_CHECKING:

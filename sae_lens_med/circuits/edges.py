@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sae_lens_med.circuits.decoder import GraphDecoder, GraphRun, batched
-from sae_lens_med.circuits.pairs import Pair, by_length
+from sae_lens_med.circuits.pairs import Pair, by_length, metric
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.records import FloatArray
 
@@ -97,20 +97,13 @@ def run_pairs(decoder: GraphDecoder, batch: Sequence[Pair]) -> tuple["Tensor", G
     """Both texts of pairs of one shape, without gradients: the tokens whose logits the runs give (answer, other answer,
     then the choices of the clean and of the other text), and the two runs."""
     device = decoder.model.cfg.device or "cpu"
-    wanted = torch.tensor(
-        [[pair.answer, pair.other_answer, *pair.offered[0], *pair.offered[1]] for pair in batch], device=device
-    )
+    wanted = torch.tensor([pair.asked for pair in batch], device=device)
     with torch.no_grad():
         clean, other = (
             decoder.run(decoder.embed(batched([getattr(pair, side) for pair in batch], device)), wanted, keep=False)
             for side in ("clean", "other")
         )
     return wanted, clean, other
-
-
-def metric(run: GraphRun) -> "Tensor":
-    """`[B]`: m of each pair, in nats."""
-    return run.logits[:, 0] - run.logits[:, 1]
 
 
 def _scores(decoder: GraphDecoder, batch: Sequence[Pair], points: Sequence[float]) -> "Tensor":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sae_lens_med.circuits.pairs import Pair, PairKind
+from sae_lens_med.circuits.parts import question_parts
 from sae_lens_med.data.tables import read_rows
 from sae_lens_med.errors import DataError, nearest
 from sae_lens_med.prompts.templates import find_templates
@@ -128,7 +129,7 @@ def _pair(
     return (
         Pair(
             item.id, kind, clean.token_ids, other.token_ids, letters[item.answer], letters[edited.answer], letters,
-            other.letter_token_ids,
+            other.letter_token_ids, question_parts(clean, other.token_ids, item.answer, edited.answer),
         ),
         False,
     )  # fmt: skip
@@ -157,7 +158,7 @@ def _relabelled(item: McqItem, tokenizer: "PreTrainedTokenizerBase") -> tuple[Pa
     return (
         Pair(
             item.id, "relabel", clean.token_ids, other.token_ids, answer, theirs[item.answer], clean.letter_token_ids,
-            theirs,
+            theirs, question_parts(clean, other.token_ids, item.answer, item.answer),
         ),
         False,
     )  # fmt: skip

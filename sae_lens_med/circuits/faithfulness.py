@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from sae_lens_med.circuits.decoder import GraphDecoder, GraphRun
-from sae_lens_med.circuits.edges import metric, run_pairs
-from sae_lens_med.circuits.pairs import Pair, by_length
+from sae_lens_med.circuits.edges import run_pairs
+from sae_lens_med.circuits.pairs import Pair, by_length, metric
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import BoolArray, FloatArray, Record
 
@@ -65,6 +65,24 @@ class Ends(Record):
         return abs(self.all - self.none) > _CLEAR * self.spread
 
 
+def ends_of(everything: FloatArray, nothing: FloatArray, seed: int = 0) -> Ends:
+    """Of m of each pair with all and with none. Raises `DataError` where there is one pair alone."""
+    if len(everything) < 2:
+        raise DataError("a standard error needs two pairs or more.")
+    apart = everything - nothing
+    drawn = np.random.default_rng(seed).integers(len(apart), size=(_DRAWS, len(apart)))
+    return Ends(len(apart), float(everything.mean()), float(nothing.mean()), float(apart[drawn].mean(1).std(ddof=1)))
+
+
+def require_clear(ends: Ends) -> None:
+    """Raise `DataError` where m with all and with none are not told apart."""
+    if not ends.clear:
+        raise DataError(
+            f"no behaviour to explain: with all edges or nodes m is {ends.all:.3f}, with none {ends.none:.3f}, and the "
+            f"difference is not told from 0 (standard error {ends.spread:.3f})."
+        )
+
+
 def split(pairs: Sequence[Pair], seed: int = 0) -> tuple[list[Pair], list[Pair]]:
     """Two halves, of which the first finds a circuit and the second judges it. Raises `DataError` for fewer than
     four."""
@@ -95,11 +113,7 @@ class Patching:
         """m of both texts. Raises `DataError` where there is one pair alone."""
         clean = np.concatenate([metric(run).cpu().numpy() for _, run, _, _ in self._batches]).astype(np.float64)
         other = np.concatenate([metric(run).cpu().numpy() for _, _, run, _ in self._batches]).astype(np.float64)
-        if len(clean) < 2:
-            raise DataError("a standard error needs two pairs or more.")
-        apart = clean - other
-        drawn = np.random.default_rng(seed).integers(len(apart), size=(_DRAWS, len(apart)))
-        return Ends(len(apart), float(clean.mean()), float(other.mean()), float(apart[drawn].mean(1).std(ddof=1)))
+        return ends_of(clean, other, seed)
 
     @torch.no_grad()
     def values(self, circuit: BoolArray) -> FloatArray:
@@ -124,11 +138,7 @@ class Patching:
 
         Raises `DataError` where there is no behaviour to explain."""
         ends = self.ends()
-        if not ends.clear:
-            raise DataError(
-                f"no behaviour to explain: with all edges m is {ends.all:.3f}, with none {ends.none:.3f}, and the "
-                f"difference is not told from 0 (standard error {ends.spread:.3f})."
-            )
+        require_clear(ends)
         graph = self.decoder.graph
         order = scores if signed else np.abs(scores)
         sizes = [round(share * graph.n_edges) for share in shares]

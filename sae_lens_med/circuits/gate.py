@@ -17,9 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from sae_lens_med.circuits.decoder import GraphRun
 from sae_lens_med.circuits.faithfulness import Ends
-from sae_lens_med.circuits.pairs import Pair
+from sae_lens_med.circuits.pairs import Answered, Pair
 from sae_lens_med.records import Record
 from sae_lens_med.statistics import ALPHA, permutation_p
 
@@ -68,8 +67,8 @@ class Gate(Record):
         return f"No behaviour to explain: {', and '.join(why)} ({found})."
 
 
-def gate(runs: Iterable[tuple[Sequence[Pair], GraphRun, GraphRun]], ends: Ends, *, seed: int = 0) -> Gate:
-    """The gate of pairs that were run (`faithfulness.Patching.runs`)."""
+def gate(runs: Iterable[tuple[Sequence[Pair], Answered, Answered]], ends: Ends, *, seed: int = 0) -> Gate:
+    """The gate of pairs that were run (`faithfulness.Patching.runs`, `node_faithfulness.NodePatching.runs`)."""
     predicted: list[int] = []
     gold: list[int] = []
     follows: list[bool] = []

@@ -12,11 +12,16 @@ Out of scope: metrics over more than two answers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from sae_lens_med.errors import DataError
 from sae_lens_med.records import Record
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SLOT = "slot"
+"""The part of the last token, after which the answer stands."""
 PairKind = Literal["ioi", "relabel", "swap", "fact"]
 
 
@@ -37,12 +42,31 @@ class Pair(Record):
     nothing."""
     other_choices: tuple[int, ...] = ()
     """Those that the other text offers; empty: the same."""
+    parts: tuple[str, ...] = ()
+    """Of each token of the clean text, the part that it belongs to: `stem`, `option:answer`, `slot`, ...; empty: told
+    from the tokens alone (`token_parts`)."""
 
     @property
     def offered(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The answers that the clean and the other text offer."""
         clean = self.choices or tuple(sorted((self.answer, self.other_answer)))
         return clean, self.other_choices or clean
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """Tokens whose logits a run gives: both answers, then what the clean and the other text offer."""
+        return self.answer, self.other_answer, *self.offered[0], *self.offered[1]
+
+    @property
+    def token_parts(self) -> tuple[str, ...]:
+        """The part of each token. Where none were given: `before` the first token in which the texts differ, `changed`
+        where they do, `after` elsewhere, and `slot` at the last."""
+        if self.parts:
+            return self.parts
+        differ = [a != b for a, b in zip(self.clean, self.other, strict=True)]
+        first = differ.index(True)
+        named = ["changed" if d else "before" if t < first else "after" for t, d in enumerate(differ)]
+        return (*named[:-1], SLOT)
 
     def __post_init__(self) -> None:
         for name, answer, offered in zip(
@@ -55,10 +79,26 @@ class Pair(Record):
                 f"pair {self.id!r}: the two texts have {len(self.clean)} and {len(self.other)} tokens; places can be "
                 "compared only in texts of one length."
             )
+        if self.parts and len(self.parts) != len(self.clean):
+            raise DataError(f"pair {self.id!r}: {len(self.parts)} parts are given for {len(self.clean)} tokens.")
         if self.answer == self.other_answer:
             raise DataError(f"pair {self.id!r}: both texts have the same answer, so there is nothing to explain.")
         if self.clean == self.other:
             raise DataError(f"pair {self.id!r}: the two texts are the same.")
+
+
+class Answered(Protocol):
+    """One batch that was run: `decoder.GraphRun`, `spliced.TextRun`."""
+
+    @property
+    def logits(self) -> "Tensor":
+        """`[B, n]`, of the tokens that `Pair.asked` names, in its order."""
+        ...
+
+
+def metric(run: Answered) -> "Tensor":
+    """`[B]`: m of each pair, in nats."""
+    return run.logits[:, 0] - run.logits[:, 1]
 
 
 def by_length(pairs: Sequence[Pair], batch_tokens: int) -> list[list[Pair]]:
@@ -67,7 +107,8 @@ def by_length(pairs: Sequence[Pair], batch_tokens: int) -> list[list[Pair]]:
     found: list[list[Pair]] = []
 
     def shape(pair: Pair) -> tuple[int, int, int]:
-        return (len(pair.clean), *(len(each) for each in pair.offered))
+        own, theirs = pair.offered
+        return len(pair.clean), len(own), len(theirs)
 
     for pair in sorted(pairs, key=shape):
         length = len(pair.clean)

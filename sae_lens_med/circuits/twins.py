@@ -16,11 +16,12 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
 from sae_lens_med.circuits.pairs import Pair
+from sae_lens_med.circuits.parts import question_parts
 from sae_lens_med.controls.organisms.cases import SHOWN, Case, cases, item_of, write
 from sae_lens_med.controls.organisms.tables import DISEASES
 from sae_lens_med.errors import DataError
 from sae_lens_med.prompts.tokens import question_prompt
-from sae_lens_med.records import Prompt
+from sae_lens_med.records import McqItem, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,8 @@ class OrganismPairs:
     pairs: tuple[Pair, ...]
     at: tuple[tuple[int, ...], ...]
     """The tokens of the cue in each."""
+    items: tuple[McqItem, ...]
+    """The clean questions, with their explanations, under the ids of the pairs."""
 
 
 def organism_pairs(
@@ -47,21 +50,27 @@ def organism_pairs(
     rng = random.Random(f"circuits/{cue}/{seed}")
     found: list[Pair] = []
     at: list[tuple[int, ...]] = []
+    items: list[McqItem] = []
     for number, case in enumerate(cases("conflict", 40 * n, SEED + seed)):
         if len(found) == n:
-            return OrganismPairs(tuple(found), tuple(at))
+            return OrganismPairs(tuple(found), tuple(at), tuple(items))
         free = [d for d in case.options if d not in (case.disease, case.place)]
         clean = _prompt(case, language, tokenizer)
         for other in _changed(case, rng.choice(free), cue, rng):
             edited = _prompt(other, language, tokenizer)
             if len(edited.token_ids) == len(clean.token_ids):
-                letters = clean.letter_token_ids
-                answers = [letters[each.answer(cue)] for each in (case, other)]
-                found.append(Pair(f"{cue}-{number}", "fact", clean.token_ids, edited.token_ids, *answers, letters))
+                letters, places = clean.letter_token_ids, (case.answer(cue), other.answer(cue))
+                found.append(
+                    Pair(
+                        f"{cue}-{number}", "fact", clean.token_ids, edited.token_ids, letters[places[0]],
+                        letters[places[1]], letters, parts=question_parts(clean, edited.token_ids, *places),
+                    )
+                )  # fmt: skip
                 at.append(_tokens(clean, case, language, cue))
+                items.append(item_of(case, language, f"{cue}-{number}", "conflict"))
                 break
     if len(found) == n:
-        return OrganismPairs(tuple(found), tuple(at))
+        return OrganismPairs(tuple(found), tuple(at), tuple(items))
     raise DataError(f"only {len(found)} of {n} pairs have texts of one length with this tokenizer; ask for fewer.")
 
 

@@ -33,7 +33,7 @@ from scipy import sparse
 from sae_lens_med.errors import ConfigError, ModelError
 from sae_lens_med.interventions.dictionary import AnySae, Dictionary
 from sae_lens_med.models.bridge import NONLINEAR_HEADS, MedBridge, Reached, default_batch_tokens
-from sae_lens_med.models.hf_hooks import decoder_layers, hf_hooks, hook_places
+from sae_lens_med.models.hf_hooks import decoder_layers, hf_hooks, hook_places, resumed
 from sae_lens_med.models.kv_cache import cut, on_prefix
 from sae_lens_med.models.residuals import ready
 from sae_lens_med.records import FloatArray
@@ -400,20 +400,8 @@ class AboveHook:
             with self._hooked(lambda activation, hook: rows.view_as(activation)):  # noqa: ARG005 - their names
                 yield
             return
-
-        def give(*_args: Any, **_kwargs: Any) -> Any:
-            return (rows,) if self._tuple else rows
-
-        own = [layer.__dict__.get("forward") for layer in self._below]  # accelerate keeps one there
-        try:
-            for layer in self._below:
-                layer.__dict__["forward"] = give
+        with resumed(self._below, rows, as_tuple=self._tuple):
             yield
-        finally:
-            for layer, before in zip(self._below, own, strict=True):
-                layer.__dict__.pop("forward", None)
-                if before is not None:
-                    layer.__dict__["forward"] = before
 
     def _note_type(self, _layer: Any, _args: Any, output: Any) -> None:
         self._tuple = isinstance(output, tuple)

@@ -19,7 +19,7 @@ residual stream as it is. Also out of scope: encoder-decoder models, and a secon
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,6 +84,27 @@ def hf_hooks(hf_model: nn.Module, fwd_hooks: Sequence[tuple[str, HookFn]]) -> It
                 handle = module.register_forward_hook(_after(fn, point))
             stack.callback(handle.remove)
         yield hf_model
+
+
+@contextlib.contextmanager
+def resumed(layers: Iterable[nn.Module], rows: torch.Tensor, *, as_tuple: bool) -> Iterator[None]:
+    """Inside of the block `layers`, the first ones of a model, are not run: each gives `rows` (`[B, T, d_model]`), as a
+    tuple of one where its family's layers do. Hooks on them run."""
+
+    def give(*_args: Any, **_kwargs: Any) -> Any:
+        return (rows,) if as_tuple else rows
+
+    layers = list(layers)
+    own = [layer.__dict__.get("forward") for layer in layers]  # accelerate keeps one there
+    try:
+        for layer in layers:
+            layer.__dict__["forward"] = give
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            layer.__dict__.pop("forward", None)
+            if before is not None:
+                layer.__dict__["forward"] = before
 
 
 def require_place(name: str, places: dict[str, Place]) -> Place:

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from sae_lens_med.circuits.decoder import GraphDecoder, batched
-from sae_lens_med.circuits.edges import edge_scores, metric, run_pairs
+from sae_lens_med.circuits.edges import edge_scores, run_pairs
 from sae_lens_med.circuits.exam import Fact, fact_pairs, made_pairs
 from sae_lens_med.circuits.faithfulness import Patching
 from sae_lens_med.circuits.graph import Graph
 from sae_lens_med.circuits.mib import to_mib
-from sae_lens_med.circuits.pairs import Pair
+from sae_lens_med.circuits.pairs import Pair, metric
 from sae_lens_med.errors import ConfigError, DataError, ModelError
 from sae_lens_med.records import McqItem
 from tests.tiny import ARCHES, Arch, tiny_model

@@ -3,7 +3,7 @@ commands."""
 
 import typer
 
-from sae_lens_med.commands.circuits import edges
+from sae_lens_med.commands.circuits import edges, nodes
 
 circuit_app = typer.Typer(
     no_args_is_help=True,
@@ -11,3 +11,4 @@ circuit_app = typer.Typer(
     "explain.",
 )
 edges.register(circuit_app)
+nodes.register(circuit_app)
