@@ -46,15 +46,15 @@ class Composed:
 
 @torch.no_grad()
 def composition(decoder: GraphDecoder, *, draws: int = 20, seed: int = 0) -> Composed:
-    """Of a model's heads. Raises nothing: every model that `GraphDecoder` takes has them."""
+    """Of a model's heads; the null from `draws` turns of what each one writes."""
     graph = decoder.graph
     generator = torch.Generator().manual_seed(seed)
     weights = [decoder.head_weights(layer) for layer in range(graph.n_layers)]
     width = int(weights[0].write.shape[-1])
     heads = tuple(f"a{layer}.h{head}" for layer in range(graph.n_layers) for head in range(graph.n_heads))
     n = len(heads)
-    scores = {kind: np.full((n, n), np.nan) for kind in KINDS}
-    z = {kind: np.full((n, n), np.nan) for kind in KINDS}
+    scores: dict[Composition, FloatArray] = {kind: np.full((n, n), np.nan) for kind in KINDS}
+    z: dict[Composition, FloatArray] = {kind: np.full((n, n), np.nan) for kind in KINDS}
     for late in range(1, graph.n_layers):
         own = weights[late]
         for early in range(late):

@@ -242,7 +242,8 @@ class GraphDecoder:
         logits = torch.einsum("bd,bnd->bn", last, weight)
         if getattr(self._head, "bias", None) is not None:
             logits = logits + self._head.bias[wanted]
-        return GraphRun(logits, buffer + other if mask is not None else torch.cat(writes, 1), reads, constant)
+        written = torch.cat(writes, 1) if other is None or mask is None else buffer + other
+        return GraphRun(logits, written, reads, constant)
 
     def _attention(self, layer: _Layer, x: Tensor, rotation: Any) -> Tensor:
         """What each head writes, `[B, heads, T, d_model]`, from what its queries, keys and values read."""
@@ -277,8 +278,8 @@ class GraphDecoder:
             return [None] * len(self._layers)
         if length not in self._rotations:
             places = torch.arange(length, device=like.device)[None]
-            types = getattr(self._config, "layer_types", None)
             if self._config.model_type.startswith("gemma3"):
+                types = self._config.layer_types
                 by_type = {name: self._text.rotary_emb(like[:1], places, name) for name in set(types)}
                 self._rotations[length] = [by_type[name] for name in types]
             else:

@@ -112,8 +112,7 @@ class Graph:
         while True:
             reached = np.zeros(self.n_writers, dtype=bool)
             reached[0] = True
-            seen = np.zeros(self.n_writers, dtype=bool)
-            into = kept.any(1)
+            into = np.asarray(kept.any(axis=1))
             for layer in range(self.n_layers):
                 rows, first = self.reader_rows(layer).start, self.before(layer)
                 for head in range(self.n_heads):
@@ -121,7 +120,7 @@ class Graph:
                     own = (head, self.n_heads + group, self.n_heads + self.n_kv_heads + group)
                     reached[first + head] = any(into[rows + each] for each in own)
                 reached[first + self.n_heads] = into[self.reader_of_mlp(layer)]
-            seen = kept.any(0)
+            seen = np.asarray(kept.any(axis=0))
             live = np.zeros(self.n_readers, dtype=bool)
             live[-1] = True
             for layer in range(self.n_layers):

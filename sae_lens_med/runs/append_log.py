@@ -71,7 +71,7 @@ class AppendLog:
                 self._take(file)
                 yield lambda values: self._append(file, values)
         except OSError as error:
-            raise ReadOnlyError(self.path, error.strerror) from error
+            raise ReadOnlyError(self.path, error.strerror or type(error).__name__) from error
 
     def _append(self, file: Any, values: Mapping[str, Any]) -> None:
         # Behind a line that has no end the next one begins a line of its own.

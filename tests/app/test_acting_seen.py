@@ -168,9 +168,9 @@ def test_forced_colours_leave_nothing_out_that_colour_says(visit: Visits, name: 
         assert len({before, after, ground}) == 3
         legend = page.locator("#found .legend")
         assert (legend.locator(".before").evaluate(fills), legend.locator(".after").evaluate(fills)) == (before, after)
-    if name == "steer":
-        band = page.locator("#found svg.bars .band").first.evaluate("e => getComputedStyle(e).stroke")
-        assert band not in (ground, "none") and band != after
+        if name == "steer":
+            band = page.locator("#found svg.bars .band").first.evaluate("e => getComputedStyle(e).stroke")
+            assert band not in (ground, "none") and band != after
     if name == "edit":
         line = "e => getComputedStyle(e).textDecorationLine"
         assert page.locator("#found del").first.evaluate(line) == "line-through"

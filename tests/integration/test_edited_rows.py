@@ -41,7 +41,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings, study = Settings(), OpenStudy.open(folder / "study")
     client = TestClient(create_app([study], settings), ORIGIN)
     headers = {"origin": ORIGIN, "content-type": "application/json", WRITE_TOKEN: settings.write_token}
+    kept = ""
     for number, item in enumerate(list(study.items.values())[:N]):
+        assert item.answer is not None
         body = {
             "question": f"{item.question}\n정말?",
             "options": [item.options[(k + 1) % len(item.options)] for k in range(len(item.options))],
@@ -51,7 +53,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         answer = client.post(f"/1/api/cases/{number}/keep", json=body, headers=headers)
         assert answer.status_code == 200, answer.text
-    return folder / "study" / answer.json()["file"]
+        kept = answer.json()["file"]
+    return folder / "study" / kept
 
 
 def command(*arguments: str | Path) -> str:

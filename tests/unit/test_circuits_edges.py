@@ -1,5 +1,7 @@
 """Edges of a decoder: the graph's run is the model's, and scores are what removing edges does."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -46,10 +48,11 @@ def test_what_is_written_adds_up_to_the_residual_stream(decoder: GraphDecoder) -
     with torch.no_grad():
         run = decoder.run(decoder.embed(tokens), torch.zeros((1, 1), dtype=torch.long))
         seen: list[torch.Tensor] = []
-        handles = [
-            layer.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
-            for layer in decoder._blocks
-        ]
+
+        def keep(_layer: Any, _args: Any, out: Any) -> None:
+            seen.append(out[0] if isinstance(out, tuple) else out)
+
+        handles = [layer.register_forward_hook(keep) for layer in decoder._blocks]
         decoder.model.plain(tokens)
         for handle in handles:
             handle.remove()

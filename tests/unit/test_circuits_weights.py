@@ -1,10 +1,12 @@
 """What heads and MLPs write towards an answer adds up to it, and composition is a norm of products."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from sae_lens_med.circuits.composition import composition
+from sae_lens_med.circuits.composition import Composition, composition
 from sae_lens_med.circuits.decoder import GraphDecoder
 from sae_lens_med.circuits.direct import direct_effects, feature_effects
 from tests.tiny import ARCHES, tiny_model
@@ -50,7 +52,8 @@ def test_composition_is_the_norm_of_the_products(decoder: GraphDecoder) -> None:
     early, late = decoder.head_weights(0), decoder.head_weights(2)
     ov = early.value[1] @ early.write[1]
     qk = late.query[3] @ late.key[3].T
-    for kind, other in (("q", qk), ("k", qk.T), ("v", late.value[3] @ late.write[3])):
+    others: dict[Composition, torch.Tensor] = {"q": qk, "k": qk.T, "v": late.value[3] @ late.write[3]}
+    for kind, other in others.items():
         expected = torch.linalg.norm(ov @ other) / torch.linalg.norm(ov) / torch.linalg.norm(other)
         assert found.scores[kind][1, 2 * graph.n_heads + 3] == pytest.approx(float(expected), rel=1e-4)
     assert np.isnan(found.scores["q"][graph.n_heads :, : graph.n_heads]).all()  # a later head is not read by an earlier
@@ -64,7 +67,7 @@ def test_random_heads_do_not_compose_and_planted_ones_do() -> None:
     assert np.sqrt(np.mean(before.scores["q"][later] ** 2)) == pytest.approx(before.chance, rel=0.15)
     with torch.no_grad():  # head 0 of layer 2 reads, as values, what head 1 of layer 0 writes
         wrote = decoder._layers[0].out[1]
-        block = decoder._blocks[2].self_attn
+        block: Any = decoder._blocks[2].self_attn
         block.v_proj.weight[:8] = torch.linalg.svd(wrote, full_matrices=False)[2][:8]
     after = composition(GraphDecoder(decoder.model), draws=40)
     n = decoder.graph.n_heads

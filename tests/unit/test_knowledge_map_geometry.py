@@ -30,7 +30,8 @@ class TestSilhouettes:
         x = np.random.default_rng(k).normal(size=(33, 6))
         distances, labels = cosine_distances(x), labels_of(33, k, 4)
         for got, own in zip(silhouettes(distances, labels), labels, strict=True):
-            np.testing.assert_allclose(got, silhouette_samples(distances, own, metric="precomputed"), atol=1e-12)
+            theirs = np.asarray(silhouette_samples(distances, own, metric="precomputed"))
+            np.testing.assert_allclose(got, theirs, atol=1e-12)
 
     def test_a_row_whose_label_nobody_shares_does_not_count(self) -> None:
         distances = cosine_distances(np.random.default_rng(0).normal(size=(5, 3)))

@@ -212,10 +212,10 @@ def test_a_band_is_left_as_seldom_as_is_said_though_few_others_are_as_strong_as_
         found = random_sets([weak, strong], [off, True], drive, index, 20, rng)
         assert len(found.sets) == 20 and found.problem == ""
         others = effect[found.sets].sum(axis=1)
+        assert (np.abs(np.log(drive[found.sets[:, 1]] / drive[strong])) <= np.log(CALIPER) + 1e-9).all()
         outside += not others.min() <= effect[[weak, strong]].sum() <= others.max()
     expected = 2 / 21
     assert outside / tries < expected + 3 * np.sqrt(expected * (1 - expected) / tries)
-    assert (np.abs(np.log(drive[found.sets[:, 1]] / drive[strong])) <= np.log(CALIPER) + 1e-9).all()
     alone = random_sets([strong], [True], drive, index, 20, rng)
     assert len(alone.sets) <= n and strong not in alone.sets and alone.problem == "steer.band.few"
 
