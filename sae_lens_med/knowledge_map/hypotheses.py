@@ -10,7 +10,6 @@ one of them cannot be tested. q is p of the hypotheses (the largest of their par
 Out of scope: the statistics (`shape`), who reads the folder (`answering`), what the page looks like (`report`).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -20,6 +19,7 @@ from sae_lens_med.errors import DataError
 from sae_lens_med.knowledge_map.measure import MapRow, Read
 from sae_lens_med.records import Record
 from sae_lens_med.runs.files import json_sha256
+from sae_lens_med.runs.parsing import parse_json
 from sae_lens_med.statistics import ALPHA, benjamini_hochberg
 
 Verdict = Literal["supported", "not supported", "not testable here"]
@@ -202,7 +202,7 @@ PART_NAMES: dict[str, Text] = {
 
 def _registered_values() -> list[dict[str, object]]:
     text = (files("sae_lens_med") / "knowledge_map" / "data" / "hypotheses.json").read_text(encoding="utf-8")
-    return json.loads(text)
+    return parse_json(text)
 
 
 def _number(value: float | None) -> str:
