@@ -72,7 +72,7 @@ class Site:
         """The knowledge map of a study. Raises `NotFoundError` where there is none."""
         self.study(slot)
         if slot not in self.maps:
-            raise NotFoundError(f"study {slot} has no knowledge map; make one with sae-lens-med map layers.")
+            raise refusal(NotFoundError, "refused.map")
         return self.maps[slot]
 
     def numbers(self, slot: int) -> Numbers:

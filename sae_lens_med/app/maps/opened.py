@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from sae_lens_med.app.refusals import refusal
 from sae_lens_med.errors import NotFoundError
 from sae_lens_med.knowledge_map.answering import read_answers, read_rows
 from sae_lens_med.knowledge_map.carried import FEATURES, Carrier, carriers_of, read_carriers
@@ -94,10 +95,10 @@ class OpenMap:
     def cell(self, number: int, depth: int) -> MapCell:
         """One cell. Raises `NotFoundError` for a row or a depth that is not there."""
         if number >= len(self.view.rows):
-            raise NotFoundError(f"the map has {len(self.view.rows)} rows, there is no row {number}.")
+            raise refusal(NotFoundError, "refused.map.row", of=len(self.view.rows), row=number)
         row = self.view.rows[number]
         if depth >= len(row.values):
-            raise NotFoundError(f"the model has {len(row.values)} depths, there is no depth {depth}.")
+            raise refusal(NotFoundError, "refused.map.depth", of=len(row.values), depth=depth)
         value, mean, high = row.values[depth], row.null_mean[depth], row.null_high[depth]
         controls = {} if row.characters is None else {"characters": row.characters, "embedding": row.embedding}
         controls |= {"random": max(each[depth] for each in row.random)} if row.random else {}

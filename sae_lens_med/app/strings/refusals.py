@@ -36,6 +36,18 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "특징으로 문항을 고르려면 연구의 색인이 필요합니다. `sae-lens-med index` 로 만드십시오.",
         "cases by feature need the study's index; make it with `sae-lens-med index`.",
     ),
+    "refused.map": (
+        "여기에는 지도가 없습니다. `sae-lens-med map layers` 로 만들고 --map 으로 알려 주십시오.",
+        "there is no map here; make one with `sae-lens-med map layers`, and name it with --map.",
+    ),
+    "refused.map.row": (
+        "이 지도의 행은 {of}개이고 0부터 셉니다. {row}번은 없습니다.",
+        "the map has {of} rows, numbered from 0, and no row {row}.",
+    ),
+    "refused.map.depth": (
+        "이 모델의 깊이는 {of}개이고 0부터 셉니다. {depth}번은 없습니다.",
+        "the model has {of} depths, numbered from 0, and no depth {depth}.",
+    ),
     "refused.segment": (
         "문항 {number} 의 {part} 에는 {segment}번 자리가 없습니다.",
         "case {number} has no segment {segment} in {part}.",
