@@ -161,7 +161,7 @@ def test_a_reader_accepts_one_and_rejects_one(open_page: Visits, own: Path) -> N
     page.get_by_role("button", name="이름으로 받아들이기: 심전도 소견").click()
     page.locator("#label-now", has_text="심전도 소견").wait_for()
     assert page.locator("h1").inner_text() == "심전도 소견"
-    assert page.locator("#proposed-author").input_value() == "김 의사"
+    page.wait_for_function("document.getElementById('proposed-author').value === '김 의사'")  # when its script has run
     page.get_by_role("button", name="물리치기: <b>bold</b>").press("Enter")
     page.locator("#proposed").wait_for(state="detached")
     page.get_by_text("결정된 제안").click()
