@@ -38,10 +38,10 @@ def main() -> None:
     made.add_argument("--output", "-o", type=Path, required=True)
     options = made.parse_args()
 
-    from sae_dashboard.data_writing_fns import save_feature_centric_vis  # type: ignore[import-not-found]
-    from sae_dashboard.sae_vis_data import SaeVisConfig  # type: ignore[import-not-found]
-    from sae_dashboard.sae_vis_runner import SaeVisRunner  # type: ignore[import-not-found]
-    from sae_lens import SAE, HookedSAETransformer  # type: ignore[attr-defined]  # of that environment
+    from sae_dashboard.data_writing_fns import save_feature_centric_vis  # type: ignore[import-not-found]  # as below
+    from sae_dashboard.sae_vis_data import SaeVisConfig  # type: ignore[import-not-found]  # as below
+    from sae_dashboard.sae_vis_runner import SaeVisRunner  # type: ignore[import-not-found]  # as below
+    from sae_lens import SAE, HookedSAETransformer  # type: ignore[attr-defined]  # only in the other environment
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     files = sorted(options.collection.glob("shard-*.safetensors"))[: options.shards]

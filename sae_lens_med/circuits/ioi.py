@@ -48,10 +48,10 @@ def ioi_pairs(tokenizer: "PreTrainedTokenizerBase", n: int, seed: int = 0) -> li
         words = {"place": str(rng.choice(PLACES)), "thing": str(rng.choice(THINGS)), "a": a, "b": b}
         giver, taker = (b, a) if i % 2 else (a, b)
         form = FORMS[i // 2 % len(FORMS)]
-        clean, other = (tuple(tokenizer(form.format(**words, s=subject)).input_ids) for subject in (giver, taker))  # type: ignore[misc]
+        clean, other = (tuple(tokenizer(form.format(**words, s=subject)).input_ids) for subject in (giver, taker))  # type: ignore[misc]  # lists of ints, as for one text
         found.append(Pair(f"ioi-{i}", "ioi", clean, other, known[taker], known[giver], (known[a], known[b])))
     return found
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> Sequence[int]:
-    return tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[return-value]
+    return tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[return-value]  # of one text

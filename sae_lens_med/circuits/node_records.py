@@ -7,24 +7,16 @@ from sae_lens_med.circuits.expert import Expert
 from sae_lens_med.circuits.gate import Gate
 from sae_lens_med.circuits.node_controls import Agreement
 from sae_lens_med.circuits.node_faithfulness import NodeCurve
-from sae_lens_med.errors import ConfigError
+from sae_lens_med.circuits.settings import CircuitSettings
 from sae_lens_med.records import Record
 
 
 @dataclass(frozen=True, slots=True)
-class NodeSettings:
+class NodeSettings(CircuitSettings):
     """What the user chooses."""
 
     ig_steps: int = 10
-    """Midpoints of the path; 0: the gradient on the clean text alone."""
     random_circuits: int = 50
-    seed: int = 0
-    batch_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        for name, least, most in (("ig_steps", 0, 1000), ("random_circuits", 0, 10_000), ("batch_tokens", 1, 10**9)):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} must be from {least} to {most}, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, slots=True)

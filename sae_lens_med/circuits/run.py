@@ -26,14 +26,14 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sae_lens_med.circuits.decoder import GraphDecoder
-from sae_lens_med.circuits.edges import edge_scores, midpoints
+from sae_lens_med.circuits.edges import edge_scores
 from sae_lens_med.circuits.faithfulness import Curve, Patching, split
 from sae_lens_med.circuits.gate import Gate, gate
 from sae_lens_med.circuits.graph import Graph
 from sae_lens_med.circuits.mib import to_mib
 from sae_lens_med.circuits.pairs import Pair
+from sae_lens_med.circuits.settings import CircuitSettings
 from sae_lens_med.circuits.stability import bootstrap_jaccard
-from sae_lens_med.errors import ConfigError
 from sae_lens_med.records import BoolArray, FloatArray, Record
 from sae_lens_med.runs.files import atomic_path, json_sha256, write_json, write_text
 from sae_lens_med.runs.folder import Kind, RunFolder
@@ -52,25 +52,11 @@ _ARRAY = "scores"
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSettings:
-    """What the user chooses."""
+class EdgeSettings(CircuitSettings):
+    """What the user chooses; `ig_steps` 0 is EAP."""
 
     ig_steps: int = 5
-    """Points of the path; 0: the gradient on the clean text alone (EAP)."""
     random_circuits: int = 20
-    """Beside the circuit."""
-    seed: int = 0
-    batch_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        for name, least, most in (("ig_steps", 0, 1000), ("random_circuits", 0, 10_000), ("batch_tokens", 1, 10**9)):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} must be from {least} to {most}, got {getattr(self, name)}.")
-
-    @property
-    def points(self) -> tuple[float, ...]:
-        """Shares of the way to the clean text at which gradients are taken."""
-        return midpoints(self.ig_steps) if self.ig_steps else (1.0,)
 
 
 @dataclass(frozen=True, slots=True)
