@@ -27,6 +27,8 @@ from sae_lens_med.errors import DataError
 from sae_lens_med.records import BoolArray, FloatArray, Record
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+NEAR = 0.1
+"""How near to 1 the faithfulness of a circuit that is shown stays."""
 _DRAWS = 1000
 _CLEAR = 2.0
 """Standard errors from 0 at which a denominator counts."""
@@ -81,6 +83,17 @@ def require_clear(ends: Ends) -> None:
             f"no behaviour to explain: with all edges or nodes m is {ends.all:.3f}, with none {ends.none:.3f}, and the "
             f"difference is not told from 0 (standard error {ends.spread:.3f})."
         )
+
+
+def settled(sizes: Sequence[int], faithfulness: Sequence[float]) -> int | None:
+    """The smallest size from which on f stays within `NEAR` of 1, of a curve from small to large; None where not even
+    the largest does. A smaller circuit may come near 1 and leave it again: that is chance, or edges that cancel."""
+    found = None
+    for size, f in zip(reversed(sizes), reversed(faithfulness), strict=True):
+        if abs(1 - f) > NEAR:
+            break
+        found = size
+    return found
 
 
 def split(pairs: Sequence[Pair], seed: int = 0) -> tuple[list[Pair], list[Pair]]:

@@ -7,7 +7,8 @@
     curve.svg                 faithfulness over size
 
 Half of the pairs finds the circuit, the other half judges it, as with edges (`run`). The circuit is the smallest of
-`node_faithfulness.SIZES` whose f on the first half lies within `NEAR` of 1. A closed gate ends the run before scores.
+`node_faithfulness.SIZES` from which on f stays near 1 on the first half (`faithfulness.settled`). A closed gate ends
+the run before scores.
 With explanations, what they name is held against the scores of the half that judges (`expert`).
 """
 
@@ -25,7 +26,7 @@ from scipy import sparse
 
 from sae_lens_med.circuits.clusters import assigned, clustered
 from sae_lens_med.circuits.expert_run import ExpertItems, held_against_expert
-from sae_lens_med.circuits.faithfulness import ends_of, split
+from sae_lens_med.circuits.faithfulness import ends_of, settled, split
 from sae_lens_med.circuits.gate import gate
 from sae_lens_med.circuits.node_controls import (
     Agreement,
@@ -50,7 +51,6 @@ from sae_lens_med.circuits.nodes import (
     sink_rules,
 )
 from sae_lens_med.circuits.pairs import Pair
-from sae_lens_med.circuits.run import NEAR
 from sae_lens_med.circuits.spliced import SplicedModel
 from sae_lens_med.errors import ConfigError
 from sae_lens_med.records import BoolArray, IntArray
@@ -304,8 +304,7 @@ class _Judged:
                 feature_curve=judging.curve(self.mean, signed=False, errors=False, on_size=advance),
             )
             chosen_on = self.found.finding.curve(self.mean, signed=False, on_size=advance)
-            near = zip(chosen_on.sizes, chosen_on.faithfulness, strict=True)
-            n = next((n for n, f in near if abs(1 - f) <= NEAR), None)
+            n = settled(chosen_on.sizes, chosen_on.faithfulness)
             if n is None:
                 return None, described
             nodes = order[:n]

@@ -8,8 +8,9 @@
     curve.svg                 faithfulness over size
 
 Half of the pairs finds the circuit, the other half judges it. The circuit is the smallest of `faithfulness.SHARES`
-whose f on the first half lies within `NEAR` of 1; everything said of it is measured on the second. Beside it stand
-random circuits of as many edges in every kind of reader, and the Jaccard index over draws of the items.
+from which on f stays near 1 on the first half (`faithfulness.settled`); everything said of it is measured on the
+second. Beside it stand random circuits of as many edges in every kind of reader, and the Jaccard index over draws of
+the items.
 
 A closed gate ends the run before scores: circuit.json says so. Out of scope: nodes of features.
 """
@@ -27,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 
 from sae_lens_med.circuits.decoder import GraphDecoder
 from sae_lens_med.circuits.edges import edge_scores
-from sae_lens_med.circuits.faithfulness import Curve, Patching, split
+from sae_lens_med.circuits.faithfulness import Curve, Patching, settled, split
 from sae_lens_med.circuits.gate import Gate, gate
 from sae_lens_med.circuits.graph import Graph
 from sae_lens_med.circuits.mib import to_mib
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from sae_lens_med.models.bridge import MedBridge
 
 KIND = Kind("edge circuit", format=1, identity=lambda values: values["identity"])
-NEAR = 0.1
 CHUNK = 8
 """Pairs whose scores are one file."""
 _ARRAY = "scores"
@@ -216,11 +216,11 @@ def _judged(
         chosen = first.curve(mean, signed=False, on_size=advance)
         curve = second.curve(mean, signed=False, on_size=advance)
         signed = second.curve(mean, signed=True, on_size=advance)
-        small = [n for n, f in zip(chosen.n_edges, chosen.faithfulness, strict=True) if abs(1 - f) <= NEAR]
+        size = settled(chosen.n_edges, chosen.faithfulness)
         values = {**_fields(empty), "curve": curve, "signed_curve": signed}
-        if not small or small[0] == graph.n_edges:
+        if size is None or size == graph.n_edges:
             return np.zeros_like(graph.edges), EdgeCircuit(**values)
-        circuit = graph.best(np.abs(mean), small[0])
+        circuit = graph.best(np.abs(mean), size)
         ends = second.ends()
 
         def f(edges: BoolArray) -> float:
@@ -232,14 +232,14 @@ def _judged(
         for _ in range(settings.random_circuits):
             drawn.append(f(random_circuit(graph, circuit, rng)))
             advance()
-        jaccard, spread = bootstrap_jaccard(graph, scores, small[0], signed=False, seed=settings.seed)
+        jaccard, spread = bootstrap_jaccard(graph, scores, size, signed=False, seed=settings.seed)
         kept = graph.connected(circuit)
         order = sorted(np.argwhere(kept).tolist(), key=lambda at: -abs(mean[tuple(at)]))
         writers, readers = graph.writers, graph.readers
         return circuit, EdgeCircuit(
             **values
             | {
-                "n_edges": small[0],
+                "n_edges": size,
                 "faithfulness": own,
                 "completeness": f(graph.edges & ~circuit),
                 "random_faithfulness": float(np.mean(drawn)) if drawn else None,

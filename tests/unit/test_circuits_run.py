@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sae_lens_med.circuits import run as running
 from sae_lens_med.circuits.decoder import GraphDecoder, batched
-from sae_lens_med.circuits.faithfulness import SHARES, Patching, split
+from sae_lens_med.circuits.faithfulness import SHARES, Patching, settled, split
 from sae_lens_med.circuits.gate import gate
 from sae_lens_med.circuits.graph import Graph
 from sae_lens_med.circuits.pairs import Pair
@@ -98,6 +98,21 @@ def test_curves_end_where_all_edges_are_and_areas_are_trapezoids(model: MedBridg
         assert curve.values[6] == pytest.approx(patching.values(circuit).mean(), abs=1e-5)
         ends = patching.ends()
         assert curve.faithfulness[6] == pytest.approx((curve.values[6] - ends.none) / (ends.all - ends.none))
+
+
+@pytest.mark.parametrize(
+    ("faithfulness", "size"),
+    [
+        ((0.92, 0.6, 0.95, 1.0), 30),
+        ((0.2, 0.5, 0.8, 1.0), 40),
+        ((1.05, 0.95, 1.08, 1.0), 10),
+        ((1.0, 1.0, 1.0, 1.2), None),
+    ],
+)
+def test_a_circuit_is_one_from_which_on_all_larger_ones_are_faithful(
+    faithfulness: tuple[float, ...], size: int | None
+) -> None:
+    assert settled((10, 20, 30, 40), faithfulness) == size
 
 
 def test_no_curve_without_a_behaviour(model: MedBridge) -> None:
