@@ -83,6 +83,32 @@ def test_a_model_that_always_says_the_same_letter_is_no_better_than_its_letters(
     assert "no better than their own letters in another order" in found.sentence
 
 
+def test_a_liking_for_the_commonest_letter_is_no_behaviour(model: MedBridge) -> None:
+    decoder = GraphDecoder(model)
+    [first] = answered(decoder, 1)
+    letters = (first.answer, first.other_answer, 5, 6)
+    common = [
+        replace(
+            first, id=str(k), answer=letters[max(0, k - 10)], other_answer=letters[max(0, k - 10) - 1], choices=letters
+        )
+        for k in range(14)
+    ]
+    patching = Patching(decoder, common)
+    found = gate(patching.runs, patching.ends())
+    assert found.right == pytest.approx(11 / 14) == found.null and found.p == 1 and not found.open
+
+
+def test_right_answers_that_do_not_follow_the_change_are_no_behaviour(model: MedBridge, pairs: list[Pair]) -> None:
+    never = []
+    for k, pair in enumerate(pairs):
+        choices = (pair.answer, 7) if k % 2 else (7, pair.answer)
+        never.append(replace(pair, other_answer=7, choices=choices, other_choices=(pair.other_answer, 7)))
+    patching = Patching(GraphDecoder(model), never)
+    found = gate(patching.runs, patching.ends())
+    assert found.right > 0.9 and found.p < 0.05 and found.ends.clear
+    assert found.follows < 0.6 and not found.open and "fewer than 60% follow the change" in found.sentence
+
+
 def test_curves_end_where_all_edges_are_and_areas_are_trapezoids(model: MedBridge, pairs: list[Pair]) -> None:
     patching = Patching(GraphDecoder(model), pairs[:8])
     rng = np.random.default_rng(0)
